@@ -1,0 +1,1 @@
+//! Fused operators of the Mistral decoder, one folder each.

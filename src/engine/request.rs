@@ -1,0 +1,92 @@
+//! What the engine is asked and what it answers: token ids in, token ids out. Text, stop strings and
+//! tool calls belong to the layers above.
+
+use std::time::Instant;
+
+use crate::types::SamplingParams;
+
+/// One sequence to generate.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Prompt tokens, at least one.
+    pub prompt_ids: Vec<u32>,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// When generation ends.
+    pub stop: StopRules,
+    /// Log-probabilities of the chosen token and of this many most likely ones, per generated token.
+    pub logprobs: Option<usize>,
+    /// The same for the prompt's tokens; turns prefix-cache reuse off for this request.
+    pub prompt_logprobs: Option<usize>,
+    /// Lower values are scheduled earlier; equal ones in order of arrival.
+    pub priority: i32,
+    /// Past this moment the request ends with [`FinishReason::DeadlineExceeded`].
+    pub deadline: Option<Instant>,
+    /// Requests share cached prefixes only within the same salt.
+    pub cache_salt: Option<String>,
+}
+
+/// When a sequence ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopRules {
+    /// Most tokens to generate.
+    pub max_tokens: usize,
+    /// End-of-sequence and stop ids cannot be sampled before this many tokens.
+    pub min_tokens: usize,
+    /// The model's end-of-sequence ids.
+    pub eos_token_ids: Vec<u32>,
+    /// Further ids that end the sequence.
+    pub stop_token_ids: Vec<u32>,
+    /// Do not end at `eos_token_ids`.
+    pub ignore_eos: bool,
+}
+
+/// What arrives on a [`super::RequestStream`], in this order: `Started`, maybe `PromptLogprobs`, any
+/// number of `Token`s, one `Finished`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Update {
+    /// The request left the waiting queue.
+    Started {
+        /// Prompt tokens whose keys and values came from the prefix cache.
+        cached_tokens: usize,
+    },
+    /// One entry per prompt token; the first is `None`.
+    PromptLogprobs(Vec<Option<TokenLogprobs>>),
+    /// The next generated token. A token that ends the sequence (end-of-sequence or stop id) is included.
+    Token {
+        /// Vocabulary id.
+        id: u32,
+        /// Present if the request asked for them.
+        logprobs: Option<TokenLogprobs>,
+    },
+    /// The last message.
+    Finished(FinishReason),
+}
+
+/// Natural-log probabilities at one position, from the logits before any sampling stage.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprobs {
+    /// Of the token at this position.
+    pub logprob: f32,
+    /// Its rank, 1 for the most likely.
+    pub rank: u32,
+    /// The most likely tokens, best first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Why a sequence ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended it with one of `eos_token_ids`.
+    EndOfSequence,
+    /// One of `stop_token_ids`.
+    StopToken(u32),
+    /// `max_tokens` or the model's longest sequence.
+    Length,
+    /// The client went away or the request was withdrawn.
+    Cancelled,
+    /// The request's deadline passed.
+    DeadlineExceeded,
+    /// The forward pass or the sampler failed for this request.
+    Failed(String),
+}

@@ -1,0 +1,15 @@
+//! Tramontane serves open-weight Mistral models on the customer's own hardware.
+//!
+//! The modules form layers that import in one direction only:
+//! `cli -> api -> engine -> model -> kernels -> candle`. `prompt` stands beside that spine: `api` uses
+//! it, and it knows nothing of the others. Every layer may use `types`, `config` and `telemetry`.
+//! `ARCHITECTURE.md` is the map with its invariants.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod model;
+pub mod prompt;
+pub mod telemetry;
+pub mod types;

@@ -1,0 +1,56 @@
+//! The decoder's tensors in the layout the kernels read: projections that share an input are packed, rows
+//! are output features, rotary rows are half-split per head as in the Hugging Face layout.
+
+use candle_core::Tensor;
+
+/// All tensors of a decoder. Matrices are `(out_features, in_features)` in the compute dtype (f32, f16 or
+/// bf16); norm weights are f32.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    /// `(vocab_size, hidden_size)`
+    pub embed_tokens: Tensor,
+    /// One entry per layer.
+    pub layers: Vec<LayerWeights>,
+    /// Final norm, `(hidden_size)`
+    pub norm: Tensor,
+    /// `(vocab_size, hidden_size)`; shares storage with `embed_tokens` when tied.
+    pub lm_head: Tensor,
+}
+
+/// One decoder layer.
+#[derive(Clone, Debug)]
+pub struct LayerWeights {
+    /// `(hidden_size)`
+    pub input_layernorm: Tensor,
+    /// Queries, keys, values stacked: `((heads + 2 * kv_heads) * head_dim, hidden_size)`
+    pub qkv_proj: Tensor,
+    /// `(hidden_size, heads * head_dim)`
+    pub o_proj: Tensor,
+    /// `(hidden_size)`
+    pub post_attention_layernorm: Tensor,
+    /// Dense or experts.
+    pub feed_forward: FeedForwardWeights,
+}
+
+/// The feed-forward part of a layer.
+#[derive(Clone, Debug)]
+pub enum FeedForwardWeights {
+    /// One SwiGLU block.
+    Dense(SwiGluWeights),
+    /// Experts and their router.
+    Experts {
+        /// Router, `(num_experts, hidden_size)`
+        gate: Tensor,
+        /// One SwiGLU block per expert.
+        experts: Vec<SwiGluWeights>,
+    },
+}
+
+/// A SwiGLU block: `down_proj(silu(gate_proj(x)) * up_proj(x))`.
+#[derive(Clone, Debug)]
+pub struct SwiGluWeights {
+    /// Gate rows, then up rows: `(2 * intermediate_size, hidden_size)`
+    pub gate_up_proj: Tensor,
+    /// `(hidden_size, intermediate_size)`
+    pub down_proj: Tensor,
+}

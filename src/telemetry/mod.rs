@@ -1,0 +1,5 @@
+//! Logs and metrics, and the names they go by.
+
+mod metrics;
+
+pub use metrics::{EngineMetrics, RequestTimings};
