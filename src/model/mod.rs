@@ -2,6 +2,7 @@
 //! checkpoint oddity ends in [`config::Config`] and `checkpoint`. This layer knows nothing of requests,
 //! scheduling, text or HTTP.
 
+pub mod checkpoint;
 pub mod config;
 pub mod weights;
 
