@@ -25,6 +25,8 @@ mod quantization;
 mod safetensors_map;
 mod summary;
 mod tensors;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 

@@ -80,7 +80,7 @@ impl MappedFile {
         let header = std::str::from_utf8(header)
             .map_err(|error| corrupt("the header", error.to_string(), "UTF-8 text".into()))?;
         let entries: Header = serde_json::from_str(header)
-            .map_err(|error| corrupt("the header", quote(&error.to_string()), "an object of tensors".into()))?;
+            .map_err(|error| corrupt("the header", unreadable(&error), "an object of tensors".into()))?;
         let tensors = check_entries(path, entries, 8 + header_bytes as usize, data.len())?;
         Ok(MappedFile { path: path.into(), tensors, map })
     }
@@ -111,9 +111,8 @@ fn check_entries(
             found,
             expected: expected.into(),
         };
-        let entry: RawEntry = serde_json::from_str(raw.get()).map_err(|error| {
-            refuse(quote(&error.to_string()), "an object of dtype, shape and data_offsets in range")
-        })?;
+        let entry: RawEntry = serde_json::from_str(raw.get())
+            .map_err(|error| refuse(unreadable(&error), "an object of dtype, shape and data_offsets in range"))?;
         let dtype = parse_dtype(&entry.dtype)
             .ok_or_else(|| refuse(format!("of type \"{}\"", quote(&entry.dtype)), "a safetensors type"))?;
         let [begin, end] = entry.data_offsets;
@@ -150,6 +149,10 @@ fn check_entries(
         });
     }
     Ok(tensors)
+}
+
+fn unreadable(error: &serde_json::Error) -> String {
+    format!("unreadable ({})", quote(&error.to_string()))
 }
 
 /// Size of a tensor; `None` on overflow, or if it does not end on a byte.
