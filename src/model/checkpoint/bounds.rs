@@ -16,7 +16,7 @@ pub(super) const EXPERTS: RangeInclusive<usize> = 1..=4096;
 /// Positions are `u32` in a batch.
 pub(super) const POSITIONS: RangeInclusive<usize> = 1..=1 << 31;
 pub(super) const EPSILON: RangeInclusive<f64> = 1e-12..=1.0;
-pub(super) const THETA: RangeInclusive<f64> = 1.0..=1e15;
+pub(super) const THETA: RangeInclusive<f64> = 2.0..=1e15;
 pub(super) const FACTOR: RangeInclusive<f64> = 1.0..=1e6;
 pub(super) const ROTATIONS: RangeInclusive<f64> = 1e-6..=1e6;
 pub(super) const SCALE: RangeInclusive<f64> = 1e-6..=1e6;

@@ -190,13 +190,6 @@ impl Checkpoint {
         in_matrices * dtype.size_in_bytes() as u64 + (parameters - in_matrices) * size_of::<f32>() as u64
     }
 
-    /// Memory for the keys and values of one token in `dtype`, all layers together, in bytes.
-    pub fn kv_bytes_per_token(&self, dtype: ComputeDtype) -> u64 {
-        let attention = &self.config.attention;
-        let per_layer = 2 * attention.num_key_value_heads * attention.head_dim * dtype.size_in_bytes();
-        (self.config.num_hidden_layers * per_layer) as u64
-    }
-
     /// Reads, converts and packs all weights.
     pub fn load(
         &self,

@@ -352,7 +352,7 @@ fn values_out_of_bounds_are_refused_before_anything_is_allocated() {
     check(
         "mistral-v03",
         set("rope_theta", json!(-1)),
-        expect!["DIR/config.json: rope_theta is -1, expected a number from 1e0 to 1e15"],
+        expect!["DIR/config.json: rope_theta is -1, expected a number from 2e0 to 1e15"],
     );
     check(
         "mistral-v03",
