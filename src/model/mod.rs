@@ -3,6 +3,7 @@
 //! scheduling, text or HTTP.
 
 mod attention;
+pub mod checkpoint;
 pub mod config;
 mod decoder;
 mod kv_cache;

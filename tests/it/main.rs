@@ -1,1 +1,5 @@
 //! The one integration-test binary.
+
+mod golden;
+mod golden_case;
+mod golden_run;
