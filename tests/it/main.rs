@@ -3,3 +3,5 @@
 mod golden;
 mod golden_case;
 mod golden_run;
+mod fixtures;
+mod vectors;
