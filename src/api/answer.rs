@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{
     error::ApiError,
-    generation::{Delta, Event, Finish, Finished, Generation, TokenCounts},
+    generation::{Delta, Event, Finished, Generation},
 };
 use crate::{engine::TokenLogprobs, prompt::OutputEvent};
 
@@ -65,16 +65,6 @@ pub(super) struct UsageCounter {
     pub(super) completion_tokens: usize,
     /// Those of them that were reasoning.
     pub(super) reasoning_tokens: usize,
-}
-
-impl Answer {
-    /// Leaves out what was generated, as if `max_tokens` had been 0.
-    pub(super) fn forget_generated(&mut self) {
-        self.content.clear();
-        self.logprobs.clear();
-        self.token_ids.clear();
-        self.finished = Finished { reason: Finish::Length, stop_reason: None, counts: TokenCounts::default() };
-    }
 }
 
 impl UsageCounter {

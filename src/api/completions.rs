@@ -74,10 +74,7 @@ async fn complete(
     let mut usage = UsageCounter { prompt_tokens: call.prompt_tokens(), ..UsageCounter::default() };
     let mut answers = Vec::new();
     for (index, generation) in generations.into_iter().enumerate() {
-        let mut answer = collect(generation).await?;
-        if call.echo_only {
-            answer.forget_generated();
-        }
+        let answer = collect(generation).await?;
         usage.add(&answer, index % call.n == 0);
         answers.push(answer);
     }

@@ -177,6 +177,9 @@ impl Generation {
         let stop = self.assembler.push(id, logprobs, &mut delta);
         self.queue.push_back(Event::Delta(delta));
         if let Some(stop) = stop {
+            if let Some(updates) = self.updates.take() {
+                updates.stop(); // counted as a stop, not as an abort
+            }
             self.end(Finish::Stop, Some(StopReason::Text(stop)));
         }
     }

@@ -12,14 +12,19 @@ use super::{
     error::ApiError,
     state::{GenerationDefaults, ServedModel},
 };
-use crate::{prompt::SpecialTokens, types::SamplingParams};
+use crate::{
+    prompt::{Codec, SpecialTokens},
+    types::SamplingParams,
+};
 
 /// Most choices of one request, all its prompts together.
 pub(super) const MAX_CHOICES: usize = 128;
 /// Most alternatives reported per token.
 pub(super) const MAX_LOGPROBS: usize = 20;
 const MAX_STOP_STRINGS: usize = 16;
-const MAX_STOP_CHARACTERS: usize = 1024;
+const MAX_BAD_WORDS: usize = 128;
+/// Of one stop string or bad word.
+const MAX_TEXT_CHARACTERS: usize = 1024;
 const MAX_SALT_CHARACTERS: usize = 1024;
 const MAX_REQUEST_ID_CHARACTERS: usize = 128;
 const ANY_INTEGER: std::ops::RangeInclusive<i64> = i64::MIN..=i64::MAX;
@@ -128,6 +133,7 @@ impl GenerationParams {
         let mut params = Self::new(&model.defaults);
         let vocab_size = model.codec.vocab_size();
         take_sampling(fields, &mut params.sampling, vocab_size)?;
+        params.sampling.bad_words = take_bad_words(fields, &model.codec)?;
         params.stopping = take_stopping(fields, vocab_size)?;
         params.scheduling = take_scheduling(fields)?;
         params.n = fields.count("n", 1..=MAX_CHOICES)?.unwrap_or(1);
@@ -215,6 +221,7 @@ fn take_sampling(fields: &mut Fields, sampling: &mut SamplingParams, vocab_size:
         ("temperature", &mut sampling.temperature),
         ("top_p", &mut sampling.top_p),
         ("min_p", &mut sampling.min_p),
+        ("typical_p", &mut sampling.typical_p),
         ("repetition_penalty", &mut sampling.repetition_penalty),
         ("presence_penalty", &mut sampling.presence_penalty),
         ("frequency_penalty", &mut sampling.frequency_penalty),
@@ -227,6 +234,10 @@ fn take_sampling(fields: &mut Fields, sampling: &mut SamplingParams, vocab_size:
         sampling.top_k = u32::try_from(top_k).unwrap_or(0); // -1 is vLLM's older way to say off
     }
     sampling.logit_bias = take_logit_bias(fields, vocab_size)?;
+    sampling.allowed_token_ids = fields.token_ids("allowed_token_ids", vocab_size)?;
+    if sampling.allowed_token_ids.as_ref().is_some_and(Vec::is_empty) {
+        return Err(ApiError::invalid("allowed_token_ids", "`allowed_token_ids` must have at least one id."));
+    }
     sampling.seed = take_seed(fields)?;
     sampling.validate()?;
     Ok(())
@@ -261,6 +272,22 @@ fn take_logit_bias(fields: &mut Fields, vocab_size: usize) -> Result<Vec<(u32, f
     map.iter().map(entry).collect()
 }
 
+/// Each text in the spellings that tokenizers distinguish: at the beginning, and after a space (vLLM's rule).
+fn take_bad_words(fields: &mut Fields, codec: &Codec) -> Result<Vec<Vec<u32>>, ApiError> {
+    let mut sequences = Vec::new();
+    for word in take_texts(fields, "bad_words", MAX_BAD_WORDS)? {
+        let word = word.trim_start();
+        let bare = codec.encode_text(word, false);
+        let spaced = codec.encode_text(&format!(" {word}"), false);
+        if spaced.len() == bare.len() && spaced.first() != bare.first() {
+            sequences.push(spaced);
+        }
+        sequences.push(bare);
+    }
+    sequences.retain(|ids| !ids.is_empty());
+    Ok(sequences)
+}
+
 fn take_stopping(fields: &mut Fields, vocab_size: usize) -> Result<Stopping, ApiError> {
     let max_tokens = take_max_tokens(fields)?;
     let min_tokens = fields.count("min_tokens", 0..=usize::MAX)?.unwrap_or(0);
@@ -270,7 +297,7 @@ fn take_stopping(fields: &mut Fields, vocab_size: usize) -> Result<Stopping, Api
     Ok(Stopping {
         max_tokens,
         min_tokens,
-        strings: take_stop_strings(fields)?,
+        strings: take_texts(fields, "stop", MAX_STOP_STRINGS)?,
         token_ids: fields.token_ids("stop_token_ids", vocab_size)?.unwrap_or_default(),
         include_in_output: fields.flag("include_stop_str_in_output")?.unwrap_or(false),
         ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
@@ -293,23 +320,21 @@ fn take_max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     }
 }
 
-fn take_stop_strings(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
-    let items = match fields.take("stop") {
+/// One text or a list of them.
+fn take_texts(fields: &mut Fields, name: &str, most: usize) -> Result<Vec<String>, ApiError> {
+    let items = match fields.take(name) {
         None => return Ok(Vec::new()),
         Some(Value::Array(items)) => items,
         Some(text) => vec![text],
     };
-    if items.len() > MAX_STOP_STRINGS {
-        return Err(ApiError::invalid(
-            "stop",
-            format!("`stop` may have {MAX_STOP_STRINGS} texts, got {}.", items.len()),
-        ));
+    if items.len() > most {
+        return Err(ApiError::invalid(name, format!("`{name}` may have {most} texts, got {}.", items.len())));
     }
     let check = |(index, item): (usize, &Value)| match item.as_str() {
-        Some(text) if (1..=MAX_STOP_CHARACTERS).contains(&text.chars().count()) => Ok(text.to_owned()),
+        Some(text) if (1..=MAX_TEXT_CHARACTERS).contains(&text.chars().count()) => Ok(text.to_owned()),
         Some(_) | None => {
-            let expected = format!("a text of 1 to {MAX_STOP_CHARACTERS} characters");
-            Err(wrong(&format!("stop[{index}]"), expected, item))
+            let expected = format!("a text of 1 to {MAX_TEXT_CHARACTERS} characters");
+            Err(wrong(&format!("{name}[{index}]"), expected, item))
         }
     };
     items.iter().enumerate().map(check).collect()

@@ -24,8 +24,6 @@ pub(super) struct CompletionCall {
     pub(super) options: ResponseOptions,
     /// The answer begins with the prompt.
     pub(super) echo: bool,
-    /// The answer is nothing but the prompt: the one token that was generated is left out.
-    pub(super) echo_only: bool,
     pub(super) logprobs: Option<usize>,
     /// The client wants `prompt_logprobs`, rather than `echo` needing them.
     pub(super) show_prompt_logprobs: bool,
@@ -43,7 +41,9 @@ impl CompletionCall {
         let options = ResponseOptions::take(&mut fields)?;
         check_prompt_logprobs(&params, &options)?;
         let echo = fields.flag("echo")?.unwrap_or(false);
-        let echo_only = take_echo_only(&mut params, echo)?;
+        if params.stopping.max_tokens == Some(0) && !echo {
+            return Err(wrong("max_tokens", "at least 1, or 0 with `echo`", &0.into()));
+        }
         let show_prompt_logprobs = params.prompt_logprobs.is_some();
         if echo {
             params.prompt_logprobs = params.prompt_logprobs.max(params.logprobs);
@@ -55,7 +55,7 @@ impl CompletionCall {
         let n = params.n;
         let job = |prompt_ids| Job { prompt_ids, params: params.clone(), format: OutputFormat::Text };
         let jobs = prompts.into_iter().map(job).collect();
-        Ok(Self { model_name, jobs, n, options, echo, echo_only, logprobs, show_prompt_logprobs })
+        Ok(Self { model_name, jobs, n, options, echo, logprobs, show_prompt_logprobs })
     }
 
     /// Tokens of all prompts.
@@ -68,18 +68,6 @@ fn check_best_of(fields: &mut Fields, n: usize) -> Result<(), ApiError> {
     match fields.count("best_of", 1..=MAX_CHOICES)? {
         Some(best_of) if best_of != n => Err(wrong("best_of", "the same as `n`", &best_of.into())),
         Some(_) | None => Ok(()),
-    }
-}
-
-/// With `echo`, `max_tokens` may be 0. The engine always generates, so one token is asked for and dropped.
-fn take_echo_only(params: &mut GenerationParams, echo: bool) -> Result<bool, ApiError> {
-    match (params.stopping.max_tokens, echo) {
-        (Some(0), true) => {
-            params.stopping.max_tokens = Some(1);
-            Ok(true)
-        }
-        (Some(0), false) => Err(wrong("max_tokens", "at least 1, or 0 with `echo`", &0.into())),
-        (Some(_) | None, _) => Ok(false),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     api::{
         answer::{Usage, UsageCounter, merge},
         chat::stop_reason,
-        generation::{Delta, Event, Finish, Finished, Generation},
+        generation::{Delta, Event, Finished, Generation},
         logprobs::{CompletionLogprobs, TokenNames},
         params::StreamOptions,
         sse::{Broken, Sender},
@@ -114,9 +114,6 @@ impl CompletionStream {
     }
 
     async fn delta(&mut self, index: usize, delta: Delta, sender: &Sender) -> Result<(), Broken> {
-        if self.call.echo_only {
-            return Ok(());
-        }
         self.usage.completion_tokens += delta.token_ids.len();
         self.choices[index].completion_tokens += delta.token_ids.len();
         let text: String = delta.events.into_iter().filter_map(content).collect();
@@ -134,9 +131,8 @@ impl CompletionStream {
     }
 
     async fn finished(&mut self, index: usize, finished: Finished, sender: &Sender) -> Result<(), Broken> {
-        let reason = if self.call.echo_only { Finish::Length } else { finished.reason };
-        let stop_reason = stop_reason(finished.stop_reason.filter(|_| !self.call.echo_only));
-        let finish_reason = Some(reason.as_str());
+        let stop_reason = stop_reason(finished.stop_reason);
+        let finish_reason = Some(finished.reason.as_str());
         self.send(ChunkChoice { index, finish_reason, stop_reason, ..ChunkChoice::default() }, sender).await
     }
 

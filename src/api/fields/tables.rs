@@ -270,6 +270,19 @@ const GENERATION: &[Field] = &[
     ),
     honoured("top_k", r#""top_k": 5"#, r#""top_k": -2"#, "0 or -1 is off."),
     honoured("min_p", r#""min_p": 0.1"#, r#""min_p": 1.5"#, "0 to 1."),
+    honoured("typical_p", r#""typical_p": 0.9"#, r#""typical_p": 0"#, "Above 0, at most 1; locally typical sampling."),
+    honoured(
+        "allowed_token_ids",
+        r#""allowed_token_ids": [1, 2, 3]"#,
+        r#""allowed_token_ids": []"#,
+        "Only these ids can be chosen.",
+    ),
+    honoured(
+        "bad_words",
+        r#""bad_words": ["no"]"#,
+        r#""bad_words": [""]"#,
+        "Up to 128 texts that the answer never completes, as tokens.",
+    ),
     honoured(
         "repetition_penalty",
         r#""repetition_penalty": 1.1"#,
@@ -346,8 +359,6 @@ const GENERATION: &[Field] = &[
     ),
     neutral("use_beam_search", &["false"], r#""use_beam_search": true"#, "There is no beam search."),
     neutral("length_penalty", &["1.0", "1"], r#""length_penalty": 2"#, "There is no beam search."),
-    neutral("allowed_token_ids", &[], r#""allowed_token_ids": [1]"#, "Use `logit_bias`."),
-    neutral("bad_words", &["[]"], r#""bad_words": ["a"]"#, "Use `logit_bias`."),
     neutral("logprob_token_ids", &[], r#""logprob_token_ids": [1]"#, "Only the most likely tokens are reported."),
     neutral(
         "spaces_between_special_tokens",
