@@ -2,4 +2,4 @@
 
 mod metrics;
 
-pub use metrics::{EngineMetrics, RequestTimings};
+pub use metrics::{EngineMetrics, HttpMetrics, RequestTimings};
