@@ -82,6 +82,7 @@ struct Inner {
 impl EngineHandle {
     /// Starts the owner thread.
     pub fn spawn(model: Box<dyn ForwardPass>, config: EngineConfig, metrics: Arc<EngineMetrics>) -> EngineHandle {
+        metrics.set_cache_config(config.block_size, config.num_blocks);
         let status = Arc::new(Status::new(&config));
         let (events, receiver) = mpsc::channel(config.max_in_flight() + SPARE_EVENTS);
         let inner = Inner {

@@ -10,12 +10,13 @@ use std::{
 use tramontane::{
     engine::{EngineConfig, EngineHandle, FinishReason, Health, Request, SubmitError, Update},
     model::{ForwardPass, Logits, ModelError},
+    telemetry::EngineMetrics,
     types::{Batch, SamplingParams},
 };
 
 use crate::engine_mock::{
-    ERROR_TOKEN, NAN_TOKEN, PANIC_TOKEN, SHORT_TOKEN, VOCAB_SIZE, generate, inspect, inspect_after_step, read, request,
-    spawn, spawn_gated, tokens,
+    ERROR_TOKEN, NAN_TOKEN, PANIC_TOKEN, PagedModel, SHORT_TOKEN, VOCAB_SIZE, generate, inspect, inspect_after_step,
+    read, request, spawn, spawn_gated, tokens,
 };
 
 fn wait_until(condition: impl Fn() -> bool) {
@@ -118,13 +119,29 @@ fn dropping_a_stream_frees_its_blocks_at_the_next_step() {
 }
 
 #[test]
-fn a_stop_string_found_above_ends_the_request() {
-    let (engine, gate) = spawn_gated(&EngineConfig::default());
-    let stream = engine.submit(request(&[1], 100)).unwrap();
-    gate.send(()).unwrap();
-    stream.stop();
-    drop(gate);
-    assert_eq!(inspect(&engine).held_blocks, 0);
+fn every_end_is_counted_under_its_reason() {
+    let metrics = Arc::new(EngineMetrics::default());
+    let config = EngineConfig::default();
+    let model = PagedModel::new(config.block_size, config.num_blocks);
+    let engine = EngineHandle::spawn(Box::new(model), config, Arc::clone(&metrics));
+    let submit = |request| engine.submit(request).unwrap();
+    read(submit(request(&[1], 3)));
+    read(submit(request(&[PANIC_TOKEN], 3)));
+    let mut ended = request(&[1], 3);
+    ended.stop.stop_token_ids = (0..60).collect();
+    read(submit(ended));
+    let mut stopped = submit(request(&[1], 30_000));
+    assert!(matches!(stopped.blocking_next(), Some(Update::Started { .. })));
+    stopped.stop();
+    drop(submit(request(&[2], 30_000)));
+    inspect(&engine);
+    assert_eq!((engine.snapshot().running, engine.snapshot().waiting), (0, 0));
+    let text = metrics.render();
+    for (reason, count) in [("length", 1), ("error", 1), ("stop", 2), ("abort", 1)] {
+        let line =
+            format!(r#"vllm:request_success_total{{engine="0",finished_reason="{reason}",model_name=""}} {count}"#);
+        assert!(text.contains(&line), "{line}\n{text}");
+    }
 }
 
 #[test]

@@ -2,13 +2,20 @@
 //! mixes with preemption, prefix hits, chunked prefills and cancellations, and every update must be equal.
 //! [`check_mixes`] takes any model.
 
-use std::sync::{Arc, mpsc::channel};
+use std::{
+    path::Path,
+    sync::{Arc, mpsc::channel},
+};
 
+use candle_core::Device;
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use tramontane::{
     engine::{EngineConfig, EngineHandle, Health, Request, RequestStream, Snapshot, StopRules, Update},
-    model::ForwardPass,
+    model::{
+        Decoder, ForwardPass, KvCacheConfig,
+        checkpoint::{Checkpoint, ComputeDtype, NoProgress},
+    },
     types::SamplingParams,
 };
 
@@ -169,4 +176,29 @@ fn a_request_gives_the_same_tokens_alone_and_in_any_mix() {
     };
     let totals = check_mixes(&new_model, &random_requests(24, FIRST_FAULT, 1), &limits, 12);
     assert!(totals.preemptions > 100 && totals.cached_tokens > 1000, "{totals:?}");
+}
+
+/// The same with real decoders on the processor: a sliding window, experts, and long-context scaling.
+#[test]
+fn the_decoder_gives_the_same_tokens_alone_and_in_any_mix() {
+    let tiny = EngineConfig { block_size: 4, num_blocks: 13, ..EngineConfig::default() };
+    let chunked = EngineConfig { block_size: 3, num_blocks: 40, max_batched_tokens: 11, ..EngineConfig::default() };
+    for (case, dtype) in [
+        ("mistral-v01-swa", ComputeDtype::F32),
+        ("mixtral-8x2", ComputeDtype::F32),
+        ("ministral3", ComputeDtype::F32),
+        ("mistral-v03", ComputeDtype::Bf16),
+    ] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden").join(case);
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let new_model = |config: &EngineConfig| -> Box<dyn ForwardPass> {
+            let weights = checkpoint.load(dtype, &Device::Cpu, &NoProgress).unwrap();
+            let EngineConfig { num_blocks, block_size, .. } = *config;
+            let cache = KvCacheConfig { num_blocks, block_size, dtype: dtype.dtype() };
+            Box::new(Decoder::new(checkpoint.config().clone(), weights, cache).unwrap())
+        };
+        let requests = random_requests(12, checkpoint.config().vocab_size as u32, 2);
+        let totals = check_mixes(&new_model, &requests, &[tiny.clone(), chunked.clone()], 2);
+        assert!(totals.preemptions > 0 && totals.cached_tokens > 0, "{case}: {totals:?}");
+    }
 }

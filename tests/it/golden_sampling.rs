@@ -1,7 +1,10 @@
 //! The sampler against the sampling goldens: the distribution each case draws from, in vLLM's order of
 //! stages. `TRAMONTANE_GOLDEN_DIR` points to another directory of cases.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -81,32 +84,38 @@ impl Loaded {
     }
 }
 
+/// The cases of every folder that holds a `sampling.json`.
 fn load() -> Vec<Loaded> {
-    let committed = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden");
-    let folder = std::env::var_os("TRAMONTANE_GOLDEN_DIR").map_or_else(committed, PathBuf::from).join("sampling");
-    let read = |name: &str| std::fs::read(folder.join(name)).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
-    let golden: Golden = serde_json::from_slice(&read("sampling.json")).unwrap();
-    let stages = ["logit_bias", "repetition_penalty", "frequency_penalty", "presence_penalty"];
-    assert_eq!(golden.order[..4], stages);
+    let committed = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden");
+    let root = std::env::var_os("TRAMONTANE_GOLDEN_DIR").map_or_else(committed, PathBuf::from);
+    let entries = std::fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
+    let folders = entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("sampling.json").is_file());
+    let cases: Vec<Loaded> = folders.flat_map(|folder| load_folder(&folder)).collect();
+    println!("{} sampling cases in {}", cases.len(), root.display());
+    cases
+}
+
+fn load_folder(folder: &Path) -> Vec<Loaded> {
+    let golden: Golden = serde_json::from_slice(&std::fs::read(folder.join("sampling.json")).unwrap()).unwrap();
+    let edits = ["logit_bias", "repetition_penalty", "frequency_penalty", "presence_penalty"];
+    assert_eq!(golden.order[..4], edits);
     assert_eq!(golden.order[4..], ["temperature", "min_p", "top_k", "top_p"]);
-    let bytes = read("sampling.safetensors");
+    let bytes = std::fs::read(folder.join("sampling.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let cases = golden.cases.into_iter().map(|case| {
+    let load_case = |case: Case| {
         let logits = tensors.tensor(&case.logits).unwrap();
         let probs = tensors.tensor(&case.probs).unwrap();
         assert_eq!((logits.dtype(), probs.dtype()), (Dtype::F32, Dtype::F64));
         let logits = logits.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
         let probs = probs.data().as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect();
         Loaded { case, logits, probs }
-    });
-    cases.collect()
+    };
+    golden.cases.into_iter().map(load_case).collect()
 }
 
 #[test]
 fn golden_distributions() {
-    let cases = load();
-    assert!(cases.len() >= 91, "only {} cases", cases.len());
-    for loaded in &cases {
+    for loaded in load() {
         let got = distribution(&loaded.logits, &loaded.params(), &loaded.history()).unwrap();
         let name = format!("case {} {:?}", loaded.case.id, loaded.case.params);
         let support = loaded.probs.iter().filter(|&&p| p > 0.0).count();
@@ -152,4 +161,10 @@ fn golden_draws_follow_the_distribution() {
         let limit = freedom + 5.0 * (2.0 * f64::max(freedom, 1.0)).sqrt() + 3.0;
         assert!(statistic <= limit, "case {}: chi-square {statistic} with {freedom} degrees", loaded.case.id);
     }
+}
+
+#[test]
+fn golden_cases_are_committed() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden/sampling");
+    assert_eq!(load_folder(&folder).len(), 91);
 }
