@@ -1,3 +1,4 @@
 //! The one integration-test binary.
 mod fixtures;
+mod prompt;
 mod vectors;
