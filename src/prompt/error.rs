@@ -10,15 +10,30 @@ use super::version::TokenizerVersion;
 /// The longest value an error message repeats, in characters.
 const SHOWN_CHARACTERS: usize = 60;
 
+/// Why a request gave no prompt, or a checkpoint no codec.
 #[derive(Debug, thiserror::Error)]
 pub enum PromptError {
     /// A field of the request has a value that no prompt can be made from.
     #[error("`{field}` is {value}, expected {expected}")]
-    Invalid { field: String, value: String, expected: String },
+    Invalid {
+        /// The field's path.
+        field: String,
+        /// What it was, shortened.
+        value: String,
+        /// What would be right.
+        expected: String,
+    },
 
     /// The field is fine as such, but this tokenizer has no way to write it.
     #[error("`{field}`: {feature} cannot be used with this model ({tokenizer})")]
-    Unsupported { field: String, feature: String, tokenizer: String },
+    Unsupported {
+        /// The field's path.
+        field: String,
+        /// What was asked for.
+        feature: String,
+        /// What cannot do it.
+        tokenizer: String,
+    },
 
     /// The text is not JSON.
     #[error(transparent)]
@@ -26,15 +41,28 @@ pub enum PromptError {
 
     /// A tokenizer file is truncated, corrupt, or of a kind that is not implemented.
     #[error("tokenizer file `{file}`: {reason}")]
-    TokenizerFile { file: String, reason: String },
+    TokenizerFile {
+        /// Its path or name.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 
     /// A file of the checkpoint cannot be read.
     #[error("cannot read `{file}`: {source}")]
-    Read { file: String, source: std::io::Error },
+    Read {
+        /// Its path.
+        file: String,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
 
-    /// The checkpoint's chat template cannot be compiled, or refused the conversation.
+    /// The checkpoint has no usable chat template.
     #[error("chat template: {reason}")]
-    ChatTemplate { reason: String },
+    ChatTemplate {
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl PromptError {

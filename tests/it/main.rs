@@ -10,4 +10,5 @@ mod golden;
 mod golden_case;
 mod golden_run;
 mod golden_sampling;
+mod prompt;
 mod vectors;

@@ -21,8 +21,11 @@ const LINEAR_SEARCH_ENTRIES: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid JSON at line {line}, column {column}: {fault}")]
 pub struct JsonError {
+    /// The line.
     pub line: usize,
+    /// The character in that line.
     pub column: usize,
+    /// What is wrong there.
     pub fault: JsonFault,
 }
 
@@ -32,10 +35,13 @@ pub enum JsonFault {
     /// The text breaks the grammar; Python raises `JSONDecodeError` here.
     #[error("{0}")]
     Syntax(&'static str),
+    /// More levels than [`MAX_DEPTH`].
     #[error("nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
+    /// An integer that Python refuses to read as well.
     #[error("an integer of more than {MAX_INTEGER_DIGITS} digits")]
     IntegerTooLong,
+    /// Half of a surrogate pair.
     #[error("an escaped surrogate without its pair; it stands for no character")]
     LoneSurrogate,
 }
