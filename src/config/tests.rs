@@ -165,7 +165,10 @@ fn errors_in_the_file_name_the_file() {
         with_file("dtype = 16", ""),
         expect![[r#"dtype = "16" tramontane.toml expected auto, f32, bf16 or f16"#]],
     );
-    check_error(with_file("\n\ndtype = ", ""), expect!["tramontane.toml, line 3: string values must be quoted, expected literal string"]);
+    check_error(
+        with_file("\n\ndtype = ", ""),
+        expect!["tramontane.toml, line 3: string values must be quoted, expected literal string"],
+    );
     check_error(
         resolve("--config missing/tramontane.toml"),
         expect!["cannot read the configuration file tramontane.toml No such file or directory (os error 2)"],
