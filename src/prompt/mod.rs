@@ -1,1 +1,248 @@
-//! Messages to tokens and back.
+//! Messages to tokens, and tokens back to messages.
+//!
+//! Main type: [`Codec`], everything that turns a request into a prompt and a model's ids into
+//! output, for one checkpoint: its tokenizer, its prompt format, its detokenizer and the parser of
+//! its tool calls. Pure functions over data: nothing here knows HTTP, tensors or time.
+//!
+//! Invariants: the same request gives the same ids as mistral-common 1.13.1, token for token (test
+//! `vectors`); text from a request never becomes a control token; decoding never hands out half a
+//! character; and no input, neither a request nor a tokenizer file, makes this layer panic.
+
+mod checkpoint;
+mod detokenizer;
+mod error;
+pub mod json;
+mod normalize;
+mod output;
+mod request;
+mod schema;
+mod template;
+mod tokenizer;
+mod validate;
+mod version;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use template::{Controls, NativeTemplate};
+use tokenizer::{HuggingFace, Piece, SentencePiece, Tekken, Tokenizer};
+use version::CallLayout;
+
+pub use detokenizer::{Detokenizer, SpecialTokens};
+pub use error::PromptError;
+pub use output::{OutputEvent, OutputParser, ToolsOffered};
+pub use request::{
+    ChatRequest, Chunk, Content, FimRequest, Message, ReasoningEffort, ResponseFormat, Tool, ToolCall,
+};
+pub use tokenizer::{TekkenFile, TokenizerFormat};
+pub use version::{TokenizerVersion, UnknownVersion};
+
+/// What formats the prompt of a chat request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TemplateChoice {
+    /// Mistral's own format where the tokenizer version is known, else the Jinja template.
+    #[default]
+    Auto,
+    /// Mistral's own format.
+    Native,
+    /// The checkpoint's Jinja `chat_template`.
+    Jinja,
+}
+
+/// How to open a checkpoint's tokenizer.
+#[derive(Debug, Clone, Default)]
+pub struct CodecOptions {
+    /// What formats chat requests.
+    pub template: TemplateChoice,
+    /// The tokenizer file, instead of the one found in the checkpoint.
+    pub tokenizer_file: Option<PathBuf>,
+    /// The tokenizer version, instead of the one the file states.
+    pub tokenizer_version: Option<TokenizerVersion>,
+}
+
+/// A prompt, and how much of its end is a message that the model continues.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatPrompt {
+    /// The whole prompt.
+    pub ids: Vec<u32>,
+    /// How many of the last ids belong to an assistant message with `prefix: true`. They are the
+    /// context of [`Codec::detokenizer`] and [`Codec::output_parser_after`].
+    pub n_continued: usize,
+}
+
+/// A checkpoint's tokenizer and prompt format. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Codec {
+    tokenizer: Arc<Tokenizer>,
+    template: Arc<Template>,
+}
+
+#[derive(Debug)]
+enum Template {
+    Native(NativeTemplate),
+    /// There is nothing to format chats with: text can be encoded, chats cannot.
+    None,
+}
+
+impl Codec {
+    /// Opens the tokenizer of the checkpoint in `dir`.
+    ///
+    /// Preferred are, in this order, `tekken.json`, `tokenizer.model` with or without a version as
+    /// suffix, `tokenizer.json`.
+    pub fn open(dir: &Path, options: &CodecOptions) -> Result<Codec, PromptError> {
+        checkpoint::open(dir, options)
+    }
+
+    /// A codec from a parsed `tekken.json`.
+    pub fn from_tekken(file: &TekkenFile, version: Option<TokenizerVersion>) -> Result<Codec, PromptError> {
+        let tekken = Tekken::new(file)?;
+        let version = version.unwrap_or(tekken.version());
+        Codec::native(Tokenizer::Tekken(tekken), version, file.name())
+    }
+
+    /// A codec from the bytes of a SentencePiece model, which do not state their version.
+    pub fn from_sentencepiece(bytes: &[u8], version: TokenizerVersion, name: &str) -> Result<Codec, PromptError> {
+        let model = SentencePiece::parse(bytes).map_err(|reason| PromptError::file(name, reason))?;
+        Codec::native(Tokenizer::SentencePiece(model), version, name)
+    }
+
+    /// A codec from the bytes of a `tokenizer.json`; without a version it formats no chats.
+    pub fn from_huggingface(
+        bytes: &[u8],
+        version: Option<TokenizerVersion>,
+        name: &str,
+    ) -> Result<Codec, PromptError> {
+        let tokenizer = HuggingFace::parse(bytes).map_err(|reason| PromptError::file(name, reason))?;
+        let tokenizer = Tokenizer::HuggingFace(Box::new(tokenizer));
+        match version {
+            Some(version) => Codec::native(tokenizer, version, name),
+            None => Ok(Codec { tokenizer: Arc::new(tokenizer), template: Arc::new(Template::None) }),
+        }
+    }
+
+    fn native(tokenizer: Tokenizer, version: TokenizerVersion, name: &str) -> Result<Codec, PromptError> {
+        let template = NativeTemplate::new(&tokenizer, version, name)?;
+        Ok(Codec { tokenizer: Arc::new(tokenizer), template: Arc::new(Template::Native(template)) })
+    }
+
+    /// The version of the prompt format, if chats are formatted natively.
+    pub fn version(&self) -> Option<TokenizerVersion> {
+        match &*self.template {
+            Template::Native(template) => Some(template.version()),
+            Template::None => None,
+        }
+    }
+
+    /// The format of the tokenizer file.
+    pub fn format(&self) -> TokenizerFormat {
+        self.tokenizer.format()
+    }
+
+    /// One more than the highest token id.
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.vocab_size()
+    }
+
+    /// The token that begins every prompt.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.tokenizer.bos_id()
+    }
+
+    /// The token that ends an answer.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.tokenizer.eos_id()
+    }
+
+    /// The ids of a text, after the beginning-of-sequence token if `add_bos`. Nothing in the text
+    /// becomes a control token.
+    pub fn encode_text(&self, text: &str, add_bos: bool) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(text.len() / 3 + 1);
+        ids.extend(self.bos_id().filter(|_| add_bos));
+        self.tokenizer.encode_text_into(text, &mut ids);
+        ids
+    }
+
+    /// The prompt of a chat request.
+    pub fn encode_chat(&self, request: &ChatRequest) -> Result<Vec<u32>, PromptError> {
+        Ok(self.encode_chat_prompt(request)?.ids)
+    }
+
+    /// The prompt of a chat request, with what the model continues told apart.
+    pub fn encode_chat_prompt(&self, request: &ChatRequest) -> Result<ChatPrompt, PromptError> {
+        match &*self.template {
+            Template::Native(template) => template.encode_chat(&self.tokenizer, request),
+            Template::None => Err(no_chat_template()),
+        }
+    }
+
+    /// The prompt for filling in what stands between `prompt` and `suffix`.
+    pub fn encode_fim(&self, prompt: &str, suffix: Option<&str>) -> Result<Vec<u32>, PromptError> {
+        let request = FimRequest { prompt: prompt.to_owned(), suffix: suffix.map(str::to_owned) };
+        match &*self.template {
+            Template::Native(template) => template.encode_fim(&self.tokenizer, &request),
+            Template::None => Err(no_chat_template()),
+        }
+    }
+
+    /// The text of ids. Ids outside of the vocabulary are nothing.
+    pub fn decode(&self, ids: &[u32], special: SpecialTokens) -> String {
+        let mut detokenizer = self.detokenizer(special, &[]);
+        let mut text = String::new();
+        for id in ids {
+            detokenizer.push_into(*id, &mut text);
+        }
+        text.push_str(&detokenizer.finish());
+        text
+    }
+
+    /// The bytes one id contributes to text; a control token gives its written form.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        match self.tokenizer.piece(id) {
+            Piece::Control(name) => name.as_bytes().to_vec(),
+            Piece::Bytes(bytes) => bytes.to_vec(),
+            Piece::Spaced(text) => text.replace('\u{2581}', " ").into_bytes(),
+            Piece::Byte { byte, .. } => vec![byte],
+            Piece::Unknown { surface, .. } => surface.as_bytes().to_vec(),
+            Piece::Nothing => Vec::new(),
+        }
+    }
+
+    /// True for tokens that no text contains, such as `[INST]`.
+    pub fn is_control(&self, id: u32) -> bool {
+        self.tokenizer.is_control(id)
+    }
+
+    /// An incremental decoder. `context_ids` are the ids of the message that is continued, if one
+    /// is: they give no text, but decide whether a first space counts.
+    pub fn detokenizer(&self, special: SpecialTokens, context_ids: &[u32]) -> Detokenizer {
+        let mut detokenizer = Detokenizer::new(Arc::clone(&self.tokenizer), special);
+        let mut ignored = String::new();
+        for id in context_ids {
+            detokenizer.push_into(*id, &mut ignored);
+        }
+        detokenizer
+    }
+
+    /// An incremental parser of the model's output.
+    pub fn output_parser(&self, tools: ToolsOffered) -> OutputParser {
+        self.output_parser_after(tools, &[])
+    }
+
+    /// The same for an output that continues a message with these ids.
+    pub fn output_parser_after(&self, tools: ToolsOffered, context_ids: &[u32]) -> OutputParser {
+        let detokenizer = self.detokenizer(SpecialTokens::Skip, &[]);
+        let controls = Controls::of(&self.tokenizer);
+        let calls = match self.version() {
+            Some(version) => version.calls(),
+            None => CallLayout::of(&controls),
+        };
+        let mut parser = OutputParser::new(detokenizer, controls, calls, tools);
+        parser.skip(context_ids);
+        parser
+    }
+}
+
+fn no_chat_template() -> PromptError {
+    let reason = "the checkpoint has none, and its tokenizer states no version; choose a tokenizer version";
+    PromptError::ChatTemplate { reason: reason.to_owned() }
+}

@@ -3,4 +3,4 @@
 pub mod logs;
 mod metrics;
 
-pub use metrics::{EngineMetrics, RequestTimings};
+pub use metrics::{EngineMetrics, HttpMetrics, RequestTimings};
