@@ -56,9 +56,8 @@ fn find(dir: &Path) -> Result<PathBuf, PromptError> {
         names.push(entry.map_err(read_error)?.file_name().to_string_lossy().into_owned());
     }
     names.sort_unstable();
-    let is_model = |name: &&String| {
-        name.starts_with("tokenizer") && matches!(kind_of(name), Some(Kind::SentencePiece(_)))
-    };
+    let is_model =
+        |name: &&String| name.starts_with("tokenizer") && matches!(kind_of(name), Some(Kind::SentencePiece(_)));
     // Of several models the one with a version says most; v7 sorts behind v3 and the bare name.
     let found = names
         .iter()

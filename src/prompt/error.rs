@@ -41,9 +41,7 @@ impl PromptError {
     /// The path of the request field at fault, if it is one.
     pub fn field(&self) -> Option<&str> {
         match self {
-            PromptError::Invalid { field, .. } | PromptError::Unsupported { field, .. } => {
-                Some(field)
-            }
+            PromptError::Invalid { field, .. } | PromptError::Unsupported { field, .. } => Some(field),
             PromptError::Json(_)
             | PromptError::TokenizerFile { .. }
             | PromptError::Read { .. }
@@ -52,16 +50,8 @@ impl PromptError {
     }
 
     /// A field whose value was given as text.
-    pub(super) fn invalid(
-        field: impl Into<String>,
-        value: &str,
-        expected: impl Into<String>,
-    ) -> PromptError {
-        PromptError::Invalid {
-            field: field.into(),
-            value: shortened(&format!("{value:?}")),
-            expected: expected.into(),
-        }
+    pub(super) fn invalid(field: impl Into<String>, value: &str, expected: impl Into<String>) -> PromptError {
+        PromptError::Invalid { field: field.into(), value: shortened(&format!("{value:?}")), expected: expected.into() }
     }
 
     /// A field of the wrong JSON type or value; `None` when it is missing.
@@ -78,11 +68,7 @@ impl PromptError {
     }
 
     /// A rule about how parts of the request relate; `found` says what was found instead.
-    pub(super) fn rule(
-        field: impl Into<String>,
-        found: impl Into<String>,
-        expected: impl Into<String>,
-    ) -> PromptError {
+    pub(super) fn rule(field: impl Into<String>, found: impl Into<String>, expected: impl Into<String>) -> PromptError {
         PromptError::Invalid { field: field.into(), value: found.into(), expected: expected.into() }
     }
 

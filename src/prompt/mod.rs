@@ -31,9 +31,7 @@ use version::CallLayout;
 pub use detokenizer::{Detokenizer, SpecialTokens};
 pub use error::PromptError;
 pub use output::{OutputEvent, OutputParser, ToolsOffered};
-pub use request::{
-    ChatRequest, Chunk, Content, FimRequest, Message, ReasoningEffort, ResponseFormat, Tool, ToolCall,
-};
+pub use request::{ChatRequest, Chunk, Content, FimRequest, Message, ReasoningEffort, ResponseFormat, Tool, ToolCall};
 pub use tokenizer::{TekkenFile, TokenizerFormat};
 pub use version::{TokenizerVersion, UnknownVersion};
 
@@ -107,11 +105,7 @@ impl Codec {
     }
 
     /// A codec from the bytes of a `tokenizer.json`; without a version it formats no chats.
-    pub fn from_huggingface(
-        bytes: &[u8],
-        version: Option<TokenizerVersion>,
-        name: &str,
-    ) -> Result<Codec, PromptError> {
+    pub fn from_huggingface(bytes: &[u8], version: Option<TokenizerVersion>, name: &str) -> Result<Codec, PromptError> {
         let tokenizer = HuggingFace::parse(bytes).map_err(|reason| PromptError::file(name, reason))?;
         let tokenizer = Tokenizer::HuggingFace(Box::new(tokenizer));
         match version {

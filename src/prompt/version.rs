@@ -109,20 +109,18 @@ impl TokenizerVersion {
         match self {
             TokenizerVersion::V1 => SystemLayout::InFirstUser,
             TokenizerVersion::V2 | TokenizerVersion::V3 => SystemLayout::InLastUser,
-            TokenizerVersion::V7
-            | TokenizerVersion::V11
-            | TokenizerVersion::V13
-            | TokenizerVersion::V15 => SystemLayout::OwnBlock,
+            TokenizerVersion::V7 | TokenizerVersion::V11 | TokenizerVersion::V13 | TokenizerVersion::V15 => {
+                SystemLayout::OwnBlock
+            }
         }
     }
 
     pub(crate) fn tools(self) -> ToolsLayout {
         match self {
             TokenizerVersion::V1 => ToolsLayout::Nowhere,
-            TokenizerVersion::V2
-            | TokenizerVersion::V3
-            | TokenizerVersion::V7
-            | TokenizerVersion::V11 => ToolsLayout::BeforeLastUser,
+            TokenizerVersion::V2 | TokenizerVersion::V3 | TokenizerVersion::V7 | TokenizerVersion::V11 => {
+                ToolsLayout::BeforeLastUser
+            }
             TokenizerVersion::V13 | TokenizerVersion::V15 => ToolsLayout::BeforeFirstUser,
         }
     }
@@ -150,9 +148,7 @@ impl TokenizerVersion {
     pub(crate) fn call_ids(self) -> CallIdRule {
         match self {
             TokenizerVersion::V1 | TokenizerVersion::V2 => CallIdRule::Any,
-            TokenizerVersion::V3 | TokenizerVersion::V7 | TokenizerVersion::V11 => {
-                CallIdRule::NineAlphanumeric
-            }
+            TokenizerVersion::V3 | TokenizerVersion::V7 | TokenizerVersion::V11 => CallIdRule::NineAlphanumeric,
             TokenizerVersion::V13 | TokenizerVersion::V15 => CallIdRule::NotEmpty,
         }
     }

@@ -44,12 +44,10 @@ impl Value {
     /// Parses one JSON text.
     pub fn parse(text: &str) -> Result<Value, JsonError> {
         let mut parser = Parser { text, at: 0, depth: 0 };
-        parser
-            .document()
-            .map_err(|fault| {
-                let (line, column) = line_and_column(text, parser.at);
-                JsonError { line, column, fault }
-            })
+        parser.document().map_err(|fault| {
+            let (line, column) = line_and_column(text, parser.at);
+            JsonError { line, column, fault }
+        })
     }
 }
 
@@ -89,10 +87,7 @@ impl Parser<'_> {
         }
     }
 
-    fn nested(
-        &mut self,
-        read: fn(&mut Self) -> Result<Value, JsonFault>,
-    ) -> Result<Value, JsonFault> {
+    fn nested(&mut self, read: fn(&mut Self) -> Result<Value, JsonFault>) -> Result<Value, JsonFault> {
         if self.depth == MAX_DEPTH {
             return Err(JsonFault::TooDeep);
         }
@@ -156,10 +151,8 @@ impl Parser<'_> {
         let mut text = String::new();
         loop {
             let rest = self.rest();
-            let plain = rest
-                .bytes()
-                .position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\')
-                .unwrap_or(rest.len());
+            let plain =
+                rest.bytes().position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\').unwrap_or(rest.len());
             text.push_str(&rest[..plain]);
             self.at += plain;
             match self.peek() {
@@ -242,8 +235,7 @@ impl Parser<'_> {
     /// Reads `.digits` if it is there; a lone `.` is left unread and fails later.
     fn fraction(&mut self) -> bool {
         let bytes = self.text.as_bytes();
-        let is_there = self.peek() == Some(b'.')
-            && bytes.get(self.at + 1).is_some_and(u8::is_ascii_digit);
+        let is_there = self.peek() == Some(b'.') && bytes.get(self.at + 1).is_some_and(u8::is_ascii_digit);
         if is_there {
             self.at += 1;
             self.digits();

@@ -57,11 +57,8 @@ impl HuggingFace {
         let mut tokenizer =
             parsed.map_err(|_| "the parser gave up on it".to_owned())?.map_err(|error| error.to_string())?;
         tokenizer.set_encode_special_tokens(true);
-        let mut pieces: HashMap<u32, StoredPiece> = tokenizer
-            .get_vocab(false)
-            .into_iter()
-            .map(|(name, id)| (id, alphabet.piece(name)))
-            .collect();
+        let mut pieces: HashMap<u32, StoredPiece> =
+            tokenizer.get_vocab(false).into_iter().map(|(name, id)| (id, alphabet.piece(name))).collect();
         let mut controls = HashMap::new();
         for (id, token) in tokenizer.get_added_tokens_decoder() {
             let piece = if token.special {
