@@ -1,5 +1,6 @@
 //! The one integration-test binary.
 
+mod cli;
 mod engine_faults;
 mod engine_generation;
 mod engine_mix;
@@ -11,4 +12,5 @@ mod golden_case;
 mod golden_run;
 mod golden_sampling;
 mod prompt;
+mod tidy;
 mod vectors;
