@@ -1,3 +1,4 @@
 //! The one integration-test binary.
+mod api;
 mod fixtures;
 mod vectors;
