@@ -1,1 +1,101 @@
-//! One file per subcommand.
+//! The command line: one file per subcommand, and this one, which parses, resolves the configuration, runs a
+//! subcommand and turns its error into an exit code. This layer wires all others together and is the only
+//! one that may use every one of them; nothing imports it.
+//!
+//! Exit codes: 0 done; 1 it failed while running; 2 the command line or the configuration is wrong.
+//! Results go to standard output; logs, progress and errors to standard error.
+
+mod doctor;
+mod error;
+mod health;
+mod hub;
+mod locate;
+mod machine;
+mod pull;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::{
+    config::{Args, Config, Defaults, LogArgs},
+    telemetry::logs::{self, LogStyle},
+};
+
+/// Serves open-weight Mistral models on your own hardware.
+#[derive(Debug, Parser)]
+#[command(name = "tramontane", version, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "Every setting can also be given as TRAMONTANE_<NAME> or in the file named by --config; \
+                          a flag wins over the environment, the environment over the file.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Pull(pull::PullArgs),
+    Doctor(doctor::DoctorArgs),
+    Health(health::HealthArgs),
+}
+
+/// The process: reads its arguments, does what they say.
+pub fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    match run(&matches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => error::report(&failure),
+    }
+}
+
+fn run(matches: &ArgMatches) -> Result<(), error::Failure> {
+    let cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+    let (_, subcommand) = matches.subcommand().expect("clap requires a subcommand");
+    let config = Config::resolve(&cli.settings(), subcommand, &cli.defaults()).map_err(error::Failure::before_logs)?;
+    if cli.log.print_config {
+        return error::ignore_closed_pipe(print(&config.to_toml())).map_err(error::Failure::before_logs);
+    }
+    let style = logs::init(&config.log);
+    error::ignore_closed_pipe(cli.command.run(config, style)).map_err(|error| error::Failure { error, style })
+}
+
+impl Cli {
+    /// The settings as typed, empty where the subcommand has none.
+    fn settings(&self) -> Args {
+        let log = self.log.clone();
+        match &self.command {
+            Command::Pull(args) => Args { model: args.settings(), log, ..Args::default() },
+            Command::Doctor(_) | Command::Health(_) => Args { log, ..Args::default() },
+        }
+    }
+
+    fn defaults(&self) -> Defaults {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        // A server tells what it does; a command in a terminal speaks up only when something is odd.
+        let log_level = "warn";
+        Defaults { threads, log_level }
+    }
+}
+
+impl Command {
+    fn run(self, config: Config, style: LogStyle) -> Result<()> {
+        match self {
+            Command::Pull(args) => args.run(&config, style),
+            Command::Doctor(args) => args.run(&config),
+            Command::Health(args) => args.run(),
+        }
+    }
+}
+
+/// Writes to standard output, without the panic that `print!` ends in when the reader has gone away.
+fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}

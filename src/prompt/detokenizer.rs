@@ -40,14 +40,7 @@ pub struct Detokenizer {
 impl Detokenizer {
     pub(super) fn new(tokenizer: Arc<Tokenizer>, special: SpecialTokens) -> Detokenizer {
         let at_start = tokenizer.adds_dummy_prefix();
-        Detokenizer {
-            tokenizer,
-            special,
-            pending: Vec::new(),
-            breaks_by_byte: false,
-            at_start,
-            dropped_space: false,
-        }
+        Detokenizer { tokenizer, special, pending: Vec::new(), breaks_by_byte: false, at_start, dropped_space: false }
     }
 
     /// Takes the next id; returns the text that is now certain, often one word, sometimes nothing.

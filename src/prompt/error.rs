@@ -10,15 +10,30 @@ use super::version::TokenizerVersion;
 /// The longest value an error message repeats, in characters.
 const SHOWN_CHARACTERS: usize = 60;
 
+/// Why a request gave no prompt, or a checkpoint no codec.
 #[derive(Debug, thiserror::Error)]
 pub enum PromptError {
     /// A field of the request has a value that no prompt can be made from.
     #[error("`{field}` is {value}, expected {expected}")]
-    Invalid { field: String, value: String, expected: String },
+    Invalid {
+        /// The field's path.
+        field: String,
+        /// What it was, shortened.
+        value: String,
+        /// What would be right.
+        expected: String,
+    },
 
     /// The field is fine as such, but this tokenizer has no way to write it.
     #[error("`{field}`: {feature} cannot be used with this model ({tokenizer})")]
-    Unsupported { field: String, feature: String, tokenizer: String },
+    Unsupported {
+        /// The field's path.
+        field: String,
+        /// What was asked for.
+        feature: String,
+        /// What cannot do it.
+        tokenizer: String,
+    },
 
     /// The text is not JSON.
     #[error(transparent)]
@@ -26,24 +41,35 @@ pub enum PromptError {
 
     /// A tokenizer file is truncated, corrupt, or of a kind that is not implemented.
     #[error("tokenizer file `{file}`: {reason}")]
-    TokenizerFile { file: String, reason: String },
+    TokenizerFile {
+        /// Its path or name.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 
     /// A file of the checkpoint cannot be read.
     #[error("cannot read `{file}`: {source}")]
-    Read { file: String, source: std::io::Error },
+    Read {
+        /// Its path.
+        file: String,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
 
-    /// The checkpoint's chat template cannot be compiled, or refused the conversation.
+    /// The checkpoint has no usable chat template.
     #[error("chat template: {reason}")]
-    ChatTemplate { reason: String },
+    ChatTemplate {
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl PromptError {
     /// The path of the request field at fault, if it is one.
     pub fn field(&self) -> Option<&str> {
         match self {
-            PromptError::Invalid { field, .. } | PromptError::Unsupported { field, .. } => {
-                Some(field)
-            }
+            PromptError::Invalid { field, .. } | PromptError::Unsupported { field, .. } => Some(field),
             PromptError::Json(_)
             | PromptError::TokenizerFile { .. }
             | PromptError::Read { .. }
@@ -52,16 +78,8 @@ impl PromptError {
     }
 
     /// A field whose value was given as text.
-    pub(super) fn invalid(
-        field: impl Into<String>,
-        value: &str,
-        expected: impl Into<String>,
-    ) -> PromptError {
-        PromptError::Invalid {
-            field: field.into(),
-            value: shortened(&format!("{value:?}")),
-            expected: expected.into(),
-        }
+    pub(super) fn invalid(field: impl Into<String>, value: &str, expected: impl Into<String>) -> PromptError {
+        PromptError::Invalid { field: field.into(), value: shortened(&format!("{value:?}")), expected: expected.into() }
     }
 
     /// A field of the wrong JSON type or value; `None` when it is missing.
@@ -78,11 +96,7 @@ impl PromptError {
     }
 
     /// A rule about how parts of the request relate; `found` says what was found instead.
-    pub(super) fn rule(
-        field: impl Into<String>,
-        found: impl Into<String>,
-        expected: impl Into<String>,
-    ) -> PromptError {
+    pub(super) fn rule(field: impl Into<String>, found: impl Into<String>, expected: impl Into<String>) -> PromptError {
         PromptError::Invalid { field: field.into(), value: found.into(), expected: expected.into() }
     }
 

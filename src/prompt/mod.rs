@@ -2,7 +2,8 @@
 //!
 //! Main type: [`Codec`], everything that turns a request into a prompt and a model's ids into
 //! output, for one checkpoint: its tokenizer, its prompt format, its detokenizer and the parser of
-//! its tool calls. Pure functions over data: nothing here knows HTTP, tensors or time.
+//! its tool calls. Pure functions over data: nothing here knows HTTP or tensors, and only Jinja
+//! templates are told the date.
 //!
 //! Invariants: the same request gives the same ids as mistral-common 1.13.1, token for token (test
 //! `vectors`); text from a request never becomes a control token; decoding never hands out half a
@@ -11,6 +12,7 @@
 mod checkpoint;
 mod detokenizer;
 mod error;
+mod jinja;
 pub mod json;
 mod normalize;
 mod output;
@@ -23,7 +25,9 @@ mod version;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use jinja::{JinjaTemplate, TemplateSources};
 use template::{Controls, NativeTemplate};
 use tokenizer::{HuggingFace, Piece, SentencePiece, Tekken, Tokenizer};
 use version::CallLayout;
@@ -31,9 +35,7 @@ use version::CallLayout;
 pub use detokenizer::{Detokenizer, SpecialTokens};
 pub use error::PromptError;
 pub use output::{OutputEvent, OutputParser, ToolsOffered};
-pub use request::{
-    ChatRequest, Chunk, Content, FimRequest, Message, ReasoningEffort, ResponseFormat, Tool, ToolCall,
-};
+pub use request::{ChatRequest, Chunk, Content, FimRequest, Message, ReasoningEffort, ResponseFormat, Tool, ToolCall};
 pub use tokenizer::{TekkenFile, TokenizerFormat};
 pub use version::{TokenizerVersion, UnknownVersion};
 
@@ -74,21 +76,18 @@ pub struct ChatPrompt {
 #[derive(Debug, Clone)]
 pub struct Codec {
     tokenizer: Arc<Tokenizer>,
-    template: Arc<Template>,
-}
-
-#[derive(Debug)]
-enum Template {
-    Native(NativeTemplate),
-    /// There is nothing to format chats with: text can be encoded, chats cannot.
-    None,
+    /// Mistral's own formats, where the version is known.
+    native: Option<Arc<NativeTemplate>>,
+    /// Formats chats in place of the native one.
+    jinja: Option<Arc<JinjaTemplate>>,
 }
 
 impl Codec {
     /// Opens the tokenizer of the checkpoint in `dir`.
     ///
     /// Preferred are, in this order, `tekken.json`, `tokenizer.model` with or without a version as
-    /// suffix, `tokenizer.json`.
+    /// suffix, `tokenizer.json`. The Jinja template is `chat_template.jinja`, or `chat_template` in
+    /// `tokenizer_config.json` or `chat_template.json`.
     pub fn open(dir: &Path, options: &CodecOptions) -> Result<Codec, PromptError> {
         checkpoint::open(dir, options)
     }
@@ -97,40 +96,48 @@ impl Codec {
     pub fn from_tekken(file: &TekkenFile, version: Option<TokenizerVersion>) -> Result<Codec, PromptError> {
         let tekken = Tekken::new(file)?;
         let version = version.unwrap_or(tekken.version());
-        Codec::native(Tokenizer::Tekken(tekken), version, file.name())
+        Codec::new(Tokenizer::Tekken(tekken), Some(version), file.name())
     }
 
     /// A codec from the bytes of a SentencePiece model, which do not state their version.
     pub fn from_sentencepiece(bytes: &[u8], version: TokenizerVersion, name: &str) -> Result<Codec, PromptError> {
         let model = SentencePiece::parse(bytes).map_err(|reason| PromptError::file(name, reason))?;
-        Codec::native(Tokenizer::SentencePiece(model), version, name)
+        Codec::new(Tokenizer::SentencePiece(model), Some(version), name)
     }
 
-    /// A codec from the bytes of a `tokenizer.json`; without a version it formats no chats.
-    pub fn from_huggingface(
-        bytes: &[u8],
-        version: Option<TokenizerVersion>,
-        name: &str,
-    ) -> Result<Codec, PromptError> {
+    /// A codec from the bytes of a `tokenizer.json`; without a version or a template of its own
+    /// (see [`Codec::with_jinja`]) it formats no chats.
+    pub fn from_huggingface(bytes: &[u8], version: Option<TokenizerVersion>, name: &str) -> Result<Codec, PromptError> {
         let tokenizer = HuggingFace::parse(bytes).map_err(|reason| PromptError::file(name, reason))?;
-        let tokenizer = Tokenizer::HuggingFace(Box::new(tokenizer));
-        match version {
-            Some(version) => Codec::native(tokenizer, version, name),
-            None => Ok(Codec { tokenizer: Arc::new(tokenizer), template: Arc::new(Template::None) }),
-        }
+        Codec::new(Tokenizer::HuggingFace(Box::new(tokenizer)), version, name)
     }
 
-    fn native(tokenizer: Tokenizer, version: TokenizerVersion, name: &str) -> Result<Codec, PromptError> {
-        let template = NativeTemplate::new(&tokenizer, version, name)?;
-        Ok(Codec { tokenizer: Arc::new(tokenizer), template: Arc::new(Template::Native(template)) })
+    fn new(tokenizer: Tokenizer, version: Option<TokenizerVersion>, name: &str) -> Result<Codec, PromptError> {
+        let native = match version {
+            Some(version) => Some(Arc::new(NativeTemplate::new(&tokenizer, version, name)?)),
+            None => None,
+        };
+        Ok(Codec { tokenizer: Arc::new(tokenizer), native, jinja: None })
     }
 
-    /// The version of the prompt format, if chats are formatted natively.
+    /// The same tokenizer, with a Jinja template that formats chats from now on.
+    pub fn with_jinja(self, template: &str) -> Result<Codec, PromptError> {
+        self.with_templates(&TemplateSources { default: template.to_owned(), tool_use: None })
+    }
+
+    fn with_templates(self, sources: &TemplateSources) -> Result<Codec, PromptError> {
+        let jinja = JinjaTemplate::new(sources, &self.tokenizer)?;
+        Ok(Codec { jinja: Some(Arc::new(jinja)), ..self })
+    }
+
+    /// The version of the tokenizer, if it is known.
     pub fn version(&self) -> Option<TokenizerVersion> {
-        match &*self.template {
-            Template::Native(template) => Some(template.version()),
-            Template::None => None,
-        }
+        self.native.as_ref().map(|template| template.version())
+    }
+
+    /// Whether chats are formatted by a Jinja template.
+    pub fn uses_jinja(&self) -> bool {
+        self.jinja.is_some()
     }
 
     /// The format of the tokenizer file.
@@ -169,18 +176,19 @@ impl Codec {
 
     /// The prompt of a chat request, with what the model continues told apart.
     pub fn encode_chat_prompt(&self, request: &ChatRequest) -> Result<ChatPrompt, PromptError> {
-        match &*self.template {
-            Template::Native(template) => template.encode_chat(&self.tokenizer, request),
-            Template::None => Err(no_chat_template()),
+        match (&self.jinja, &self.native) {
+            (Some(template), _) => template.encode_chat(&self.tokenizer, request, SystemTime::now()),
+            (None, Some(template)) => template.encode_chat(&self.tokenizer, request),
+            (None, None) => Err(no_chat_template()),
         }
     }
 
     /// The prompt for filling in what stands between `prompt` and `suffix`.
     pub fn encode_fim(&self, prompt: &str, suffix: Option<&str>) -> Result<Vec<u32>, PromptError> {
         let request = FimRequest { prompt: prompt.to_owned(), suffix: suffix.map(str::to_owned) };
-        match &*self.template {
-            Template::Native(template) => template.encode_fim(&self.tokenizer, &request),
-            Template::None => Err(no_chat_template()),
+        match &self.native {
+            Some(template) => template.encode_fim(&self.tokenizer, &request),
+            None => Err(no_chat_template()),
         }
     }
 

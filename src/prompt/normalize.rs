@@ -35,11 +35,7 @@ pub(super) struct Turn {
 pub(super) enum TurnKind {
     System(Vec<Part>),
     User(String),
-    Assistant {
-        content: AssistantContent,
-        calls: Vec<Call>,
-        prefix: bool,
-    },
+    Assistant { content: AssistantContent, calls: Vec<Call>, prefix: bool },
     Result(ToolResult),
 }
 

@@ -74,7 +74,9 @@ fn check_ends(messages: &[Message]) -> Result<(), PromptError> {
             "assistant",
             "\"user\" or \"tool\" at the end (or `prefix: true` to continue this message)",
         )),
-        [.., Message::Assistant { .. } | Message::System { .. } | Message::User { .. } | Message::Tool { .. }] => Ok(()),
+        [.., Message::Assistant { .. } | Message::System { .. } | Message::User { .. } | Message::Tool { .. }] => {
+            Ok(())
+        }
     }
 }
 
@@ -158,19 +160,10 @@ fn check_pairs_by_id(messages: &[Message]) -> Result<(), PromptError> {
             Message::System { .. } | Message::User { .. } => {}
         }
     }
-    if calls.len() == results.len() {
-        Ok(())
-    } else {
-        Err(mispaired(messages.len() - 1, calls.len(), results.len()))
-    }
+    if calls.len() == results.len() { Ok(()) } else { Err(mispaired(messages.len() - 1, calls.len(), results.len())) }
 }
 
-fn check_message(
-    message: &Message,
-    path: &str,
-    is_last: bool,
-    version: TokenizerVersion,
-) -> Result<(), PromptError> {
+fn check_message(message: &Message, path: &str, is_last: bool, version: TokenizerVersion) -> Result<(), PromptError> {
     match message {
         Message::System { content } => {
             check_chunks(content, path, "a system message", version.writes_thinking_in_system(), version)

@@ -11,12 +11,19 @@ use std::str::FromStr;
 /// The version of the prompt format a model was trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TokenizerVersion {
+    /// Plain text markers, no tools.
     V1,
+    /// Control tokens for instructions and tools.
     V2,
+    /// Tool calls with ids.
     V3,
+    /// System prompts in a block of their own.
     V7,
+    /// Calls with tokens for name, id and arguments.
     V11,
+    /// Calls without ids, tools before the first user message, thinking.
     V13,
+    /// Model settings, such as the reasoning effort.
     V15,
 }
 
@@ -82,6 +89,7 @@ pub(crate) enum CallIdRule {
 }
 
 impl TokenizerVersion {
+    /// All of them, oldest first.
     pub const ALL: [TokenizerVersion; 7] = [
         TokenizerVersion::V1,
         TokenizerVersion::V2,
@@ -109,20 +117,18 @@ impl TokenizerVersion {
         match self {
             TokenizerVersion::V1 => SystemLayout::InFirstUser,
             TokenizerVersion::V2 | TokenizerVersion::V3 => SystemLayout::InLastUser,
-            TokenizerVersion::V7
-            | TokenizerVersion::V11
-            | TokenizerVersion::V13
-            | TokenizerVersion::V15 => SystemLayout::OwnBlock,
+            TokenizerVersion::V7 | TokenizerVersion::V11 | TokenizerVersion::V13 | TokenizerVersion::V15 => {
+                SystemLayout::OwnBlock
+            }
         }
     }
 
     pub(crate) fn tools(self) -> ToolsLayout {
         match self {
             TokenizerVersion::V1 => ToolsLayout::Nowhere,
-            TokenizerVersion::V2
-            | TokenizerVersion::V3
-            | TokenizerVersion::V7
-            | TokenizerVersion::V11 => ToolsLayout::BeforeLastUser,
+            TokenizerVersion::V2 | TokenizerVersion::V3 | TokenizerVersion::V7 | TokenizerVersion::V11 => {
+                ToolsLayout::BeforeLastUser
+            }
             TokenizerVersion::V13 | TokenizerVersion::V15 => ToolsLayout::BeforeFirstUser,
         }
     }
@@ -150,9 +156,7 @@ impl TokenizerVersion {
     pub(crate) fn call_ids(self) -> CallIdRule {
         match self {
             TokenizerVersion::V1 | TokenizerVersion::V2 => CallIdRule::Any,
-            TokenizerVersion::V3 | TokenizerVersion::V7 | TokenizerVersion::V11 => {
-                CallIdRule::NineAlphanumeric
-            }
+            TokenizerVersion::V3 | TokenizerVersion::V7 | TokenizerVersion::V11 => CallIdRule::NineAlphanumeric,
             TokenizerVersion::V13 | TokenizerVersion::V15 => CallIdRule::NotEmpty,
         }
     }

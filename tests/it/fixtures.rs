@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use tramontane::prompt::{Codec, TekkenFile, TokenizerVersion};
 
@@ -71,6 +72,18 @@ impl Data {
         }
         codecs
     }
+}
+
+/// A tokenizer of this repository.
+pub fn codec(name: &str) -> &'static Codec {
+    static CODECS: OnceLock<Codecs> = OnceLock::new();
+    let codecs = CODECS.get_or_init(|| Data::of_repository().codecs());
+    codecs.get(name).unwrap_or_else(|| panic!("no tokenizer {name}"))
+}
+
+/// The Hugging Face form of `v3-spm`.
+pub fn huggingface_bytes() -> Vec<u8> {
+    Data::of_repository().tokenizer_file("hf-v3/tokenizer.json")
 }
 
 /// Reads a file, or its compressed form if only that is there.

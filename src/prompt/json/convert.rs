@@ -13,10 +13,9 @@ impl From<&Value> for serde_json::Value {
             Value::Number(number) => number_to_serde(number),
             Value::String(text) => text.as_str().into(),
             Value::Array(items) => items.iter().map(serde_json::Value::from).collect(),
-            Value::Object(object) => object
-                .iter()
-                .map(|(key, item)| (key.to_owned(), serde_json::Value::from(item)))
-                .collect(),
+            Value::Object(object) => {
+                object.iter().map(|(key, item)| (key.to_owned(), serde_json::Value::from(item))).collect()
+            }
         }
     }
 }
@@ -28,9 +27,7 @@ impl From<&serde_json::Value> for Value {
             serde_json::Value::Bool(flag) => Value::Bool(*flag),
             serde_json::Value::Number(number) => Value::Number(number_from_serde(number)),
             serde_json::Value::String(text) => Value::String(text.clone()),
-            serde_json::Value::Array(items) => {
-                Value::Array(items.iter().map(Value::from).collect())
-            }
+            serde_json::Value::Array(items) => Value::Array(items.iter().map(Value::from).collect()),
             serde_json::Value::Object(map) => {
                 let entries = map.iter().map(|(key, item)| (key.clone(), item.into())).collect();
                 Value::Object(Object { entries })

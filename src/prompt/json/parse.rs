@@ -21,8 +21,11 @@ const LINEAR_SEARCH_ENTRIES: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid JSON at line {line}, column {column}: {fault}")]
 pub struct JsonError {
+    /// The line.
     pub line: usize,
+    /// The character in that line.
     pub column: usize,
+    /// What is wrong there.
     pub fault: JsonFault,
 }
 
@@ -32,10 +35,13 @@ pub enum JsonFault {
     /// The text breaks the grammar; Python raises `JSONDecodeError` here.
     #[error("{0}")]
     Syntax(&'static str),
+    /// More levels than [`MAX_DEPTH`].
     #[error("nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
+    /// An integer that Python refuses to read as well.
     #[error("an integer of more than {MAX_INTEGER_DIGITS} digits")]
     IntegerTooLong,
+    /// Half of a surrogate pair.
     #[error("an escaped surrogate without its pair; it stands for no character")]
     LoneSurrogate,
 }
@@ -44,12 +50,10 @@ impl Value {
     /// Parses one JSON text.
     pub fn parse(text: &str) -> Result<Value, JsonError> {
         let mut parser = Parser { text, at: 0, depth: 0 };
-        parser
-            .document()
-            .map_err(|fault| {
-                let (line, column) = line_and_column(text, parser.at);
-                JsonError { line, column, fault }
-            })
+        parser.document().map_err(|fault| {
+            let (line, column) = line_and_column(text, parser.at);
+            JsonError { line, column, fault }
+        })
     }
 }
 
@@ -89,10 +93,7 @@ impl Parser<'_> {
         }
     }
 
-    fn nested(
-        &mut self,
-        read: fn(&mut Self) -> Result<Value, JsonFault>,
-    ) -> Result<Value, JsonFault> {
+    fn nested(&mut self, read: fn(&mut Self) -> Result<Value, JsonFault>) -> Result<Value, JsonFault> {
         if self.depth == MAX_DEPTH {
             return Err(JsonFault::TooDeep);
         }
@@ -156,10 +157,8 @@ impl Parser<'_> {
         let mut text = String::new();
         loop {
             let rest = self.rest();
-            let plain = rest
-                .bytes()
-                .position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\')
-                .unwrap_or(rest.len());
+            let plain =
+                rest.bytes().position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\').unwrap_or(rest.len());
             text.push_str(&rest[..plain]);
             self.at += plain;
             match self.peek() {
@@ -242,8 +241,7 @@ impl Parser<'_> {
     /// Reads `.digits` if it is there; a lone `.` is left unread and fails later.
     fn fraction(&mut self) -> bool {
         let bytes = self.text.as_bytes();
-        let is_there = self.peek() == Some(b'.')
-            && bytes.get(self.at + 1).is_some_and(u8::is_ascii_digit);
+        let is_there = self.peek() == Some(b'.') && bytes.get(self.at + 1).is_some_and(u8::is_ascii_digit);
         if is_there {
             self.at += 1;
             self.digits();

@@ -30,13 +30,6 @@ impl Value {
     }
 }
 
-/// `text` as a JSON string literal.
-pub(crate) fn python_string(text: &str) -> String {
-    let mut literal = String::with_capacity(text.len() + 2);
-    write_string(text, &mut literal);
-    literal
-}
-
 /// Python's `repr` of a float, in the spelling `json.dumps` uses for the three that have no digits.
 pub(super) fn python_float(value: f64) -> String {
     if value.is_nan() {

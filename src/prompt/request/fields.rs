@@ -20,9 +20,7 @@ pub(super) fn present<'a>(object: &'a Value, key: &str) -> Option<&'a Value> {
 
 pub(super) fn required_string<'a>(object: &'a Value, path: &str, key: &str) -> Result<&'a str, PromptError> {
     let value = object.get(key);
-    value
-        .and_then(Value::as_str)
-        .ok_or_else(|| PromptError::invalid_value(at_key(path, key), value, "a string"))
+    value.and_then(Value::as_str).ok_or_else(|| PromptError::invalid_value(at_key(path, key), value, "a string"))
 }
 
 pub(super) fn optional_string<'a>(object: &'a Value, path: &str, key: &str) -> Result<Option<&'a str>, PromptError> {

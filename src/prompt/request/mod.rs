@@ -13,7 +13,7 @@ mod tools;
 use super::error::PromptError;
 use super::json::Value;
 use super::schema;
-use fields::{at_index, at_key, optional_bool, required_string};
+use fields::{at_key, optional_bool, required_string};
 
 pub use messages::{Chunk, Content, Message, ToolCall};
 pub use tools::Tool;

@@ -6,7 +6,7 @@
 
 use crate::prompt::error::PromptError;
 use crate::prompt::tokenizer::Tokenizer;
-use crate::prompt::version::{CallLayout, ResultLayout, SystemLayout, ToolsLayout, TokenizerVersion};
+use crate::prompt::version::{CallLayout, ResultLayout, SystemLayout, TokenizerVersion, ToolsLayout};
 
 /// A control token of Mistral's vocabularies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -69,18 +69,15 @@ impl NativeTemplate {
             last_start = renderer.ids.len();
             renderer.turn(turn, Place { index, users, conversation: &conversation, request })?;
         }
-        let is_continued = matches!(
-            conversation.turns.last(),
-            Some(Turn { kind: TurnKind::Assistant { prefix: true, .. }, .. })
-        );
+        let is_continued =
+            matches!(conversation.turns.last(), Some(Turn { kind: TurnKind::Assistant { prefix: true, .. }, .. }));
         let n_continued = if is_continued { renderer.ids.len() - last_start } else { 0 };
         Ok(ChatPrompt { ids: renderer.ids, n_continued })
     }
 
     /// The prompt of a fill-in-the-middle request: `<s>[SUFFIX]` suffix `[PREFIX]` prompt.
     pub(crate) fn encode_fim(&self, tokenizer: &Tokenizer, request: &FimRequest) -> Result<Vec<u32>, PromptError> {
-        let has_tokens =
-            [Control::Prefix, Control::Suffix].iter().all(|control| self.controls.get(*control).is_some());
+        let has_tokens = [Control::Prefix, Control::Suffix].iter().all(|control| self.controls.get(*control).is_some());
         if self.version == TokenizerVersion::V1 || !has_tokens {
             return Err(PromptError::unsupported("prompt", "fill-in-the-middle", self.version));
         }
@@ -179,9 +176,8 @@ impl Renderer<'_> {
                 } else {
                     self.answer_with_calls(content, calls, turn.first_message, place)?;
                 }
-                let is_dropped = self.version().calls() == CallLayout::List
-                    && !calls.is_empty()
-                    && place.is_before_last_user();
+                let is_dropped =
+                    self.version().calls() == CallLayout::List && !calls.is_empty() && place.is_before_last_user();
                 if *prefix || is_dropped { Ok(()) } else { self.control(Control::Eos) }
             }
             TurnKind::Result(result) => self.result(result, turn.first_message, place),

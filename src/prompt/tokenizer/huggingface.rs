@@ -16,6 +16,9 @@ use tokenizers::Tokenizer;
 
 use super::Piece;
 
+/// Text that no token of a SentencePiece vocabulary joins with what follows.
+const START_GUARD: &str = "\n";
+
 /// A tokenizer from a `tokenizer.json`.
 pub(crate) struct HuggingFace {
     /// Treats special tokens in text as letters.
@@ -24,6 +27,7 @@ pub(crate) struct HuggingFace {
     controls: HashMap<String, u32>,
     vocab_size: usize,
     adds_dummy_prefix: bool,
+    prepends_at_start_only: bool,
 }
 
 #[derive(Debug)]
@@ -57,11 +61,8 @@ impl HuggingFace {
         let mut tokenizer =
             parsed.map_err(|_| "the parser gave up on it".to_owned())?.map_err(|error| error.to_string())?;
         tokenizer.set_encode_special_tokens(true);
-        let mut pieces: HashMap<u32, StoredPiece> = tokenizer
-            .get_vocab(false)
-            .into_iter()
-            .map(|(name, id)| (id, alphabet.piece(name)))
-            .collect();
+        let mut pieces: HashMap<u32, StoredPiece> =
+            tokenizer.get_vocab(false).into_iter().map(|(name, id)| (id, alphabet.piece(name))).collect();
         let mut controls = HashMap::new();
         for (id, token) in tokenizer.get_added_tokens_decoder() {
             let piece = if token.special {
@@ -76,7 +77,14 @@ impl HuggingFace {
             pieces.insert(id, piece);
         }
         let vocab_size = pieces.keys().max().map_or(0, |id| *id as usize + 1);
-        Ok(HuggingFace { tokenizer, pieces, controls, vocab_size, adds_dummy_prefix: strips_first_space(decoder) })
+        Ok(HuggingFace {
+            tokenizer,
+            pieces,
+            controls,
+            vocab_size,
+            adds_dummy_prefix: strips_first_space(decoder),
+            prepends_at_start_only: prepends_at_start_only(&file["pre_tokenizer"]),
+        })
     }
 
     pub(crate) fn vocab_size(&self) -> usize {
@@ -126,6 +134,22 @@ impl HuggingFace {
         }
     }
 
+    /// Encodes text that follows other tokens: pipelines that put a space in front of a prompt do
+    /// so only at its very beginning.
+    pub(crate) fn encode_inner_into(&self, text: &str, ids: &mut Vec<u32>) {
+        if !self.prepends_at_start_only || text.is_empty() {
+            self.encode_text_into(text, ids);
+            return;
+        }
+        // A line break in front takes the place of the beginning; its tokens are cut off again.
+        let start = ids.len();
+        self.encode_text_into(START_GUARD, ids);
+        let n_guard = ids.len() - start;
+        ids.truncate(start);
+        self.encode_text_into(&format!("{START_GUARD}{text}"), ids);
+        ids.drain(start..(start + n_guard).min(ids.len()));
+    }
+
     /// The crate fails only on models that lack their own unknown token; such text has no ids.
     fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
         if let Ok(encoding) = self.tokenizer.encode_fast(text, false) {
@@ -155,12 +179,16 @@ impl Alphabet {
     }
 }
 
-/// The decoder and, if it is a sequence, its steps.
-fn steps(decoder: &Value) -> Vec<&Value> {
-    match decoder["decoders"].as_array() {
+/// A decoder or pre-tokenizer or, if it is a sequence, its steps.
+fn steps(component: &Value) -> Vec<&Value> {
+    match component["decoders"].as_array().or(component["pretokenizers"].as_array()) {
         Some(steps) => steps.iter().collect(),
-        None => vec![decoder],
+        None => vec![component],
     }
+}
+
+fn prepends_at_start_only(pre_tokenizer: &Value) -> bool {
+    steps(pre_tokenizer).iter().any(|step| step["type"] == "Metaspace" && step["prepend_scheme"] == "first")
 }
 
 fn alphabet_of(decoder: &Value) -> Result<Alphabet, String> {

@@ -57,6 +57,15 @@ pub(crate) enum Piece<'a> {
     Nothing,
 }
 
+/// A stretch of a prompt that a Jinja template rendered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum RenderedText<'a> {
+    /// A control token.
+    Control(u32),
+    /// Text between control tokens, with markers that are not part of it.
+    Text(&'a str),
+}
+
 impl Tokenizer {
     pub(crate) fn format(&self) -> TokenizerFormat {
         match self {
@@ -140,6 +149,21 @@ impl Tokenizer {
             Tokenizer::SentencePiece(model) => model.adds_dummy_prefix(),
             Tokenizer::HuggingFace(tokenizer) => tokenizer.adds_dummy_prefix(),
         }
+    }
+
+    /// The ids of a rendered prompt, `marker` taken out of its text.
+    pub(crate) fn encode_rendered(&self, parts: &[RenderedText<'_>], marker: char) -> Vec<u32> {
+        let mut ids = Vec::new();
+        for (index, part) in parts.iter().enumerate() {
+            match (part, self) {
+                (RenderedText::Control(id), _) => ids.push(*id),
+                (RenderedText::Text(text), Tokenizer::HuggingFace(tokenizer)) if index > 0 => {
+                    tokenizer.encode_inner_into(&text.replace(marker, ""), &mut ids);
+                }
+                (RenderedText::Text(text), _) => self.encode_text_into(&text.replace(marker, ""), &mut ids),
+            }
+        }
+        ids
     }
 
     /// The ids of a text. Never a control token.
