@@ -19,7 +19,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use layers::Layers;
 
-pub use args::{Args, EngineArgs, HttpArgs, LogArgs, ModelArgs};
+pub use args::{Args, EngineArgs, HttpArgs, LogArgs, ModelArgs, NetworkArgs};
 pub use error::ConfigError;
 pub use layers::{Origin, Resolved};
 pub use units::{ByteSize, Span};

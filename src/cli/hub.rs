@@ -1,10 +1,12 @@
 //! The hub: which files a checkpoint needs, fetching them into the cache that Python's `huggingface_hub`
-//! shares, and checking each against the digest that the hub states.
+//! shares, and checking each against the digest that the hub states. Listing, addresses and the cache's layout
+//! are hf-hub's.
 //!
 //! Invariant: `refs/<revision>` is written only once every file has been checked, so a checkpoint that
 //! [`Hub::cached`] finds is complete and was verified, or was put there by another program.
 
 mod digest;
+mod download;
 mod plan;
 
 use std::{
@@ -12,16 +14,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow};
 use hf_hub::{
     Cache, Repo, RepoType,
-    api::sync::{Api, ApiBuilder, ApiError, ApiRepo},
+    api::sync::{Api, ApiBuilder},
 };
 
 use super::{error::UsageError, locate::HubId};
 
 pub(super) use plan::{Plan, RemoteFile, Weights};
 
+/// Attempts at one file, each going on where the one before broke off.
 const ATTEMPTS: usize = 4;
 
 /// Told how a download goes.
@@ -39,6 +42,7 @@ pub(super) struct Hub {
     cache: Cache,
     endpoint: String,
     token: Option<String>,
+    agent: ureq::Agent,
 }
 
 impl Hub {
@@ -59,7 +63,7 @@ impl Hub {
             let problem = "would send the access token unencrypted: use https";
             return Err(UsageError(format!("HF_ENDPOINT={endpoint} {problem}")).into());
         }
-        Ok(Hub { cache, endpoint: endpoint.trim_end_matches('/').to_owned(), token })
+        Ok(Hub { cache, endpoint: endpoint.trim_end_matches('/').to_owned(), token, agent: download::agent() })
     }
 
     /// The directory of a checkpoint that was fetched before, complete as far as its own index tells.
@@ -75,11 +79,18 @@ impl Hub {
     pub(super) fn pull(&self, id: &HubId, weights: Weights, watcher: &impl Watcher) -> Result<PathBuf> {
         let api = self.api()?;
         let plan = self.plan(&api, id, weights)?;
-        let pinned = self.repo(id, &plan.commit);
-        let snapshot = self.root(id).join("snapshots").join(&plan.commit);
+        let pinned = api.repo(self.repo(id, &plan.commit));
+        let root = self.root(id);
+        let snapshot = root.join("snapshots").join(&plan.commit);
         for file in &plan.files {
-            let fetched = self.obtain(&api.repo(pinned.clone()), &snapshot, file, watcher)?;
-            watcher.checked(file, fetched);
+            let path = snapshot.join(&file.name);
+            let present = path.exists() && file.digest.matches(&path)?;
+            if !present {
+                remove(&path)?;
+                let blob = download::fetch(self, &pinned.url(&file.name), &root, file, &mut watcher.start(file))?;
+                download::link(&snapshot, &file.name, &blob)?;
+            }
+            watcher.checked(file, !present);
         }
         self.cache.repo(self.repo(id, &id.revision)).create_ref(&plan.commit)?;
         Ok(snapshot)
@@ -87,37 +98,22 @@ impl Hub {
 
     fn plan(&self, api: &Api, id: &HubId, weights: Weights) -> Result<Plan> {
         let request = api.repo(self.repo(id, &id.revision)).info_request().query("blobs", "true");
-        let answer = request.call().map_err(|error| self.refusal(&format!("{id}"), error.into()))?;
+        let answer = self.authorized(request).call().map_err(|error| self.refusal(&format!("{id}"), error))?;
         let listing = answer.into_json().with_context(|| format!("{id}: the hub's listing is not as expected"))?;
         Plan::new(listing, weights).with_context(|| format!("{id}"))
     }
 
-    /// True if the file was fetched, false if it was in the cache already.
-    fn obtain(&self, repo: &ApiRepo, snapshot: &Path, file: &RemoteFile, watcher: &impl Watcher) -> Result<bool> {
-        let path = snapshot.join(&file.name);
-        if path.exists() && file.digest.matches(&path)? {
-            return Ok(false);
-        }
-        remove(&path)?;
-        remove_overlong_part(snapshot, file)?;
-        let fetched = repo
-            .download_with_progress(&file.name, watcher.start(file))
-            .map_err(|error| self.download_error(&file.name, error))?;
-        ensure!(fetched == path, "{}: the hub served another commit than the one it listed", file.name);
-        if !file.digest.matches(&path)? {
-            remove(&path)?;
-            bail!("{}: its {} is not what the hub states; the file was deleted", file.name, file.digest.kind());
-        }
-        Ok(true)
+    /// Only knows addresses and the listing, so it gets no token; see [`Hub::authorized`].
+    fn api(&self) -> Result<Api> {
+        let builder = ApiBuilder::from_cache(self.cache.clone()).with_endpoint(self.endpoint.clone()).with_token(None);
+        Ok(builder.build()?)
     }
 
-    fn api(&self) -> Result<Api> {
-        let builder = ApiBuilder::from_cache(self.cache.clone())
-            .with_endpoint(self.endpoint.clone())
-            .with_token(self.token.clone())
-            .with_retries(ATTEMPTS - 1)
-            .with_user_agent("tramontane", env!("CARGO_PKG_VERSION"));
-        Ok(builder.build()?)
+    fn authorized(&self, request: ureq::Request) -> ureq::Request {
+        match &self.token {
+            Some(token) => request.set("Authorization", &format!("Bearer {token}")),
+            None => request,
+        }
     }
 
     fn repo(&self, id: &HubId, revision: &str) -> Repo {
@@ -126,16 +122,6 @@ impl Hub {
 
     fn root(&self, id: &HubId) -> PathBuf {
         self.cache.path().join(self.repo(id, &id.revision).folder_name())
-    }
-
-    fn download_error(&self, subject: &str, error: ApiError) -> anyhow::Error {
-        match error {
-            ApiError::RequestError(error) => self.refusal(subject, *error),
-            ApiError::TooManyRetries(error) => {
-                self.download_error(subject, *error).context(format!("gave up after {ATTEMPTS} attempts"))
-            }
-            error => anyhow::Error::new(error).context(subject.to_owned()),
-        }
     }
 
     /// Addresses of downloads carry signatures, so an error never repeats them.
@@ -173,16 +159,6 @@ fn remove(path: &Path) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot delete {}", path.display()))
         }
-        _ => Ok(()),
-    }
-}
-
-/// A partial download that is not shorter than the file cannot be continued: the hub would refuse the range.
-fn remove_overlong_part(snapshot: &Path, file: &RemoteFile) -> Result<()> {
-    let Some(root) = snapshot.parent().and_then(Path::parent) else { return Ok(()) };
-    let part = root.join("blobs").join(file.digest.hex()).with_extension("part");
-    match fs::metadata(&part) {
-        Ok(metadata) if metadata.len() >= file.size => remove(&part),
         _ => Ok(()),
     }
 }

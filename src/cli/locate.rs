@@ -7,12 +7,21 @@ use std::{
     str::FromStr,
 };
 
-use super::error::UsageError;
-use crate::config::DEFAULT_MODEL;
+use anyhow::Result;
+
+use super::{
+    error::UsageError,
+    hub::{Hub, Weights},
+    pull,
+};
+use crate::{
+    config::{DEFAULT_MODEL, ModelConfig},
+    telemetry::logs::LogStyle,
+};
 
 /// What a model's name means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+enum Source {
     /// A checkpoint on this machine.
     Directory(PathBuf),
     /// A repository on the hub.
@@ -38,7 +47,7 @@ impl fmt::Display for HubId {
 impl FromStr for HubId {
     type Err = UsageError;
 
-    fn from_str(text: &str) -> Result<Self, UsageError> {
+    fn from_str(text: &str) -> std::result::Result<Self, UsageError> {
         let (repository, revision) = text.split_once('@').unwrap_or((text, "main"));
         let parts: Vec<&str> = repository.split('/').collect();
         if parts.len() != 2 || !parts.iter().all(|part| is_name(part)) || !revision.split('/').all(is_name) {
@@ -57,8 +66,36 @@ fn is_name(part: &str) -> bool {
     !part.is_empty() && part.len() <= 96 && part.chars().all(legal) && !part.starts_with(['.', '-'])
 }
 
+/// May a checkpoint that is not on this machine be fetched?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Network {
+    /// Yes, unless this is offline mode.
+    Allowed,
+    /// No.
+    Forbidden,
+}
+
+/// The directory of the model that was named. A hub id is looked up in the cache first.
+pub(super) fn checkpoint(model: &ModelConfig, network: Network, style: LogStyle) -> Result<PathBuf> {
+    let id = match source(model.model.as_str())? {
+        Source::Directory(path) => return Ok(path),
+        Source::Hub(id) => id,
+    };
+    let hub = Hub::from_env()?;
+    if let Some(path) = hub.cached(&id) {
+        return Ok(path);
+    }
+    if model.offline.is_on() {
+        return Err(UsageError(format!("{id} is not in the cache, and this is offline mode")).into());
+    }
+    if network == Network::Forbidden {
+        return Err(UsageError(format!("{id} is not in the cache: run `tramontane pull {id}` first")).into());
+    }
+    pull::pull(&hub, &id, Weights::HuggingFace, style)
+}
+
 /// Tells a directory from a hub id: a directory that exists wins, and what cannot be a hub id is an error.
-pub(super) fn source(name: &str) -> Result<Source, UsageError> {
+fn source(name: &str) -> std::result::Result<Source, UsageError> {
     if Path::new(name).is_dir() {
         return Ok(Source::Directory(name.into()));
     }
@@ -72,7 +109,7 @@ pub(super) fn source(name: &str) -> Result<Source, UsageError> {
 
 /// The model that comes with the program: looked for beside the executable, in each directory above it (a
 /// checkout's `target/release`), and where packages put data (`../share/tramontane`).
-fn built_in() -> Result<PathBuf, UsageError> {
+fn built_in() -> std::result::Result<PathBuf, UsageError> {
     let executable = std::env::current_exe().and_then(std::fs::canonicalize).unwrap_or_default();
     let above = executable.ancestors().skip(1).take(5);
     above

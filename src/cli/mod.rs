@@ -12,6 +12,7 @@ mod hub;
 mod locate;
 mod machine;
 mod pull;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ const AFTER_HELP: &str = "Every setting can also be given as TRAMONTANE_<NAME> o
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::ServeArgs),
     Pull(pull::PullArgs),
     Doctor(doctor::DoctorArgs),
     Health(health::HealthArgs),
@@ -68,6 +70,7 @@ impl Cli {
     fn settings(&self) -> Args {
         let log = self.log.clone();
         match &self.command {
+            Command::Serve(args) => args.settings(log),
             Command::Pull(args) => Args { model: args.settings(), log, ..Args::default() },
             Command::Doctor(_) | Command::Health(_) => Args { log, ..Args::default() },
         }
@@ -76,7 +79,7 @@ impl Cli {
     fn defaults(&self) -> Defaults {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         // A server tells what it does; a command in a terminal speaks up only when something is odd.
-        let log_level = "warn";
+        let log_level = if matches!(self.command, Command::Serve(_)) { "info" } else { "warn" };
         Defaults { threads, log_level }
     }
 }
@@ -84,6 +87,7 @@ impl Cli {
 impl Command {
     fn run(self, config: Config, style: LogStyle) -> Result<()> {
         match self {
+            Command::Serve(args) => args.run(&config, style),
             Command::Pull(args) => args.run(&config, style),
             Command::Doctor(args) => args.run(&config),
             Command::Health(args) => args.run(),

@@ -12,7 +12,7 @@ use super::{
     locate::HubId,
 };
 use crate::{
-    config::{ByteSize, Config, ModelArgs},
+    config::{ByteSize, Config, ModelArgs, NetworkArgs},
     telemetry::logs::LogStyle,
 };
 
@@ -25,14 +25,13 @@ pub(super) struct PullArgs {
     /// Fetch Mistral's own layout (consolidated.safetensors) even if there is Hugging Face's
     #[arg(long)]
     native: bool,
-    /// Refuse to open a connection
-    #[arg(long)]
-    offline: bool,
+    #[command(flatten)]
+    network: NetworkArgs,
 }
 
 impl PullArgs {
     pub(super) fn settings(&self) -> ModelArgs {
-        ModelArgs { offline: self.offline.then(|| "on".into()), ..ModelArgs::default() }
+        ModelArgs { network: self.network.clone(), ..ModelArgs::default() }
     }
 
     pub(super) fn run(&self, config: &Config, style: LogStyle) -> Result<()> {

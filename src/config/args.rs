@@ -43,13 +43,22 @@ pub struct ModelArgs {
     /// (native where there is one) [default: auto]
     #[arg(long, env = "TRAMONTANE_TEMPLATE", hide_env = true)]
     pub template: Option<String>,
+    /// May it connect to others?
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub network: NetworkArgs,
+    /// Threads that compute [default: one per core]
+    #[arg(long, env = "TRAMONTANE_THREADS", hide_env = true, value_name = "N")]
+    pub threads: Option<String>,
+}
+
+/// Whether outbound connections may be opened.
+#[derive(Clone, Debug, Default, clap::Args, Serialize)]
+pub struct NetworkArgs {
     /// Never open an outbound connection (HF_HUB_OFFLINE=1 does the same)
     #[arg(long, env = "TRAMONTANE_OFFLINE", hide_env = true, value_name = "on|off", num_args = 0..=1,
           require_equals = true, default_missing_value = "on")]
     pub offline: Option<String>,
-    /// Threads that compute [default: one per core]
-    #[arg(long, env = "TRAMONTANE_THREADS", hide_env = true, value_name = "N")]
-    pub threads: Option<String>,
 }
 
 /// How the engine shares memory and time among sequences.

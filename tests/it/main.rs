@@ -1,6 +1,7 @@
 //! The one integration-test binary.
 
 mod api;
+mod cli;
 mod engine_faults;
 mod engine_generation;
 mod engine_mix;
@@ -12,4 +13,5 @@ mod golden_case;
 mod golden_run;
 mod golden_sampling;
 mod prompt;
+mod tidy;
 mod vectors;

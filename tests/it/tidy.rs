@@ -101,9 +101,14 @@ fn modules_are_named_after_what_they_hold() {
     let vague = ["utils", "util", "helpers", "helper", "manager", "common", "misc"];
     let named: Vec<String> = rust_files(&root())
         .iter()
-        .flat_map(|path| path.strip_prefix(root()).unwrap().with_extension("").components().map(|part| {
-            part.as_os_str().to_string_lossy().into_owned()
-        }).collect::<Vec<_>>())
+        .flat_map(|path| {
+            path.strip_prefix(root())
+                .unwrap()
+                .with_extension("")
+                .components()
+                .map(|part| part.as_os_str().to_string_lossy().into_owned())
+                .collect::<Vec<_>>()
+        })
         .filter(|name| vague.contains(&name.as_str()) || name.ends_with("_manager"))
         .collect();
     assert!(named.is_empty(), "vague module names: {named:?}");
@@ -240,10 +245,11 @@ fn text_files(folder: &Path) -> Vec<PathBuf> {
     for entry in entries {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let skipped = ["target", "models", "shared"].contains(&name.as_str()) || (name.starts_with('.') && name != ".ci");
+        let skipped =
+            ["target", "models", "shared"].contains(&name.as_str()) || (name.starts_with('.') && name != ".ci");
         if path.is_dir() && !skipped {
             files.extend(text_files(&path));
-        } else if path.is_file() && name != "Cargo.lock" {
+        } else if path.is_file() && ![".git", "Cargo.lock"].contains(&name.as_str()) {
             files.push(path);
         }
     }
