@@ -2,4 +2,5 @@
 
 mod golden;
 mod golden_case;
+mod golden_mistakes;
 mod golden_run;
