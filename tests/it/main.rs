@@ -1,5 +1,6 @@
 //! The one integration-test binary.
 
+mod api;
 mod cli;
 mod engine_faults;
 mod engine_generation;
