@@ -1,1 +1,194 @@
 //! Arguments as typed become a checked configuration.
+//!
+//! A setting has one name in three spellings: `--max-model-len`, `TRAMONTANE_MAX_MODEL_LEN`, and
+//! `max_model_len` in the TOML file. [`Args`] holds what was typed, as text; [`Config::resolve`] lays file,
+//! environment and flags over the defaults, in rising order of precedence, and parses each value once.
+//! After that no value is unchecked and nothing that has a default is an `Option`.
+//!
+//! Knows nothing of models, engines or HTTP: it only names their limits.
+
+mod args;
+mod error;
+mod layers;
+#[cfg(test)]
+mod tests;
+mod units;
+mod values;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use layers::Layers;
+
+pub use args::{Args, EngineArgs, HttpArgs, LogArgs, ModelArgs, NetworkArgs};
+pub use error::ConfigError;
+pub use layers::{Origin, Resolved};
+pub use units::{ByteSize, Span};
+pub use values::{
+    ContextLength, Dtype, LogFilter, LogFormat, ModelName, Names, Switch, TemplateChoice, TokenizerVersion,
+};
+
+/// The model that is served when none is named.
+pub const DEFAULT_MODEL: &str = "models/tiny";
+
+/// Everything that can be set, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What to serve.
+    pub model: ModelConfig,
+    /// How the engine shares memory and time.
+    pub engine: EngineLimits,
+    /// The HTTP server.
+    pub http: HttpConfig,
+    /// Logs.
+    pub log: LogConfig,
+    resolved: Vec<Resolved>,
+}
+
+/// What to serve and how to read it.
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// Directory or hub id.
+    pub model: ModelName,
+    /// Names that requests may use; empty means the model's own.
+    pub served_model_name: Names,
+    /// Type of weights and activations.
+    pub dtype: Dtype,
+    /// Tokenizer file that replaces the checkpoint's own.
+    pub tokenizer: Option<PathBuf>,
+    /// Version of the prompt format in place of the one that the tokenizer file states.
+    pub tokenizer_version: Option<TokenizerVersion>,
+    /// Where the chat format comes from.
+    pub template: TemplateChoice,
+    /// Never open an outbound connection.
+    pub offline: Switch,
+    /// Threads that compute.
+    pub threads: usize,
+}
+
+/// How the engine shares memory and time among sequences.
+#[derive(Clone, Debug)]
+pub struct EngineLimits {
+    /// Memory for keys and values.
+    pub kv_cache: KvCache,
+    /// Tokens per KV block.
+    pub block_size: usize,
+    /// Reuse the keys and values of equal prefixes.
+    pub prefix_caching: Switch,
+    /// Longest sequence, prompt and output.
+    pub max_model_len: ContextLength,
+    /// Sequences computed at once.
+    pub max_running: usize,
+    /// Requests that may wait; one more is refused.
+    pub max_waiting: usize,
+    /// Query tokens per step.
+    pub max_batched_tokens: usize,
+}
+
+/// How large the pool of keys and values is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvCache {
+    /// A share of the memory that is free once the weights are loaded.
+    Automatic,
+    /// This much memory.
+    Memory(ByteSize),
+    /// This many blocks.
+    Blocks(usize),
+}
+
+/// The HTTP server's address and limits.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Address to listen on.
+    pub bind: SocketAddr,
+    /// Largest request body.
+    pub body_limit: ByteSize,
+    /// Longest time a request may take.
+    pub request_timeout: Duration,
+    /// Longest time that running requests get after a signal to stop.
+    pub drain_timeout: Duration,
+}
+
+/// What is logged, and how it looks.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// Level, or a filter by module.
+    pub level: LogFilter,
+}
+
+/// Defaults that depend on the machine or the subcommand.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// Cores that may be used.
+    pub threads: usize,
+    /// Level of logs.
+    pub log_level: &'static str,
+}
+
+impl Config {
+    /// Lays file, environment and flags over the defaults and checks every value. `matches` tells flags from
+    /// environment variables.
+    pub fn resolve(args: &Args, matches: &clap::ArgMatches, defaults: &Defaults) -> Result<Config, ConfigError> {
+        let mut layers = Layers::new(args, matches)?;
+        let model = ModelConfig {
+            model: layers.take("model", ModelName::from_text(DEFAULT_MODEL))?,
+            served_model_name: layers.take("served_model_name", Names::default())?,
+            dtype: layers.take("dtype", Dtype::Auto)?,
+            tokenizer: layers.take_optional("tokenizer", "that of the checkpoint")?,
+            tokenizer_version: layers.take_optional("tokenizer_version", "the one that the tokenizer states")?,
+            template: layers.take("template", TemplateChoice::Auto)?,
+            offline: layers.take("offline", Switch::Off)?,
+            threads: layers
+                .take_where("threads", defaults.threads, "between 1 and 1024", |n| (1..=1024).contains(n))?,
+        };
+        let engine = engine_limits(&mut layers)?;
+        let http = HttpConfig {
+            bind: layers.take("bind", SocketAddr::from(([127, 0, 0, 1], 8000)))?,
+            body_limit: layers.take_where("body_limit", ByteSize::mib(16), "between 1KiB and 1GiB", |size| {
+                (1 << 10..=1 << 30).contains(&size.bytes())
+            })?,
+            request_timeout: layers.take("request_timeout", Span::seconds(600))?.into(),
+            drain_timeout: layers.take("drain_timeout", Span::seconds(30))?.into(),
+        };
+        let log = LogConfig {
+            format: layers.take("log_format", LogFormat::Auto)?,
+            level: layers.take("log_level", LogFilter::from_level(defaults.log_level))?,
+        };
+        Ok(Config { model, engine, http, log, resolved: layers.finish() })
+    }
+
+    /// The configuration as a TOML file, each line with the place its value came from.
+    pub fn to_toml(&self) -> String {
+        let mut text = format!("# tramontane {}: the configuration as resolved\n", env!("CARGO_PKG_VERSION"));
+        for setting in &self.resolved {
+            text.push_str(&setting.to_toml_line());
+        }
+        text
+    }
+}
+
+fn engine_limits(layers: &mut Layers) -> Result<EngineLimits, ConfigError> {
+    let memory: Option<ByteSize> =
+        layers.take_optional("kv_cache_memory", "a share of the memory left once the weights are loaded")?;
+    let num_blocks: Option<usize> = layers.take_optional("num_blocks", "as many as kv_cache_memory holds")?;
+    let kv_cache = match (memory, num_blocks) {
+        (Some(_), Some(_)) => {
+            return Err(ConfigError::Exclusive { first: "kv_cache_memory", second: "num_blocks" });
+        }
+        (Some(memory), None) => KvCache::Memory(memory),
+        (None, Some(blocks)) => KvCache::Blocks(blocks),
+        (None, None) => KvCache::Automatic,
+    };
+    let positive = |n: &usize| *n > 0;
+    Ok(EngineLimits {
+        kv_cache,
+        block_size: layers
+            .take_where("block_size", 16, "a power of two from 1 to 256", |n| n.is_power_of_two() && *n <= 256)?,
+        prefix_caching: layers.take("prefix_caching", Switch::On)?,
+        max_model_len: layers.take("max_model_len", ContextLength::Auto)?,
+        max_running: layers.take_where("max_running", 64, "at least 1", positive)?,
+        max_waiting: layers.take_where("max_waiting", 256, "at least 1", positive)?,
+        max_batched_tokens: layers.take_where("max_batched_tokens", 512, "at least 1", positive)?,
+    })
+}

@@ -1,3 +1,5 @@
-//! Parses the command line, runs a subcommand, and turns its error into an exit code.
+//! The `tramontane` binary. All of it is in the library, where tests reach it.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    tramontane::cli::main()
+}

@@ -1,1 +1,75 @@
 //! The only layer that knows HTTP, JSON and server-sent events.
+//!
+//! [`app`] is the router; one file per resource has its handler and its data; [`error`] is the single map to
+//! status and body; [`fields`] says what becomes of every request field; [`generation`] is the one place where
+//! engine updates become text. A request's life: [`request`] (id, admission) -> [`body`] (limits, JSON, fields)
+//! -> a checked job -> [`generation`] -> one JSON object, or a stream through [`sse`].
+//!
+//! Invariants: no request can harm another, whatever it sends or fails to read; and no field is ignored: it is
+//! honoured, asks for nothing, or is refused by name.
+
+mod answer;
+mod assembler;
+mod body;
+mod chat;
+mod completions;
+pub mod error;
+pub mod fields;
+pub mod generation;
+mod health;
+mod logprobs;
+mod models;
+mod params;
+mod request;
+mod server;
+mod sse;
+mod state;
+mod stop_strings;
+mod tokenize;
+
+use axum::{
+    Router,
+    extract::Request,
+    routing::{get, post},
+};
+
+use self::error::ApiError;
+pub use self::{
+    params::{GenerationParams, Scheduling, Stopping},
+    request::layers,
+    server::{Drained, serve},
+    state::{AppState, GenerationDefaults, HttpLimits, Readiness, ServedModel},
+};
+
+/// The whole HTTP interface.
+pub fn app(state: AppState) -> Router {
+    layers(routes(), state)
+}
+
+/// The routes without what every request passes.
+pub fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/v1/models", get(models::list))
+        // Names may contain slashes, as those of the Hugging Face hub do.
+        .route("/v1/models/{*model}", get(models::get))
+        .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/completions", post(completions::create))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
+        .route("/health", get(health::ready))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/load", get(health::load))
+        .route("/version", get(health::version))
+        .route("/metrics", get(health::metrics))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
+}
+
+async fn not_found(request: Request) -> ApiError {
+    ApiError::RouteNotFound { path: request.uri().path().to_owned() }
+}
+
+async fn method_not_allowed(request: Request) -> ApiError {
+    ApiError::MethodNotAllowed { method: request.method().to_string(), path: request.uri().path().to_owned() }
+}

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::SubmitError;
 use crate::types::SamplingParams;
 
 /// One sequence to generate.
@@ -20,7 +21,7 @@ pub struct Request {
     pub prompt_logprobs: Option<usize>,
     /// Lower values are scheduled earlier; equal ones in order of arrival.
     pub priority: i32,
-    /// Past this moment the request ends with [`FinishReason::DeadlineExceeded`].
+    /// Past this moment the request ends, waiting or running, with [`FinishReason::DeadlineExceeded`].
     pub deadline: Option<Instant>,
     /// Requests share cached prefixes only within the same salt.
     pub cache_salt: Option<String>,
@@ -29,7 +30,7 @@ pub struct Request {
 /// When a sequence ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StopRules {
-    /// Most tokens to generate.
+    /// Most tokens to generate. 0 only computes the prompt, for its log-probabilities.
     pub max_tokens: usize,
     /// End-of-sequence and stop ids cannot be sampled before this many tokens.
     pub min_tokens: usize,
@@ -89,4 +90,50 @@ pub enum FinishReason {
     DeadlineExceeded,
     /// The forward pass or the sampler failed for this request.
     Failed(String),
+}
+
+impl Request {
+    /// Refuses what could not be computed: everything the engine thread relies on is checked here.
+    pub(super) fn check(&self, vocab_size: usize, max_sequence_len: usize) -> Result<(), SubmitError> {
+        if self.prompt_ids.is_empty() {
+            return Err(invalid("prompt_ids", "must hold at least one token".to_owned()));
+        }
+        if self.prompt_ids.len() >= max_sequence_len {
+            let prompt_tokens = self.prompt_ids.len();
+            return Err(SubmitError::PromptTooLong { prompt_tokens, max_model_len: max_sequence_len });
+        }
+        let sampling = &self.sampling;
+        sampling
+            .validate()
+            .map_err(|error| invalid(error.field, format!("must be {}, got {}", error.expected, error.value)))?;
+        let allowed = sampling.allowed_token_ids.as_deref();
+        if allowed.is_some_and(<[u32]>::is_empty) {
+            return Err(invalid("allowed_token_ids", "must hold at least one token".to_owned()));
+        }
+        check_ids("prompt_ids", self.prompt_ids.iter().copied(), vocab_size)?;
+        check_ids("allowed_token_ids", allowed.unwrap_or_default().iter().copied(), vocab_size)?;
+        check_ids("logit_bias", sampling.logit_bias.iter().map(|&(id, _)| id), vocab_size)?;
+        let StopRules { min_tokens, max_tokens, .. } = self.stop;
+        if min_tokens > max_tokens {
+            return Err(invalid("min_tokens", format!("must be at most max_tokens ({max_tokens}), got {min_tokens}")));
+        }
+        Ok(())
+    }
+
+    /// Most messages the request can lead to: so large a channel never makes the engine wait.
+    pub(super) fn max_updates(&self, max_sequence_len: usize) -> usize {
+        const STARTED_PROMPT_FINISHED: usize = 3;
+        self.stop.max_tokens.min(max_sequence_len - self.prompt_ids.len()) + STARTED_PROMPT_FINISHED
+    }
+}
+
+fn check_ids(field: &'static str, mut ids: impl Iterator<Item = u32>, vocab_size: usize) -> Result<(), SubmitError> {
+    match ids.find(|&id| id as usize >= vocab_size) {
+        None => Ok(()),
+        Some(id) => Err(invalid(field, format!("token {id} is not in the vocabulary of {vocab_size}"))),
+    }
+}
+
+fn invalid(field: &'static str, reason: String) -> SubmitError {
+    SubmitError::Invalid { field, reason }
 }

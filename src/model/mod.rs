@@ -2,8 +2,24 @@
 //! checkpoint oddity ends in [`config::Config`] and `checkpoint`. This layer knows nothing of requests,
 //! scheduling, text or HTTP.
 
+mod attention;
+pub mod checkpoint;
 pub mod config;
+mod decoder;
+mod kv_cache;
+mod mlp;
+mod moe;
+mod rotary;
+#[cfg(test)]
+mod tests;
+mod validate;
 pub mod weights;
+
+pub use decoder::Decoder;
+pub use kv_cache::KvCacheConfig;
+
+use candle_core::DType;
+use tramontane_kernels::PagedBatchError;
 
 use crate::types::Batch;
 
@@ -23,12 +39,94 @@ impl Logits {
     }
 }
 
-/// Why a forward pass failed. The batch's sequences are lost; the engine goes on with others.
+/// Why a decoder could not be built, or a forward pass failed. After the latter the batch's sequences are
+/// lost; the engine goes on with others.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The tensor library refused an operation: a bug or a device failure.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// The configuration contradicts itself, or the weights.
+    #[error("model configuration: {field} {reason}")]
+    InvalidConfig {
+        /// Field of the configuration.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A tensor of another shape than the configuration asks for.
+    #[error("weight {tensor} has shape {found:?}, expected {expected:?}")]
+    WeightShape {
+        /// Name of the tensor.
+        tensor: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape it should have.
+        expected: Vec<usize>,
+    },
+    /// A tensor of a type that the kernels do not read.
+    #[error("weight {tensor} is {found:?}, expected {expected}")]
+    WeightType {
+        /// Name of the tensor.
+        tensor: String,
+        /// Its type.
+        found: DType,
+        /// The types it could have.
+        expected: &'static str,
+    },
+    /// A per-token list of a batch has another length than its tokens.
+    #[error("batch has {found} {field} for {expected} tokens")]
+    BatchLength {
+        /// Name of the list.
+        field: &'static str,
+        /// Its length.
+        found: usize,
+        /// Tokens in the batch.
+        expected: usize,
+    },
+    /// A token that the vocabulary does not have.
+    #[error("token {token} in row {row} is outside the vocabulary of {vocab_size}")]
+    TokenOutOfRange {
+        /// Row of the batch.
+        row: usize,
+        /// The token.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab_size: usize,
+    },
+    /// A position that the model was not made for.
+    #[error("position {position} in row {row} is beyond the model's {max_positions}")]
+    PositionOutOfRange {
+        /// Row of the batch.
+        row: usize,
+        /// The position.
+        position: u32,
+        /// Positions that the model has.
+        max_positions: usize,
+    },
+    /// A position that is not where its sequence's context puts the token.
+    #[error("row {row} has position {position}, but its sequence's context says {expected}")]
+    PositionMismatch {
+        /// Row of the batch.
+        row: usize,
+        /// The position.
+        position: u32,
+        /// The position it should have.
+        expected: usize,
+    },
+    /// Output rows must be strictly increasing rows of the batch.
+    #[error("output row {row}, entry {index}, repeats, goes back or is outside the batch of {n_tokens}")]
+    OutputRow {
+        /// Entry of the list.
+        index: usize,
+        /// The row.
+        row: u32,
+        /// Tokens in the batch.
+        n_tokens: usize,
+    },
+    /// The batch does not fit the KV cache.
+    #[error("batch does not fit the KV cache: {0}")]
+    Paging(#[from] PagedBatchError),
 }
 
 /// What the engine needs of a model: computes one batch, keeping keys and values in its own paged cache.

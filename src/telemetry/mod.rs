@@ -1,5 +1,6 @@
 //! Logs and metrics, and the names they go by.
 
+pub mod logs;
 mod metrics;
 
-pub use metrics::{EngineMetrics, RequestTimings};
+pub use metrics::{EngineMetrics, HttpMetrics, RequestTimings};

@@ -1,5 +1,6 @@
-//! How the next token is chosen. The order of the stages is that of vLLM's V1 sampler: `logit_bias`,
-//! penalties, temperature, `min_p`, `top_k`, `top_p`.
+//! How the next token is chosen. The order of the stages is that of vLLM's V1 sampler:
+//! `allowed_token_ids`, `bad_words`, `logit_bias`, penalties, temperature, `min_p`, `top_k`, `top_p`; then
+//! `typical_p`, which vLLM does not have.
 
 /// Sampling parameters of one request. The defaults are vLLM's: temperature 1, everything else off.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +13,8 @@ pub struct SamplingParams {
     pub top_p: f32,
     /// Drop tokens less likely than `min_p` times the most likely; 0 is off.
     pub min_p: f32,
+    /// Keep the ids whose surprise is nearest to the expected one, up to this mass; 1 is off.
+    pub typical_p: f32,
     /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 is off.
     pub repetition_penalty: f32,
     /// Subtracted from the logits of tokens that occur in the output.
@@ -20,6 +23,10 @@ pub struct SamplingParams {
     pub frequency_penalty: f32,
     /// Added to the logits of the given token ids, before everything else.
     pub logit_bias: Vec<(u32, f32)>,
+    /// Only these ids can be chosen; `None` allows all.
+    pub allowed_token_ids: Option<Vec<u32>>,
+    /// Token sequences that the output never completes.
+    pub bad_words: Vec<Vec<u32>>,
     /// Seed of this request's own random stream; `None` takes a fresh one.
     pub seed: Option<u64>,
 }
@@ -31,10 +38,13 @@ impl Default for SamplingParams {
             top_k: 0,
             top_p: 1.0,
             min_p: 0.0,
+            typical_p: 1.0,
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
+            allowed_token_ids: None,
+            bad_words: Vec::new(),
             seed: None,
         }
     }
@@ -58,6 +68,7 @@ impl SamplingParams {
         check("temperature", self.temperature, "between 0 and 2", |v| (0.0..=2.0).contains(&v))?;
         check("top_p", self.top_p, "above 0 and at most 1", |v| v > 0.0 && v <= 1.0)?;
         check("min_p", self.min_p, "between 0 and 1", |v| (0.0..=1.0).contains(&v))?;
+        check("typical_p", self.typical_p, "above 0 and at most 1", |v| v > 0.0 && v <= 1.0)?;
         check("repetition_penalty", self.repetition_penalty, "above 0 and at most 10", |v| v > 0.0 && v <= 10.0)?;
         check("presence_penalty", self.presence_penalty, "between -2 and 2", |v| v.abs() <= 2.0)?;
         check("frequency_penalty", self.frequency_penalty, "between -2 and 2", |v| v.abs() <= 2.0)?;

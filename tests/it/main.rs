@@ -1,4 +1,18 @@
 //! The one integration-test binary.
+
+mod api;
+mod cli;
+mod engine_faults;
+mod engine_generation;
+mod engine_mix;
+mod engine_mock;
+mod engine_scheduler;
 mod fixtures;
+mod golden;
+mod golden_case;
+mod golden_mistakes;
+mod golden_run;
+mod golden_sampling;
 mod prompt;
+mod tidy;
 mod vectors;

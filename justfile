@@ -1,0 +1,29 @@
+# The steps of CI, by name: `just ci` is what `.ci/run` runs.
+
+default: fmt clippy doc test deny
+
+fmt:
+    cargo fmt --all --check
+
+clippy:
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+test:
+    cargo test --workspace --locked
+
+# Licences, bans and sources; `cargo deny check advisories` also needs the advisory database.
+deny:
+    cargo deny check bans licenses sources
+
+# The release binary: serves the built-in model once and fits its limit.
+smoke:
+    bash .ci/smoke
+
+bench:
+    cargo bench
+
+ci:
+    bash .ci/run

@@ -1,0 +1,14 @@
+//! The definition, in f64.
+
+use crate::storage::Element;
+
+/// `(rows, out_features)`
+pub(super) fn linear<T: Element>(x: &[f32], weight: &[T], in_features: usize) -> Vec<f64> {
+    let mut out = Vec::new();
+    for row in x.chunks_exact(in_features) {
+        for weights in weight.chunks_exact(in_features) {
+            out.push(row.iter().zip(weights).map(|(&x, w)| f64::from(x) * f64::from(w.to_f32())).sum());
+        }
+    }
+    out
+}

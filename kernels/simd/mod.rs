@@ -1,0 +1,127 @@
+//! One vector abstraction for all CPU kernels: a kernel is written once over [`Vector`] and compiled per
+//! instruction set. [`dispatch`] runs it inside a function with that target feature, so whole loops are
+//! inlined there.
+//!
+//! A [`Tier`] can only be obtained for an instruction set that this machine has.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+mod tile;
+mod vector;
+
+pub(crate) use tile::{dot, dot_tile, widen};
+pub(crate) use vector::{TileShape, Vector};
+
+/// An instruction set that this machine supports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tier(Level);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Tier {
+    /// The widest instruction set of this machine.
+    pub(crate) fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if has_avx512() {
+                return Self(Level::Avx512);
+            }
+            if has_avx2() {
+                return Self(Level::Avx2);
+            }
+        }
+        Self(Level::Portable)
+    }
+
+    /// Its name, for people.
+    pub(crate) fn name(self) -> &'static str {
+        match self.0 {
+            Level::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512",
+        }
+    }
+
+    /// Every instruction set that this machine can run, the plainest first.
+    #[cfg(test)]
+    pub(crate) fn supported() -> Vec<Self> {
+        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
+        let mut tiers = vec![Self(Level::Portable)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if has_avx2() {
+                tiers.push(Self(Level::Avx2));
+            }
+            if has_avx512() {
+                tiers.push(Self(Level::Avx512));
+            }
+        }
+        tiers
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    has_avx2() && is_x86_feature_detected!("avx512f")
+}
+
+/// A loop over vectors of any width. `run` must be `#[inline(always)]`, and so must all it calls.
+#[expect(unsafe_code, reason = "vector instructions need their target feature")]
+pub(crate) trait Kernel {
+    /// Runs the loop.
+    ///
+    /// # Safety
+    /// The machine has the instruction set of `V`, and the kernel's own pointers are valid.
+    unsafe fn run<V: Vector>(self);
+}
+
+/// Runs `kernel` with the vectors of `tier`.
+///
+/// # Safety
+/// The kernel's own pointers are valid; see its type.
+#[expect(unsafe_code, reason = "enters functions with a target feature")]
+pub(crate) unsafe fn dispatch<K: Kernel>(tier: Tier, kernel: K) {
+    match tier.0 {
+        // SAFETY: the portable vectors need no feature; the caller vouches for the kernel.
+        Level::Portable => unsafe { kernel.run::<portable::Portable>() },
+        // SAFETY: a `Tier` of this level exists only where the feature was detected.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { run_avx2(kernel) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { run_avx512(kernel) },
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+#[expect(unsafe_code, reason = "a function with a target feature")]
+unsafe fn run_avx2<K: Kernel>(kernel: K) {
+    // SAFETY: this function has the feature; the caller vouches for the kernel.
+    unsafe { kernel.run::<avx2::Avx2>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+#[expect(unsafe_code, reason = "a function with a target feature")]
+unsafe fn run_avx512<K: Kernel>(kernel: K) {
+    // SAFETY: this function has the feature; the caller vouches for the kernel.
+    unsafe { kernel.run::<avx512::Avx512>() }
+}

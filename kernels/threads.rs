@@ -1,0 +1,103 @@
+//! The fixed pool of worker threads that the CPU kernels share: one thread per physical core, unless told.
+//!
+//! Work is split into pieces that do not depend on the number of threads, and each output element is
+//! computed by one piece, so results do not depend on it either.
+
+use std::ops::Range;
+use std::sync::{LazyLock, OnceLock};
+
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+/// Multiply-adds (or like work) below which waking another thread costs more than it gains.
+const MIN_PARALLEL_WORK: usize = 1 << 17;
+
+static REQUESTED: OnceLock<usize> = OnceLock::new();
+
+/// `None` where the system refuses threads: then everything runs on the caller's.
+static POOL: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
+    let threads = REQUESTED.get().copied().unwrap_or_else(default_count);
+    let named = |index| format!("kernels-{index}");
+    ThreadPoolBuilder::new().num_threads(threads).thread_name(named).build().ok()
+});
+
+/// Threads if nobody asks for another number: one per physical core that this process may use.
+pub fn default_count() -> usize {
+    num_cpus::get_physical().min(num_cpus::get()).max(1)
+}
+
+/// Asks for this many threads. Only the first request counts, and only before any kernel has run.
+pub fn request(count: usize) {
+    // A later request would have to rebuild a pool that kernels are running on.
+    let _ = REQUESTED.set(count.max(1));
+}
+
+/// Runs `body` on a worker of the pool, so that the kernels in it start without changing threads.
+pub fn run<R: Send>(body: impl FnOnce() -> R + Send) -> R {
+    match POOL.as_ref() {
+        Some(pool) => pool.install(body),
+        None => body(),
+    }
+}
+
+/// Number of worker threads.
+pub fn count() -> usize {
+    POOL.as_ref().map_or(1, ThreadPool::current_num_threads)
+}
+
+/// Calls `body` on consecutive ranges of `piece` items that tile `0..total`; in parallel if `work`, the
+/// total cost in multiply-adds, is worth it.
+pub(crate) fn for_each_range(total: usize, piece: usize, work: usize, body: impl Fn(Range<usize>) + Sync + Send) {
+    let piece = piece.max(1);
+    let pieces = total.div_ceil(piece);
+    let range = |index: usize| index * piece..((index + 1) * piece).min(total);
+    if pieces <= 1 || work < MIN_PARALLEL_WORK || count() == 1 {
+        (0..pieces).for_each(|index| body(range(index)));
+    } else {
+        run(|| (0..pieces).into_par_iter().for_each(|index| body(range(index))));
+    }
+}
+
+/// As [`for_each_range`] for the rows of a row-major matrix of `width` columns.
+pub(crate) fn for_each_row(out: &mut [f32], width: usize, work: usize, body: impl Fn(usize, &mut [f32]) + Sync + Send) {
+    if out.is_empty() {
+        return;
+    }
+    if work < MIN_PARALLEL_WORK || count() == 1 {
+        out.chunks_exact_mut(width).enumerate().for_each(|(row, values)| body(row, values));
+    } else {
+        run(|| out.par_chunks_exact_mut(width).enumerate().for_each(|(row, values)| body(row, values)));
+    }
+}
+
+/// An output that several pieces of work fill, each its own elements.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedOutput {
+    values: *mut f32,
+    len: usize,
+}
+
+// SAFETY: only a pointer is shared; `part` puts the duty of disjointness on its callers.
+#[expect(unsafe_code, reason = "columns of a row-major matrix cannot be split into slices")]
+unsafe impl Send for SharedOutput {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "columns of a row-major matrix cannot be split into slices")]
+unsafe impl Sync for SharedOutput {}
+
+impl SharedOutput {
+    pub(crate) fn new(values: &mut [f32]) -> Self {
+        Self { values: values.as_mut_ptr(), len: values.len() }
+    }
+
+    /// Elements `range` for writing. Panics if they lie outside.
+    ///
+    /// # Safety
+    /// The slice given to `new` is still borrowed, and no other part that lives now overlaps `range`.
+    #[expect(unsafe_code, reason = "columns of a row-major matrix cannot be split into slices")]
+    #[expect(clippy::mut_from_ref, reason = "the caller vouches for disjointness")]
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [f32] {
+        assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of {} elements", self.len);
+        // SAFETY: the range lies inside; the caller vouches for the rest.
+        unsafe { std::slice::from_raw_parts_mut(self.values.add(range.start), range.len()) }
+    }
+}

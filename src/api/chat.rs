@@ -1,0 +1,79 @@
+//! `POST /v1/chat/completions`: a conversation in, an assistant's message out.
+
+mod request;
+mod response;
+mod stream;
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    response::{IntoResponse, Response},
+};
+
+use self::request::ChatCall;
+pub(super) use self::{
+    request::{chat_request, check_prompt_logprobs},
+    response::stop_reason,
+};
+use super::{
+    answer::{UsageCounter, collect},
+    body::JsonText,
+    error::ApiError,
+    generation,
+    request::{Work, off_thread, set_request_id},
+    sse,
+    state::{ServedModel, unix_seconds},
+};
+
+/// What all parts of one answer repeat.
+#[derive(Clone, Debug)]
+struct Head {
+    id: String,
+    created: u64, // Unix seconds
+    model: String,
+    system_fingerprint: String,
+}
+
+/// Answers a chat request, at once or as a stream.
+pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
+    let Work { state, model, in_flight, request_id, deadline } = work;
+    let call = {
+        let model = Arc::clone(&model);
+        off_thread(&state, text.len(), move || ChatCall::parse(&text, &model, deadline)).await?
+    };
+    let request_id = call.options.request_id.clone().unwrap_or(request_id);
+    let head = Head {
+        id: format!("chatcmpl-{request_id}"),
+        created: unix_seconds(),
+        model: call.model_name.clone(),
+        system_fingerprint: model.fingerprint(),
+    };
+    let generations = generation::start(&model, &call.job)?;
+    let mut response = match call.options.stream {
+        Some(options) => sse::respond(state.limits(), in_flight, async move |sender| {
+            stream::produce(stream::ChatStream::new(head, &call, options, &model), generations, sender).await
+        }),
+        None => complete(head, &call, &model, generations).await?,
+    };
+    set_request_id(&mut response, &request_id);
+    Ok(response)
+}
+
+async fn complete(
+    head: Head,
+    call: &ChatCall,
+    model: &ServedModel,
+    generations: Vec<generation::Generation>,
+) -> Result<Response, ApiError> {
+    let mut usage = UsageCounter { prompt_tokens: call.job.prompt_ids.len(), ..UsageCounter::default() };
+    let mut answers = Vec::new();
+    for generation in generations {
+        let answer = collect(generation).await?;
+        usage.add(&answer, answers.is_empty());
+        answers.push(answer);
+    }
+    let longest = answers.iter().map(|answer| answer.finished.counts.completion).max();
+    model.metrics.longest_choice(longest.unwrap_or(0));
+    Ok(Json(response::body(head, call, model, answers, &usage)).into_response())
+}

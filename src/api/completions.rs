@@ -1,0 +1,84 @@
+//! `POST /v1/completions`: texts or token ids in, their continuations out.
+
+mod request;
+mod response;
+mod stream;
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    response::{IntoResponse, Response},
+};
+
+use self::request::CompletionCall;
+use super::{
+    answer::{UsageCounter, collect},
+    body::JsonText,
+    error::ApiError,
+    generation::{self, Generation},
+    request::{Work, off_thread, set_request_id},
+    sse,
+    state::{ServedModel, unix_seconds},
+};
+
+/// What all parts of one answer repeat.
+#[derive(Clone, Debug)]
+struct Head {
+    id: String,
+    created: u64, // Unix seconds
+    model: String,
+    system_fingerprint: String,
+}
+
+/// Answers a completion request, at once or as a stream.
+pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
+    let Work { state, model, in_flight, request_id, deadline } = work;
+    let call = {
+        let model = Arc::clone(&model);
+        off_thread(&state, text.len(), move || CompletionCall::parse(&text, &model, deadline)).await?
+    };
+    let request_id = call.options.request_id.clone().unwrap_or(request_id);
+    let head = Head {
+        id: format!("cmpl-{request_id}"),
+        created: unix_seconds(),
+        model: call.model_name.clone(),
+        system_fingerprint: model.fingerprint(),
+    };
+    let generations = start(&model, &call)?;
+    let mut response = match call.options.stream {
+        Some(options) => sse::respond(state.limits(), in_flight, async move |sender| {
+            stream::produce(stream::CompletionStream::new(head, call, options, &model), generations, sender).await
+        }),
+        None => complete(head, &call, &model, generations).await?,
+    };
+    set_request_id(&mut response, &request_id);
+    Ok(response)
+}
+
+/// Choices of the first prompt, then of the second, and so on.
+fn start(model: &ServedModel, call: &CompletionCall) -> Result<Vec<Generation>, ApiError> {
+    let mut generations = Vec::new();
+    for job in &call.jobs {
+        generations.extend(generation::start(model, job)?);
+    }
+    Ok(generations)
+}
+
+async fn complete(
+    head: Head,
+    call: &CompletionCall,
+    model: &ServedModel,
+    generations: Vec<Generation>,
+) -> Result<Response, ApiError> {
+    let mut usage = UsageCounter { prompt_tokens: call.prompt_tokens(), ..UsageCounter::default() };
+    let mut answers = Vec::new();
+    for (index, generation) in generations.into_iter().enumerate() {
+        let answer = collect(generation).await?;
+        usage.add(&answer, index.is_multiple_of(call.n));
+        answers.push(answer);
+    }
+    let longest = answers.iter().map(|answer| answer.finished.counts.completion).max();
+    model.metrics.longest_choice(longest.unwrap_or(0));
+    Ok(Json(response::body(head, call, model, answers, &usage)).into_response())
+}

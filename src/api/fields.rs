@@ -1,0 +1,102 @@
+//! Every request field that the server knows, and what becomes of it: the single table behind the checks of
+//! [`super::body::Fields`], behind `docs/api.md`, and behind the test that asks for each field over HTTP.
+
+mod tables;
+
+use std::fmt::Write as _;
+
+pub use tables::{CHAT, COMPLETIONS, DETOKENIZE, TOKENIZE};
+
+/// The fields of one resource.
+#[derive(Debug)]
+pub struct Table {
+    /// Method and path.
+    pub resource: &'static str,
+    /// Fields, in groups that resources share.
+    pub groups: &'static [&'static [Field]],
+}
+
+/// One field of a request.
+#[derive(Debug)]
+pub struct Field {
+    /// Name in the JSON object.
+    pub name: &'static str,
+    /// What becomes of it.
+    pub support: Support,
+    /// One sentence for the reader of `docs/api.md`; also ends the error message of a refused value.
+    pub note: &'static str,
+}
+
+/// What becomes of a field. Samples are members of a JSON object, such as `"n": 2`; null is as good as absent.
+#[derive(Debug)]
+pub enum Support {
+    /// Changes the answer, or is refused.
+    Honoured {
+        /// Answered with 200.
+        sample: &'static str,
+        /// Answered with 400, `param` being this field or a part of it.
+        refused: &'static str,
+    },
+    /// Type-checked and otherwise without meaning here, as it is nothing but a label.
+    Label {
+        /// Answered with 200.
+        sample: &'static str,
+        /// Answered with 400.
+        refused: &'static str,
+    },
+    /// Not supported: only values that ask for nothing are accepted.
+    Neutral {
+        /// JSON values that ask for nothing.
+        accepted: &'static [&'static str],
+        /// Answered with 400.
+        refused: &'static str,
+    },
+}
+
+impl Table {
+    /// All fields in order.
+    pub fn fields(&self) -> impl Iterator<Item = &'static Field> {
+        self.groups.iter().copied().flatten()
+    }
+
+    /// The field of that name.
+    pub fn field(&self, name: &str) -> Option<&'static Field> {
+        self.fields().find(|field| field.name == name)
+    }
+}
+
+/// The tables as Markdown: the generated part of `docs/api.md`.
+pub fn markdown() -> String {
+    let mut text = String::new();
+    for table in [&CHAT, &COMPLETIONS, &TOKENIZE, &DETOKENIZE] {
+        let _ = write!(text, "\n### `{}`\n\n| field | | example | |\n|---|---|---|---|\n", table.resource);
+        for field in table.fields() {
+            let (status, example) = match field.support {
+                Support::Honoured { sample, .. } => ("honoured", format!("`{sample}`")),
+                Support::Label { sample, .. } => ("label", format!("`{sample}`")),
+                Support::Neutral { accepted: [], .. } => ("refused", String::new()),
+                Support::Neutral { accepted, .. } => ("refused", format!("except `{}`", accepted.join("`, `"))),
+            };
+            let example = example.replace('|', "\\|");
+            let _ = writeln!(text, "| `{}` | {status} | {example} | {} |", field.name, field.note);
+        }
+    }
+    text
+}
+
+const fn honoured(name: &'static str, sample: &'static str, refused: &'static str, note: &'static str) -> Field {
+    Field { name, support: Support::Honoured { sample, refused }, note }
+}
+
+const fn label(name: &'static str, sample: &'static str, refused: &'static str, note: &'static str) -> Field {
+    Field { name, support: Support::Label { sample, refused }, note }
+}
+
+const fn neutral(
+    name: &'static str,
+    accepted: &'static [&'static str],
+    refused: &'static str,
+    note: &'static str,
+) -> Field {
+    Field { name, support: Support::Neutral { accepted, refused }, note }
+}

@@ -1,0 +1,285 @@
+//! Prompt tokens -> answer, piece by piece: the one place where engine updates become text.
+//!
+//! [`start`] hands a [`Job`] to the engine and gives one [`Generation`] per choice. Dropping a `Generation`
+//! cancels it. Shared by all resources and by the command line; knows nothing of HTTP but the error it reports.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+pub use super::assembler::{Delta, TokenCounts};
+use super::{
+    assembler::{Assembler, EndRules, TextSource},
+    error::ApiError,
+    params::GenerationParams,
+    state::ServedModel,
+};
+use crate::{
+    engine::{FinishReason, Request, RequestStream, StopRules, TokenLogprobs, Update},
+    prompt::{SpecialTokens, ToolsOffered},
+};
+
+/// The engine ends a request at its deadline by itself; this much later it is taken to be stuck.
+const DEADLINE_GRACE: Duration = Duration::from_secs(5);
+
+/// So many tokens before a continuation decide how its text begins: a first space, a broken character.
+const CONTEXT_TOKENS: usize = 16;
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Prompt tokens, at least one.
+    pub prompt_ids: Vec<u32>,
+    /// How to continue it.
+    pub params: GenerationParams,
+    /// How to read the answer.
+    pub format: OutputFormat,
+}
+
+impl Job {
+    /// Prompt tokens that the answer's text continues: they decide whether its first space counts.
+    fn context_ids(&self) -> &[u32] {
+        match self.format {
+            OutputFormat::Text => &self.prompt_ids[self.prompt_ids.len().saturating_sub(CONTEXT_TOKENS)..],
+            OutputFormat::Message { n_continued, .. } => {
+                &self.prompt_ids[self.prompt_ids.len().saturating_sub(n_continued)..]
+            }
+        }
+    }
+}
+
+/// How the answer's tokens are read.
+#[derive(Clone, Copy, Debug)]
+pub enum OutputFormat {
+    /// As text.
+    Text,
+    /// As a chat message: text, reasoning and tool calls.
+    Message {
+        /// Are calls recognized?
+        tools: ToolsOffered,
+        /// Prompt tokens at the end that belong to a message which the answer continues.
+        n_continued: usize,
+    },
+}
+
+/// What happens while an answer is generated, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Computation began.
+    Started {
+        /// Prompt tokens whose keys and values were in the cache.
+        cached_tokens: usize,
+    },
+    /// One entry per prompt token; the first is `None`.
+    PromptLogprobs(Vec<Option<TokenLogprobs>>),
+    /// More of the answer.
+    Delta(Delta),
+    /// The end.
+    Finished(Finished),
+}
+
+/// How an answer ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Why.
+    pub reason: Finish,
+    /// What exactly, if it was not the model's own end of sequence.
+    pub stop_reason: Option<StopReason>,
+    /// Tokens generated.
+    pub counts: TokenCounts,
+}
+
+/// OpenAI's `finish_reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model, a stop string or a stop id ended it.
+    Stop,
+    /// `max_tokens`, or the longest sequence.
+    Length,
+    /// The model ended it after calling a tool.
+    ToolCalls,
+}
+
+impl Finish {
+    /// As on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
+        }
+    }
+}
+
+/// vLLM's `stop_reason`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// A stop string.
+    Text(String),
+    /// One of `stop_token_ids`.
+    Token(u32),
+}
+
+/// One choice being generated.
+pub struct Generation {
+    updates: Option<RequestStream>,
+    assembler: Assembler,
+    queue: VecDeque<Event>,
+    give_up_at: Option<Instant>,
+}
+
+/// Hands a job to the engine: one generation per choice. All of them are taken, or none.
+pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError> {
+    let max_tokens = max_tokens(model, job)?;
+    let generations = (0..job.params.n).map(|choice| {
+        let mut request = request(model, job, max_tokens);
+        request.sampling.seed = job.params.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
+        Ok(Generation {
+            updates: Some(model.engine.submit(request)?),
+            assembler: assembler(model, job),
+            queue: VecDeque::new(),
+            give_up_at: job.params.scheduling.deadline.map(|deadline| Instant::from_std(deadline) + DEADLINE_GRACE),
+        })
+    });
+    let generations = generations.collect::<Result<Vec<_>, ApiError>>()?;
+    model.metrics.request_params(job.params.n, max_tokens);
+    Ok(generations)
+}
+
+impl Generation {
+    /// The next event; `None` after the end.
+    pub async fn next(&mut self) -> Option<Result<Event, ApiError>> {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Some(Ok(event));
+            }
+            let updates = self.updates.as_mut()?;
+            let update = match self.give_up_at {
+                None => updates.next().await,
+                Some(moment) => match tokio::time::timeout_at(moment, updates.next()).await {
+                    Ok(update) => update,
+                    Err(_) => return self.fail(ApiError::DeadlineExceeded),
+                },
+            };
+            match update {
+                Some(Update::Started { cached_tokens }) => self.queue.push_back(Event::Started { cached_tokens }),
+                Some(Update::PromptLogprobs(logprobs)) => self.queue.push_back(Event::PromptLogprobs(logprobs)),
+                Some(Update::Token { id, logprobs }) => self.token(id, logprobs),
+                Some(Update::Finished(reason)) => {
+                    if let Err(error) = self.finish(reason) {
+                        return self.fail(error);
+                    }
+                }
+                None => return self.fail(ApiError::Internal { message: "The engine has stopped.".to_owned() }),
+            }
+        }
+    }
+
+    fn token(&mut self, id: u32, logprobs: Option<TokenLogprobs>) {
+        let mut delta = Delta::default();
+        let stop = self.assembler.push(id, logprobs, &mut delta);
+        self.queue.push_back(Event::Delta(delta));
+        if let Some(stop) = stop {
+            if let Some(updates) = self.updates.take() {
+                updates.stop(); // counted as a stop, not as an abort
+            }
+            self.end(Finish::Stop, Some(StopReason::Text(stop)));
+        }
+    }
+
+    fn finish(&mut self, reason: FinishReason) -> Result<(), ApiError> {
+        let (finish, stop_reason) = match reason {
+            FinishReason::EndOfSequence => (Finish::Stop, None),
+            FinishReason::StopToken(id) => (Finish::Stop, Some(StopReason::Token(id))),
+            FinishReason::Length => (Finish::Length, None),
+            FinishReason::Cancelled => return Err(ApiError::Unavailable { reason: "the request was withdrawn" }),
+            FinishReason::DeadlineExceeded => return Err(ApiError::DeadlineExceeded),
+            FinishReason::Failed(message) => return Err(ApiError::Internal { message }),
+        };
+        let mut delta = Delta::default();
+        let stop = self.assembler.finish(finish == Finish::Stop, &mut delta);
+        self.queue.push_back(Event::Delta(delta));
+        match stop {
+            Some(stop) => self.end(Finish::Stop, Some(StopReason::Text(stop))),
+            None if finish == Finish::Stop && self.assembler.called_tools() => self.end(Finish::ToolCalls, stop_reason),
+            None => self.end(finish, stop_reason),
+        }
+        Ok(())
+    }
+
+    /// Queues the end and lets go of the engine's request.
+    fn end(&mut self, reason: Finish, stop_reason: Option<StopReason>) {
+        let counts = self.assembler.counts();
+        self.queue.push_back(Event::Finished(Finished { reason, stop_reason, counts }));
+        self.updates = None;
+    }
+
+    fn fail(&mut self, error: ApiError) -> Option<Result<Event, ApiError>> {
+        self.updates = None;
+        Some(Err(error))
+    }
+}
+
+/// As many as were asked for, or as fit.
+fn max_tokens(model: &ServedModel, job: &Job) -> Result<usize, ApiError> {
+    let room = model.max_model_len.saturating_sub(job.prompt_ids.len());
+    let stopping = &job.params.stopping;
+    let (wanted, param) = match stopping.max_tokens {
+        Some(max_tokens) => (max_tokens, "max_tokens"),
+        None if stopping.min_tokens > 1 => (stopping.min_tokens, "min_tokens"),
+        None => (1, "prompt"),
+    };
+    if wanted <= room {
+        return Ok(stopping.max_tokens.unwrap_or(room));
+    }
+    let message = format!(
+        "This model's longest sequence is {} tokens. The prompt has {}, and the request needs room for {wanted} more.",
+        model.max_model_len,
+        job.prompt_ids.len(),
+    );
+    let param = if room == 0 { "prompt" } else { param };
+    Err(ApiError::Invalid { message, param: Some(param.to_owned()), code: Some("context_length_exceeded") })
+}
+
+fn request(model: &ServedModel, job: &Job, max_tokens: usize) -> Request {
+    let GenerationParams { sampling, stopping, logprobs, prompt_logprobs, scheduling, .. } = &job.params;
+    Request {
+        prompt_ids: job.prompt_ids.clone(),
+        sampling: sampling.clone(),
+        stop: StopRules {
+            max_tokens,
+            min_tokens: stopping.min_tokens,
+            eos_token_ids: model.defaults.eos_token_ids.clone(),
+            stop_token_ids: stopping.token_ids.clone(),
+            ignore_eos: stopping.ignore_eos,
+        },
+        logprobs: *logprobs,
+        prompt_logprobs: *prompt_logprobs,
+        priority: scheduling.priority,
+        deadline: scheduling.deadline,
+        cache_salt: scheduling.cache_salt.clone(),
+    }
+}
+
+fn assembler(model: &ServedModel, job: &Job) -> Assembler {
+    let stopping = &job.params.stopping;
+    let mut terminators = stopping.token_ids.clone();
+    if !stopping.ignore_eos {
+        terminators.extend_from_slice(&model.defaults.eos_token_ids);
+    }
+    let source = match job.format {
+        OutputFormat::Message { tools, .. } if job.params.special_tokens == SpecialTokens::Skip => {
+            TextSource::Parsed(Box::new(model.codec.output_parser_after(tools, job.context_ids())))
+        }
+        OutputFormat::Message { .. } | OutputFormat::Text => {
+            TextSource::Plain(model.codec.detokenizer(job.params.special_tokens, job.context_ids()))
+        }
+    };
+    let rules = EndRules {
+        stop_strings: stopping.strings.clone(),
+        include_in_output: stopping.include_in_output,
+        min_tokens: stopping.min_tokens,
+        terminators,
+    };
+    Assembler::new(source, rules)
+}

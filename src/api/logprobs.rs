@@ -1,0 +1,119 @@
+//! Log-probabilities as clients see them: token ids become text and bytes.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::{engine::TokenLogprobs, prompt::Codec};
+
+/// JSON has no infinities: vLLM's stand-in for a probability of zero.
+const ZERO_PROBABILITY: f32 = -9999.0;
+
+/// Names tokens.
+pub(super) struct TokenNames<'a> {
+    pub(super) codec: &'a Codec,
+    /// `return_tokens_as_token_ids`.
+    pub(super) as_token_ids: bool,
+}
+
+/// Chat's form.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub(super) struct ChatLogprobs {
+    pub(super) content: Vec<ChatToken>,
+}
+
+/// One token in chat's form.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct ChatToken {
+    token: String,
+    logprob: f32,
+    bytes: Vec<u8>,
+    top_logprobs: Vec<TopToken>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct TopToken {
+    token: String,
+    logprob: f32,
+    bytes: Vec<u8>,
+}
+
+/// Completions' form: four lists of equal length.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub(super) struct CompletionLogprobs {
+    pub(super) text_offset: Vec<usize>,
+    pub(super) token_logprobs: Vec<Option<f32>>,
+    pub(super) tokens: Vec<String>,
+    pub(super) top_logprobs: Vec<Option<Map<String, Value>>>,
+}
+
+impl TokenNames<'_> {
+    fn name(&self, id: u32) -> String {
+        if self.as_token_ids { format!("token_id:{id}") } else { self.text(id) }
+    }
+
+    fn text(&self, id: u32) -> String {
+        String::from_utf8_lossy(&self.codec.token_bytes(id)).into_owned()
+    }
+
+    pub(super) fn chat(&self, tokens: &[(u32, TokenLogprobs)]) -> Vec<ChatToken> {
+        let token = |(id, logprobs): &(u32, TokenLogprobs)| ChatToken {
+            token: self.name(*id),
+            logprob: finite(logprobs.logprob),
+            bytes: self.codec.token_bytes(*id),
+            top_logprobs: logprobs.top.iter().map(|&(id, logprob)| self.top(id, logprob)).collect(),
+        };
+        tokens.iter().map(token).collect()
+    }
+
+    fn top(&self, id: u32, logprob: f32) -> TopToken {
+        TopToken { token: self.name(id), logprob: finite(logprob), bytes: self.codec.token_bytes(id) }
+    }
+
+    /// Appends tokens in completions' form; `offset` counts characters and moves on.
+    pub(super) fn extend_completion<'t>(
+        &self,
+        out: &mut CompletionLogprobs,
+        tokens: impl IntoIterator<Item = (u32, Option<&'t TokenLogprobs>)>,
+        offset: &mut usize,
+    ) {
+        for (id, logprobs) in tokens {
+            out.text_offset.push(*offset);
+            *offset += self.text(id).chars().count();
+            out.tokens.push(self.name(id));
+            out.token_logprobs.push(logprobs.map(|logprobs| finite(logprobs.logprob)));
+            out.top_logprobs.push(logprobs.map(|logprobs| self.alternatives(id, logprobs)));
+        }
+    }
+
+    /// The most likely tokens, and the chosen one if it is not among them.
+    fn alternatives(&self, id: u32, logprobs: &TokenLogprobs) -> Map<String, Value> {
+        let mut map = Map::new();
+        for &(id, logprob) in &logprobs.top {
+            // Two ids with one spelling: the more likely one counts.
+            map.entry(self.name(id)).or_insert_with(|| finite(logprob).into());
+        }
+        map.entry(self.name(id)).or_insert_with(|| finite(logprobs.logprob).into());
+        map
+    }
+
+    /// vLLM's `prompt_logprobs`: per position an object keyed by token id.
+    pub(super) fn prompt(&self, prompt_ids: &[u32], logprobs: &[Option<TokenLogprobs>]) -> Value {
+        let position = |(&id, entry): (&u32, &Option<TokenLogprobs>)| match entry {
+            None => Value::Null,
+            Some(logprobs) => {
+                let mut map = Map::new();
+                let describe = |id, logprob, rank| json!({ "logprob": finite(logprob), "rank": rank, "decoded_token": self.text(id) });
+                map.insert(id.to_string(), describe(id, logprobs.logprob, logprobs.rank));
+                for (&(other, logprob), rank) in logprobs.top.iter().zip(1..) {
+                    map.entry(other.to_string()).or_insert_with(|| describe(other, logprob, rank));
+                }
+                Value::Object(map)
+            }
+        };
+        prompt_ids.iter().zip(logprobs).map(position).collect()
+    }
+}
+
+fn finite(logprob: f32) -> f32 {
+    if logprob.is_nan() { ZERO_PROBABILITY } else { logprob.max(ZERO_PROBABILITY) }
+}

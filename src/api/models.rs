@@ -1,0 +1,66 @@
+//! `GET /v1/models`: what is served, with OpenAI's keys, Mistral's and vLLM's.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use serde_json::{Value, json};
+
+use super::{
+    error::ApiError,
+    state::{AppState, ServedModel},
+};
+
+/// All served names. While the model loads there are none.
+pub(super) async fn list(State(state): State<AppState>) -> Json<Value> {
+    let cards: Vec<Value> = match state.loaded_model() {
+        None => Vec::new(),
+        Some(model) => model.names.iter().map(|name| card(model, name, state.model_since())).collect(),
+    };
+    Json(json!({ "object": "list", "data": cards }))
+}
+
+/// One served name.
+pub(super) async fn get(State(state): State<AppState>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+    let Some(model) = state.loaded_model() else {
+        return Err(ApiError::Unavailable { reason: "the model is loading" });
+    };
+    if !model.names.contains(&name) {
+        return Err(ApiError::ModelNotFound { model: name, served: model.names.join(", ") });
+    }
+    Ok(Json(card(model, &name, state.model_since())))
+}
+
+fn card(model: &ServedModel, name: &str, created: u64) -> Value {
+    let aliases: Vec<&String> = model.names.iter().filter(|other| *other != name).collect();
+    let chat = model.codec.version().is_some();
+    json!({
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "tramontane",
+        "root": model.name(),
+        "parent": null,
+        "max_model_len": model.max_model_len,
+        "name": name,
+        "description": null,
+        "max_context_length": model.max_model_len,
+        "aliases": aliases,
+        "deprecation": null,
+        "deprecation_replacement_model": null,
+        "default_model_temperature": model.defaults.temperature,
+        "type": "base",
+        "capabilities": {
+            "completion_chat": chat,
+            "function_calling": chat,
+            "reasoning": false,
+            "completion_fim": model.codec.encode_fim("", Some("")).is_ok(),
+            "fine_tuning": false,
+            "vision": false,
+            "ocr": false,
+            "classification": false,
+            "moderation": false,
+            "audio": false,
+        },
+    })
+}

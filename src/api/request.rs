@@ -1,0 +1,115 @@
+//! What every request passes, whatever its route: an id, a count, a guard against panics.
+//!
+//! [`Work`] is the door to the engine: a handler that takes it runs only if the model is ready and a place is
+//! free, and is checked before the body is read.
+
+use std::{any::Any, sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    extract::{FromRequestParts, MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, request::Parts},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use tokio::task::JoinError;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use super::{
+    error::ApiError,
+    params::is_request_id,
+    state::{AppState, InFlight, ServedModel},
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Bodies longer than this are parsed and tokenized away from the threads that serve connections.
+const LONG_BODY_BYTES: usize = 32 << 10;
+
+/// The client's `x-request-id`, or one of our own.
+#[derive(Clone, Debug)]
+pub(super) struct RequestId(pub(super) String);
+
+/// Leave to use the engine for one request.
+pub(super) struct Work {
+    pub(super) state: AppState,
+    pub(super) model: Arc<ServedModel>,
+    pub(super) in_flight: InFlight,
+    pub(super) request_id: String,
+    /// When the request must be finished.
+    pub(super) deadline: Instant,
+}
+
+impl FromRequestParts<AppState> for Work {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        Ok(Self {
+            model: state.model()?,
+            in_flight: state.admit()?,
+            request_id: parts.extensions.get::<RequestId>().map_or_else(new_id, |id| id.0.clone()),
+            deadline: Instant::now() + state.limits().request_timeout,
+            state: state.clone(),
+        })
+    }
+}
+
+/// Wraps routes in what every request passes.
+pub fn layers(router: Router<AppState>, state: AppState) -> Router {
+    router
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(state.clone(), observe))
+        .with_state(state)
+}
+
+/// Runs work that grows with the body: in place if it is short, else where it may take its time. Only a few
+/// long bodies are worked on at once, as parsing takes many times their size.
+pub(super) async fn off_thread<T: Send + 'static>(
+    state: &AppState,
+    body_len: usize,
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    if body_len <= LONG_BODY_BYTES {
+        return work();
+    }
+    let _place = state.long_body_place().await;
+    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => Err(ApiError::Unavailable { reason: "it is shutting down" }),
+    }
+}
+
+/// Tells the client a request id other than its header's.
+pub(super) fn set_request_id(response: &mut Response, id: &str) {
+    if let Ok(id) = HeaderValue::from_str(id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+}
+
+async fn observe(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let given = request.headers().get(&REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| is_request_id(id));
+    let id = given.map_or_else(new_id, str::to_owned);
+    // A client's own path would be an unbounded label.
+    let route =
+        request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |path| path.as_str().to_owned());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = next.run(request).await;
+    if !response.headers().contains_key(&REQUEST_ID) {
+        set_request_id(&mut response, &id);
+    }
+    let status = response.status().as_u16();
+    state.http_metrics().answered(&route, status);
+    tracing::debug!(route, status, request_id = id, elapsed_ms = began.elapsed().as_millis() as u64, "answered");
+    response
+}
+
+fn new_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+/// The panic hook has logged what and where.
+fn panicked(_: Box<dyn Any + Send>) -> Response {
+    ApiError::Internal { message: "The request failed; this is a bug of the server.".to_owned() }.into_response()
+}

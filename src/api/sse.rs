@@ -1,0 +1,180 @@
+//! Server-sent events: a task produces them, the connection takes them, a short channel lies between.
+//!
+//! The channel is what keeps clients apart from each other and from the engine. One that stops reading fills
+//! it, and after `stall_timeout` the producer is dropped and its generation cancelled; one that disconnects
+//! closes it, with the same effect at once. A panic in the producer becomes the stream's last event.
+
+use std::{convert::Infallible, panic::AssertUnwindSafe, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use futures_util::{FutureExt, stream};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::{
+    error::ApiError,
+    state::{HttpLimits, InFlight},
+};
+
+/// Events that may wait for the connection.
+const CHANNEL_EVENTS: usize = 16;
+const PING: &[u8] = b": ping\n\n";
+const DONE: &[u8] = b"data: [DONE]\n\n";
+
+/// Why a stream ended before its `[DONE]`.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// Nobody reads any more.
+    Disconnected,
+    /// The client is told.
+    Failed(ApiError),
+}
+
+impl From<ApiError> for Broken {
+    fn from(error: ApiError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Where a producer puts its events.
+#[derive(Clone, Debug)]
+pub(super) struct Sender {
+    events: mpsc::Sender<Bytes>,
+    stall_timeout: Duration,
+}
+
+impl Sender {
+    /// Sends `data: {value}`; waits while the client does not read.
+    pub(super) async fn send(&self, value: &impl Serialize) -> Result<(), Broken> {
+        let mut event = b"data: ".to_vec();
+        serde_json::to_writer(&mut event, value).map_err(|error| ApiError::Internal { message: error.to_string() })?;
+        event.extend_from_slice(b"\n\n");
+        self.send_bytes(event.into()).await
+    }
+
+    async fn send_bytes(&self, event: Bytes) -> Result<(), Broken> {
+        self.events.send_timeout(event, self.stall_timeout).await.map_err(|_| Broken::Disconnected)
+    }
+}
+
+/// Answers with the events that `produce` sends, then `[DONE]`. `in_flight` lives as long as the producer.
+pub(super) fn respond<F>(limits: &HttpLimits, in_flight: InFlight, produce: impl FnOnce(Sender) -> F) -> Response
+where
+    F: Future<Output = Result<(), Broken>> + Send + 'static,
+{
+    let (events, received) = mpsc::channel(CHANNEL_EVENTS);
+    let sender = Sender { events, stall_timeout: limits.stall_timeout };
+    let producer = produce(sender.clone());
+    tokio::spawn(async move {
+        run(sender, producer).await;
+        drop(in_flight);
+    });
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        // Asks nginx not to collect events before passing them on.
+        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    (headers, body(received, limits.ping_interval)).into_response()
+}
+
+async fn run(sender: Sender, producer: impl Future<Output = Result<(), Broken>>) {
+    let outcome = tokio::select! {
+        outcome = AssertUnwindSafe(producer).catch_unwind() => outcome,
+        () = sender.events.closed() => return,
+    };
+    let error = match outcome {
+        Ok(Ok(())) => {
+            let _ = sender.send_bytes(Bytes::from_static(DONE)).await;
+            return;
+        }
+        Ok(Err(Broken::Disconnected)) => return,
+        Ok(Err(Broken::Failed(error))) => error,
+        // The panic hook has logged it.
+        Err(_) => ApiError::Internal { message: "The request failed; this is a bug of the server.".to_owned() },
+    };
+    tracing::warn!(%error, "stream failed");
+    let _ = sender.send(&error.body()).await;
+}
+
+fn body(received: mpsc::Receiver<Bytes>, ping_interval: Duration) -> Body {
+    let next = move |mut received: mpsc::Receiver<Bytes>| async move {
+        let event = match tokio::time::timeout(ping_interval, received.recv()).await {
+            Ok(event) => event?,
+            Err(_) => Bytes::from_static(PING),
+        };
+        Some((Ok::<_, Infallible>(event), received))
+    };
+    Body::from_stream(stream::unfold(received, next))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::api::AppState;
+
+    async fn text<F>(limits: HttpLimits, produce: impl FnOnce(Sender) -> F) -> String
+    where
+        F: Future<Output = Result<(), Broken>> + Send + 'static,
+    {
+        let in_flight = AppState::new(limits.clone()).admit().expect("nothing is running");
+        let body = respond(&limits, in_flight, produce).into_body();
+        let bytes = body.collect().await.expect("the body is infallible").to_bytes();
+        String::from_utf8(bytes.into()).expect("UTF-8")
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_with_done() {
+        let text = text(HttpLimits::default(), async |sender| sender.send(&1).await).await;
+        assert_eq!(text, "data: 1\n\ndata: [DONE]\n\n");
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_the_last_event() {
+        let text = text(HttpLimits::default(), async |sender: Sender| {
+            sender.send(&1).await?;
+            Err(ApiError::DeadlineExceeded.into())
+        });
+        let expected = r#"data: {"error":{"message":"The request was not finished in time.","type":"timeout_error","param":null,"code":"deadline_exceeded"}}"#;
+        assert_eq!(text.await, format!("data: 1\n\n{expected}\n\n"));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_and_stays_inside_its_stream() {
+        let text = text(HttpLimits::default(), async |_| panic!("on purpose")).await;
+        assert!(text.starts_with("data: {\"error\":{"), "{text}");
+        assert!(text.contains("server_error"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_filled_with_pings() {
+        let limits = HttpLimits { ping_interval: Duration::from_secs(1), ..HttpLimits::default() };
+        let text = text(limits, async |sender: Sender| {
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            sender.send(&1).await
+        });
+        assert_eq!(text.await, ": ping\n\n: ping\n\ndata: 1\n\ndata: [DONE]\n\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_reading_loses_its_stream() {
+        let limits = HttpLimits::default();
+        let state = AppState::new(limits.clone());
+        let in_flight = state.admit().expect("nothing is running");
+        let response = respond(&limits, in_flight, async |sender: Sender| {
+            loop {
+                sender.send(&"more").await?;
+            }
+        });
+        assert_eq!(state.in_flight(), 1);
+        tokio::time::sleep(limits.stall_timeout * 2).await; // the clock is paused: this waits for the producer only
+        assert_eq!(state.in_flight(), 0);
+        drop(response);
+    }
+}

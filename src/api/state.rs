@@ -1,0 +1,261 @@
+//! What the handlers share: limits, and the model once it is loaded.
+//!
+//! [`AppState`] exists from the first moment, so that the server answers `/health/live` while weights are
+//! read. It holds no request state; that lives in each request's own future.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+use super::error::ApiError;
+use crate::{
+    engine::{EngineHandle, Health},
+    prompt::Codec,
+    telemetry::{EngineMetrics, HttpMetrics},
+};
+
+/// Long bodies parsed and tokenized at once; more than that would only take memory.
+const LONG_BODIES_AT_ONCE: usize = 4;
+
+/// Limits of the HTTP server: what one client may cost the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Longest request body, in bytes; a longer one answers 413.
+    pub body_bytes: usize,
+    /// Longest request head (HTTP/1) or header list (HTTP/2), in bytes; at least 8192.
+    pub header_bytes: usize,
+    /// Time for a request's head to arrive; also how long an idle connection is kept.
+    pub header_timeout: Duration,
+    /// Time for a request's body to arrive.
+    pub body_timeout: Duration,
+    /// Time for a request's answer to be generated.
+    pub request_timeout: Duration,
+    /// Time that a client may go without reading before its request is dropped.
+    pub stall_timeout: Duration,
+    /// Time for running requests to finish at shutdown.
+    pub drain_timeout: Duration,
+    /// Silence on a stream after which a `: ping` comment is sent.
+    pub ping_interval: Duration,
+    /// Requests handled at once, those waiting in the engine's queue included.
+    pub max_requests: usize,
+    /// Open connections.
+    pub max_connections: usize,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 10 << 20,
+            header_bytes: 32 << 10,
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(600),
+            stall_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(30),
+            ping_interval: Duration::from_secs(15),
+            max_requests: 1024,
+            max_connections: 4096,
+        }
+    }
+}
+
+/// Sampling defaults of a model, as its `generation_config.json` has them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GenerationDefaults {
+    /// 1 if absent.
+    pub temperature: Option<f32>,
+    /// 1 if absent.
+    pub top_p: Option<f32>,
+    /// Off if absent.
+    pub top_k: Option<u32>,
+    /// Off if absent.
+    pub min_p: Option<f32>,
+    /// 1 if absent.
+    pub repetition_penalty: Option<f32>,
+    /// Ids that end a sequence.
+    pub eos_token_ids: Vec<u32>,
+}
+
+/// A loaded model and everything it takes to talk to it.
+#[derive(Clone)]
+pub struct ServedModel {
+    /// Names that requests may use, at least one; the first is the one answered with by default.
+    pub names: Vec<String>,
+    /// Text to tokens and back.
+    pub codec: Codec,
+    /// Tokens to tokens.
+    pub engine: EngineHandle,
+    /// Where the engine counts.
+    pub metrics: Arc<EngineMetrics>,
+    /// Sampling where a request says nothing.
+    pub defaults: GenerationDefaults,
+    /// Longest sequence, prompt and output, in tokens.
+    pub max_model_len: usize,
+    /// Identifies the weights; part of `system_fingerprint`.
+    pub digest: String,
+}
+
+impl ServedModel {
+    /// The first name.
+    pub fn name(&self) -> &str {
+        self.names.first().map_or("", String::as_str)
+    }
+
+    /// Changes when the answer to the same request with the same seed may change.
+    pub fn fingerprint(&self) -> String {
+        let digest: String = self.digest.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+        format!("tramontane-{}-{digest}", env!("CARGO_PKG_VERSION"))
+    }
+}
+
+/// Shared by all handlers. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    limits: HttpLimits,
+    http_metrics: HttpMetrics,
+    slots: Arc<Semaphore>,
+    long_bodies: Semaphore,
+    in_flight: AtomicUsize,
+    draining: AtomicBool,
+    served: OnceLock<Served>,
+}
+
+struct Served {
+    model: Arc<ServedModel>,
+    since: u64, // Unix seconds
+}
+
+/// Counts a request as in flight until dropped.
+pub(super) struct InFlight {
+    state: AppState,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AppState {
+    /// A server without a model yet.
+    pub fn new(limits: HttpLimits) -> Self {
+        let slots = Arc::new(Semaphore::new(limits.max_requests));
+        let inner = Inner {
+            limits,
+            http_metrics: HttpMetrics::default(),
+            slots,
+            long_bodies: Semaphore::new(LONG_BODIES_AT_ONCE),
+            in_flight: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            served: OnceLock::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The model is loaded: requests are answered from now on. Only the first call counts.
+    pub fn set_model(&self, model: ServedModel) {
+        let since = unix_seconds();
+        // A second model would be a bug of the caller; the first keeps serving.
+        let _ = self.inner.served.set(Served { model: Arc::new(model), since });
+    }
+
+    /// The model, even if it cannot take work now.
+    pub fn loaded_model(&self) -> Option<&Arc<ServedModel>> {
+        self.inner.served.get().map(|served| &served.model)
+    }
+
+    /// The model, ready for work.
+    pub fn model(&self) -> Result<Arc<ServedModel>, ApiError> {
+        let reason = match self.readiness() {
+            Readiness::Ready => None,
+            Readiness::Loading => Some("the model is loading"),
+            Readiness::Draining => Some("it is shutting down"),
+            Readiness::Wedged => Some("the engine does not respond"),
+        };
+        match (reason, self.loaded_model()) {
+            (None, Some(model)) => Ok(Arc::clone(model)),
+            (reason, _) => Err(ApiError::Unavailable { reason: reason.unwrap_or("the model is loading") }),
+        }
+    }
+
+    /// Can this server take work?
+    pub fn readiness(&self) -> Readiness {
+        let Some(model) = self.loaded_model() else { return Readiness::Loading };
+        if self.inner.draining.load(Ordering::Acquire) {
+            return Readiness::Draining;
+        }
+        match model.engine.health() {
+            Health::Ready => Readiness::Ready,
+            Health::Draining => Readiness::Draining,
+            Health::Wedged => Readiness::Wedged,
+        }
+    }
+
+    /// From now on no new work is taken.
+    pub fn start_draining(&self) {
+        self.inner.draining.store(true, Ordering::Release);
+    }
+
+    /// The limits as configured.
+    pub fn limits(&self) -> &HttpLimits {
+        &self.inner.limits
+    }
+
+    /// Requests that take work from the engine, now.
+    pub fn in_flight(&self) -> usize {
+        self.inner.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// When the model was loaded, in Unix seconds.
+    pub(super) fn model_since(&self) -> u64 {
+        self.inner.served.get().map_or(0, |served| served.since)
+    }
+
+    pub(super) fn http_metrics(&self) -> &HttpMetrics {
+        &self.inner.http_metrics
+    }
+
+    /// Waits for a place among those whose long bodies are parsed.
+    pub(super) async fn long_body_place(&self) -> Option<SemaphorePermit<'_>> {
+        self.inner.long_bodies.acquire().await.ok() // the semaphore is never closed
+    }
+
+    /// A place among the `max_requests`, if one is free.
+    pub(super) fn admit(&self) -> Result<InFlight, ApiError> {
+        let Ok(permit) = Arc::clone(&self.inner.slots).try_acquire_owned() else {
+            let reason = format!("it handles {} requests already", self.inner.limits.max_requests);
+            return Err(ApiError::Busy { reason });
+        };
+        self.inner.in_flight.fetch_add(1, Ordering::Relaxed);
+        Ok(InFlight { state: self.clone(), _permit: permit })
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.state.inner.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Can this server take work?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Yes.
+    Ready,
+    /// Not yet.
+    Loading,
+    /// Not any more.
+    Draining,
+    /// The engine is stuck.
+    Wedged,
+}
+
+/// Seconds since 1970.
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,101 @@
+//! `tramontane doctor`: what this machine has and what Tramontane will make of it. Loads no model and opens
+//! no connection.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::machine;
+use crate::config::{ByteSize, Config};
+
+/// Tell what this machine has: processor, memory, GPU, and which kernels will be used
+#[derive(Debug, clap::Args)]
+pub(super) struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    os: &'static str,
+    architecture: &'static str,
+    processor: Option<String>,
+    threads: usize,
+    features: Vec<Feature>,
+    memory_bytes: Option<u64>,
+    memory_available_bytes: Option<u64>,
+    nvidia_driver: Option<String>,
+    gpus: Vec<String>,
+    kernels: Kernels,
+}
+
+#[derive(Serialize)]
+struct Feature {
+    name: &'static str,
+    present: bool,
+}
+
+/// What computes.
+#[derive(Serialize)]
+struct Kernels {
+    device: &'static str,
+    instructions: &'static str,
+    /// Why no GPU is used.
+    gpu: &'static str,
+}
+
+impl DoctorArgs {
+    pub(super) fn run(&self, config: &Config) -> Result<()> {
+        let report = examine(config.model.threads);
+        let text = if self.json { serde_json::to_string_pretty(&report)? + "\n" } else { report.to_text() };
+        super::print(&text)
+    }
+}
+
+fn examine(threads: usize) -> Report {
+    let memory = machine::memory();
+    Report {
+        version: env!("CARGO_PKG_VERSION"),
+        os: std::env::consts::OS,
+        architecture: std::env::consts::ARCH,
+        processor: machine::processor(),
+        threads,
+        features: machine::features().into_iter().map(|(name, present)| Feature { name, present }).collect(),
+        memory_bytes: memory.map(|memory| memory.total.bytes()),
+        memory_available_bytes: memory.map(|memory| memory.available.bytes()),
+        nvidia_driver: machine::nvidia_driver(),
+        gpus: machine::nvidia_gpus(),
+        kernels: Kernels {
+            device: "cpu",
+            instructions: tramontane_kernels::instruction_set(),
+            gpu: "not used: this build has no CUDA and no Metal kernels",
+        },
+    }
+}
+
+impl Report {
+    fn to_text(&self) -> String {
+        let size = |bytes: Option<u64>| bytes.map_or("unknown".into(), |bytes| ByteSize::new(bytes).human());
+        let present: Vec<_> = self.features.iter().filter(|feature| feature.present).map(|f| f.name).collect();
+        let absent: Vec<_> = self.features.iter().filter(|feature| !feature.present).map(|f| f.name).collect();
+        let lines = [
+            ("tramontane", self.version.to_owned()),
+            ("system", format!("{} {}", self.os, self.architecture)),
+            ("processor", self.processor.clone().unwrap_or("unknown".into())),
+            ("threads", self.threads.to_string()),
+            ("features", join(&present)),
+            ("without", join(&absent)),
+            ("memory", format!("{}, {} available", size(self.memory_bytes), size(self.memory_available_bytes))),
+            ("nvidia driver", self.nvidia_driver.clone().unwrap_or("none".into())),
+            ("gpus", join(&self.gpus.iter().map(String::as_str).collect::<Vec<_>>())),
+            ("kernels", format!("{}, {}", self.kernels.device, self.kernels.instructions)),
+            ("gpu kernels", self.kernels.gpu.to_owned()),
+        ];
+        lines.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
+    }
+}
+
+fn join(words: &[&str]) -> String {
+    if words.is_empty() { "none".into() } else { words.join(" ") }
+}

@@ -1,0 +1,130 @@
+//! The settings as typed: one field per setting, its name also the key of the TOML file. Values stay text
+//! until [`super::Config::resolve`] parses them, so that flag, environment and file share one set of errors.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// Every setting, absent where it was not typed. Serialises to a flat map, which is also the list of keys
+/// that a configuration file may have.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Args {
+    /// What to serve and how to read it.
+    #[serde(flatten)]
+    pub model: ModelArgs,
+    /// How the engine shares memory and time.
+    #[serde(flatten)]
+    pub engine: EngineArgs,
+    /// The HTTP server.
+    #[serde(flatten)]
+    pub http: HttpArgs,
+    /// Logs and the configuration itself.
+    #[serde(flatten)]
+    pub log: LogArgs,
+}
+
+/// What to serve and how to read it.
+#[derive(Clone, Debug, Default, clap::Args, Serialize)]
+pub struct ModelArgs {
+    /// Directory of a checkpoint, or a hub id such as mistralai/Mistral-7B-Instruct-v0.3[@revision]
+    /// [default: models/tiny]
+    #[arg(env = "TRAMONTANE_MODEL", hide_env = true)]
+    pub model: Option<String>,
+    /// Names under which requests may ask for the model, separated by commas [default: the model's own]
+    #[arg(long, env = "TRAMONTANE_SERVED_MODEL_NAME", hide_env = true, value_name = "NAME,..")]
+    pub served_model_name: Option<String>,
+    /// Type of weights and activations: auto, f32, bf16 or f16 [default: auto]
+    #[arg(long, env = "TRAMONTANE_DTYPE", hide_env = true)]
+    pub dtype: Option<String>,
+    /// Tokenizer file that replaces the checkpoint's own; its name tells the format
+    #[arg(long, env = "TRAMONTANE_TOKENIZER", hide_env = true, value_name = "FILE")]
+    pub tokenizer: Option<String>,
+    /// Version of the prompt format, v1 to v15, in place of the one that the tokenizer states
+    #[arg(long, env = "TRAMONTANE_TOKENIZER_VERSION", hide_env = true, value_name = "VERSION")]
+    pub tokenizer_version: Option<String>,
+    /// Chat format: native (that of the tokenizer's version), jinja (the checkpoint's template) or auto
+    /// (native where there is one) [default: auto]
+    #[arg(long, env = "TRAMONTANE_TEMPLATE", hide_env = true)]
+    pub template: Option<String>,
+    /// May it connect to others?
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub network: NetworkArgs,
+    /// Threads that compute [default: one per core]
+    #[arg(long, env = "TRAMONTANE_THREADS", hide_env = true, value_name = "N")]
+    pub threads: Option<String>,
+}
+
+/// Whether outbound connections may be opened.
+#[derive(Clone, Debug, Default, clap::Args, Serialize)]
+pub struct NetworkArgs {
+    /// Never open an outbound connection (HF_HUB_OFFLINE=1 does the same)
+    #[arg(long, env = "TRAMONTANE_OFFLINE", hide_env = true, value_name = "on|off", num_args = 0..=1,
+          require_equals = true, default_missing_value = "on")]
+    pub offline: Option<String>,
+}
+
+/// How the engine shares memory and time among sequences.
+#[derive(Clone, Debug, Default, clap::Args, Serialize)]
+pub struct EngineArgs {
+    /// Memory for keys and values, such as 2GiB [default: a share of what the weights leave]
+    #[arg(long, env = "TRAMONTANE_KV_CACHE_MEMORY", hide_env = true, value_name = "SIZE")]
+    pub kv_cache_memory: Option<String>,
+    /// Blocks of keys and values, in place of --kv-cache-memory
+    #[arg(long, env = "TRAMONTANE_NUM_BLOCKS", hide_env = true, value_name = "N")]
+    pub num_blocks: Option<String>,
+    /// Tokens per block of keys and values [default: 16]
+    #[arg(long, env = "TRAMONTANE_BLOCK_SIZE", hide_env = true, value_name = "TOKENS")]
+    pub block_size: Option<String>,
+    /// Reuse the keys and values of equal prefixes: on or off [default: on]
+    #[arg(long, env = "TRAMONTANE_PREFIX_CACHING", hide_env = true, value_name = "on|off")]
+    pub prefix_caching: Option<String>,
+    /// Longest sequence, prompt and output, or auto [default: what the model allows and the memory holds]
+    #[arg(long, env = "TRAMONTANE_MAX_MODEL_LEN", hide_env = true, value_name = "TOKENS")]
+    pub max_model_len: Option<String>,
+    /// Sequences computed at once [default: 64]
+    #[arg(long, env = "TRAMONTANE_MAX_RUNNING", hide_env = true, value_name = "N", visible_alias = "max-num-seqs")]
+    pub max_running: Option<String>,
+    /// Requests that may wait; one more is refused [default: 256]
+    #[arg(long, env = "TRAMONTANE_MAX_WAITING", hide_env = true, value_name = "N")]
+    pub max_waiting: Option<String>,
+    /// Tokens computed per step, prompts and answers together [default: 512]
+    #[arg(long, env = "TRAMONTANE_MAX_BATCHED_TOKENS", hide_env = true, value_name = "TOKENS")]
+    pub max_batched_tokens: Option<String>,
+}
+
+/// The HTTP server's address and limits.
+#[derive(Clone, Debug, Default, clap::Args, Serialize)]
+pub struct HttpArgs {
+    /// Address to listen on [default: 127.0.0.1:8000]
+    #[arg(long, env = "TRAMONTANE_BIND", hide_env = true, value_name = "ADDR:PORT")]
+    pub bind: Option<String>,
+    /// Largest request body [default: 16MiB]
+    #[arg(long, env = "TRAMONTANE_BODY_LIMIT", hide_env = true, value_name = "SIZE")]
+    pub body_limit: Option<String>,
+    /// Longest time a request may take [default: 10m]
+    #[arg(long, env = "TRAMONTANE_REQUEST_TIMEOUT", hide_env = true, value_name = "TIME")]
+    pub request_timeout: Option<String>,
+    /// Longest time that running requests get after a signal to stop [default: 30s]
+    #[arg(long, env = "TRAMONTANE_DRAIN_TIMEOUT", hide_env = true, value_name = "TIME")]
+    pub drain_timeout: Option<String>,
+}
+
+/// Logs and the configuration itself; every subcommand has these.
+#[derive(Clone, Debug, Default, clap::Args, Serialize)]
+pub struct LogArgs {
+    /// TOML file of settings, their names as in the flags with underscores
+    #[arg(long, global = true, env = "TRAMONTANE_CONFIG", hide_env = true, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Print the configuration as resolved, with the origin of each value, and exit
+    #[arg(long, global = true)]
+    #[serde(skip)]
+    pub print_config: bool,
+    /// Logs for people (human), for machines (json), or by what standard error is (auto) [default: auto]
+    #[arg(long, global = true, env = "TRAMONTANE_LOG_FORMAT", hide_env = true, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// error, warn, info, debug or trace, or a filter such as info,tramontane::engine=debug [default: info]
+    #[arg(long, global = true, env = "TRAMONTANE_LOG_LEVEL", hide_env = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}

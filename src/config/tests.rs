@@ -1,0 +1,228 @@
+use std::path::Path;
+
+use clap::{CommandFactory, FromArgMatches, Parser};
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+
+use super::{values::Setting, *};
+
+/// What a subcommand with every setting looks like.
+#[derive(Parser)]
+struct Everything {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    http: HttpArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+const DEFAULTS: Defaults = Defaults { threads: 2, log_level: "info" };
+
+fn resolve(line: &str) -> Result<Config, ConfigError> {
+    // The environment of the test run must not leak in; tests of the environment run the binary.
+    let command = Everything::command().mut_args(|arg| arg.env(None));
+    let matches = command.get_matches_from(std::iter::once("tramontane").chain(line.split_whitespace()));
+    let Everything { model, engine, http, log } = Everything::from_arg_matches(&matches).unwrap();
+    Config::resolve(&Args { model, engine, http, log }, &matches, &DEFAULTS)
+}
+
+fn with_file(text: &str, line: &str) -> Result<Config, ConfigError> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tramontane.toml");
+    std::fs::write(&path, text).unwrap();
+    resolve(&format!("--config {} {line}", path.display()))
+}
+
+/// The message, free of the temporary directory.
+fn check_error(result: Result<Config, ConfigError>, expected: Expect) {
+    let error = anyhow::Error::new(result.unwrap_err());
+    let text = format!("{error:#}");
+    let text = text.split(' ').map(|word| match Path::new(word.trim_matches(['(', ')', ':'])).file_name() {
+        Some(name) if word.contains("tramontane.toml") => name.to_str().unwrap(),
+        _ => word,
+    });
+    expected.assert_eq(&text.collect::<Vec<_>>().join(" "));
+}
+
+#[test]
+fn defaults() {
+    let version = env!("CARGO_PKG_VERSION");
+    let text = resolve("").unwrap().to_toml().replace(version, "VERSION");
+    expect![[r#"
+        # tramontane VERSION: the configuration as resolved
+        model = "models/tiny"                    # default
+        served_model_name = []                   # default
+        dtype = "auto"                           # default
+        # tokenizer is not set: that of the checkpoint
+        template = "auto"                        # default
+        offline = "off"                          # default
+        threads = 2                              # default
+        # kv_cache_memory is not set: a share of the memory left once the weights are loaded
+        # num_blocks is not set: as many as kv_cache_memory holds
+        block_size = 16                          # default
+        prefix_caching = "on"                    # default
+        max_model_len = "auto"                   # default
+        max_running = 64                         # default
+        max_waiting = 256                        # default
+        max_batched_tokens = 512                 # default
+        bind = "127.0.0.1:8000"                  # default
+        body_limit = "16MiB"                     # default
+        request_timeout = "10m"                  # default
+        drain_timeout = "30s"                    # default
+        log_format = "auto"                      # default
+        log_level = "info"                       # default
+    "#]]
+    .assert_eq(&text);
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let file = "bind = \"0.0.0.0:9000\"\nblock_size = 32\nserved_model_name = [\"a\", \"b\"]\n";
+    let config = with_file(file, "--bind [::1]:80 --offline some/model").unwrap();
+    assert_eq!(config.http.bind.to_string(), "[::1]:80");
+    assert_eq!(config.engine.block_size, 32);
+    assert_eq!(config.model.served_model_name.as_slice(), ["a", "b"]);
+    assert_eq!(config.model.model.as_str(), "some/model");
+    assert!(config.model.offline.is_on());
+    let text = config.to_toml();
+    let origin_of = |key: &str| {
+        let line = text.lines().find(|line| line.starts_with(&format!("{key} ="))).unwrap();
+        line.rsplit("# ").next().unwrap().rsplit('/').next().unwrap().to_owned()
+    };
+    assert_eq!(origin_of("bind"), "--bind");
+    assert_eq!(origin_of("block_size"), "tramontane.toml");
+    assert_eq!(origin_of("model"), "argument MODEL");
+    assert_eq!(origin_of("dtype"), "default");
+}
+
+#[test]
+fn what_is_printed_reads_back() {
+    let printed = resolve("--kv-cache-memory 1536MiB --served-model-name x,y --log-level info,tramontane=debug m/n")
+        .unwrap()
+        .to_toml();
+    let again = with_file(&printed, "").unwrap();
+    let values = |config: &Config| config.resolved.iter().map(|s| (s.key, s.value.clone())).collect::<Vec<_>>();
+    let first = resolve("--kv-cache-memory 1536MiB --served-model-name x,y --log-level info,tramontane=debug m/n");
+    assert_eq!(values(&again), values(&first.unwrap()));
+}
+
+#[test]
+fn errors_name_key_value_origin_and_what_would_be_right() {
+    check_error(
+        resolve("--bind 8000"),
+        expect![[r#"bind = "8000" (--bind): expected an address and a port, such as 127.0.0.1:8000 or [::1]:8000"#]],
+    );
+    check_error(
+        resolve("--block-size 24"),
+        expect![[r#"block_size = "24" (--block-size): expected a power of two from 1 to 256"#]],
+    );
+    check_error(resolve("--max-running 0"), expect![[r#"max_running = "0" (--max-running): expected at least 1"#]]);
+    check_error(
+        resolve("--max-num-seqs many"),
+        expect![[r#"max_running = "many" (--max-running): expected at least 1"#]],
+    );
+    check_error(resolve("--dtype int8"), expect![[r#"dtype = "int8" (--dtype): expected auto, f32, bf16 or f16"#]]);
+    check_error(
+        resolve("--kv-cache-memory 99999999TiB"),
+        expect![[
+            r#"kv_cache_memory = "99999999TiB" (--kv-cache-memory): expected a size above zero, such as 512MiB or 2GiB"#
+        ]],
+    );
+    check_error(
+        resolve("--request-timeout soon"),
+        expect![[r#"request_timeout = "soon" (--request-timeout): expected a time, such as 30s, 10m or 1h"#]],
+    );
+    check_error(
+        resolve("--log-level loud"),
+        expect![[
+            r#"log_level = "loud" (--log-level): expected error, warn, info, debug or trace, or a filter such as info,tramontane=debug"#
+        ]],
+    );
+    check_error(
+        resolve("--num-blocks 9 --kv-cache-memory 1GiB"),
+        expect!["kv_cache_memory and num_blocks exclude each other: set one of them"],
+    );
+}
+
+#[test]
+fn errors_in_the_file_name_the_file() {
+    check_error(
+        with_file("bnid = 1", ""),
+        expect![
+            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, drain_timeout, dtype, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, request_timeout, served_model_name, template, threads, tokenizer"
+        ],
+    );
+    check_error(
+        with_file("[bind]\nport = 1", ""),
+        expect![[
+            r#"bind = "{ port = 1 }" tramontane.toml expected a string, a number, true or false, or a list of strings"#
+        ]],
+    );
+    check_error(
+        with_file("dtype = 16", ""),
+        expect![[r#"dtype = "16" tramontane.toml expected auto, f32, bf16 or f16"#]],
+    );
+    check_error(
+        with_file("\n\ndtype = ", ""),
+        expect!["tramontane.toml, line 3: string values must be quoted, expected literal string"],
+    );
+    check_error(
+        resolve("--config missing/tramontane.toml"),
+        expect!["cannot read the configuration file tramontane.toml No such file or directory (os error 2)"],
+    );
+}
+
+#[test]
+fn sizes() {
+    let check = |text: &str, expected: Option<u64>| {
+        assert_eq!(<ByteSize as Setting>::parse(text).map(ByteSize::bytes), expected, "{text}");
+    };
+    check("512MiB", Some(512 << 20));
+    check("2 gib", Some(2 << 30));
+    check("2GB", Some(2_000_000_000));
+    check("4096", Some(4096));
+    check("1TiB", Some(1 << 40));
+    check("0", None);
+    check("-1", None);
+    check("1.5GiB", None);
+    check("GiB", None);
+    check("16777216TiB", None);
+    assert_eq!(ByteSize::new(1_572_864_000).human(), "1.46 GiB");
+    assert_eq!(ByteSize::new(999).human(), "999 B");
+}
+
+#[test]
+fn spans() {
+    let check = |text: &str, expected: Option<u64>| {
+        assert_eq!(
+            <Span as Setting>::parse(text).map(|span| Duration::from(span).as_millis() as u64),
+            expected,
+            "{text}"
+        );
+    };
+    check("30", Some(30_000));
+    check("250ms", Some(250));
+    check("10m", Some(600_000));
+    check("1h", Some(3_600_000));
+    check("", None);
+    check("1d", None);
+    check("-1s", None);
+}
+
+proptest! {
+    #[test]
+    fn sizes_read_back(bytes in 1u64..) {
+        prop_assert_eq!(<ByteSize as Setting>::parse(&ByteSize::new(bytes).to_string()), Some(ByteSize::new(bytes)));
+    }
+
+    #[test]
+    fn no_text_panics(text in ".*") {
+        let _ = <ByteSize as Setting>::parse(&text);
+        let _ = <Span as Setting>::parse(&text);
+        let _ = <SocketAddr as Setting>::parse(&text);
+        let _ = <LogFilter as Setting>::parse(&text);
+    }
+}

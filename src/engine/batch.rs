@@ -1,0 +1,51 @@
+//! Turns a scheduler's [`Plan`](super::scheduler::Plan) into the integers a forward pass needs. Pure.
+
+use std::ops::Range;
+
+use super::scheduler::{Scheduled, Scheduler};
+use crate::types::{Batch, BatchSequence};
+
+/// Which rows of the logits belong to a sequence of the batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputRows {
+    /// Rows that predict prompt tokens, for prompt log-probabilities.
+    pub prompt: Range<usize>,
+    /// Position in the sequence of the first of them.
+    pub first_position: usize,
+    /// The row the next token is sampled from; `None` in the middle of a prefill.
+    pub next: Option<usize>,
+}
+
+/// Lays the planned tokens end to end. Returns the batch and, per item, its rows of the logits.
+pub fn build(items: &[Scheduled], scheduler: &Scheduler) -> (Batch, Vec<OutputRows>) {
+    let mut batch = Batch::default();
+    let rows = items.iter().map(|&item| append(&mut batch, item, scheduler)).collect();
+    (batch, rows)
+}
+
+fn append(batch: &mut Batch, item: Scheduled, scheduler: &Scheduler) -> OutputRows {
+    let sequence = scheduler.sequence(item.key).expect("planned sequences are queued");
+    let block_size = scheduler.block_size();
+    let query_start = batch.n_tokens();
+    let first = sequence.num_computed();
+    let context_len = first + item.query_len;
+    let block_table = sequence.block_table()[..context_len.div_ceil(block_size)].to_vec();
+    batch.token_ids.extend_from_slice(&sequence.tokens()[first..context_len]);
+    batch.positions.extend((first..context_len).map(|position| position as u32));
+    batch.slots.extend(
+        (first..context_len)
+            .map(|position| block_table[position / block_size] * block_size as u32 + (position % block_size) as u32),
+    );
+    batch.sequences.push(BatchSequence { query_start, query_len: item.query_len, context_len, block_table });
+
+    let positions = sequence.prompt_rows(item.query_len);
+    let row_of = |position: usize| (query_start + position - first) as u32;
+    let prompt_start = batch.output_rows.len();
+    batch.output_rows.extend(positions.clone().map(row_of));
+    let prompt = prompt_start..batch.output_rows.len();
+    let next = (context_len == sequence.tokens().len()).then(|| {
+        batch.output_rows.push(row_of(context_len - 1));
+        batch.output_rows.len() - 1
+    });
+    OutputRows { prompt, first_position: positions.start, next }
+}

@@ -1,0 +1,50 @@
+//! Limits of an engine.
+
+/// Limits of an engine. Counts are tokens or sequences; a limit of zero counts as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Tokens per KV block.
+    pub block_size: usize,
+    /// KV blocks in the pool.
+    pub num_blocks: usize,
+    /// Sequences computed at once.
+    pub max_running: usize,
+    /// Requests that may wait beyond those; one more is refused.
+    pub max_waiting: usize,
+    /// Query tokens per step, prefill chunks and decodes together.
+    pub max_batched_tokens: usize,
+    /// Longest sequence, prompt and output.
+    pub max_model_len: usize,
+    /// Reuse the keys and values of equal prefixes.
+    pub prefix_caching: bool,
+    /// A step that takes longer makes the engine [`Wedged`](super::Health::Wedged), in milliseconds.
+    pub max_step_ms: u64,
+}
+
+impl Default for EngineConfig {
+    /// A small server: 32,768 tokens of cache.
+    fn default() -> Self {
+        Self {
+            block_size: 16,
+            num_blocks: 2048,
+            max_running: 64,
+            max_waiting: 256,
+            max_batched_tokens: 2048,
+            max_model_len: 32_768,
+            prefix_caching: true,
+            max_step_ms: 60_000,
+        }
+    }
+}
+
+impl EngineConfig {
+    /// Longest sequence that both the model and the pool can hold, in tokens.
+    pub fn max_sequence_len(&self) -> usize {
+        self.max_model_len.min(self.block_size.max(1) * self.num_blocks.max(1))
+    }
+
+    /// Requests that may be under way, waiting or running.
+    pub fn max_in_flight(&self) -> usize {
+        self.max_running.max(1) + self.max_waiting.max(1)
+    }
+}

@@ -1,0 +1,396 @@
+//! The owner thread: all mutable state of the engine lives in [`Engine`], and only events reach it.
+//!
+//! [`Engine::step`] is the whole engine: schedule, forward, sample, commit. Invariants: `requests` and the
+//! scheduler know the same keys between steps; a failure, panic or invalid logit ends only the request it
+//! belongs to. Knows nothing of text, HTTP or who waits for a stream.
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
+
+use rayon::prelude::*;
+use tokio::sync::{
+    mpsc::{self, error::TryRecvError},
+    oneshot,
+};
+
+use super::{
+    EngineConfig, FinishReason, Request, Snapshot, TokenLogprobs, Update,
+    batch::{self, OutputRows},
+    blocks::IntegrityError,
+    in_flight::{Chosen, InFlight},
+    scheduler::{Plan, Scheduled, Scheduler},
+    sequence::{Sequence, SequenceKey, SequenceOptions},
+    status::Status,
+};
+use crate::{
+    model::{ForwardPass, Logits},
+    telemetry::EngineMetrics,
+    types::{Batch, BatchSequence},
+};
+
+/// Everything that can be asked of the engine thread.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A new request.
+    Submit(Box<Submission>),
+    /// Answer when nothing is in flight; no submission follows.
+    Drain(oneshot::Sender<()>),
+    /// Check the state and report it.
+    Inspect(oneshot::Sender<Inspection>),
+}
+
+#[derive(Debug)]
+pub(super) struct Submission {
+    pub(super) request: Request,
+    pub(super) updates: mpsc::Sender<Update>,
+    pub(super) stopped: Arc<AtomicBool>,
+    pub(super) arrived: Instant,
+}
+
+/// The engine's own view of its state, between two steps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// Exact load.
+    pub snapshot: Snapshot,
+    /// Result of the integrity check.
+    pub integrity: Result<(), IntegrityError>,
+}
+
+#[derive(Debug)]
+pub(super) struct Engine {
+    model: Model,
+    scheduler: Scheduler,
+    requests: HashMap<SequenceKey, InFlight>,
+    max_sequence_len: usize,
+    metrics: Arc<EngineMetrics>,
+    status: Arc<Status>,
+    arrivals: u64,
+    drains: Vec<oneshot::Sender<()>>,
+}
+
+struct Model {
+    forward_pass: Box<dyn ForwardPass>,
+    vocab_size: usize,
+}
+
+/// Planned shares with their logits.
+struct Computed {
+    items: Vec<Scheduled>,
+    rows: Vec<OutputRows>,
+    logits: Logits,
+}
+
+/// What one sequence's rows of the logits led to.
+struct Outcome {
+    prompt_entries: Vec<TokenLogprobs>,
+    chosen: Option<Chosen>,
+}
+
+impl Engine {
+    pub(super) fn new(
+        model: Box<dyn ForwardPass>,
+        config: EngineConfig,
+        metrics: Arc<EngineMetrics>,
+        status: Arc<Status>,
+    ) -> Self {
+        Self {
+            model: Model { vocab_size: model.vocab_size(), forward_pass: model },
+            scheduler: Scheduler::new(&config),
+            requests: HashMap::new(),
+            max_sequence_len: config.max_sequence_len(),
+            metrics,
+            status,
+            arrivals: 0,
+            drains: Vec::new(),
+        }
+    }
+
+    /// Runs until every handle is gone.
+    pub(super) fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        let _guard = DownWhenGone(Arc::clone(&self.status));
+        loop {
+            let event = if self.scheduler.is_idle() {
+                self.rest();
+                events.blocking_recv().ok_or(TryRecvError::Disconnected)
+            } else {
+                events.try_recv()
+            };
+            match event {
+                Ok(event) => self.handle(event),
+                Err(TryRecvError::Disconnected) => return self.cancel_all(),
+                Err(TryRecvError::Empty) => {
+                    self.status.begin_step();
+                    self.step();
+                    self.status.end_step();
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Submit(submission) => self.accept(*submission),
+            Event::Drain(done) => self.drains.push(done),
+            Event::Inspect(reply) => {
+                self.end_interrupted();
+                self.report_load();
+                let inspection = Inspection { snapshot: self.status.snapshot(), integrity: self.check_integrity() };
+                // Whoever asked may have stopped waiting.
+                let _ = reply.send(inspection);
+            }
+        }
+    }
+
+    fn accept(&mut self, mut submission: Submission) {
+        let request = &mut submission.request;
+        let key = SequenceKey { priority: request.priority, arrival: self.arrivals };
+        self.arrivals += 1;
+        let options =
+            SequenceOptions { cache_salt: request.cache_salt.take(), prompt_rows: request.prompt_logprobs.is_some() };
+        self.scheduler.add(key, Sequence::new(mem::take(&mut request.prompt_ids), &options));
+        self.requests.insert(key, InFlight::new(submission));
+    }
+
+    fn step(&mut self) {
+        self.end_interrupted();
+        let plan = self.scheduler.schedule();
+        self.announce(&plan);
+        for computed in self.forward(plan.items) {
+            let outcomes = self.sample(&computed);
+            self.commit(&computed.items, outcomes);
+        }
+        self.report_load();
+        if cfg!(debug_assertions) {
+            self.verify();
+        }
+    }
+
+    /// Ends requests whose reader left or whose deadline passed; their blocks are free for this very step.
+    fn end_interrupted(&mut self) {
+        let now = Instant::now();
+        let interrupted: Vec<_> =
+            self.requests.iter().filter_map(|(&key, request)| Some((key, request.interrupted(now)?))).collect();
+        for (key, reason) in interrupted {
+            self.finish(key, reason);
+        }
+    }
+
+    fn announce(&mut self, plan: &Plan) {
+        for _ in &plan.preempted {
+            self.metrics.preempted();
+            self.status.count_preemption();
+        }
+        for admitted in &plan.admitted {
+            self.status.count_cached(admitted.cached_tokens);
+            let request = self.requests.get_mut(&admitted.key).expect("every sequence has a request");
+            if request.start(admitted.cached_tokens) {
+                let sequence = self.scheduler.sequence(admitted.key).expect("admitted sequences run");
+                self.metrics.admitted(sequence.prompt().len(), admitted.cached_tokens);
+            }
+        }
+    }
+
+    /// Computes the batch. If that fails, computes each sequence alone, so that only the culprits end:
+    /// writing the same keys and values again is harmless.
+    fn forward(&mut self, items: Vec<Scheduled>) -> Vec<Computed> {
+        if items.is_empty() {
+            return Vec::new();
+        }
+        self.metrics.step(items.iter().map(|item| item.query_len).sum());
+        match self.compute(items.clone()) {
+            Ok(computed) => return vec![computed],
+            Err(failure) => tracing::error!(sequences = items.len(), failure, "a batch failed"),
+        }
+        let mut survivors = Vec::new();
+        for item in items {
+            match self.compute(vec![item]) {
+                Ok(computed) => survivors.push(computed),
+                Err(failure) => self.finish(item.key, FinishReason::Failed(failure)),
+            }
+        }
+        if survivors.is_empty() {
+            self.probe();
+        }
+        survivors
+    }
+
+    fn compute(&mut self, items: Vec<Scheduled>) -> Result<Computed, String> {
+        let (batch, rows) = batch::build(&items, &self.scheduler);
+        let logits = self.model.forward(&batch)?;
+        Ok(Computed { items, rows, logits })
+    }
+
+    /// Nothing of a step could be computed. If a plain token cannot be either, the device is gone, and
+    /// failing one request after the other would only hide it.
+    fn probe(&mut self) {
+        let Some(block) = self.scheduler.take_scratch() else { return };
+        let sequence = BatchSequence { query_start: 0, query_len: 1, context_len: 1, block_table: vec![block] };
+        let batch = Batch {
+            token_ids: vec![0],
+            positions: vec![0],
+            slots: vec![block * self.scheduler.block_size() as u32],
+            sequences: vec![sequence],
+            output_rows: vec![0],
+        };
+        if let Err(failure) = self.model.forward(&batch) {
+            tracing::error!(failure, "the model computes nothing any more");
+            self.status.set_down();
+        }
+        self.scheduler.return_scratch(block);
+    }
+
+    fn sample(&self, computed: &Computed) -> Vec<Result<Outcome, String>> {
+        let (requests, scheduler) = (&self.requests, &self.scheduler);
+        let sample_one = |(item, rows): (&Scheduled, &OutputRows)| {
+            let request = &requests[&item.key];
+            let sequence = scheduler.sequence(item.key).expect("planned sequences run");
+            catch_unwind(AssertUnwindSafe(|| read_rows(request, sequence, rows, &computed.logits)))
+                .unwrap_or_else(|panic| Err(format!("sampling panicked: {}", panic_message(&*panic))))
+        };
+        match &computed.items[..] {
+            [item] => vec![sample_one((item, &computed.rows[0]))],
+            items => items.par_iter().zip(&computed.rows).map(sample_one).collect(),
+        }
+    }
+
+    fn commit(&mut self, items: &[Scheduled], outcomes: Vec<Result<Outcome, String>>) {
+        for (&item, outcome) in items.iter().zip(outcomes) {
+            let end = match outcome {
+                Ok(outcome) => self.advance(item, outcome),
+                Err(failure) => Some(FinishReason::Failed(failure)),
+            };
+            if let Some(reason) = end {
+                self.finish(item.key, reason);
+            }
+        }
+    }
+
+    /// Books one sequence's progress and tells its reader. Returns why it ends, if it does.
+    fn advance(&mut self, item: Scheduled, outcome: Outcome) -> Option<FinishReason> {
+        let token = outcome.chosen.as_ref().map(|chosen| chosen.id);
+        self.scheduler.commit(item, token);
+        let sequence = self.scheduler.sequence(item.key).expect("committed sequences run");
+        let request = self.requests.get_mut(&item.key).expect("every sequence has a request");
+        request.add_prompt_entries(outcome.prompt_entries);
+        if sequence.num_computed() >= sequence.prompt().len() {
+            request.end_prompt();
+            if !request.wants_tokens() {
+                return Some(FinishReason::Length);
+            }
+        }
+        let chosen = outcome.chosen?;
+        let id = chosen.id;
+        request.emit(chosen, &self.metrics);
+        let is_longest = sequence.tokens().len() >= self.max_sequence_len;
+        request.ends_with(id, sequence.output().len(), is_longest)
+    }
+
+    fn finish(&mut self, key: SequenceKey, reason: FinishReason) {
+        let sequence = self.scheduler.remove(key);
+        if let (Some(request), Some(sequence)) = (self.requests.remove(&key), sequence) {
+            if let FinishReason::Failed(failure) = &reason {
+                tracing::error!(failure, "a request failed");
+            }
+            // Before the last message, so that whoever has read it finds room for the next request.
+            self.status.leave();
+            request.finish(reason, sequence.output().len(), &self.metrics);
+        }
+    }
+
+    fn cancel_all(&mut self) {
+        let keys: Vec<_> = self.requests.keys().copied().collect();
+        for key in keys {
+            self.finish(key, FinishReason::Cancelled);
+        }
+        self.report_load();
+    }
+
+    /// Nothing is in flight: answers drains and uses the pause to check the books.
+    fn rest(&mut self) {
+        self.report_load();
+        self.verify();
+        for done in self.drains.drain(..) {
+            // Whoever drained may have stopped waiting.
+            let _ = done.send(());
+        }
+    }
+
+    fn verify(&self) {
+        if let Err(error) = self.check_integrity() {
+            tracing::error!(%error, "integrity check failed");
+            self.status.set_down();
+        }
+    }
+
+    fn check_integrity(&self) -> Result<(), IntegrityError> {
+        self.scheduler.check_integrity()?;
+        let sequences = self.scheduler.num_running() + self.scheduler.num_waiting();
+        let known = self.requests.keys().all(|&key| self.scheduler.sequence(key).is_some());
+        if known && sequences == self.requests.len() {
+            Ok(())
+        } else {
+            Err(IntegrityError(format!("{} requests have {sequences} sequences", self.requests.len())))
+        }
+    }
+
+    fn report_load(&self) {
+        let (running, waiting) = (self.scheduler.num_running(), self.scheduler.num_waiting());
+        let blocks = self.scheduler.block_counts();
+        self.status.set_load(running, blocks.held);
+        self.metrics.set_load(running, waiting, blocks.held as f64 / blocks.total as f64);
+    }
+}
+
+impl Model {
+    /// The forward pass with every kind of failure as a message.
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, String> {
+        let vocab_size = self.vocab_size;
+        let logits = catch_unwind(AssertUnwindSafe(|| self.forward_pass.forward(batch)))
+            .map_err(|panic| format!("the forward pass panicked: {}", panic_message(&*panic)))?
+            .map_err(|error| error.to_string())?;
+        let (rows, values) = (batch.output_rows.len(), logits.values.len());
+        if logits.vocab_size == vocab_size && values == rows * vocab_size {
+            Ok(logits)
+        } else {
+            Err(format!("the forward pass returned {values} logits for {rows} rows of {vocab_size}"))
+        }
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Model")
+    }
+}
+
+/// Reads one sequence's rows: prompt log-probabilities, and the next token where the prefill is complete.
+fn read_rows(request: &InFlight, sequence: &Sequence, rows: &OutputRows, logits: &Logits) -> Result<Outcome, String> {
+    let next_ids = &sequence.tokens()[rows.first_position + 1..];
+    let prompt_entries =
+        rows.prompt.clone().zip(next_ids).map(|(row, &id)| request.prompt_entry(id, logits.row(row))).collect();
+    let chosen = match rows.next.filter(|_| request.wants_tokens()) {
+        Some(row) => Some(request.choose(sequence, logits.row(row)).map_err(|error| error.to_string())?),
+        None => None,
+    };
+    Ok(Outcome { prompt_entries, chosen })
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+/// Marks the engine as down when its thread ends, also by a panic.
+struct DownWhenGone(Arc<Status>);
+
+impl Drop for DownWhenGone {
+    fn drop(&mut self) {
+        self.0.set_down();
+    }
+}

@@ -1,0 +1,190 @@
+//! One accepted request as the engine thread keeps it beside the scheduler's sequence: how its tokens are
+//! chosen, when it ends, whom to tell. Knows nothing of blocks and batches.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    FinishReason, StopRules, TokenLogprobs, Update,
+    engine::Submission,
+    sampler::{self, Draw, History, SampleError},
+    sequence::Sequence,
+};
+use crate::{
+    telemetry::{EngineMetrics, RequestTimings},
+    types::SamplingParams,
+};
+
+#[derive(Debug)]
+pub(super) struct InFlight {
+    updates: mpsc::Sender<Update>,
+    stopped: Arc<AtomicBool>,
+    sampling: SamplingParams,
+    seed: u64,
+    stop: StopRules,
+    /// End-of-sequence and stop ids: cannot be chosen before `min_tokens`.
+    ending_ids: Vec<u32>,
+    logprobs: Option<usize>,
+    prompt_logprobs: Option<usize>,
+    /// One entry per prompt token, as far as computed.
+    prompt_entries: Vec<Option<TokenLogprobs>>,
+    deadline: Option<Instant>,
+    timeline: Timeline,
+}
+
+/// A sampled token.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    pub(super) id: u32,
+    logprobs: Option<TokenLogprobs>,
+}
+
+#[derive(Debug)]
+struct Timeline {
+    arrived: Instant,
+    scheduled: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+}
+
+impl InFlight {
+    pub(super) fn new(submission: Submission) -> Self {
+        let Submission { request, updates, stopped, arrived } = submission;
+        let ending_ids = [&request.stop.eos_token_ids[..], &request.stop.stop_token_ids].concat();
+        Self {
+            updates,
+            stopped,
+            seed: request.sampling.seed.unwrap_or_else(rand::random),
+            sampling: request.sampling,
+            stop: request.stop,
+            ending_ids,
+            logprobs: request.logprobs,
+            prompt_logprobs: request.prompt_logprobs,
+            prompt_entries: Vec::new(),
+            deadline: request.deadline,
+            timeline: Timeline { arrived, scheduled: None, first_token: None, last_token: None },
+        }
+    }
+
+    /// Why the request must end before its next token, if it must.
+    pub(super) fn interrupted(&self, now: Instant) -> Option<FinishReason> {
+        if self.updates.is_closed() {
+            Some(FinishReason::Cancelled)
+        } else if self.deadline.is_some_and(|deadline| now >= deadline) {
+            Some(FinishReason::DeadlineExceeded)
+        } else {
+            None
+        }
+    }
+
+    /// The sequence left the waiting queue; tells about the first time. True if this was it.
+    pub(super) fn start(&mut self, cached_tokens: usize) -> bool {
+        let first = self.timeline.scheduled.is_none();
+        if first {
+            self.timeline.scheduled = Some(Instant::now());
+            self.send(Update::Started { cached_tokens });
+        }
+        first
+    }
+
+    /// True if the request wants tokens, not only its prompt's log-probabilities.
+    pub(super) fn wants_tokens(&self) -> bool {
+        self.stop.max_tokens > 0
+    }
+
+    /// Samples the token after the sequence from the logits of its last position.
+    pub(super) fn choose(&self, sequence: &Sequence, logits: &[f32]) -> Result<Chosen, SampleError> {
+        let index = sequence.output().len();
+        let forbidden_ids = if index < self.stop.min_tokens { &self.ending_ids[..] } else { &[] };
+        let history = History { prompt_ids: sequence.prompt(), output_ids: sequence.output(), forbidden_ids };
+        let id = sampler::sample(logits, &self.sampling, &history, Draw { seed: self.seed, index })?;
+        let logprobs = self.logprobs.map(|n_top| sampler::token_logprobs(logits, id, n_top));
+        Ok(Chosen { id, logprobs })
+    }
+
+    /// Log-probabilities of a prompt token from the logits of the position before it.
+    pub(super) fn prompt_entry(&self, token: u32, logits: &[f32]) -> TokenLogprobs {
+        sampler::token_logprobs(logits, token, self.prompt_logprobs.unwrap_or_default())
+    }
+
+    /// Collects prompt log-probabilities in the order of their positions.
+    pub(super) fn add_prompt_entries(&mut self, entries: Vec<TokenLogprobs>) {
+        self.prompt_entries.extend(entries.into_iter().map(Some));
+    }
+
+    /// The prompt has been computed: sends its log-probabilities, once.
+    pub(super) fn end_prompt(&mut self) {
+        if self.prompt_logprobs.take().is_some() {
+            let mut entries = std::mem::take(&mut self.prompt_entries);
+            entries.insert(0, None);
+            self.send(Update::PromptLogprobs(entries));
+        }
+    }
+
+    pub(super) fn emit(&mut self, chosen: Chosen, metrics: &EngineMetrics) {
+        let now = Instant::now();
+        match self.timeline.last_token.replace(now) {
+            None => {
+                self.timeline.first_token = Some(now);
+                metrics.first_token((now - self.timeline.arrived).as_secs_f64());
+            }
+            Some(previous) => metrics.next_token((now - previous).as_secs_f64()),
+        }
+        self.send(Update::Token { id: chosen.id, logprobs: chosen.logprobs });
+    }
+
+    /// Does generation end with this token, the last of `n_output` in a sequence of `len`?
+    pub(super) fn ends_with(&self, token: u32, n_output: usize, is_longest: bool) -> Option<FinishReason> {
+        let stop = &self.stop;
+        if !stop.ignore_eos && stop.eos_token_ids.contains(&token) {
+            Some(FinishReason::EndOfSequence)
+        } else if stop.stop_token_ids.contains(&token) {
+            Some(FinishReason::StopToken(token))
+        } else if n_output >= stop.max_tokens || is_longest {
+            Some(FinishReason::Length)
+        } else {
+            None
+        }
+    }
+
+    /// The last message and the last entry in the metrics.
+    pub(super) fn finish(self, reason: FinishReason, completion_tokens: usize, metrics: &EngineMetrics) {
+        let label = match reason {
+            FinishReason::EndOfSequence | FinishReason::StopToken(_) => "stop",
+            FinishReason::Length => "length",
+            FinishReason::Cancelled if self.stopped.load(Relaxed) => "stop",
+            FinishReason::Cancelled | FinishReason::DeadlineExceeded => "abort",
+            FinishReason::Failed(_) => "error",
+        };
+        metrics.finished(label, completion_tokens, self.timeline.timings());
+        self.send(Update::Finished(reason));
+    }
+
+    /// The channel holds every update the request can lead to, so the only error is a reader that left.
+    fn send(&self, update: Update) {
+        let _ = self.updates.try_send(update);
+    }
+}
+
+impl Timeline {
+    fn timings(&self) -> RequestTimings {
+        let now = Instant::now();
+        let scheduled = self.scheduled.unwrap_or(now);
+        let first_token = self.first_token.unwrap_or(now).max(scheduled);
+        let last_token = self.last_token.unwrap_or(now);
+        let seconds = |from: Instant, to: Instant| (to - from).as_secs_f64();
+        RequestTimings {
+            queue_s: seconds(self.arrived, scheduled),
+            prefill_s: seconds(scheduled, first_token),
+            decode_s: seconds(first_token, last_token),
+            end_to_end_s: seconds(self.arrived, last_token),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The stages that edit single logits, in vLLM's order: allowed ids, bad words, ids forbidden for now,
+//! `logit_bias`, repetition, frequency and presence penalty. A masked id has the score negative infinity.
+
+use super::{History, SampleError};
+use crate::types::SamplingParams;
+
+/// Edits the scores in place and returns the largest.
+pub(super) fn adjust(scores: &mut [f32], params: &SamplingParams, history: &History<'_>) -> Result<f32, SampleError> {
+    finite_max(scores)?;
+    mask(scores, params, history);
+    for &(id, bias) in &params.logit_bias {
+        edit(scores, id, |score| score + bias);
+    }
+    penalize(scores, params, history);
+    finite_max(scores)
+}
+
+/// True if [`adjust`] would leave every score as it is.
+pub(super) fn changes_nothing(params: &SamplingParams, history: &History<'_>) -> bool {
+    params.allowed_token_ids.is_none()
+        && params.bad_words.is_empty()
+        && history.forbidden_ids.is_empty()
+        && params.logit_bias.is_empty()
+        && params.repetition_penalty == 1.0
+        && params.frequency_penalty == 0.0
+        && params.presence_penalty == 0.0
+}
+
+/// The largest score; refuses NaN and positive infinity.
+pub(super) fn finite_max(scores: &[f32]) -> Result<f32, SampleError> {
+    // Independent lanes and no early exit, so that the compiler vectorises it.
+    const LANES: usize = 16;
+    let mut max = [f32::NEG_INFINITY; LANES];
+    let mut valid = [true; LANES];
+    let chunks = scores.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks.chain([rest]) {
+        for (lane, &score) in chunk.iter().enumerate() {
+            valid[lane] &= score < f32::INFINITY;
+            max[lane] = if score > max[lane] { score } else { max[lane] };
+        }
+    }
+    if valid.contains(&false) {
+        return Err(SampleError::NotFinite);
+    }
+    let max = max.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    if max == f32::NEG_INFINITY { Err(SampleError::NothingAllowed) } else { Ok(max) }
+}
+
+fn mask(scores: &mut [f32], params: &SamplingParams, history: &History<'_>) {
+    if let Some(allowed) = &params.allowed_token_ids {
+        let kept: Vec<(u32, f32)> = allowed.iter().map(|&id| (id, scores[id as usize])).collect();
+        scores.fill(f32::NEG_INFINITY);
+        for (id, score) in kept {
+            scores[id as usize] = score;
+        }
+    }
+    for word in &params.bad_words {
+        if let Some((&last, before)) = word.split_last()
+            && history.output_ids.ends_with(before)
+        {
+            edit(scores, last, |_| f32::NEG_INFINITY);
+        }
+    }
+    for &id in history.forbidden_ids {
+        edit(scores, id, |_| f32::NEG_INFINITY);
+    }
+}
+
+fn penalize(scores: &mut [f32], params: &SamplingParams, history: &History<'_>) {
+    if params.repetition_penalty != 1.0 {
+        let penalty = params.repetition_penalty;
+        for (id, _) in occurrences(history.prompt_ids.iter().chain(history.output_ids)) {
+            edit(scores, id, |score| if score > 0.0 { score / penalty } else { score * penalty });
+        }
+    }
+    if params.frequency_penalty != 0.0 || params.presence_penalty != 0.0 {
+        for (id, count) in occurrences(history.output_ids.iter()) {
+            edit(scores, id, |score| score - params.frequency_penalty * count as f32 - params.presence_penalty);
+        }
+    }
+}
+
+/// Each id once, with how often it occurs.
+fn occurrences<'a>(ids: impl Iterator<Item = &'a u32>) -> Vec<(u32, u32)> {
+    let mut sorted: Vec<u32> = ids.copied().collect();
+    sorted.sort_unstable();
+    sorted.chunk_by(|a, b| a == b).map(|run| (run[0], run.len() as u32)).collect()
+}
+
+/// Ids beyond the vocabulary are passed over: stop ids may come from a larger tokenizer.
+fn edit(scores: &mut [f32], id: u32, change: impl FnOnce(f32) -> f32) {
+    if let Some(score) = scores.get_mut(id as usize) {
+        *score = change(*score);
+    }
+}

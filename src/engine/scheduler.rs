@@ -1,0 +1,304 @@
+//! Decides what each step computes: policy over integers. The main type is [`Scheduler`].
+//!
+//! Order is by [`SequenceKey`]: priority, then arrival. A step takes decodes first, then chunks of running
+//! prefills, then admits waiting sequences, all under one token budget. A sequence is admitted when blocks
+//! for all its tokens are there, so only a decode can run out; it then preempts from the end of the order,
+//! itself if it is last. A preempted sequence keeps its tokens and is recomputed.
+//!
+//! Invariants: a waiting sequence holds no blocks; while anything is queued, [`Scheduler::schedule`] plans
+//! at least one token (the first in order always fits, as `max_sequence_len` bounds it to the pool).
+//! Knows nothing of tensors, sampling, streams or time.
+
+use std::collections::BTreeMap;
+
+use super::{
+    EngineConfig,
+    blocks::{BlockCounts, BlockId, BlockPool, IntegrityError, ensure},
+    sequence::{Sequence, SequenceKey},
+};
+
+/// Prompt tokens per step whose logits are kept for prompt log-probabilities; bounds their memory.
+const MAX_PROMPT_ROWS: usize = 256;
+
+/// What one step computes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The sequences, each with its share of the token budget.
+    pub items: Vec<Scheduled>,
+    /// Sequences that left the waiting queue for this step.
+    pub admitted: Vec<Admitted>,
+    /// Sequences that lost their blocks and went back to the waiting queue.
+    pub preempted: Vec<SequenceKey>,
+}
+
+/// One sequence's share of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scheduled {
+    /// The sequence.
+    pub key: SequenceKey,
+    /// Its next tokens to compute, at least 1.
+    pub query_len: usize,
+}
+
+/// A sequence that starts or resumes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// The sequence.
+    pub key: SequenceKey,
+    /// Tokens whose keys and values came from the prefix cache.
+    pub cached_tokens: usize,
+}
+
+/// Running and waiting sequences and the blocks they hold.
+#[derive(Debug)]
+pub struct Scheduler {
+    block_size: usize,
+    max_running: usize,
+    max_batched_tokens: usize,
+    prefix_caching: bool,
+    blocks: BlockPool,
+    running: BTreeMap<SequenceKey, Sequence>,
+    waiting: BTreeMap<SequenceKey, Sequence>,
+}
+
+/// What is left of a step's limits.
+struct Budget {
+    tokens: usize,
+    prompt_rows: usize,
+}
+
+impl Scheduler {
+    /// An empty scheduler with a fresh pool. Limits of zero count as one.
+    pub fn new(config: &EngineConfig) -> Self {
+        Self {
+            block_size: config.block_size.max(1),
+            max_running: config.max_running.max(1),
+            max_batched_tokens: config.max_batched_tokens.max(1),
+            prefix_caching: config.prefix_caching,
+            blocks: BlockPool::new(config.num_blocks.max(1)),
+            running: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    /// Puts a sequence into the waiting queue. It must be shorter than
+    /// [`EngineConfig::max_sequence_len`].
+    pub fn add(&mut self, key: SequenceKey, sequence: Sequence) {
+        let previous = self.waiting.insert(key, sequence);
+        debug_assert!(previous.is_none() && !self.running.contains_key(&key), "keys are unique");
+    }
+
+    /// Takes a sequence out, wherever it is; its blocks are free at once.
+    pub fn remove(&mut self, key: SequenceKey) -> Option<Sequence> {
+        if let Some(sequence) = self.waiting.remove(&key) {
+            return Some(sequence);
+        }
+        let mut sequence = self.running.remove(&key)?;
+        self.release_blocks(&mut sequence);
+        Some(sequence)
+    }
+
+    /// Plans one step. Empty only if nothing is queued.
+    pub fn schedule(&mut self) -> Plan {
+        let mut plan = Plan::default();
+        let mut budget = Budget { tokens: self.max_batched_tokens, prompt_rows: MAX_PROMPT_ROWS };
+        self.plan_decodes(&mut plan, &mut budget);
+        self.plan_prefills(&mut plan, &mut budget);
+        if plan.preempted.is_empty() {
+            self.admit(&mut plan, &mut budget);
+        }
+        plan
+    }
+
+    /// Records that a planned share has been computed, and the token sampled from its last row, if any.
+    pub fn commit(&mut self, item: Scheduled, token: Option<u32>) {
+        let sequence = self.running.get_mut(&item.key).expect("planned sequences run until the commit");
+        let first_full = sequence.num_computed / self.block_size;
+        sequence.advance(item.query_len);
+        if self.prefix_caching {
+            for index in first_full..sequence.num_computed / self.block_size {
+                let hash = sequence.block_hash(index, self.block_size);
+                self.blocks.publish(sequence.block_table[index], hash);
+            }
+        }
+        if let Some(token) = token {
+            sequence.push(token);
+        }
+    }
+
+    /// A sequence, running or waiting.
+    pub fn sequence(&self, key: SequenceKey) -> Option<&Sequence> {
+        self.running.get(&key).or_else(|| self.waiting.get(&key))
+    }
+
+    /// Tokens per block.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// Sequences that hold blocks.
+    pub fn num_running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Sequences that wait for blocks.
+    pub fn num_waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// True if there is nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    /// State of the pool.
+    pub fn block_counts(&self) -> BlockCounts {
+        self.blocks.counts()
+    }
+
+    /// Lends a block nobody holds until [`Self::return_scratch`], for a computation outside any sequence.
+    pub fn take_scratch(&mut self) -> Option<BlockId> {
+        self.blocks.allocate()
+    }
+
+    /// Gives back what [`Self::take_scratch`] lent.
+    pub fn return_scratch(&mut self, block: BlockId) {
+        self.blocks.release(block);
+    }
+
+    /// Checks queues against block tables against the pool. O(blocks held + pool size).
+    pub fn check_integrity(&self) -> Result<(), IntegrityError> {
+        ensure(self.running.len() <= self.max_running, || format!("{} sequences run", self.running.len()))?;
+        for (key, sequence) in &self.waiting {
+            ensure(!self.running.contains_key(key), || format!("{key:?} runs and waits"))?;
+            ensure(sequence.block_table.is_empty() && sequence.num_computed == 0, || {
+                format!("{key:?} waits with {} blocks", sequence.block_table.len())
+            })?;
+        }
+        for (key, sequence) in &self.running {
+            let (computed, len) = (sequence.num_computed, sequence.tokens().len());
+            ensure(computed < len, || format!("{key:?} has {computed} of {len} tokens computed"))?;
+            let held = sequence.block_table.len();
+            let covered = self.blocks_for(computed)..=self.blocks_for(len);
+            ensure(covered.contains(&held), || format!("{key:?} holds {held} blocks, needs {covered:?}"))?;
+            for (index, &block) in sequence.block_table.iter().enumerate() {
+                let published = self.blocks.published(block);
+                ensure(published.is_none() || published == sequence.known_hash(index), || {
+                    format!("{key:?} holds block {block}, published for another content")
+                })?;
+                let full = (index + 1) * self.block_size <= computed;
+                ensure(published.is_none() || full, || format!("{key:?} would write to the shared block {block}"))?;
+            }
+        }
+        self.blocks.check_integrity(self.running.values().flat_map(|sequence| sequence.block_table.iter().copied()))
+    }
+
+    fn plan_decodes(&mut self, plan: &mut Plan, budget: &mut Budget) {
+        let keys: Vec<_> = self.running.iter().filter(|(_, s)| s.num_pending() == 1).map(|(&key, _)| key).collect();
+        for key in keys {
+            if budget.tokens == 0 {
+                return;
+            }
+            // Preempting may have reached this sequence itself, or one that an earlier sequence displaced.
+            if self.running.contains_key(&key) && self.reserve_next(key, plan) {
+                plan.items.push(Scheduled { key, query_len: 1 });
+                budget.tokens -= 1;
+            }
+        }
+    }
+
+    fn plan_prefills(&self, plan: &mut Plan, budget: &mut Budget) {
+        for (&key, sequence) in &self.running {
+            if sequence.num_pending() > 1 {
+                plan_chunk(key, sequence, plan, budget);
+            }
+        }
+    }
+
+    fn admit(&mut self, plan: &mut Plan, budget: &mut Budget) {
+        while budget.tokens > 0 && self.running.len() < self.max_running {
+            let Some(mut entry) = self.waiting.first_entry() else { return };
+            let hits = if self.prefix_caching {
+                cached_prefix(entry.get_mut(), &self.blocks, self.block_size)
+            } else {
+                Vec::new()
+            };
+            // One position more than there are tokens: the first decode shall not preempt at once.
+            let wanted = (entry.get().tokens().len() + 1).div_ceil(self.block_size);
+            let revived = hits.iter().filter(|&&block| !self.blocks.is_held(block)).count();
+            if self.blocks.available() - revived < wanted - hits.len() {
+                return;
+            }
+            let (key, mut sequence) = entry.remove_entry();
+            sequence.num_computed = hits.len() * self.block_size;
+            plan.admitted.push(Admitted { key, cached_tokens: sequence.num_computed });
+            for &block in &hits {
+                self.blocks.share(block);
+            }
+            sequence.block_table = hits;
+            let held = self.blocks_for(sequence.tokens().len());
+            while sequence.block_table.len() < held {
+                sequence.block_table.push(self.blocks.allocate().expect("available blocks were counted"));
+            }
+            plan_chunk(key, &sequence, plan, budget);
+            self.running.insert(key, sequence);
+        }
+    }
+
+    /// Room for the next token of a running sequence, preempting from the end of the order.
+    /// False if that took the sequence itself.
+    fn reserve_next(&mut self, key: SequenceKey, plan: &mut Plan) -> bool {
+        let sequence = &self.running[&key];
+        if sequence.num_computed < sequence.block_table.len() * self.block_size {
+            return true;
+        }
+        loop {
+            if let Some(block) = self.blocks.allocate() {
+                let sequence = self.running.get_mut(&key).expect("the sequence has not been preempted");
+                sequence.block_table.push(block);
+                return true;
+            }
+            let (victim, mut sequence) = self.running.pop_last().expect("the sequence itself runs");
+            self.release_blocks(&mut sequence);
+            self.waiting.insert(victim, sequence);
+            plan.preempted.push(victim);
+            if victim == key {
+                return false;
+            }
+        }
+    }
+
+    /// The last block goes first, so that the ends of prefixes are evicted before their beginnings.
+    fn release_blocks(&mut self, sequence: &mut Sequence) {
+        for block in sequence.block_table.drain(..).rev() {
+            self.blocks.release(block);
+        }
+        sequence.num_computed = 0;
+    }
+
+    fn blocks_for(&self, tokens: usize) -> usize {
+        tokens.div_ceil(self.block_size)
+    }
+}
+
+fn plan_chunk(key: SequenceKey, sequence: &Sequence, plan: &mut Plan, budget: &mut Budget) {
+    let mut query_len = sequence.num_pending().min(budget.tokens);
+    if sequence.wants_prompt_rows() {
+        query_len = query_len.min(budget.prompt_rows);
+        budget.prompt_rows -= query_len;
+    }
+    if query_len > 0 {
+        budget.tokens -= query_len;
+        plan.items.push(Scheduled { key, query_len });
+    }
+}
+
+/// The longest run of cached blocks that begins the sequence. At least one token stays to be computed,
+/// since its logits are what the next token is sampled from.
+fn cached_prefix(sequence: &mut Sequence, blocks: &BlockPool, block_size: usize) -> Vec<BlockId> {
+    if sequence.wants_prompt_rows() {
+        return Vec::new();
+    }
+    let usable = (sequence.tokens().len() - 1) / block_size;
+    (0..usable).map_while(|index| blocks.lookup(&sequence.block_hash(index, block_size))).collect()
+}

@@ -1,0 +1,124 @@
+//! One sequence as the scheduler sees it: tokens, how many of them have keys and values, and where those
+//! lie. Invariant: `num_computed < tokens.len()` while it runs, and the block table covers `num_computed`.
+//! Knows nothing of sampling, streams or time.
+
+use super::blocks::{BlockHash, BlockId};
+
+/// Identity and place in line: the smaller key is scheduled first and preempted last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SequenceKey {
+    /// Lower values go first.
+    pub priority: i32,
+    /// Number of the request in order of arrival; unique.
+    pub arrival: u64,
+}
+
+/// What a sequence wants of the prefix cache and of its prompt's logits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SequenceOptions {
+    /// Share cached prefixes only within this salt.
+    pub cache_salt: Option<String>,
+    /// The logits of every prompt token are wanted, so none may come from the cache.
+    pub prompt_rows: bool,
+}
+
+/// A prompt and what has been generated after it.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    tokens: Vec<u32>,
+    prompt_len: usize,
+    pub(super) num_computed: usize,
+    pub(super) block_table: Vec<BlockId>,
+    root: BlockHash,
+    /// Of the full blocks of `tokens`, as far as they have been asked for.
+    hashes: Vec<BlockHash>,
+    /// `Some(n)`: prompt rows are wanted, the first n of them have been computed.
+    prompt_rows_done: Option<usize>,
+}
+
+impl Sequence {
+    /// A sequence of which nothing has been computed.
+    pub fn new(prompt: Vec<u32>, options: &SequenceOptions) -> Self {
+        Self {
+            prompt_len: prompt.len(),
+            tokens: prompt,
+            num_computed: 0,
+            block_table: Vec::new(),
+            root: BlockHash::root(options.cache_salt.as_deref()),
+            hashes: Vec::new(),
+            prompt_rows_done: options.prompt_rows.then_some(0),
+        }
+    }
+
+    /// Prompt and generated tokens.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The prompt.
+    pub fn prompt(&self) -> &[u32] {
+        &self.tokens[..self.prompt_len]
+    }
+
+    /// What has been generated.
+    pub fn output(&self) -> &[u32] {
+        &self.tokens[self.prompt_len..]
+    }
+
+    /// Tokens whose keys and values exist.
+    pub fn num_computed(&self) -> usize {
+        self.num_computed
+    }
+
+    /// Blocks that hold the computed tokens, in order, and room for the next ones.
+    pub fn block_table(&self) -> &[BlockId] {
+        &self.block_table
+    }
+
+    /// Tokens that must be computed before the next one can be sampled, at least 1.
+    pub fn num_pending(&self) -> usize {
+        self.tokens.len() - self.num_computed
+    }
+
+    /// True if the logits of every prompt token are wanted.
+    pub fn wants_prompt_rows(&self) -> bool {
+        self.prompt_rows_done.is_some()
+    }
+
+    /// Positions in the next `query_len` tokens whose logits predict a prompt token that was asked for.
+    /// The last prompt token predicts the output and is not among them.
+    pub fn prompt_rows(&self, query_len: usize) -> std::ops::Range<usize> {
+        let Some(done) = self.prompt_rows_done else { return 0..0 };
+        let start = self.num_computed.max(done);
+        let end = (self.num_computed + query_len).min(self.prompt_len - 1);
+        start..end.max(start)
+    }
+
+    /// The hash of full block `index`, computed on first use.
+    pub(super) fn block_hash(&mut self, index: usize, block_size: usize) -> BlockHash {
+        while self.hashes.len() <= index {
+            let start = self.hashes.len() * block_size;
+            let parent = self.hashes.last().unwrap_or(&self.root);
+            let hash = parent.child(&self.tokens[start..start + block_size]);
+            self.hashes.push(hash);
+        }
+        self.hashes[index]
+    }
+
+    /// The hash of block `index` if it has been asked for.
+    pub(super) fn known_hash(&self, index: usize) -> Option<BlockHash> {
+        self.hashes.get(index).copied()
+    }
+
+    /// `query_len` more tokens have keys and values.
+    pub(super) fn advance(&mut self, query_len: usize) {
+        let end = self.prompt_rows(query_len).end;
+        self.prompt_rows_done = self.prompt_rows_done.map(|done| done.max(end));
+        self.num_computed += query_len;
+    }
+
+    /// Appends a generated token.
+    pub(super) fn push(&mut self, token: u32) {
+        self.tokens.push(token);
+    }
+}

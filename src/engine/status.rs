@@ -1,0 +1,143 @@
+//! What the engine thread shows to others without being asked: health and load, in atomics. The main type
+//! is [`Status`]; the thread writes it between steps, handles read it.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    time::Instant,
+};
+
+use super::EngineConfig;
+
+/// Is the engine able to answer?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Steps complete.
+    Ready,
+    /// Takes no new work, finishes what runs.
+    Draining,
+    /// A step has been running for too long, the device answers no more, the engine found its state
+    /// inconsistent, or the thread is gone.
+    Wedged,
+}
+
+/// Load as of the last step, and totals since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Sequences that hold blocks.
+    pub running: usize,
+    /// Requests accepted and not running.
+    pub waiting: usize,
+    /// Blocks held by running sequences.
+    pub held_blocks: usize,
+    /// Blocks in the pool.
+    pub total_blocks: usize,
+    /// Times a sequence lost its blocks, in total.
+    pub preemptions: u64,
+    /// Tokens whose keys and values came from the prefix cache, in total.
+    pub cached_tokens: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Status {
+    epoch: Instant,
+    max_step_ms: u64,
+    total_blocks: usize,
+    /// 0 between steps, else 1 + milliseconds from `epoch` to the step's start.
+    step_started_ms: AtomicU64,
+    down: AtomicBool,
+    draining: AtomicBool,
+    in_flight: AtomicUsize,
+    running: AtomicUsize,
+    held_blocks: AtomicUsize,
+    preemptions: AtomicU64,
+    cached_tokens: AtomicU64,
+}
+
+impl Status {
+    pub(super) fn new(config: &EngineConfig) -> Self {
+        Self {
+            epoch: Instant::now(),
+            max_step_ms: config.max_step_ms,
+            total_blocks: config.num_blocks.max(1),
+            step_started_ms: AtomicU64::new(0),
+            down: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            held_blocks: AtomicUsize::new(0),
+            preemptions: AtomicU64::new(0),
+            cached_tokens: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let started_ms = self.step_started_ms.load(Relaxed);
+        let stuck = started_ms > 0 && self.elapsed_ms().saturating_sub(started_ms) > self.max_step_ms;
+        if stuck || self.is_down() {
+            Health::Wedged
+        } else if self.draining.load(Relaxed) {
+            Health::Draining
+        } else {
+            Health::Ready
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let running = self.running.load(Relaxed);
+        Snapshot {
+            running,
+            waiting: self.in_flight.load(Relaxed).saturating_sub(running),
+            held_blocks: self.held_blocks.load(Relaxed),
+            total_blocks: self.total_blocks,
+            preemptions: self.preemptions.load(Relaxed),
+            cached_tokens: self.cached_tokens.load(Relaxed),
+        }
+    }
+
+    pub(super) fn begin_step(&self) {
+        self.step_started_ms.store(self.elapsed_ms().max(1), Relaxed);
+    }
+
+    pub(super) fn end_step(&self) {
+        self.step_started_ms.store(0, Relaxed);
+    }
+
+    /// The engine will not answer any more; there is no way back.
+    pub(super) fn set_down(&self) {
+        self.down.store(true, Relaxed);
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.down.load(Relaxed)
+    }
+
+    pub(super) fn set_draining(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    pub(super) fn set_load(&self, running: usize, held_blocks: usize) {
+        self.running.store(running, Relaxed);
+        self.held_blocks.store(held_blocks, Relaxed);
+    }
+
+    pub(super) fn count_preemption(&self) {
+        self.preemptions.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_cached(&self, tokens: usize) {
+        self.cached_tokens.fetch_add(tokens as u64, Relaxed);
+    }
+
+    /// Counts one more request unless `limit` are under way.
+    pub(super) fn enter(&self, limit: usize) -> bool {
+        self.in_flight.fetch_update(Relaxed, Relaxed, |count| (count < limit).then_some(count + 1)).is_ok()
+    }
+
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
+    }
+}

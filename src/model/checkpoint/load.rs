@@ -1,0 +1,254 @@
+//! Weights out of the mapped files: rows are converted to the compute dtype straight into the packed tensor
+//! that the kernels read, so that beside the finished weights only one tensor is ever in the making. All
+//! threads work on one tensor at a time; the operating system reads ahead in the mapping.
+
+use candle_core::{DType, Device, Tensor, WithDType};
+use half::vec::HalfBitsVecExt;
+use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::Dtype;
+
+use super::error::{CheckpointError, quote};
+use super::fp8;
+use super::plan::{FeedForwardPlan, LayerPlan, Matrix, Plan, SwiGluPlan};
+use super::safetensors_map::MappedFile;
+use super::tensors::Stored;
+use super::{ComputeDtype, Progress};
+use crate::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, Weights};
+
+/// Elements that one task converts, about.
+const TASK_ELEMENTS: usize = 1 << 18;
+
+/// Where weights come from and where they go.
+pub(super) struct Loader<'a> {
+    pub(super) files: &'a [MappedFile],
+    pub(super) dtype: ComputeDtype,
+    pub(super) device: &'a Device,
+    pub(super) progress: &'a dyn Progress,
+}
+
+impl Loader<'_> {
+    /// Loads everything.
+    pub(super) fn weights(&self, plan: &Plan) -> Result<Weights, CheckpointError> {
+        let embed_tokens = self.matrix(&[&plan.embed_tokens])?;
+        let layers = plan.layers.iter().map(|layer| self.layer(layer)).collect::<Result<Vec<_>, _>>()?;
+        let norm = self.norm(&plan.norm)?;
+        let lm_head = match &plan.lm_head {
+            Some(lm_head) => self.matrix(&[lm_head])?,
+            None => embed_tokens.clone(),
+        };
+        Ok(Weights { embed_tokens, layers, norm, lm_head })
+    }
+
+    fn layer(&self, layer: &LayerPlan) -> Result<LayerWeights, CheckpointError> {
+        Ok(LayerWeights {
+            input_layernorm: self.norm(&layer.input_layernorm)?,
+            qkv_proj: self.matrix(&[&layer.q_proj, &layer.k_proj, &layer.v_proj])?,
+            o_proj: self.matrix(&[&layer.o_proj])?,
+            post_attention_layernorm: self.norm(&layer.post_attention_layernorm)?,
+            feed_forward: match &layer.feed_forward {
+                FeedForwardPlan::Dense(block) => FeedForwardWeights::Dense(self.swiglu(block)?),
+                FeedForwardPlan::Experts { gate, experts } => FeedForwardWeights::Experts {
+                    gate: self.matrix(&[gate])?,
+                    experts: experts.iter().map(|expert| self.swiglu(expert)).collect::<Result<Vec<_>, _>>()?,
+                },
+            },
+        })
+    }
+
+    fn swiglu(&self, block: &SwiGluPlan) -> Result<SwiGluWeights, CheckpointError> {
+        Ok(SwiGluWeights {
+            gate_up_proj: self.matrix(&[&block.gate_proj, &block.up_proj])?,
+            down_proj: self.matrix(&[&block.down_proj])?,
+        })
+    }
+
+    /// Norm weights are f32 whatever the compute dtype.
+    fn norm(&self, stored: &Stored) -> Result<Tensor, CheckpointError> {
+        let values = self.read_floats(stored)?;
+        let n_values = values.len();
+        self.progress.advance(stored.entry.n_bytes() as u64);
+        Tensor::from_vec(values, n_values, self.device)
+            .map_err(|source| CheckpointError::Device { name: quote(&stored.entry.name), source })
+    }
+
+    /// Matrices of the same width stacked into one, `(sum of rows, columns)`.
+    fn matrix(&self, parts: &[&Matrix]) -> Result<Tensor, CheckpointError> {
+        match self.dtype {
+            ComputeDtype::F32 => self.pack::<f32>(parts),
+            ComputeDtype::Bf16 => self.pack::<bf16>(parts),
+            ComputeDtype::F16 => self.pack::<f16>(parts),
+        }
+    }
+
+    fn pack<T: Element>(&self, parts: &[&Matrix]) -> Result<Tensor, CheckpointError> {
+        let columns = parts[0].columns;
+        let rows: usize = parts.iter().map(|part| part.rows).sum();
+        // The product cannot overflow: each part's is the number of elements that a file holds.
+        let mut values = zeros::<T>(parts[0].name(), rows * columns)?;
+        let mut rest = values.as_mut_slice();
+        for part in parts {
+            let (own, others) = rest.split_at_mut(part.rows * columns);
+            self.fill(part, own)?;
+            rest = others;
+        }
+        Tensor::from_vec(values, (rows, columns), self.device)
+            .map_err(|source| CheckpointError::Device { name: quote(parts[0].name()), source })
+    }
+
+    /// Converts one stored matrix into its rows of a packed one.
+    fn fill<T: Element>(&self, matrix: &Matrix, target: &mut [T]) -> Result<(), CheckpointError> {
+        let stored = &matrix.weight;
+        let bytes = self.files[stored.file].bytes(&stored.entry);
+        let row_bytes = bytes.len() / matrix.rows;
+        let scales = match &matrix.quantization {
+            Some(quantization) => self.read_scales(&quantization.weight_scale)?,
+            None => Vec::new(),
+        };
+        let task_rows = (TASK_ELEMENTS / matrix.columns).max(1);
+        target.par_chunks_mut(task_rows * matrix.columns).enumerate().for_each(|(task, rows)| {
+            for (within, row) in rows.chunks_exact_mut(matrix.columns).enumerate() {
+                let stored_row = matrix.stored_row(task * task_rows + within);
+                let source = &bytes[stored_row * row_bytes..][..row_bytes];
+                match &matrix.quantization {
+                    None => convert(stored.entry.dtype, source, row),
+                    Some(quantization) => {
+                        let (range, width) = quantization.layout.row(stored_row, matrix.columns);
+                        dequantize(source, &scales[range], width, row);
+                    }
+                }
+            }
+            self.progress.advance((rows.len() / matrix.columns * row_bytes) as u64);
+        });
+        Ok(())
+    }
+
+    /// A scale that is not a positive number would turn a matrix into nonsense without a trace.
+    fn read_scales(&self, stored: &Stored) -> Result<Vec<f32>, CheckpointError> {
+        let scales = self.read_floats(stored)?;
+        if let Some(scale) = scales.iter().find(|scale| !(scale.is_finite() && **scale >= 0.0)) {
+            return Err(CheckpointError::Tensor {
+                path: self.files[stored.file].path.clone(),
+                name: quote(&stored.entry.name),
+                found: format!("{scale} somewhere"),
+                expected: "finite scales, none negative".into(),
+            });
+        }
+        self.progress.advance(stored.entry.n_bytes() as u64);
+        Ok(scales)
+    }
+
+    fn read_floats(&self, stored: &Stored) -> Result<Vec<f32>, CheckpointError> {
+        let n_values = stored.entry.shape.iter().product();
+        let mut values = zeros::<f32>(&stored.entry.name, n_values)?;
+        convert(stored.entry.dtype, self.files[stored.file].bytes(&stored.entry), &mut values);
+        Ok(values)
+    }
+}
+
+/// A compute dtype.
+trait Element: WithDType + Copy {
+    /// Zeros that the operating system has yet to provide, so that the threads that fill them touch them first.
+    fn zeros(n_values: usize) -> Vec<Self>;
+    fn from_single(value: f32) -> Self;
+    /// Copies values that are stored as such; false if they are not.
+    fn copy(dtype: Dtype, source: &[u8], row: &mut [Self]) -> bool;
+}
+
+impl Element for f32 {
+    fn zeros(n_values: usize) -> Vec<f32> {
+        vec![0.0; n_values]
+    }
+    fn from_single(value: f32) -> f32 {
+        value
+    }
+    fn copy(dtype: Dtype, source: &[u8], row: &mut [f32]) -> bool {
+        let stored = dtype == Dtype::F32;
+        if stored {
+            each::<4, f32>(source, row, f32::from_le_bytes);
+        }
+        stored
+    }
+}
+
+impl Element for bf16 {
+    fn zeros(n_values: usize) -> Vec<bf16> {
+        vec![0u16; n_values].reinterpret_into()
+    }
+    fn from_single(value: f32) -> bf16 {
+        bf16::from_f32(value)
+    }
+    fn copy(dtype: Dtype, source: &[u8], row: &mut [bf16]) -> bool {
+        let stored = dtype == Dtype::BF16;
+        if stored {
+            each::<2, bf16>(source, row, bf16::from_le_bytes);
+        }
+        stored
+    }
+}
+
+impl Element for f16 {
+    fn zeros(n_values: usize) -> Vec<f16> {
+        vec![0u16; n_values].reinterpret_into()
+    }
+    fn from_single(value: f32) -> f16 {
+        f16::from_f32(value)
+    }
+    fn copy(dtype: Dtype, source: &[u8], row: &mut [f16]) -> bool {
+        let stored = dtype == Dtype::F16;
+        if stored {
+            each::<2, f16>(source, row, f16::from_le_bytes);
+        }
+        stored
+    }
+}
+
+/// Little-endian values of a stored type, rounded to the compute dtype.
+fn convert<T: Element>(dtype: Dtype, source: &[u8], row: &mut [T]) {
+    if T::copy(dtype, source, row) {
+        return;
+    }
+    match dtype {
+        Dtype::F32 => each::<4, T>(source, row, |bytes| T::from_single(f32::from_le_bytes(bytes))),
+        Dtype::BF16 => each::<2, T>(source, row, |bytes| T::from_single(bf16::from_le_bytes(bytes).to_f32())),
+        Dtype::F16 => each::<2, T>(source, row, |bytes| T::from_single(f16::from_le_bytes(bytes).to_f32())),
+        other => unreachable!("the plan admits no {other} without scales"),
+    }
+}
+
+/// `code value * scale` in f32, each scale reaching `width` columns.
+fn dequantize<T: Element>(source: &[u8], scales: &[f32], width: usize, row: &mut [T]) {
+    let table = &*fp8::VALUES;
+    for ((source, row), scale) in source.chunks(width).zip(row.chunks_mut(width)).zip(scales) {
+        for (code, value) in source.iter().zip(row) {
+            *value = T::from_single(table[usize::from(*code)] * scale);
+        }
+    }
+}
+
+fn each<const N: usize, T>(source: &[u8], row: &mut [T], read: impl Fn([u8; N]) -> T) {
+    for (bytes, value) in source.as_chunks::<N>().0.iter().zip(row) {
+        *value = read(*bytes);
+    }
+}
+
+/// Memory for a tensor whose bytes are in a file, so that its size is no mere claim.
+fn zeros<T: Element>(name: &str, n_values: usize) -> Result<Vec<T>, CheckpointError> {
+    // Asking first turns a refusal into an error; zeroed memory can only be had or be aborted for.
+    Vec::<T>::new().try_reserve_exact(n_values).map_err(|_| CheckpointError::OutOfMemory {
+        name: quote(name),
+        bytes: n_values.saturating_mul(size_of::<T>()),
+    })?;
+    Ok(T::zeros(n_values))
+}
+
+impl ComputeDtype {
+    /// The tensor library's name for it.
+    pub fn dtype(self) -> DType {
+        match self {
+            ComputeDtype::F32 => DType::F32,
+            ComputeDtype::Bf16 => DType::BF16,
+            ComputeDtype::F16 => DType::F16,
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! A checkpoint directory becomes a [`Config`] and [`Weights`]. Every oddity of the two layouts (Hugging Face
+//! and Mistral's native one), of tensor names, rotary row order and FP8 scales ends here.
+//!
+//! [`Checkpoint::open`] checks everything that can be checked without reading weights: the configuration's
+//! values, each file's header, and that the tensors the configuration requires are there, in the shape and
+//! type it requires, and no others. It allocates in proportion to the files' headers, never by a number read
+//! from a file. [`Checkpoint::load`] then only converts.
+//!
+//! Decisions: where a directory holds both layouts the Hugging Face one is loaded. A tensor that is neither
+//! part of the decoder nor of a knowingly skipped part (`names`) is refused, because a model with parts
+//! that are not computed answers wrongly. A `lm_head` in the file wins over `tie_word_embeddings`.
+
+mod bounds;
+mod error;
+mod files;
+mod fp8;
+mod generation;
+mod hf_config;
+mod json;
+mod load;
+mod names;
+mod native_config;
+mod plan;
+mod quantization;
+mod safetensors_map;
+mod summary;
+mod tensors;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use rayon::prelude::*;
+use safetensors::Dtype;
+
+pub use error::{CheckpointError, Subject};
+pub use files::Layout;
+pub use fp8::{Quantization, ScaleLayout};
+pub use generation::GenerationDefaults;
+pub use plan::Matrix;
+pub use summary::{DtypeCount, FileSummary, Summary};
+pub use tensors::Skipped;
+
+use self::files::Files;
+use self::json::Section;
+use self::load::Loader;
+use self::names::Naming;
+use self::plan::Plan;
+use self::quantization::QuantizationConfig;
+use self::safetensors_map::MappedFile;
+use self::tensors::Inventory;
+use crate::model::config::Config;
+use crate::model::weights::Weights;
+
+/// An opened checkpoint: its metadata is checked, its files are mapped, no weights have been read.
+/// The files must not be modified while it lives.
+#[derive(Debug)]
+pub struct Checkpoint {
+    layout: Layout,
+    architecture: String,
+    config: Config,
+    generation_defaults: GenerationDefaults,
+    tokenizers: Vec<PathBuf>,
+    files: Vec<MappedFile>,
+    plan: Plan,
+}
+
+/// The type in which matrices are held and multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ComputeDtype {
+    /// Exact for every stored type.
+    F32,
+    /// What most checkpoints are stored in.
+    Bf16,
+    /// For devices without bf16.
+    F16,
+}
+
+/// Follows loading or hashing, from several threads at once.
+pub trait Progress: Sync {
+    /// Work begins on so many bytes.
+    fn start(&self, total_bytes: u64);
+    /// So many more are done.
+    fn advance(&self, bytes: u64);
+    /// All are done. Not called after an error.
+    fn finish(&self);
+}
+
+/// Progress that nobody watches.
+#[derive(Clone, Copy, Debug)]
+pub struct NoProgress;
+
+impl Progress for NoProgress {
+    fn start(&self, _total_bytes: u64) {}
+    fn advance(&self, _bytes: u64) {}
+    fn finish(&self) {}
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint in `dir` and checks all of its metadata.
+    pub fn open(dir: &Path) -> Result<Checkpoint, CheckpointError> {
+        let found = Files::find(dir)?;
+        let value = files::read_config(&found.config)?;
+        let root = Section::root(&found.config, &value)?;
+        let parsed = match found.layout {
+            Layout::HuggingFace => hf_config::parse(&root)?,
+            Layout::Native => native_config::parse(&root)?,
+        };
+        let mut config = parsed.config;
+        let generation_defaults = match &found.generation_config {
+            Some(path) => {
+                let value = files::read_config(path)?;
+                let root = Section::root(path, &value)?;
+                GenerationDefaults::parse(&root, parsed.eos_token_ids, config.vocab_size)?
+            }
+            None => GenerationDefaults { eos_token_ids: parsed.eos_token_ids, ..GenerationDefaults::default() },
+        };
+        let files = found.weights.par_iter().map(|path| MappedFile::open(path)).collect::<Result<Vec<_>, _>>()?;
+        let inventory = Inventory::new(dir, &files, found.index.as_ref())?;
+        let naming = Naming::detect(found.layout, |name| inventory.contains(name));
+        let quantization = parsed.quantization.unwrap_or(QuantizationConfig::DEFAULT);
+        let plan = Plan::new(&config, naming, quantization, inventory)?;
+        config.tie_word_embeddings = plan.lm_head.is_none();
+        Ok(Checkpoint {
+            layout: found.layout,
+            architecture: parsed.architecture,
+            config,
+            generation_defaults,
+            tokenizers: found.tokenizers,
+            files,
+            plan,
+        })
+    }
+
+    /// The decoder's shape. `tie_word_embeddings` says whether the head is the embedding in these files.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Recommended sampling, and the tokens that end a sequence.
+    pub fn generation_defaults(&self) -> &GenerationDefaults {
+        &self.generation_defaults
+    }
+
+    /// The dtype to compute in when none is asked for: that of the stored embedding, so bf16 for bf16 and
+    /// FP8 checkpoints.
+    pub fn default_dtype(&self) -> ComputeDtype {
+        match self.plan.embed_tokens.weight.entry.dtype {
+            Dtype::F32 => ComputeDtype::F32,
+            Dtype::F16 => ComputeDtype::F16,
+            _ => ComputeDtype::Bf16,
+        }
+    }
+
+    /// What is in the files.
+    pub fn summary(&self) -> Summary {
+        let (parameters, matrix_parameters, dtypes) = summary::count(&self.plan);
+        Summary {
+            architecture: self.architecture.clone(),
+            layout: self.layout,
+            parameters,
+            matrix_parameters,
+            dtypes,
+            stored_bytes: self.plan.stored_bytes(),
+            skipped: self.plan.skipped,
+            quantization: summary::describe_quantization(&self.plan),
+            files: summary::files(&self.files),
+            tokenizers: self.tokenizers.clone(),
+        }
+    }
+
+    /// SHA-256 of the weight files, in hexadecimal. Of a single file it equals what `sha256sum` prints; of
+    /// several it is the SHA-256 of what `sha256sum` prints of them in the order of their names.
+    pub fn digest(&self, progress: &dyn Progress) -> String {
+        progress.start(self.files.iter().map(|file| file.contents().len() as u64).sum());
+        let digest = summary::digest(&self.files, &|bytes| progress.advance(bytes));
+        progress.finish();
+        digest
+    }
+
+    /// The matrices that are stored in FP8, for a path that multiplies them as such.
+    pub fn quantized_matrices(&self) -> impl Iterator<Item = (&Matrix, &Quantization)> {
+        self.plan.matrices().filter_map(|matrix| Some((matrix, matrix.quantization.as_ref()?)))
+    }
+
+    /// Memory for the weights in `dtype`, in bytes.
+    pub fn weight_bytes(&self, dtype: ComputeDtype) -> u64 {
+        let (parameters, in_matrices, _) = summary::count(&self.plan);
+        in_matrices * dtype.size_in_bytes() as u64 + (parameters - in_matrices) * size_of::<f32>() as u64
+    }
+
+    /// Reads, converts and packs all weights.
+    pub fn load(
+        &self,
+        dtype: ComputeDtype,
+        device: &Device,
+        progress: &dyn Progress,
+    ) -> Result<Weights, CheckpointError> {
+        progress.start(self.plan.stored_bytes());
+        let weights = Loader { files: &self.files, dtype, device, progress }.weights(&self.plan)?;
+        progress.finish();
+        Ok(weights)
+    }
+}
+
+impl ComputeDtype {
+    /// Size of one value.
+    pub fn size_in_bytes(self) -> usize {
+        match self {
+            ComputeDtype::F32 => 4,
+            ComputeDtype::Bf16 | ComputeDtype::F16 => 2,
+        }
+    }
+}

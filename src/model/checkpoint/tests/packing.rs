@@ -1,0 +1,226 @@
+//! Every loaded tensor of every golden checkpoint against a second, plain reading of the same files.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::{DType, Device, Tensor};
+use float8::F8E4M3;
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors};
+
+use super::*;
+use crate::model::checkpoint::{ComputeDtype, NoProgress, Progress, summary};
+use crate::model::weights::FeedForwardWeights;
+
+/// All tensors of a checkpoint in f32, FP8 still without scales.
+fn read_plainly(dir: &Path) -> HashMap<String, Tensor> {
+    let mut tensors = HashMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if !name.ends_with(".safetensors") || name == "golden.safetensors" {
+            continue;
+        }
+        let bytes = fs::read(&path).unwrap();
+        for (name, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {
+            let data = view.data();
+            let values: Vec<f32> = match view.dtype() {
+                Dtype::F32 => data.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
+                Dtype::BF16 => data.chunks(2).map(|b| bf16::from_le_bytes(b.try_into().unwrap()).to_f32()).collect(),
+                Dtype::F16 => data.chunks(2).map(|b| f16::from_le_bytes(b.try_into().unwrap()).to_f32()).collect(),
+                Dtype::F8_E4M3 => data.iter().map(|b| F8E4M3::from_bits(*b).to_f32()).collect(),
+                other => panic!("{other}"),
+            };
+            tensors.insert(name.to_string(), Tensor::from_vec(values, view.shape(), &Device::Cpu).unwrap());
+        }
+    }
+    tensors
+}
+
+/// A module's weight times its scale, the scale repeated over its block element by element.
+fn plain_matrix(tensors: &HashMap<String, Tensor>, module: &str) -> Tensor {
+    let weight = &tensors[&format!("{module}.weight")];
+    let suffixes = ["weight_scale_inv", "weight_scale", "qscale_weight"];
+    let Some(scale) = suffixes.iter().find_map(|suffix| tensors.get(&format!("{module}.{suffix}"))) else {
+        return weight.clone();
+    };
+    let (rows, columns) = weight.dims2().unwrap();
+    let (scale_rows, scale_columns) = scale.dims2().unwrap_or((1, 1));
+    let scale: Vec<f32> = scale.flatten_all().unwrap().to_vec1().unwrap();
+    let (tall, wide) = (if scale_rows == rows { 1 } else { 128 }, if scale_columns == 1 { columns } else { 128 });
+    let scales: Vec<f32> =
+        (0..rows * columns)
+            .map(|i| {
+                if scale.len() == 1 { scale[0] } else { scale[i / columns / tall * scale_columns + i % columns / wide] }
+            })
+            .collect();
+    (weight * Tensor::from_vec(scales, (rows, columns), &Device::Cpu).unwrap()).unwrap()
+}
+
+/// `w.view(heads, d/2, 2, in).transpose(1, 2).reshape(heads * d, in)`, as released conversion scripts do it.
+fn half_split(weight: &Tensor, head_dim: usize) -> Tensor {
+    let (rows, columns) = weight.dims2().unwrap();
+    let pairs = weight.reshape((rows / head_dim, head_dim / 2, 2, columns)).unwrap();
+    pairs.transpose(1, 2).unwrap().reshape((rows, columns)).unwrap()
+}
+
+fn stack(parts: &[Tensor]) -> Tensor {
+    Tensor::cat(parts, 0).unwrap()
+}
+
+fn assert_equal(what: &str, loaded: &Tensor, plain: &Tensor) {
+    assert_eq!(loaded.dims(), plain.dims(), "{what}: shape");
+    let values = |tensor: &Tensor| -> Vec<f32> {
+        tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let plain = plain.to_dtype(loaded.dtype()).unwrap();
+    for (index, (found, expected)) in values(loaded).into_iter().zip(values(&plain)).enumerate() {
+        assert!(found == expected, "{what}[{index}]: {found}, expected {expected}");
+    }
+}
+
+/// Compares all weights in one dtype; returns false for a case that is no served checkpoint.
+fn check(case: &str, dtype: ComputeDtype) -> bool {
+    let dir = golden(case);
+    let Ok(checkpoint) = Checkpoint::open(&dir) else { return false };
+    let config = checkpoint.config().clone();
+    let weights = checkpoint.load(dtype, &Device::Cpu, &NoProgress).unwrap();
+    assert_eq!(weights.embed_tokens.dtype(), dtype.dtype());
+    assert_eq!(weights.norm.dtype(), DType::F32);
+
+    let tensors = read_plainly(&dir);
+    let native = tensors.contains_key("tok_embeddings.weight");
+    let embedding = tensors.keys().find(|name| name.ends_with("embed_tokens.weight"));
+    let prefix = embedding.map_or("", |name| name.trim_end_matches("embed_tokens.weight"));
+    let name = |hugging_face: &str, native_name: &str| match native {
+        true => native_name.to_string(),
+        false => format!("{prefix}{hugging_face}"),
+    };
+    let matrix = |module: String| plain_matrix(&tensors, &module);
+    let rotary = |module: String| match native {
+        true => half_split(&matrix(module), config.attention.head_dim),
+        false => matrix(module),
+    };
+
+    assert_equal("embedding", &weights.embed_tokens, &matrix(name("embed_tokens", "tok_embeddings")));
+    assert_equal("norm", &weights.norm, &matrix(name("norm", "norm")));
+    let head = ["lm_head", "language_model.lm_head", "output"];
+    let head = head.iter().find(|module| tensors.contains_key(&format!("{module}.weight")));
+    assert_eq!(config.tie_word_embeddings, head.is_none(), "{case}");
+    let head = head.map_or_else(|| name("embed_tokens", "tok_embeddings"), ToString::to_string);
+    assert_equal("lm_head", &weights.lm_head, &matrix(head));
+    for (i, layer) in weights.layers.iter().enumerate() {
+        let name = |hugging_face: &str, native_name: &str| {
+            name(&format!("layers.{i}.{hugging_face}"), &format!("layers.{i}.{native_name}"))
+        };
+        let qkv = stack(&[
+            rotary(name("self_attn.q_proj", "attention.wq")),
+            rotary(name("self_attn.k_proj", "attention.wk")),
+            matrix(name("self_attn.v_proj", "attention.wv")),
+        ]);
+        assert_equal("qkv_proj", &layer.qkv_proj, &qkv);
+        assert_equal("o_proj", &layer.o_proj, &matrix(name("self_attn.o_proj", "attention.wo")));
+        assert_equal("input norm", &layer.input_layernorm, &matrix(name("input_layernorm", "attention_norm")));
+        let post = matrix(name("post_attention_layernorm", "ffn_norm"));
+        assert_equal("post-attention norm", &layer.post_attention_layernorm, &post);
+        match &layer.feed_forward {
+            FeedForwardWeights::Dense(block) => {
+                let gate = matrix(name("mlp.gate_proj", "feed_forward.w1"));
+                let up = matrix(name("mlp.up_proj", "feed_forward.w3"));
+                assert_equal("gate_up_proj", &block.gate_up_proj, &stack(&[gate, up]));
+                assert_equal("down_proj", &block.down_proj, &matrix(name("mlp.down_proj", "feed_forward.w2")));
+            }
+            FeedForwardWeights::Experts { gate, experts } => {
+                assert_equal("router", gate, &matrix(name("block_sparse_moe.gate", "feed_forward.gate")));
+                for (e, expert) in experts.iter().enumerate() {
+                    let part = |w: &str| {
+                        let hugging_face = format!("block_sparse_moe.experts.{e}.{w}");
+                        matrix(name(&hugging_face, &format!("feed_forward.experts.{e}.{w}")))
+                    };
+                    assert_equal("gate_up_proj", &expert.gate_up_proj, &stack(&[part("w1"), part("w3")]));
+                    assert_equal("down_proj", &expert.down_proj, &part("w2"));
+                }
+            }
+        }
+    }
+    true
+}
+
+#[test]
+fn packed_weights_equal_a_plain_reading() {
+    let mut checked = 0;
+    for entry in fs::read_dir(golden("")).unwrap() {
+        let case = entry.unwrap().file_name().into_string().unwrap();
+        for dtype in [ComputeDtype::F32, ComputeDtype::Bf16, ComputeDtype::F16] {
+            checked += usize::from(check(&case, dtype));
+        }
+    }
+    assert!(checked >= 3 * 20, "only {checked} loads");
+}
+
+#[test]
+fn tied_embeddings_share_their_storage() {
+    let checkpoint = Checkpoint::open(&golden("mistral-tied")).unwrap();
+    let weights = checkpoint.load(ComputeDtype::Bf16, &Device::Cpu, &NoProgress).unwrap();
+    assert_eq!(weights.lm_head.id(), weights.embed_tokens.id());
+}
+
+#[test]
+fn progress_ends_at_the_total() {
+    #[derive(Default)]
+    struct Counter([AtomicU64; 3]);
+    impl Progress for Counter {
+        fn start(&self, total_bytes: u64) {
+            self.0[0].store(total_bytes, Ordering::Relaxed);
+        }
+        fn advance(&self, bytes: u64) {
+            self.0[1].fetch_add(bytes, Ordering::Relaxed);
+        }
+        fn finish(&self) {
+            self.0[2].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    for case in ["sharded", "mixtral-4x2", "fp8-block-hf", "native-ministral3"] {
+        let checkpoint = Checkpoint::open(&golden(case)).unwrap();
+        let loading = Counter::default();
+        checkpoint.load(ComputeDtype::F32, &Device::Cpu, &loading).unwrap();
+        let hashing = Counter::default();
+        checkpoint.digest(&hashing);
+        for Counter([total, done, finished]) in [loading, hashing] {
+            assert_eq!(done.into_inner(), total.into_inner(), "{case}");
+            assert_eq!(finished.into_inner(), 1, "{case}");
+        }
+    }
+}
+
+#[test]
+fn the_digest_is_that_of_sha256sum() {
+    use sha2::{Digest, Sha256};
+    let hash = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let file = golden("mistral-v03").join("model.safetensors");
+    let checkpoint = Checkpoint::open(&golden("mistral-v03")).unwrap();
+    assert_eq!(checkpoint.digest(&NoProgress), hash(&fs::read(file).unwrap()));
+
+    let listing: String = (1..=3)
+        .map(|shard| format!("model-0000{shard}-of-00003.safetensors"))
+        .map(|name| format!("{}  {name}\n", hash(&fs::read(golden("sharded").join(&name)).unwrap())))
+        .collect();
+    assert_eq!(Checkpoint::open(&golden("sharded")).unwrap().digest(&NoProgress), hash(listing.as_bytes()));
+}
+
+#[test]
+fn summaries_count_what_is_loaded() {
+    let sharded = Checkpoint::open(&golden("sharded")).unwrap();
+    let summary = sharded.summary();
+    assert_eq!((summary.parameters, summary.stored_bytes, summary.files.len()), (117_056, 234_112, 3));
+    assert_eq!(sharded.weight_bytes(ComputeDtype::Bf16), 2 * 116_736 + 4 * 320);
+    assert_eq!(sharded.default_dtype(), ComputeDtype::Bf16);
+
+    let block = Checkpoint::open(&golden("fp8-block-hf")).unwrap();
+    let scheme = "fp8 e4m3, scales per block of 128x128, dynamic activations, 14 of 16 matrices";
+    assert_eq!(block.summary().quantization.as_deref(), Some(scheme));
+    let e4m3 = summary::DtypeCount { dtype: "F8_E4M3".into(), tensors: 14, elements: 245_760, bytes: 245_760 };
+    assert_eq!(block.summary().dtypes[1], e4m3);
+    assert_eq!(block.quantized_matrices().count(), 14);
+    assert_eq!(Checkpoint::open(&golden("mistral3-mistral")).unwrap().summary().skipped.tensors, 15);
+}

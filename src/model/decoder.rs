@@ -1,0 +1,136 @@
+//! The one decoder of the family. Its main type is [`Decoder`]; a model variant is a value of
+//! [`Config`], read when the decoder is built.
+//!
+//! Invariant: everything computed for a token depends on its own sequence only, bit for bit (see
+//! [`ForwardPass`]). The decoder knows tensors and positions, not requests or text.
+
+use candle_core::Tensor;
+use tramontane_kernels::{PagedBatch, PagedSequence, embedding, linear, linear_add, rms_norm, threads};
+
+use super::attention::{Attention, Pass};
+use super::config::Config;
+use super::kv_cache::{KvCache, KvCacheConfig};
+use super::mlp::FeedForward;
+use super::rotary::Rotary;
+use super::weights::{LayerWeights, Weights};
+use super::{ForwardPass, Logits, ModelError, validate};
+use crate::types::Batch;
+
+/// A Mistral-family decoder with its own KV cache.
+#[derive(Debug)]
+pub struct Decoder {
+    vocab_size: usize,
+    max_position_embeddings: usize,
+    rms_norm_eps: f32,
+    /// `(vocab_size, hidden_size)`
+    embed_tokens: Tensor,
+    layers: Vec<Layer>,
+    /// `(hidden_size)`
+    norm: Tensor,
+    /// `(vocab_size, hidden_size)`
+    lm_head: Tensor,
+    rotary: Rotary,
+    cache: KvCache,
+}
+
+#[derive(Debug)]
+struct Layer {
+    /// `(hidden_size)`
+    input_layernorm: Tensor,
+    attention: Attention,
+    /// `(hidden_size, heads * head_dim)`
+    o_proj: Tensor,
+    /// `(hidden_size)`
+    post_attention_layernorm: Tensor,
+    feed_forward: FeedForward,
+}
+
+impl Decoder {
+    /// Checks `config` and the shape and type of every tensor against it, then allocates the cache.
+    pub fn new(config: Config, weights: Weights, cache: KvCacheConfig) -> Result<Self, ModelError> {
+        validate::config(&config)?;
+        validate::weights(&config, &weights)?;
+        let cache = KvCache::new(&config, cache)?;
+        let rotary = Rotary::new(&config);
+        let layer = |(index, weights)| Layer::new(&config, index, weights);
+        let layers = weights.layers.into_iter().enumerate().map(layer).collect::<Result<_, _>>()?;
+        Ok(Self {
+            vocab_size: config.vocab_size,
+            max_position_embeddings: config.max_position_embeddings,
+            rms_norm_eps: config.rms_norm_eps,
+            embed_tokens: weights.embed_tokens,
+            layers,
+            norm: weights.norm,
+            lm_head: weights.lm_head,
+            rotary,
+            cache,
+        })
+    }
+
+    fn compute(&self, batch: &Batch) -> Result<Logits, ModelError> {
+        let pass = self.prepare(batch)?;
+        if batch.n_tokens() == 0 {
+            return Ok(Logits { values: Vec::new(), vocab_size: self.vocab_size });
+        }
+        let mut residual = embedding(&self.embed_tokens, &batch.token_ids)?; // (n_tokens, hidden_size)
+        let last = self.layers.len() - 1;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let cache = self.cache.layer(index);
+            let x = rms_norm(&residual, &layer.input_layernorm, self.rms_norm_eps)?;
+            let q = layer.attention.write(&x, cache, &pass)?; // (n_tokens, heads * head_dim)
+            if index == last && batch.output_rows.is_empty() {
+                // A prefill chunk whose logits nobody wants: its keys and values are all it leaves.
+                return Ok(Logits { values: Vec::new(), vocab_size: self.vocab_size });
+            }
+            let mut attended = layer.attention.attend(&q, cache, &pass)?;
+            if index == last {
+                // Beyond its keys and values, the last layer serves the requested rows only.
+                attended = embedding(&attended, &batch.output_rows)?; // (n_outputs, heads * head_dim)
+                residual = embedding(&residual, &batch.output_rows)?; // (n_outputs, hidden_size)
+            }
+            linear_add(&residual, &attended, &layer.o_proj)?;
+            let x = rms_norm(&residual, &layer.post_attention_layernorm, self.rms_norm_eps)?;
+            layer.feed_forward.add(&residual, &x)?;
+        }
+        let x = rms_norm(&residual, &self.norm, self.rms_norm_eps)?;
+        let logits = linear(&x, &self.lm_head)?; // (n_outputs, vocab_size)
+        Ok(Logits { values: logits.flatten_all()?.to_vec1()?, vocab_size: self.vocab_size })
+    }
+
+    /// Turns a batch into what the layers need, or says what is wrong with it.
+    fn prepare(&self, batch: &Batch) -> Result<Pass, ModelError> {
+        validate::batch(batch, self.vocab_size, self.max_position_embeddings)?;
+        let sequences = batch.sequences.iter().map(|sequence| PagedSequence {
+            query_start: sequence.query_start,
+            query_len: sequence.query_len,
+            context_len: sequence.context_len,
+            block_table: sequence.block_table.clone(),
+        });
+        let paged = PagedBatch::new(batch.slots.clone(), sequences.collect(), self.cache.geometry())?;
+        validate::positions(batch, &paged)?;
+        Ok(Pass { batch: paged, rotary: self.rotary.rows(&batch.positions)? })
+    }
+}
+
+impl ForwardPass for Decoder {
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
+        let this = &*self;
+        threads::run(|| this.compute(batch))
+    }
+}
+
+impl Layer {
+    fn new(config: &Config, index: usize, weights: LayerWeights) -> Result<Self, ModelError> {
+        Ok(Self {
+            input_layernorm: weights.input_layernorm,
+            attention: Attention::new(config, index, weights.qkv_proj),
+            o_proj: weights.o_proj,
+            post_attention_layernorm: weights.post_attention_layernorm,
+            feed_forward: FeedForward::new(&config.feed_forward, weights.feed_forward)?,
+        })
+    }
+}

@@ -1,0 +1,68 @@
+//! The paged cache of keys and values: per layer one tensor `(2, num_blocks, block_size, kv_heads,
+//! head_dim)`, keys first, allocated once. Who owns which block is the engine's business.
+
+use candle_core::{DType, Device, Tensor};
+use tramontane_kernels::KvGeometry;
+
+use super::ModelError;
+use super::config::Config;
+
+/// Size and type of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvCacheConfig {
+    /// Blocks, shared by all sequences.
+    pub num_blocks: usize,
+    /// Tokens per block.
+    pub block_size: usize,
+    /// f32, bf16 or f16.
+    pub dtype: DType,
+}
+
+impl KvCacheConfig {
+    /// Bytes that one cached token takes over all layers.
+    pub fn bytes_per_token(config: &Config, dtype: DType) -> usize {
+        let attention = &config.attention;
+        2 * config.num_hidden_layers * attention.num_key_value_heads * attention.head_dim * dtype.size_in_bytes()
+    }
+}
+
+/// Keys and values of all layers.
+#[derive(Debug)]
+pub(super) struct KvCache {
+    layers: Vec<Tensor>,
+    geometry: KvGeometry,
+}
+
+impl KvCache {
+    /// Allocates zeros: reserved at once, touched as blocks come into use.
+    pub(super) fn new(config: &Config, cache: KvCacheConfig) -> Result<Self, ModelError> {
+        let KvCacheConfig { num_blocks, block_size, dtype } = cache;
+        if num_blocks == 0 || block_size == 0 {
+            return Err(ModelError::InvalidConfig { field: "num_blocks, block_size", reason: "must be above 0" });
+        }
+        // Slots are u32 in a batch.
+        if num_blocks.checked_mul(block_size).is_none_or(|slots| slots > u32::MAX as usize) {
+            return Err(ModelError::InvalidConfig { field: "num_blocks", reason: "has more slots than a u32 counts" });
+        }
+        if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
+            return Err(ModelError::InvalidConfig {
+                field: "dtype",
+                reason: "of the KV cache must be f32, bf16 or f16",
+            });
+        }
+        let attention = &config.attention;
+        let shape = (2, num_blocks, block_size, attention.num_key_value_heads, attention.head_dim);
+        let layer = || Tensor::zeros(shape, dtype, &Device::Cpu);
+        let layers = (0..config.num_hidden_layers).map(|_| layer()).collect::<Result<_, _>>()?;
+        Ok(Self { layers, geometry: KvGeometry { num_blocks, block_size } })
+    }
+
+    /// `(2, num_blocks, block_size, kv_heads, head_dim)`
+    pub(super) fn layer(&self, index: usize) -> &Tensor {
+        &self.layers[index]
+    }
+
+    pub(super) fn geometry(&self) -> KvGeometry {
+        self.geometry
+    }
+}

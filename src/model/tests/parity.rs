@@ -1,0 +1,51 @@
+//! Random models against the f64 reference. Errors are relative to the root mean square of the logits.
+
+use candle_core::DType;
+use proptest::prelude::*;
+
+use super::random::{Model, alone};
+use super::reference;
+
+/// Root mean square and maximum of the error.
+fn errors(found: &[f32], expected: &[f64]) -> (f64, f64) {
+    assert_eq!(found.len(), expected.len());
+    let rms = |squares: f64| (squares / expected.len() as f64).sqrt();
+    let scale = rms(expected.iter().map(|v| v * v).sum());
+    let error = |(found, expected): (&f32, &f64)| (f64::from(*found) - expected).abs() / scale;
+    let each = || found.iter().zip(expected).map(error);
+    (rms(each().map(|e| e * e).sum()), each().fold(0.0, f64::max))
+}
+
+fn check(seed: u64, len: usize, weights: DType, cache: DType, allowed: (f64, f64)) {
+    let model = Model::random(seed, weights);
+    let tokens = model.tokens(seed, len);
+    let found = alone(&mut model.decoder(cache), &tokens);
+    let (rms, max) = errors(&found, &reference::logits(&model, &tokens));
+    let what = format!("{weights:?} weights, {cache:?} cache, {len} tokens, {:#?}", model.config);
+    assert!(rms <= allowed.0 && max <= allowed.1, "rms {rms:e}, max {max:e}, allowed {allowed:?}: {what}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn f32_agrees_with_f64(seed: u64, len in 1usize..60) {
+        check(seed, len, DType::F32, DType::F32, (2e-5, 1e-4));
+    }
+
+    #[test]
+    fn rounded_weights_are_computed_exactly(seed: u64, len in 1usize..60) {
+        check(seed, len, DType::BF16, DType::F32, (2e-5, 1e-4));
+        check(seed, len, DType::F16, DType::F32, (2e-5, 1e-4));
+    }
+}
+
+/// A rounded cache moves expert choices now and then, so dense models only.
+#[test]
+fn bf16_cache_stays_near() {
+    let dense = (0..40).filter(|&seed| Model::random(seed, DType::BF16).config.feed_forward.experts.is_none());
+    for seed in dense {
+        check(seed, 40, DType::BF16, DType::BF16, (3e-2, 0.25));
+        check(seed, 40, DType::F16, DType::F16, (5e-3, 5e-2));
+    }
+}

@@ -1,0 +1,163 @@
+//! What a decoder refuses: configurations that make no sense, weights of another shape, batches that
+//! break their contract. Past these checks no index can be out of range.
+
+use candle_core::{DType, Tensor};
+use tramontane_kernels::PagedBatch;
+
+use super::ModelError;
+use super::config::{Config, RopeScaling};
+use super::weights::{FeedForwardWeights, SwiGluWeights, Weights};
+use crate::types::Batch;
+
+/// Refuses a configuration that contradicts itself.
+pub(super) fn config(config: &Config) -> Result<(), ModelError> {
+    let attention = &config.attention;
+    let positive = |value: usize| value > 0;
+    let rope_factor = match &config.rope.scaling {
+        RopeScaling::None => 1.0,
+        RopeScaling::Linear { factor } => *factor,
+        RopeScaling::Yarn(yarn) => yarn.factor,
+    };
+    let checks = [
+        (positive(config.vocab_size), "vocab_size", "must be above 0"),
+        (config.vocab_size <= u32::MAX as usize, "vocab_size", "must fit a u32"),
+        (positive(config.hidden_size), "hidden_size", "must be above 0"),
+        (positive(config.num_hidden_layers), "num_hidden_layers", "must be above 0"),
+        (positive(attention.num_key_value_heads), "num_key_value_heads", "must be above 0"),
+        (positive(attention.num_attention_heads), "num_attention_heads", "must be above 0"),
+        (
+            attention.num_attention_heads.checked_rem(attention.num_key_value_heads) == Some(0),
+            "num_attention_heads",
+            "must be a multiple of num_key_value_heads",
+        ),
+        (positive(attention.head_dim) && attention.head_dim % 2 == 0, "head_dim", "must be even and above 0"),
+        (attention.windows.len() == config.num_hidden_layers, "windows", "must have one entry per layer"),
+        (!attention.windows.contains(&Some(0)), "windows", "must be above 0"),
+        (
+            attention.temperature.is_none_or(|t| t.original_max_position_embeddings > 0),
+            "temperature.original_max_position_embeddings",
+            "must be above 0",
+        ),
+        (positive(config.feed_forward.intermediate_size), "intermediate_size", "must be above 0"),
+        (
+            config.feed_forward.experts.is_none_or(|e| (1..=e.num_experts).contains(&e.experts_per_token)),
+            "experts_per_token",
+            "must be between 1 and num_experts",
+        ),
+        (config.rope.theta > 0.0 && config.rope.theta.is_finite(), "rope.theta", "must be a positive number"),
+        (rope_factor > 0.0 && rope_factor.is_finite(), "rope.scaling.factor", "must be a positive number"),
+        (config.rms_norm_eps >= 0.0, "rms_norm_eps", "must not be negative"),
+        (positive(config.max_position_embeddings), "max_position_embeddings", "must be above 0"),
+    ];
+    match checks.into_iter().find(|(holds, _, _)| !holds) {
+        Some((_, field, reason)) => Err(ModelError::InvalidConfig { field, reason }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses weights whose shapes or types are not those of the configuration.
+pub(super) fn weights(config: &Config, weights: &Weights) -> Result<(), ModelError> {
+    let hidden = config.hidden_size;
+    let attention = &config.attention;
+    let q_width = attention.num_attention_heads * attention.head_dim;
+    let kv_width = attention.num_key_value_heads * attention.head_dim;
+    matrix("embed_tokens", &weights.embed_tokens, [config.vocab_size, hidden])?;
+    matrix("lm_head", &weights.lm_head, [config.vocab_size, hidden])?;
+    norm("norm", &weights.norm, hidden)?;
+    if weights.layers.len() != config.num_hidden_layers {
+        let reason = "differs from the number of layers in the weights";
+        return Err(ModelError::InvalidConfig { field: "num_hidden_layers", reason });
+    }
+    for (index, layer) in weights.layers.iter().enumerate() {
+        let name = |tensor: &str| format!("layers.{index}.{tensor}");
+        norm(&name("input_layernorm"), &layer.input_layernorm, hidden)?;
+        matrix(&name("qkv_proj"), &layer.qkv_proj, [q_width + 2 * kv_width, hidden])?;
+        matrix(&name("o_proj"), &layer.o_proj, [hidden, q_width])?;
+        norm(&name("post_attention_layernorm"), &layer.post_attention_layernorm, hidden)?;
+        match &layer.feed_forward {
+            FeedForwardWeights::Dense(dense) => swiglu(&name("mlp"), dense, config)?,
+            FeedForwardWeights::Experts { gate, experts } => {
+                let num_experts = config.feed_forward.experts.map_or(0, |experts| experts.num_experts);
+                matrix(&name("gate"), gate, [num_experts, hidden])?;
+                if experts.len() != num_experts {
+                    let reason = "differs from the number of experts in the weights";
+                    return Err(ModelError::InvalidConfig { field: "num_experts", reason });
+                }
+                for (expert, weights) in experts.iter().enumerate() {
+                    swiglu(&name(&format!("experts.{expert}")), weights, config)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses lists of different lengths, tokens outside the vocabulary, positions beyond the model's reach
+/// and output rows that are not strictly increasing rows of the batch.
+pub(super) fn batch(batch: &Batch, vocab_size: usize, max_positions: usize) -> Result<(), ModelError> {
+    let n_tokens = batch.n_tokens();
+    for (field, len) in [("positions", batch.positions.len()), ("slots", batch.slots.len())] {
+        if len != n_tokens {
+            return Err(ModelError::BatchLength { field, found: len, expected: n_tokens });
+        }
+    }
+    for (row, (&token, &position)) in batch.token_ids.iter().zip(&batch.positions).enumerate() {
+        if token as usize >= vocab_size {
+            return Err(ModelError::TokenOutOfRange { row, token, vocab_size });
+        }
+        if position as usize >= max_positions {
+            return Err(ModelError::PositionOutOfRange { row, position, max_positions });
+        }
+    }
+    let mut next = 0;
+    for (index, &row) in batch.output_rows.iter().enumerate() {
+        if (row as usize) < next || row as usize >= n_tokens {
+            return Err(ModelError::OutputRow { index, row, n_tokens });
+        }
+        next = row as usize + 1;
+    }
+    Ok(())
+}
+
+/// Refuses positions that are not the last of their sequence's context, in order.
+pub(super) fn positions(batch: &Batch, paged: &PagedBatch) -> Result<(), ModelError> {
+    for sequence in paged.sequences() {
+        for index in 0..sequence.query_len {
+            let row = sequence.query_start + index;
+            let expected = sequence.position(index);
+            if batch.positions[row] as usize != expected {
+                return Err(ModelError::PositionMismatch { row, position: batch.positions[row], expected });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn swiglu(name: &str, weights: &SwiGluWeights, config: &Config) -> Result<(), ModelError> {
+    let width = config.feed_forward.intermediate_size;
+    matrix(&format!("{name}.gate_up_proj"), &weights.gate_up_proj, [2 * width, config.hidden_size])?;
+    matrix(&format!("{name}.down_proj"), &weights.down_proj, [config.hidden_size, width])
+}
+
+fn matrix(name: &str, tensor: &Tensor, expected: [usize; 2]) -> Result<(), ModelError> {
+    shape(name, tensor, &expected)?;
+    match tensor.dtype() {
+        DType::F32 | DType::BF16 | DType::F16 => Ok(()),
+        found => Err(ModelError::WeightType { tensor: name.to_owned(), found, expected: "F32, BF16 or F16" }),
+    }
+}
+
+fn norm(name: &str, tensor: &Tensor, width: usize) -> Result<(), ModelError> {
+    shape(name, tensor, &[width])?;
+    match tensor.dtype() {
+        DType::F32 => Ok(()),
+        found => Err(ModelError::WeightType { tensor: name.to_owned(), found, expected: "F32" }),
+    }
+}
+
+fn shape(name: &str, tensor: &Tensor, expected: &[usize]) -> Result<(), ModelError> {
+    if tensor.dims() == expected {
+        return Ok(());
+    }
+    Err(ModelError::WeightShape { tensor: name.to_owned(), found: tensor.dims().to_vec(), expected: expected.to_vec() })
+}

@@ -1,0 +1,11 @@
+//! The HTTP interface over the real engine and a scripted model: through the router where one request is
+//! enough, over loopback sockets where connections matter.
+
+mod chat;
+mod completions;
+mod errors;
+mod fields;
+mod isolation;
+mod operations;
+mod server;
+mod support;

@@ -1,0 +1,120 @@
+//! The table of request fields, asked for over HTTP and compared with `docs/api.md`.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+use tramontane::api::fields::{CHAT, COMPLETIONS, DETOKENIZE, Field, Support, TOKENIZE, Table, markdown};
+
+use super::support::{Answer, Harness, babbles, merged};
+
+const BEGIN: &str = "<!-- generated from src/api/fields/tables.rs: do not edit -->\n";
+const END: &str = "<!-- end of the generated part -->\n";
+
+async fn ask(harness: &Harness, table: &Table, members: &str) -> Answer {
+    let more: Value = serde_json::from_str(&format!("{{{members}}}")).unwrap_or_else(|e| panic!("{members}: {e}"));
+    let message = json!([{ "role": "user", "content": "Hello there, how do you do?" }]);
+    let base = match table.resource {
+        "POST /v1/chat/completions" => json!({ "model": "tiny", "messages": message, "max_tokens": 4 }),
+        "POST /v1/completions" => json!({ "model": "tiny", "prompt": "Hello there", "max_tokens": 4 }),
+        "POST /tokenize" if more.get("messages").is_some() => json!({ "model": "tiny" }),
+        "POST /tokenize" => json!({ "model": "tiny", "prompt": "Hello" }),
+        "POST /detokenize" => json!({ "model": "tiny", "tokens": [1] }),
+        other => panic!("{other}: no base request"),
+    };
+    let mut body = merged(base, more.clone());
+    if more.get("max_completion_tokens").is_some() {
+        body.as_object_mut().expect("an object").remove("max_tokens");
+    }
+    let path = table.resource.strip_prefix("POST ").expect("a POST");
+    harness.post(path, &body).await
+}
+
+/// The path of a field, or of a part of it.
+fn names(param: &Value, field: &Field) -> bool {
+    let rest = param.as_str().and_then(|param| param.strip_prefix(field.name));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+#[tokio::test]
+async fn every_field_does_what_the_table_says() {
+    let harness = Harness::new(babbles());
+    let mut wrong = Vec::new();
+    for table in [&CHAT, &COMPLETIONS, &TOKENIZE, &DETOKENIZE] {
+        for field in table.fields() {
+            let (accepted, refused) = match field.support {
+                Support::Honoured { sample, refused } | Support::Label { sample, refused } => {
+                    (vec![sample.to_owned()], refused)
+                }
+                Support::Neutral { accepted, refused } => {
+                    let members = accepted.iter().map(|value| format!("\"{}\": {value}", field.name));
+                    (members.chain([format!("\"{}\": null", field.name)]).collect(), refused)
+                }
+            };
+            for members in accepted {
+                let answer = ask(&harness, table, &members).await;
+                if answer.status != 200 {
+                    wrong.push(format!("{}: {members} is accepted, but: {}", table.resource, answer.body));
+                }
+            }
+            let answer = ask(&harness, table, refused).await;
+            if answer.status != 400 || !names(&answer.json()["error"]["param"], field) {
+                let outcome = format!("{} {}", answer.status, answer.body);
+                wrong.push(format!("{}: {refused} is refused, but: {outcome}", table.resource));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn no_field_is_in_a_table_twice() {
+    for table in [&CHAT, &COMPLETIONS, &TOKENIZE, &DETOKENIZE] {
+        let mut names: Vec<&str> = table.fields().map(|field| field.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count, "{}", table.resource);
+    }
+}
+
+/// OpenAI's current list, and what vLLM and Mistral's client add: none may be unknown.
+#[tokio::test]
+async fn known_clients_meet_no_unknown_field() {
+    for name in "messages model max_completion_tokens max_tokens temperature top_p n stop seed stream stream_options tools \
+        tool_choice parallel_tool_calls response_format logprobs top_logprobs logit_bias frequency_penalty \
+        presence_penalty reasoning_effort verbosity prediction metadata store user safety_identifier prompt_cache_key \
+        prompt_cache_retention prompt_cache_options service_tier modalities audio web_search_options moderation \
+        functions function_call use_beam_search top_k min_p repetition_penalty watermarking length_penalty \
+        stop_token_ids include_stop_str_in_output ignore_eos min_tokens skip_special_tokens \
+        spaces_between_special_tokens truncate_prompt_tokens truncation_side prompt_logprobs logprob_token_ids \
+        allowed_token_ids bad_words echo add_generation_prompt continue_final_message add_special_tokens documents \
+        chat_template chat_template_kwargs media_io_kwargs mm_processor_kwargs structured_outputs priority request_id \
+        session_id return_tokens_as_token_ids return_token_ids return_prompt_text cache_salt kv_transfer_params \
+        vllm_xargs repetition_detection stream_interval thinking_token_budget include_reasoning random_seed safe_prompt \
+        prompt_mode guardrails"
+        .split_whitespace()
+    {
+        assert!(CHAT.field(name).is_some(), "{name}");
+    }
+    for name in
+        "model prompt best_of echo frequency_penalty logit_bias logprobs max_tokens n presence_penalty seed stop \
+        stream stream_options suffix temperature top_p user"
+            .split_whitespace()
+    {
+        assert!(COMPLETIONS.field(name).is_some(), "{name}");
+    }
+}
+
+/// `TRAMONTANE_BLESS=1` writes the table instead of comparing it.
+#[test]
+fn docs_api_md_is_what_the_code_does() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/api.md");
+    let text = fs::read_to_string(&path).expect("docs/api.md");
+    let (before, rest) = text.split_once(BEGIN).expect("the beginning of the generated part");
+    let (found, after) = rest.split_once(END).expect("the end of the generated part");
+    if std::env::var_os("TRAMONTANE_BLESS").is_some() {
+        fs::write(&path, format!("{before}{BEGIN}{}{END}{after}", markdown())).expect("docs/api.md is writable");
+    } else {
+        assert!(found == markdown(), "docs/api.md is out of date: run the tests with TRAMONTANE_BLESS=1");
+    }
+}

@@ -1,0 +1,367 @@
+//! A server with a model that says what a test wants, at the pace that a test allows.
+
+use std::{
+    path::Path,
+    sync::{Arc, Condvar, Mutex, OnceLock},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, Request, header::CONTENT_TYPE},
+};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use tramontane::{
+    api::{AppState, GenerationDefaults, HttpLimits, ServedModel, app},
+    engine::{EngineConfig, EngineHandle},
+    model::{ForwardPass, Logits, ModelError},
+    prompt::{Codec, TekkenFile},
+    telemetry::EngineMetrics,
+    types::Batch,
+};
+
+use crate::fixtures::read;
+
+pub const EOS: u32 = 2;
+pub const END_OF_INSTRUCTION: u32 = 4;
+pub const MAX_MODEL_LEN: usize = 4096;
+
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The small tokenizer, version 13.
+pub fn codec() -> Codec {
+    static CODEC: OnceLock<Codec> = OnceLock::new();
+    let open = || {
+        let name = "tekken-tiny.json";
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizers").join(name);
+        let file = TekkenFile::parse(&read(&file), name).expect("a valid tekken file");
+        Codec::from_tekken(&file, None).expect("a valid tokenizer")
+    };
+    CODEC.get_or_init(open).clone()
+}
+
+/// Ids of a text without control tokens.
+pub fn ids(text: &str) -> Vec<u32> {
+    codec().encode_text(text, false)
+}
+
+/// What a model says next, given everything before.
+pub type Script = Box<dyn Fn(&[u32]) -> u32 + Send>;
+
+/// Answers every instruction with these tokens, then ends.
+pub fn answers(tokens: Vec<u32>) -> Script {
+    Box::new(move |history| {
+        let generated = history.iter().rev().take_while(|&&id| id != END_OF_INSTRUCTION).count();
+        tokens.get(generated).copied().unwrap_or(EOS)
+    })
+}
+
+/// Answers every instruction with this text.
+pub fn says(text: &str) -> Script {
+    answers(ids(text))
+}
+
+/// Continues a prompt with these tokens, then ends.
+pub fn continues(prompt_len: usize, tokens: Vec<u32>) -> Script {
+    // With log-probabilities of the prompt, the model is asked about its parts too.
+    Box::new(move |history| tokens.get(history.len().saturating_sub(prompt_len)).copied().unwrap_or(EOS))
+}
+
+/// Never ends.
+pub fn babbles() -> Script {
+    let word = ids(" la")[0];
+    Box::new(move |_| word)
+}
+
+/// Lets the model compute steps. Open unless a test closes it.
+#[derive(Clone)]
+pub struct Gate {
+    allowed: Arc<(Mutex<usize>, Condvar)>,
+}
+
+impl Gate {
+    /// Lets `steps` more steps pass.
+    pub fn allow(&self, steps: usize) {
+        let (allowed, changed) = &*self.allowed;
+        let mut allowed = allowed.lock().expect("no panic");
+        *allowed = allowed.saturating_add(steps);
+        changed.notify_all();
+    }
+
+    pub fn open(&self) {
+        self.allow(usize::MAX);
+    }
+
+    fn pass(&self) {
+        let (allowed, changed) = &*self.allowed;
+        let mut allowed =
+            changed.wait_while(allowed.lock().expect("no panic"), |allowed| *allowed == 0).expect("no panic");
+        if *allowed != usize::MAX {
+            *allowed -= 1;
+        }
+    }
+}
+
+/// Remembers tokens where a model would keep keys and values, so that everything the engine does with
+/// blocks shows.
+struct ScriptedModel {
+    vocab_size: usize,
+    block_size: usize,
+    cache: Vec<u32>,
+    script: Script,
+    gate: Gate,
+}
+
+impl ForwardPass for ScriptedModel {
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
+        self.gate.pass();
+        for (&slot, &id) in batch.slots.iter().zip(&batch.token_ids) {
+            self.cache[slot as usize] = id;
+        }
+        let mut values = Vec::new();
+        for &row in &batch.output_rows {
+            let row = row as usize;
+            let sequence = batch.sequences.iter().find(|s| (s.query_start..s.query_start + s.query_len).contains(&row));
+            let blocks = &sequence.expect("rows belong to sequences").block_table;
+            let slot =
+                |position| blocks[position / self.block_size] as usize * self.block_size + position % self.block_size;
+            let history: Vec<u32> = (0..=batch.positions[row] as usize).map(|p| self.cache[slot(p)]).collect();
+            let mut logits = vec![0.0; self.vocab_size];
+            logits[(self.script)(&history) as usize] = 10.0;
+            values.extend(logits);
+        }
+        Ok(Logits { values, vocab_size: self.vocab_size })
+    }
+}
+
+/// A server that nothing but a test talks to.
+pub struct Harness {
+    pub state: AppState,
+    pub gate: Gate,
+}
+
+/// Limits that a test can reach.
+pub fn small_engine() -> EngineConfig {
+    EngineConfig {
+        block_size: 4,
+        num_blocks: 2048,
+        max_running: 8,
+        max_waiting: 8,
+        max_batched_tokens: 512,
+        max_model_len: MAX_MODEL_LEN,
+        prefix_caching: true,
+        ..EngineConfig::default()
+    }
+}
+
+impl Harness {
+    pub fn new(script: Script) -> Self {
+        let harness = Self::with(script, small_engine(), HttpLimits::default());
+        harness.gate.open();
+        harness
+    }
+
+    /// With a closed gate.
+    pub fn with(script: Script, engine: EngineConfig, limits: HttpLimits) -> Self {
+        let state = AppState::new(limits);
+        let gate = Gate { allowed: Arc::default() };
+        let codec = codec();
+        let model = ScriptedModel {
+            vocab_size: codec.vocab_size(),
+            block_size: engine.block_size,
+            cache: vec![0; engine.block_size * engine.num_blocks],
+            script,
+            gate: gate.clone(),
+        };
+        let metrics = Arc::new(EngineMetrics::new("tiny", engine.max_model_len));
+        let max_model_len = engine.max_model_len;
+        state.set_model(ServedModel {
+            names: vec!["tiny".to_owned(), "alias".to_owned()],
+            codec,
+            engine: EngineHandle::spawn(Box::new(model), engine, Arc::clone(&metrics)),
+            metrics,
+            defaults: GenerationDefaults {
+                temperature: Some(0.0),
+                eos_token_ids: vec![EOS],
+                ..GenerationDefaults::default()
+            },
+            max_model_len,
+            digest: "sha256:0123456789abcdef".to_owned(),
+        });
+        Self { state, gate }
+    }
+
+    pub fn app(&self) -> Router {
+        app(self.state.clone())
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        send(self.app(), Request::get(path).body(Body::empty()).expect("a valid request")).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_text(path, body.to_string()).await
+    }
+
+    pub async fn post_text(&self, path: &str, body: impl Into<Body>) -> Answer {
+        let request = Request::post(path).header(CONTENT_TYPE, "application/json").body(body.into());
+        send(self.app(), request.expect("a valid request")).await
+    }
+
+    /// A chat request with one message and more fields.
+    pub async fn chat(&self, more: Value) -> Answer {
+        self.post("/v1/chat/completions", &chat(more)).await
+    }
+
+    /// Waits until the engine has nothing to do.
+    pub async fn idle(&self) {
+        let engine = self.state.loaded_model().expect("a model is set").engine.clone();
+        eventually("the engine is idle", || {
+            let load = engine.snapshot();
+            load.running == 0 && load.waiting == 0 && load.held_blocks == 0
+        })
+        .await;
+        eventually("no request is in flight", || self.state.in_flight() == 0).await;
+    }
+
+    /// The value of a metric without labels of its own.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.state.loaded_model().expect("a model is set").metrics.render();
+        let start = format!("{name}{{engine=\"0\",model_name=\"tiny\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&start));
+        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().expect("a number")
+    }
+}
+
+impl Drop for Harness {
+    fn drop(&mut self) {
+        self.gate.open(); // a blocked engine thread would never end
+    }
+}
+
+/// The body of a chat request with one message and more fields.
+pub fn chat(more: Value) -> Value {
+    merged(json!({ "model": "tiny", "messages": [{ "role": "user", "content": "Hello" }] }), more)
+}
+
+/// `base` with the members of `more`, which win.
+pub fn merged(mut base: Value, more: Value) -> Value {
+    for (key, value) in more.as_object().expect("an object") {
+        base[key] = value.clone();
+    }
+    base
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: String,
+}
+
+impl Answer {
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.body))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("ASCII"))
+    }
+
+    /// The events of a stream, without `[DONE]`, which must be there.
+    #[track_caller]
+    pub fn events(&self) -> Vec<Value> {
+        assert_eq!(self.status, 200, "{}", self.body);
+        assert_eq!(self.header("content-type"), Some("text/event-stream"));
+        let body = self.body.strip_suffix("data: [DONE]\n\n").unwrap_or_else(|| panic!("no [DONE] in {}", self.body));
+        let event = |event: &str| serde_json::from_str(event.strip_prefix("data: ").expect("data")).expect("JSON");
+        body.split_terminator("\n\n").map(event).collect()
+    }
+
+    /// The text of a choice, put together from a stream.
+    #[track_caller]
+    pub fn streamed_text(&self, index: u64) -> String {
+        let events = self.events();
+        let choices = events.iter().flat_map(|event| event["choices"].as_array().expect("choices").clone());
+        let text = |choice: Value| match &choice["text"] {
+            Value::String(text) => text.clone(),
+            _ => choice["delta"]["content"].as_str().unwrap_or_default().to_owned(),
+        };
+        choices.filter(|choice| choice["index"] == index).map(text).collect()
+    }
+
+    /// Text of the first choice.
+    #[track_caller]
+    pub fn text(&self) -> String {
+        let answer = self.json();
+        let choice = &answer["choices"][0];
+        let text = choice["message"]["content"].as_str().or(choice["text"].as_str());
+        text.unwrap_or_else(|| panic!("no text in {answer}")).to_owned()
+    }
+
+    /// `status param code`, for errors.
+    #[track_caller]
+    pub fn error(&self) -> String {
+        let body = self.json();
+        let error = body["error"].as_object().unwrap_or_else(|| panic!("no error: {} {body}", self.status));
+        assert_eq!(error.keys().collect::<Vec<_>>(), ["message", "type", "param", "code"]);
+        format!("{} {} {}", self.status, error["param"], error["code"])
+    }
+}
+
+pub async fn send(app: Router, request: Request<Body>) -> Answer {
+    let response = app.oneshot(request).await.expect("the router is infallible");
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.expect("a complete body").to_bytes();
+    let body = String::from_utf8(bytes.into()).expect("UTF-8");
+    Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+}
+
+/// Waits for something that must happen soon, whatever thread makes it happen.
+pub async fn eventually(what: &str, mut happens: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !happens() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}: not within {PATIENCE:?}");
+}
+
+/// Replaces what differs between runs: ids and times.
+pub fn redacted(value: &Value) -> Value {
+    let mut value = value.clone();
+    if let Some(object) = value.as_object_mut() {
+        for (key, stand_in) in
+            [("id", json!("<id>")), ("created", json!(0)), ("system_fingerprint", json!("<fingerprint>"))]
+        {
+            if object.contains_key(key) {
+                object[key] = stand_in;
+            }
+        }
+    }
+    value
+}
+
+/// Events one a line, redacted, without what all of them repeat.
+pub fn lines(events: &[Value]) -> String {
+    let line = |event: &Value| {
+        let mut event = redacted(event);
+        if let Some(object) = event.as_object_mut() {
+            for key in ["id", "object", "created", "model", "system_fingerprint"] {
+                assert!(object.shift_remove(key).is_some(), "{key} is missing");
+            }
+        }
+        format!("{event}\n")
+    };
+    events.iter().map(line).collect()
+}

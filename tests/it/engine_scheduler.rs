@@ -1,0 +1,313 @@
+//! Properties of the block pool and the scheduler under random operations. No engine, no thread: the test
+//! computes each plan with the mock model and compares the tokens with a run that has no cache at all.
+
+use std::collections::BTreeMap;
+
+use proptest::{collection::vec, prelude::*, sample::Index};
+use tramontane::{
+    engine::{
+        EngineConfig, batch,
+        blocks::{BlockHash, BlockId, BlockPool},
+        scheduler::{Plan, Scheduler},
+        sequence::{Sequence, SequenceKey, SequenceOptions},
+    },
+    model::ForwardPass,
+};
+
+use crate::engine_mock::{FIRST_FAULT, PagedModel, argmax, check_batch, generate};
+
+#[derive(Clone, Debug)]
+enum BlockOp {
+    Allocate,
+    Release(Index),
+    /// Publishes a held block under one of a few contents.
+    Publish(Index, u32),
+    /// Takes the block of a content, if it is cached.
+    Share(u32),
+}
+
+fn block_op() -> impl Strategy<Value = BlockOp> {
+    prop_oneof![
+        4 => Just(BlockOp::Allocate),
+        4 => any::<Index>().prop_map(BlockOp::Release),
+        3 => (any::<Index>(), 0..6u32).prop_map(|(held, content)| BlockOp::Publish(held, content)),
+        2 => (0..6u32).prop_map(BlockOp::Share),
+    ]
+}
+
+#[derive(Clone, Debug)]
+struct Submission {
+    prompt: Vec<u32>,
+    max_tokens: usize,
+    priority: i32,
+    options: SequenceOptions,
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Submit(Submission),
+    Cancel(Index),
+    Steps(usize),
+}
+
+/// Prompts share beginnings: a few tokens of one of two long texts, then something of their own.
+fn submission() -> impl Strategy<Value = Submission> {
+    let prompt = (0..2u32, 0..24usize, vec(0..FIRST_FAULT, 1..6)).prop_map(|(text, shared, own)| {
+        let mut prompt: Vec<u32> = (0..shared as u32).map(|i| (i * 7 + text) % FIRST_FAULT).collect();
+        prompt.extend(own);
+        prompt
+    });
+    let options = (prop_oneof![4 => Just(None), 1 => Just(Some("salt".to_owned()))], prop::bool::weighted(0.15))
+        .prop_map(|(cache_salt, prompt_rows)| SequenceOptions { cache_salt, prompt_rows });
+    (prompt, 1..20usize, -1..2i32, options).prop_map(|(prompt, max_tokens, priority, options)| Submission {
+        prompt,
+        max_tokens,
+        priority,
+        options,
+    })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        5 => submission().prop_map(Op::Submit),
+        1 => any::<Index>().prop_map(Op::Cancel),
+        4 => (1..8usize).prop_map(Op::Steps),
+    ]
+}
+
+fn limits() -> impl Strategy<Value = EngineConfig> {
+    (1..6usize, 2..16usize, 1..6usize, 1..14usize, any::<bool>()).prop_map(
+        |(block_size, num_blocks, max_running, max_batched_tokens, prefix_caching)| EngineConfig {
+            block_size,
+            num_blocks,
+            max_running,
+            max_batched_tokens,
+            prefix_caching,
+            ..EngineConfig::default()
+        },
+    )
+}
+
+/// A scheduler, the model its plans are computed with, and what must come out.
+struct World {
+    config: EngineConfig,
+    scheduler: Scheduler,
+    model: PagedModel,
+    live: BTreeMap<SequenceKey, Submission>,
+    prompt_rows_seen: BTreeMap<SequenceKey, usize>,
+    arrivals: u64,
+}
+
+impl World {
+    fn new(config: EngineConfig) -> Self {
+        Self {
+            scheduler: Scheduler::new(&config),
+            model: PagedModel::new(config.block_size, config.num_blocks),
+            live: BTreeMap::new(),
+            prompt_rows_seen: BTreeMap::new(),
+            arrivals: 0,
+            config,
+        }
+    }
+
+    fn submit(&mut self, submission: Submission) {
+        if submission.prompt.len() >= self.config.max_sequence_len() {
+            return; // The engine refuses it.
+        }
+        let key = SequenceKey { priority: submission.priority, arrival: self.arrivals };
+        self.arrivals += 1;
+        self.scheduler.add(key, Sequence::new(submission.prompt.clone(), &submission.options));
+        self.live.insert(key, submission);
+    }
+
+    fn cancel(&mut self, index: Index) {
+        if !self.live.is_empty() {
+            let key = *self.live.keys().nth(index.index(self.live.len())).unwrap();
+            self.live.remove(&key);
+            assert!(self.scheduler.remove(key).is_some());
+        }
+    }
+
+    fn step(&mut self) {
+        let before = self.live.len();
+        let plan = self.scheduler.schedule();
+        self.check_plan(&plan);
+        assert_eq!(before == 0, plan.items.is_empty(), "a step plans something while anything is queued");
+        let (batch, rows) = batch::build(&plan.items, &self.scheduler);
+        check_batch(&batch);
+        let logits = self.model.forward(&batch).unwrap();
+        for (item, rows) in plan.items.iter().zip(rows) {
+            let seen = self.prompt_rows_seen.entry(item.key).or_default();
+            if !rows.prompt.is_empty() {
+                assert_eq!(rows.first_position, *seen, "prompt rows come once and in order");
+                *seen += rows.prompt.len();
+            }
+            let token = rows.next.map(|row| argmax(logits.row(row)));
+            self.scheduler.commit(*item, token);
+            if token.is_some() {
+                self.finish_if_complete(item.key);
+            }
+        }
+        self.scheduler.check_integrity().unwrap();
+    }
+
+    fn check_plan(&self, plan: &Plan) {
+        let tokens: usize = plan.items.iter().map(|item| item.query_len).sum();
+        assert!(tokens <= self.config.max_batched_tokens, "{tokens} tokens in a step");
+        assert!(self.scheduler.num_running() <= self.config.max_running);
+        assert_eq!(self.scheduler.num_running() + self.scheduler.num_waiting(), self.live.len());
+        for admitted in &plan.admitted {
+            let sequence = self.scheduler.sequence(admitted.key).unwrap();
+            assert_eq!(sequence.num_computed(), admitted.cached_tokens);
+            assert!(admitted.cached_tokens < sequence.tokens().len(), "the last token is always computed");
+            assert!(admitted.cached_tokens == 0 || !sequence.wants_prompt_rows());
+        }
+    }
+
+    fn finish_if_complete(&mut self, key: SequenceKey) {
+        let submission = &self.live[&key];
+        let sequence = self.scheduler.sequence(key).unwrap();
+        let room = self.config.max_sequence_len() - submission.prompt.len();
+        let max_tokens = submission.max_tokens.min(room);
+        if sequence.output().len() < max_tokens {
+            return;
+        }
+        assert_eq!(sequence.output(), generate(&submission.prompt, max_tokens), "{key:?} {submission:?}");
+        if submission.options.prompt_rows {
+            assert_eq!(self.prompt_rows_seen[&key], submission.prompt.len() - 1);
+        }
+        self.scheduler.remove(key);
+        self.live.remove(&key);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_pool_balances(num_blocks in 1..8usize, ops in vec(block_op(), 1..120)) {
+        let mut pool = BlockPool::new(num_blocks);
+        let content = |id: u32| BlockHash::root(None).child(&[id]);
+        let mut held: Vec<BlockId> = Vec::new();
+        for op in ops {
+            match op {
+                BlockOp::Allocate => {
+                    let distinct = held.iter().collect::<std::collections::BTreeSet<_>>().len();
+                    let block = pool.allocate();
+                    prop_assert_eq!(block.is_some(), distinct < num_blocks);
+                    if let Some(block) = block {
+                        prop_assert!(!held.contains(&block) && pool.published(block).is_none());
+                        held.push(block);
+                    }
+                }
+                BlockOp::Release(index) if !held.is_empty() => {
+                    pool.release(held.swap_remove(index.index(held.len())));
+                }
+                BlockOp::Publish(index, id) if !held.is_empty() => {
+                    let block = held[index.index(held.len())];
+                    pool.publish(block, content(id));
+                    prop_assert!(pool.lookup(&content(id)).is_some() || pool.published(block).is_some());
+                }
+                BlockOp::Share(id) => {
+                    if let Some(block) = pool.lookup(&content(id)) {
+                        prop_assert_eq!(pool.published(block), Some(content(id)));
+                        pool.share(block);
+                        held.push(block);
+                    }
+                }
+                BlockOp::Release(_) | BlockOp::Publish(..) => {}
+            }
+            prop_assert_eq!(pool.check_integrity(held.iter().copied()), Ok(()));
+        }
+    }
+
+    #[test]
+    fn any_schedule_computes_what_a_run_alone_computes(config in limits(), ops in vec(op(), 1..40)) {
+        let mut world = World::new(config);
+        for op in ops {
+            match op {
+                Op::Submit(submission) => world.submit(submission),
+                Op::Cancel(index) => world.cancel(index),
+                Op::Steps(count) => (0..count).for_each(|_| world.step()),
+            }
+            prop_assert_eq!(world.scheduler.check_integrity(), Ok(()));
+        }
+        // Nothing livelocks: alone, each needs at most a step per token; recomputing costs a few times that.
+        let mut steps = 0;
+        while !world.live.is_empty() {
+            world.step();
+            steps += 1;
+            prop_assert!(steps < 20_000, "{:?} never finish", world.live);
+        }
+        prop_assert_eq!(world.scheduler.block_counts().held, 0);
+    }
+}
+
+fn run_to_end(world: &mut World) -> usize {
+    let mut preemptions = 0;
+    while !world.live.is_empty() {
+        let waiting = world.scheduler.num_waiting();
+        world.step();
+        preemptions += world.scheduler.num_waiting().saturating_sub(waiting);
+    }
+    preemptions
+}
+
+fn plain(prompt: Vec<u32>, max_tokens: usize, priority: i32) -> Submission {
+    Submission { prompt, max_tokens, priority, options: SequenceOptions::default() }
+}
+
+#[test]
+fn blocks_running_out_preempts_the_last_in_order() {
+    let config = EngineConfig { block_size: 2, num_blocks: 8, max_running: 4, ..EngineConfig::default() };
+    let mut world = World::new(config);
+    for start in 0..3 {
+        world.submit(plain(vec![start, start + 1], 12, 0));
+    }
+    world.step();
+    assert_eq!(world.scheduler.num_running(), 3);
+    while world.scheduler.num_waiting() == 0 {
+        world.step();
+    }
+    let preempted = SequenceKey { priority: 0, arrival: 2 };
+    assert_eq!(world.scheduler.sequence(preempted).unwrap().num_computed(), 0);
+    assert!(run_to_end(&mut world) > 0, "the second has to go as well");
+}
+
+#[test]
+fn decodes_go_first_and_a_long_prompt_gets_the_rest_of_the_budget() {
+    let config = EngineConfig { block_size: 4, num_blocks: 64, max_batched_tokens: 8, ..EngineConfig::default() };
+    let mut world = World::new(config);
+    world.submit(plain(vec![1, 2], 40, 0));
+    world.step();
+    world.submit(plain((0..30).collect(), 4, -1));
+    let plan = world.scheduler.schedule();
+    let shares: Vec<_> = plan.items.iter().map(|item| (item.key.arrival, item.query_len)).collect();
+    assert_eq!(shares, [(0, 1), (1, 7)]);
+}
+
+#[test]
+fn a_known_prefix_is_reused_up_to_the_last_token() {
+    let config = EngineConfig { block_size: 4, num_blocks: 64, ..EngineConfig::default() };
+    let mut world = World::new(config);
+    let prompt: Vec<u32> = (0..16).collect();
+    world.submit(plain(prompt.clone(), 5, 0));
+    run_to_end(&mut world);
+    let salted = SequenceOptions { cache_salt: Some("other".to_owned()), prompt_rows: false };
+    let mut longer = prompt.clone();
+    longer.extend(generate(&prompt, 5));
+    longer.push(3);
+    // Generated blocks are reusable too: 16 prompt tokens and 4 of the output fill five blocks.
+    for (prompt, options, cached) in [
+        (prompt.clone(), SequenceOptions::default(), 12),
+        (longer, SequenceOptions::default(), 20),
+        (prompt, salted, 0),
+    ] {
+        world.submit(Submission { prompt, max_tokens: 1, priority: 0, options });
+        let plan = world.scheduler.schedule();
+        assert_eq!(plan.admitted[0].cached_tokens, cached);
+        let key = plan.admitted[0].key;
+        world.scheduler.remove(key);
+        world.live.clear();
+    }
+}

@@ -1,0 +1,295 @@
+//! The decoder against the reference implementation, on every case of a directory: `tests/data/golden`, or
+//! the one that `TRAMONTANE_GOLDEN_DIR` names. A case of an architecture that is not served is printed by
+//! name with the loader's reason; any other case must pass.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::Device;
+use tramontane::model::checkpoint::{Checkpoint, CheckpointError, ComputeDtype, NoProgress, Subject};
+use tramontane::model::config::Config;
+use tramontane::model::weights::Weights;
+use tramontane::model::{Decoder, ForwardPass, KvCacheConfig};
+
+use crate::golden_case::{Case, Expected, Logprobs, Prompt};
+use crate::golden_run::{BLOCK_SIZE, Chosen, Run, argmax};
+
+/// Largest difference in f32, as a share of the rms of the prompt's reference logits.
+pub const F32_MAX: f64 = 1e-4;
+/// Largest rms of the differences in bf16, and largest difference.
+const BF16_RMS: f64 = 3e-2;
+const BF16_MAX: f64 = 0.25;
+/// Steps whose two best logits are this near may differ in bf16.
+const BF16_GAP: f32 = 0.1;
+/// Share of positions at which experts in bf16 must choose the reference's token.
+const EXPERTS_ARGMAX: f64 = 0.95;
+const LOGPROB: f64 = 1e-4;
+/// Lengths of prefill chunks: off the block size and off every vector width.
+const CHUNKS: [usize; 4] = [7, 1, 13, 3];
+
+fn directory() -> PathBuf {
+    match std::env::var_os("TRAMONTANE_GOLDEN_DIR") {
+        Some(dir) => dir.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden"),
+    }
+}
+
+#[test]
+fn golden() {
+    let cases = Case::discover(&directory()).unwrap();
+    let (mut passed, mut failures) = (0, Vec::new());
+    for case in &cases {
+        match run(case) {
+            Ok(Outcome::Passed(summary)) => {
+                passed += 1;
+                println!("{:<26} {summary}", case.name);
+            }
+            Ok(Outcome::NotServed(reason)) => println!("{:<26} NOT SERVED: {reason}", case.name),
+            Err(error) => {
+                println!("{:<26} FAILED: {error:#}", case.name);
+                failures.push(format!("{}: {error:#}", case.name));
+            }
+        }
+        if case.has_adapter {
+            println!("{:<26} NOT SERVED: the adapter of this case (only its base model was checked)", case.name);
+        }
+    }
+    println!("{passed} of {} cases passed, {} failed", cases.len(), failures.len());
+    assert!(failures.is_empty(), "{} of {} cases failed:\n{}", failures.len(), cases.len(), failures.join("\n"));
+    assert!(passed > 0, "no case of a served architecture in {}", directory().display());
+}
+
+enum Outcome {
+    Passed(String),
+    NotServed(String),
+}
+
+fn run(case: &Case) -> Result<Outcome> {
+    let checkpoint = match Checkpoint::open(&case.checkpoint) {
+        Ok(checkpoint) => checkpoint,
+        Err(CheckpointError::Unsupported { subject: subject @ Subject::Architecture, found, .. }) => {
+            return Ok(Outcome::NotServed(format!("{subject} {found}")));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let summary = match case.expected()? {
+        Expected::Causal(prompts) => {
+            let f32_max = check_f32(&checkpoint, &prompts).context("f32")?;
+            let bf16 = check_bf16(&checkpoint, &prompts, case.reference_bf16_rms).context("bf16")?;
+            format!("f32 max {f32_max:.1e}, bf16 {bf16}")
+        }
+        Expected::Logprobs(expected) => {
+            let worst = check_logprobs(&checkpoint, &expected)?;
+            format!("log-probabilities within {worst:.1e}")
+        }
+        Expected::NotServed(kind) => return Ok(Outcome::NotServed(format!("{kind} output"))),
+    };
+    Ok(Outcome::Passed(summary))
+}
+
+/// A model with room in its cache for all prompts at once.
+pub fn decoder(config: &Config, weights: Weights, dtype: ComputeDtype, num_blocks: usize) -> Result<impl ForwardPass> {
+    let cache = KvCacheConfig { num_blocks, block_size: BLOCK_SIZE, dtype: dtype.dtype() };
+    Ok(Decoder::new(config.clone(), weights, cache)?)
+}
+
+fn load(checkpoint: &Checkpoint, dtype: ComputeDtype, num_blocks: usize) -> Result<impl ForwardPass> {
+    let weights = checkpoint.load(dtype, &Device::Cpu, &NoProgress)?;
+    decoder(checkpoint.config(), weights, dtype, num_blocks)
+}
+
+/// Logits of every position within [`F32_MAX`], in one prefill and in chunks, and all greedy tokens equal,
+/// each prompt alone and all together. Returns the largest difference.
+fn check_f32(checkpoint: &Checkpoint, prompts: &[Prompt]) -> Result<f64> {
+    let mut worst: f64 = 0.0;
+    for_each_way(checkpoint, prompts, ComputeDtype::F32, |way| {
+        match way {
+            Way::Logits { prompt, logits } => {
+                let difference = Difference::between(logits, &prompt.logits)?;
+                ensure!(difference.max <= F32_MAX, "{difference}, expected max {F32_MAX:e}");
+                worst = worst.max(difference.max);
+            }
+            Way::Greedy { prompt, tokens } => {
+                let first = tokens.iter().zip(&prompt.greedy_ids).position(|(found, expected)| found != expected);
+                ensure!(tokens.len() == prompt.greedy_ids.len());
+                if let Some(step) = first {
+                    let (found, expected) = (tokens[step], prompt.greedy_ids[step]);
+                    bail!("greedy step {step} is token {found}, expected {expected}, gap {}", prompt.greedy_gap[step]);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(worst)
+}
+
+/// The same in bf16 with its tolerances; returns them as a summary.
+fn check_bf16(checkpoint: &Checkpoint, prompts: &[Prompt], reference_rms: Option<f64>) -> Result<String> {
+    let has_experts = checkpoint.config().feed_forward.experts.is_some();
+    let vocab_size = checkpoint.config().vocab_size;
+    let (mut rms, mut max, mut steps): (f64, f64, usize) = (0.0, 0.0, 0);
+    for_each_way(checkpoint, prompts, ComputeDtype::Bf16, |way| {
+        match way {
+            Way::Logits { prompt, logits } => {
+                let difference = Difference::between(logits, &prompt.logits)?;
+                let share = argmax_share(logits, &prompt.logits, vocab_size);
+                if has_experts {
+                    let within = reference_rms.is_some_and(|reference| difference.rms <= 2.0 * reference);
+                    ensure!(within || share >= EXPERTS_ARGMAX, "{difference}, argmax equal at {share:.3} of positions");
+                } else {
+                    let within = difference.rms <= BF16_RMS && difference.max <= BF16_MAX;
+                    ensure!(within, "{difference}, expected rms {BF16_RMS:e} and max {BF16_MAX}");
+                }
+                rms = rms.max(difference.rms);
+                max = max.max(difference.max);
+            }
+            Way::Greedy { prompt, tokens } if !has_experts => {
+                for (step, (found, expected)) in tokens.iter().zip(&prompt.greedy_ids).enumerate() {
+                    if prompt.greedy_gap[step] <= BF16_GAP {
+                        break;
+                    }
+                    let gap = prompt.greedy_gap[step];
+                    ensure!(found == expected, "greedy step {step} is token {found}, expected {expected}, gap {gap}");
+                    steps += 1;
+                }
+            }
+            Way::Greedy { .. } => {}
+        }
+        Ok(())
+    })?;
+    Ok(format!("rms {rms:.1e} max {max:.1e}, {steps} greedy steps compared"))
+}
+
+/// One way of computing one prompt.
+enum Way<'a> {
+    /// Logits of all positions.
+    Logits { prompt: &'a Prompt, logits: &'a [f32] },
+    /// A greedy continuation.
+    Greedy { prompt: &'a Prompt, tokens: &'a [u32] },
+}
+
+/// Computes every prompt in one prefill, in chunks (which must change no bit), greedily alone, and greedily
+/// with all others.
+fn for_each_way(
+    checkpoint: &Checkpoint,
+    prompts: &[Prompt],
+    dtype: ComputeDtype,
+    mut check: impl FnMut(Way<'_>) -> Result<()>,
+) -> Result<()> {
+    let all: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.input_ids.as_slice()).collect();
+    let n_new = prompts.iter().map(|prompt| prompt.greedy_ids.len()).max().unwrap_or(0);
+    let mut model = load(checkpoint, dtype, Run::blocks_needed(&all, n_new))?;
+    for (index, prompt) in prompts.iter().enumerate() {
+        let ids = &[all[index]];
+        let whole = Run::new(&mut model, ids, 0).prefill(&[usize::MAX])?;
+        check(Way::Logits { prompt, logits: &whole }).with_context(|| format!("prompt {index}, one prefill"))?;
+        let chunked = Run::new(&mut model, ids, 0).prefill(&CHUNKS)?;
+        check(Way::Logits { prompt, logits: &chunked }).with_context(|| format!("prompt {index}, in chunks"))?;
+        let same = whole.iter().zip(&chunked).all(|(a, b)| a.to_bits() == b.to_bits());
+        ensure!(same && whole.len() == chunked.len(), "prompt {index}: chunks of {CHUNKS:?} change the logits");
+        let alone = Run::new(&mut model, ids, n_new).greedy(n_new)?;
+        let tokens: Vec<u32> = alone[0].iter().map(|chosen| chosen.token).collect();
+        check(Way::Greedy { prompt, tokens: &tokens }).with_context(|| format!("prompt {index}, alone"))?;
+    }
+    let together = Run::new(&mut model, &all, n_new).greedy(n_new)?;
+    for (index, (prompt, chosen)) in prompts.iter().zip(&together).enumerate() {
+        let tokens: Vec<u32> = chosen.iter().map(|chosen| chosen.token).collect();
+        check(Way::Greedy { prompt, tokens: &tokens }).with_context(|| format!("prompt {index}, with the others"))?;
+    }
+    Ok(())
+}
+
+/// Differences of logits, as a share of the reference's rms.
+pub struct Difference {
+    pub rms: f64,
+    pub max: f64,
+    /// Where `max` is, and both values there.
+    worst: (usize, f32, f32),
+}
+
+impl Difference {
+    pub fn between(found: &[f32], expected: &[f32]) -> Result<Difference> {
+        ensure!(found.len() == expected.len(), "{} logits, expected {}", found.len(), expected.len());
+        let rms = |squares: f64| (squares / expected.len() as f64).sqrt();
+        let scale = rms(expected.iter().map(|value| f64::from(*value).powi(2)).sum());
+        let (mut squares, mut max, mut worst) = (0.0, 0.0, (0, 0.0, 0.0));
+        for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+            let difference = (f64::from(*found) - f64::from(*expected)).abs();
+            // A NaN is the worst of all.
+            let difference = if difference.is_nan() { f64::INFINITY } else { difference };
+            squares += difference * difference;
+            if difference > max {
+                (max, worst) = (difference, (index, *found, *expected));
+            }
+        }
+        Ok(Difference { rms: rms(squares) / scale, max: max / scale, worst })
+    }
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (index, found, expected) = self.worst;
+        write!(f, "rms {:.2e}, max {:.2e} at {index}: {found}, expected {expected}", self.rms, self.max)
+    }
+}
+
+fn argmax_share(found: &[f32], expected: &[f32], vocab_size: usize) -> f64 {
+    let rows = found.chunks(vocab_size).zip(expected.chunks(vocab_size));
+    let (equal, all) = rows.fold((0, 0), |(equal, all), (a, b)| (equal + usize::from(argmax(a) == argmax(b)), all + 1));
+    f64::from(u32::try_from(equal).unwrap_or(0)) / f64::from(all)
+}
+
+/// Log-probabilities of the prompt's tokens, of the most likely ones and of a greedy continuation.
+fn check_logprobs(checkpoint: &Checkpoint, expected: &Logprobs) -> Result<f64> {
+    let vocab_size = checkpoint.config().vocab_size;
+    let ids: &[&[u32]] = &[&expected.input_ids];
+    let n_new = expected.greedy_ids.len();
+    let mut model = load(checkpoint, ComputeDtype::F32, Run::blocks_needed(ids, n_new))?;
+    let logits = Run::new(&mut model, ids, 0).prefill(&[usize::MAX])?;
+    let rows: Vec<Vec<f64>> = logits.chunks(vocab_size).map(log_softmax).collect();
+    let mut worst: f64 = 0.0;
+    for (position, (row, top)) in rows.iter().zip(&expected.top).enumerate() {
+        worst = worst.max(check_top(row, top).with_context(|| format!("position {position}"))?);
+    }
+    for (position, (row, (logprob, rank))) in rows.iter().zip(&expected.prompt).enumerate() {
+        let token = expected.input_ids[position + 1];
+        let found = row[token as usize];
+        worst = worst.max((found - logprob).abs());
+        ensure!((found - logprob).abs() <= LOGPROB, "prompt token {token}: {found}, expected {logprob}");
+        let above = |margin: f64| row.iter().filter(|other| **other > found + margin).count();
+        let ranks = above(2.0 * LOGPROB) + 1..=above(-2.0 * LOGPROB);
+        ensure!(ranks.contains(rank), "prompt token {token}: rank within {ranks:?}, expected {rank}");
+    }
+    let chosen = Run::new(&mut model, ids, n_new).greedy(n_new)?.remove(0);
+    for (step, Chosen { token, logits }) in chosen.iter().enumerate() {
+        ensure!(*token == expected.greedy_ids[step], "greedy step {step}: {token}, not {}", expected.greedy_ids[step]);
+        let row = log_softmax(logits);
+        let difference = (row[*token as usize] - expected.greedy[step]).abs();
+        ensure!(difference <= LOGPROB, "greedy step {step}: log-probability differs by {difference:e}");
+        let top = check_top(&row, &expected.greedy_top[step]).with_context(|| format!("greedy step {step}"))?;
+        worst = worst.max(difference).max(top);
+    }
+    Ok(worst)
+}
+
+/// Values agree per id, and no token outside the list is more likely than its last.
+fn check_top(row: &[f64], top: &[(u32, f64)]) -> Result<f64> {
+    let mut worst: f64 = 0.0;
+    for (id, logprob) in top {
+        let difference = (row[*id as usize] - logprob).abs();
+        ensure!(difference <= LOGPROB, "token {id}: {}, expected {logprob}", row[*id as usize]);
+        worst = worst.max(difference);
+    }
+    let last = top.iter().map(|(_, logprob)| *logprob).fold(f64::INFINITY, f64::min);
+    for (id, logprob) in row.iter().enumerate() {
+        let listed = top.iter().any(|(other, _)| *other as usize == id);
+        ensure!(listed || *logprob <= last + 2.0 * LOGPROB, "token {id} at {logprob} belongs among the most likely");
+    }
+    Ok(worst)
+}
+
+fn log_softmax(row: &[f32]) -> Vec<f64> {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = row.iter().map(|logit| f64::from(logit - max).exp()).sum();
+    row.iter().map(|logit| f64::from(logit - max) - sum.ln()).collect()
+}
