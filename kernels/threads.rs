@@ -1,10 +1,10 @@
-//! The fixed pool of worker threads that the CPU kernels share: one thread per physical core.
+//! The fixed pool of worker threads that the CPU kernels share: one thread per physical core, unless told.
 //!
 //! Work is split into pieces that do not depend on the number of threads, and each output element is
 //! computed by one piece, so results do not depend on it either.
 
 use std::ops::Range;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -12,12 +12,25 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 /// Multiply-adds (or like work) below which waking another thread costs more than it gains.
 const MIN_PARALLEL_WORK: usize = 1 << 17;
 
+static REQUESTED: OnceLock<usize> = OnceLock::new();
+
 /// `None` where the system refuses threads: then everything runs on the caller's.
 static POOL: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
-    let threads = num_cpus::get_physical().min(num_cpus::get()).max(1);
+    let threads = REQUESTED.get().copied().unwrap_or_else(default_count);
     let named = |index| format!("kernels-{index}");
     ThreadPoolBuilder::new().num_threads(threads).thread_name(named).build().ok()
 });
+
+/// Threads if nobody asks for another number: one per physical core that this process may use.
+pub fn default_count() -> usize {
+    num_cpus::get_physical().min(num_cpus::get()).max(1)
+}
+
+/// Asks for this many threads. Only the first request counts, and only before any kernel has run.
+pub fn request(count: usize) {
+    // A later request would have to rebuild a pool that kernels are running on.
+    let _ = REQUESTED.set(count.max(1));
+}
 
 /// Runs `body` on a worker of the pool, so that the kernels in it start without changing threads.
 pub fn run<R: Send>(body: impl FnOnce() -> R + Send) -> R {

@@ -23,7 +23,9 @@ pub use args::{Args, EngineArgs, HttpArgs, LogArgs, ModelArgs, NetworkArgs};
 pub use error::ConfigError;
 pub use layers::{Origin, Resolved};
 pub use units::{ByteSize, Span};
-pub use values::{ContextLength, Dtype, LogFilter, LogFormat, ModelName, Names, Switch, TemplateChoice};
+pub use values::{
+    ContextLength, Dtype, LogFilter, LogFormat, ModelName, Names, Switch, TemplateChoice, TokenizerVersion,
+};
 
 /// The model that is served when none is named.
 pub const DEFAULT_MODEL: &str = "models/tiny";
@@ -53,6 +55,8 @@ pub struct ModelConfig {
     pub dtype: Dtype,
     /// Tokenizer file that replaces the checkpoint's own.
     pub tokenizer: Option<PathBuf>,
+    /// Version of the prompt format in place of the one that the tokenizer file states.
+    pub tokenizer_version: Option<TokenizerVersion>,
     /// Where the chat format comes from.
     pub template: TemplateChoice,
     /// Never open an outbound connection.
@@ -132,6 +136,7 @@ impl Config {
             served_model_name: layers.take("served_model_name", Names::default())?,
             dtype: layers.take("dtype", Dtype::Auto)?,
             tokenizer: layers.take_optional("tokenizer", "that of the checkpoint")?,
+            tokenizer_version: layers.take_optional("tokenizer_version", "the one that the tokenizer states")?,
             template: layers.take("template", TemplateChoice::Auto)?,
             offline: layers.take("offline", Switch::Off)?,
             threads: layers

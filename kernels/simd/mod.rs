@@ -43,6 +43,17 @@ impl Tier {
         Self(Level::Portable)
     }
 
+    /// Its name, for people.
+    pub(crate) fn name(self) -> &'static str {
+        match self.0 {
+            Level::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512",
+        }
+    }
+
     /// Every instruction set that this machine can run, the plainest first.
     #[cfg(test)]
     pub(crate) fn supported() -> Vec<Self> {

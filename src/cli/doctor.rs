@@ -40,7 +40,7 @@ struct Feature {
 #[derive(Serialize)]
 struct Kernels {
     device: &'static str,
-    tier: &'static str,
+    instructions: &'static str,
     /// Why no GPU is used.
     gpu: &'static str,
 }
@@ -66,7 +66,11 @@ fn examine(threads: usize) -> Report {
         memory_available_bytes: memory.map(|memory| memory.available.bytes()),
         nvidia_driver: machine::nvidia_driver(),
         gpus: machine::nvidia_gpus(),
-        kernels: Kernels { device: "cpu", tier: "portable", gpu: "this build has no CUDA and no Metal kernels" },
+        kernels: Kernels {
+            device: "cpu",
+            instructions: tramontane_kernels::instruction_set(),
+            gpu: "not used: this build has no CUDA and no Metal kernels",
+        },
     }
 }
 
@@ -85,8 +89,8 @@ impl Report {
             ("memory", format!("{}, {} available", size(self.memory_bytes), size(self.memory_available_bytes))),
             ("nvidia driver", self.nvidia_driver.clone().unwrap_or("none".into())),
             ("gpus", join(&self.gpus.iter().map(String::as_str).collect::<Vec<_>>())),
-            ("kernels", format!("{}, {}", self.kernels.device, self.kernels.tier)),
-            ("", self.kernels.gpu.to_owned()),
+            ("kernels", format!("{}, {}", self.kernels.device, self.kernels.instructions)),
+            ("gpu kernels", self.kernels.gpu.to_owned()),
         ];
         lines.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
     }

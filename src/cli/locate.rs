@@ -75,23 +75,37 @@ pub(super) enum Network {
     Forbidden,
 }
 
+/// Where a checkpoint is, and what it is called unless told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Located {
+    pub(super) directory: PathBuf,
+    pub(super) names: Vec<String>,
+}
+
 /// The directory of the model that was named. A hub id is looked up in the cache first.
-pub(super) fn checkpoint(model: &ModelConfig, network: Network, style: LogStyle) -> Result<PathBuf> {
+pub(super) fn checkpoint(model: &ModelConfig, network: Network, style: LogStyle) -> Result<Located> {
     let id = match source(model.model.as_str())? {
-        Source::Directory(path) => return Ok(path),
+        Source::Directory(directory) => return Ok(Located { names: vec![directory_name(&directory)], directory }),
         Source::Hub(id) => id,
     };
     let hub = Hub::from_env()?;
-    if let Some(path) = hub.cached(&id) {
-        return Ok(path);
-    }
-    if model.offline.is_on() {
-        return Err(UsageError(format!("{id} is not in the cache, and this is offline mode")).into());
-    }
-    if network == Network::Forbidden {
-        return Err(UsageError(format!("{id} is not in the cache: run `tramontane pull {id}` first")).into());
-    }
-    pull::pull(&hub, &id, Weights::HuggingFace, style)
+    let directory = match hub.cached(&id) {
+        Some(directory) => directory,
+        None if model.offline.is_on() => {
+            return Err(UsageError(format!("{id} is not in the cache, and this is offline mode")).into());
+        }
+        None if network == Network::Forbidden => {
+            return Err(UsageError(format!("{id} is not in the cache: run `tramontane pull {id}` first")).into());
+        }
+        None => pull::pull(&hub, &id, Weights::HuggingFace, style)?,
+    };
+    Ok(Located { directory, names: vec![id.repository] })
+}
+
+fn directory_name(directory: &Path) -> String {
+    let resolved = directory.canonicalize();
+    let path = resolved.as_deref().unwrap_or(directory);
+    path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Tells a directory from a hub id: a directory that exists wins, and what cannot be a hub id is an error.

@@ -5,12 +5,19 @@
 //! Exit codes: 0 done; 1 it failed while running; 2 the command line or the configuration is wrong.
 //! Results go to standard output; logs, progress and errors to standard error.
 
+mod answer;
+mod chat;
 mod doctor;
 mod error;
+mod generate;
 mod health;
 mod hub;
+mod inspect;
+mod loading;
 mod locate;
 mod machine;
+mod memory_plan;
+mod progress;
 mod pull;
 mod serve;
 
@@ -41,6 +48,9 @@ const AFTER_HELP: &str = "Every setting can also be given as TRAMONTANE_<NAME> o
 enum Command {
     Serve(serve::ServeArgs),
     Pull(pull::PullArgs),
+    Inspect(inspect::InspectArgs),
+    Generate(generate::GenerateArgs),
+    Chat(chat::ChatArgs),
     Doctor(doctor::DoctorArgs),
     Health(health::HealthArgs),
 }
@@ -69,15 +79,20 @@ impl Cli {
     /// The settings as typed, empty where the subcommand has none.
     fn settings(&self) -> Args {
         let log = self.log.clone();
-        match &self.command {
-            Command::Serve(args) => args.settings(log),
-            Command::Pull(args) => Args { model: args.settings(), log, ..Args::default() },
-            Command::Doctor(_) | Command::Health(_) => Args { log, ..Args::default() },
-        }
+        let mut args = match &self.command {
+            Command::Serve(args) => args.settings(),
+            Command::Pull(args) => Args { model: args.settings(), ..Args::default() },
+            Command::Inspect(args) => args.settings(),
+            Command::Generate(args) => args.settings(),
+            Command::Chat(args) => args.settings(),
+            Command::Doctor(_) | Command::Health(_) => Args::default(),
+        };
+        args.log = log;
+        args
     }
 
     fn defaults(&self) -> Defaults {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = tramontane_kernels::threads::default_count();
         // A server tells what it does; a command in a terminal speaks up only when something is odd.
         let log_level = if matches!(self.command, Command::Serve(_)) { "info" } else { "warn" };
         Defaults { threads, log_level }
@@ -89,6 +104,9 @@ impl Command {
         match self {
             Command::Serve(args) => args.run(&config, style),
             Command::Pull(args) => args.run(&config, style),
+            Command::Inspect(args) => args.run(&config, style),
+            Command::Generate(args) => args.run(&config, style),
+            Command::Chat(args) => args.run(&config, style),
             Command::Doctor(args) => args.run(&config),
             Command::Health(args) => args.run(),
         }

@@ -4,12 +4,13 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::{
     error::UsageError,
     hub::{Hub, RemoteFile, Watcher, Weights},
     locate::HubId,
+    progress,
 };
 use crate::{
     config::{ByteSize, Config, ModelArgs, NetworkArgs},
@@ -58,7 +59,9 @@ impl Watcher for Reporter {
 
     fn start(&self, file: &RemoteFile) -> Bar {
         Bar(match self.style {
-            LogStyle::Human => ProgressBar::new(file.size).with_style(style()).with_message(file.name.clone()),
+            LogStyle::Human => {
+                ProgressBar::new(file.size).with_style(progress::bar_style()).with_message(file.name.clone())
+            }
             LogStyle::Json => ProgressBar::hidden(),
         })
     }
@@ -73,11 +76,6 @@ impl Watcher for Reporter {
             }
         }
     }
-}
-
-fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} ({eta})")
-        .expect("the template is valid")
 }
 
 /// A progress bar as `hf-hub` drives it: started anew at each attempt, and told at once what a part already has.

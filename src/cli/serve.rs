@@ -1,11 +1,29 @@
 //! `tramontane serve`: loads one model and answers HTTP until told to stop.
+//!
+//! In this order: the checkpoint's metadata is checked, the port is opened, the weights are read while
+//! `/health/live` answers, requests are served. SIGTERM or SIGINT lets running requests finish; a second one
+//! ends the process at once.
 
-use anyhow::Result;
+use std::{net::SocketAddr, process};
 
+use anyhow::{Context, Result};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+use super::{loading, locate::Network};
 use crate::{
-    config::{Args, Config, EngineArgs, HttpArgs, LogArgs, ModelArgs},
+    api::{self, AppState, Drained, HttpLimits, ServedModel},
+    config::{Args, Config, EngineArgs, HttpArgs, ModelArgs},
     telemetry::logs::LogStyle,
 };
+
+/// Threads for connections; computing has its own.
+const IO_THREADS: usize = 2;
+/// Exit code after a second signal: that of a process which SIGINT killed.
+const INTERRUPTED: i32 = 130;
 
 /// Load a model and answer HTTP requests
 #[derive(Debug, clap::Args)]
@@ -19,13 +37,98 @@ pub(super) struct ServeArgs {
 }
 
 impl ServeArgs {
-    pub(super) fn settings(&self, log: LogArgs) -> Args {
-        Args { model: self.model.clone(), engine: self.engine.clone(), http: self.http.clone(), log }
+    pub(super) fn settings(&self) -> Args {
+        let Self { model, engine, http } = self;
+        Args { model: model.clone(), engine: engine.clone(), http: http.clone(), ..Args::default() }
     }
 
     pub(super) fn run(&self, config: &Config, style: LogStyle) -> Result<()> {
-        let directory = super::locate::checkpoint(&config.model, super::locate::Network::Allowed, style)?;
-        tracing::info!(directory = %directory.display(), "checkpoint found");
-        Ok(())
+        let prepared = loading::prepare(config, Network::Allowed, style)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(IO_THREADS).enable_all().build()?;
+        let result = runtime.block_on(serve(config, prepared, style));
+        // Loading may still be under way, and nobody waits for its result any more.
+        runtime.shutdown_background();
+        result
+    }
+}
+
+async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) -> Result<()> {
+    let stop = stop_signal()?;
+    let bind = config.http.bind;
+    let listener = TcpListener::bind(bind).await.with_context(|| format!("cannot listen on bind = {bind}"))?;
+    let address = listener.local_addr()?;
+    tracing::info!(%address, "listening; requests are answered once the model is loaded");
+    let state = AppState::new(http_limits(config));
+    let mut serving = tokio::spawn(api::serve(listener, state.clone(), async {
+        // The sender lives as long as the process.
+        let _ = stop.await;
+    }));
+    let loading = tokio::task::spawn_blocking(move || prepared.load(style));
+    tokio::select! {
+        drained = &mut serving => return Ok(report(drained?)),
+        model = loading => {
+            let model = model??;
+            announce(address, &model, style);
+            state.set_model(model);
+        }
+    }
+    Ok(report(serving.await?))
+}
+
+fn http_limits(config: &Config) -> HttpLimits {
+    let (http, engine) = (&config.http, &config.engine);
+    HttpLimits {
+        body_bytes: usize::try_from(http.body_limit.bytes()).unwrap_or(usize::MAX),
+        request_timeout: http.request_timeout,
+        drain_timeout: http.drain_timeout,
+        max_requests: engine.max_running.saturating_add(engine.max_waiting),
+        ..HttpLimits::default()
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT; the second ends the process.
+fn stop_signal() -> Result<oneshot::Receiver<()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (send, receive) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        next().await;
+        tracing::info!("stopping: running requests may finish; a second signal ends them");
+        // If nobody listens any more, the server has stopped already.
+        let _ = send.send(());
+        next().await;
+        process::exit(INTERRUPTED);
+    });
+    Ok(receive)
+}
+
+fn announce(address: SocketAddr, model: &ServedModel, style: LogStyle) {
+    let (name, digest) = (model.name(), &model.digest);
+    if style == LogStyle::Json {
+        tracing::info!(%address, model = name, digest, "ready");
+        return;
+    }
+    let [first, others @ ..] = model.names.as_slice() else { return };
+    let aliases = if others.is_empty() { String::new() } else { format!(" (also {})", others.join(", ")) };
+    eprintln!(
+        "\n{first}{aliases}, sha256 {digest}\nserved at http://{address}/v1, {} tokens of context. Try:\n\n\
+         curl -N http://{address}/v1/chat/completions -H 'Content-Type: application/json' \\\n  \
+         -d '{{\"model\": \"{first}\", \"stream\": true, \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'\n",
+        model.max_model_len,
+    );
+}
+
+fn report(drained: Drained) {
+    match drained {
+        Drained::Complete => tracing::info!("stopped; every request was finished"),
+        Drained::TimedOut { connections } => {
+            tracing::warn!(connections, "stopped; drain_timeout was over, so connections were cut");
+        }
     }
 }

@@ -39,6 +39,9 @@ pub struct ModelArgs {
     /// Tokenizer file that replaces the checkpoint's own; its name tells the format
     #[arg(long, env = "TRAMONTANE_TOKENIZER", hide_env = true, value_name = "FILE")]
     pub tokenizer: Option<String>,
+    /// Version of the prompt format, v1 to v15, in place of the one that the tokenizer states
+    #[arg(long, env = "TRAMONTANE_TOKENIZER_VERSION", hide_env = true, value_name = "VERSION")]
+    pub tokenizer_version: Option<String>,
     /// Chat format: native (that of the tokenizer's version), jinja (the checkpoint's template) or auto
     /// (native where there is one) [default: auto]
     #[arg(long, env = "TRAMONTANE_TEMPLATE", hide_env = true)]

@@ -66,6 +66,26 @@ words! {
 }
 
 words! {
+    /// Version of Mistral's prompt format, as tokenizer files state it.
+    TokenizerVersion, "v1, v2, v3, v7, v11, v13 or v15", {
+        /// 7B v0.1 and v0.2.
+        V1 = "v1",
+        /// Control tokens for instructions.
+        V2 = "v2",
+        /// 7B v0.3, Nemo.
+        V3 = "v3",
+        /// Large 2411, Small 3.
+        V7 = "v7",
+        /// Small 3.2.
+        V11 = "v11",
+        /// Ministral 3.
+        V13 = "v13",
+        /// Small 4.
+        V15 = "v15",
+    }
+}
+
+words! {
     /// What logs look like.
     LogFormat, "auto, human or json", {
         /// Human on a terminal, JSON otherwise.

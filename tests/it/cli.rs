@@ -117,7 +117,7 @@ fn the_doctor_knows_this_machine() {
     let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
     assert!(report["threads"].as_u64().unwrap() >= 1);
-    assert!(report["kernels"]["tier"].is_string() && report["gpus"].is_array());
+    assert!(report["kernels"]["instructions"].is_string() && report["gpus"].is_array());
     let ran = run(&mut tramontane(&["doctor"]));
     assert!(ran.code == 0 && ran.out.contains("kernels"), "{}", ran.out);
 }

@@ -1,0 +1,172 @@
+//! From a model's name to a model that answers, for every subcommand that computes. Two steps: [`prepare`]
+//! checks everything that can be checked without reading weights, [`Prepared::load`] reads them.
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use tramontane_kernels::threads;
+
+use super::{
+    locate::{self, Network},
+    machine,
+    memory_plan::{self, MemoryPlan, Needs},
+    progress::TaskProgress,
+};
+use crate::{
+    api::{GenerationDefaults, GenerationParams, ServedModel},
+    config::{ByteSize, Config, Dtype, ModelConfig, TemplateChoice},
+    engine::{EngineConfig, EngineHandle},
+    model::{
+        Decoder, KvCacheConfig,
+        checkpoint::{self, Checkpoint, ComputeDtype},
+    },
+    prompt::{self, Codec, CodecOptions},
+    telemetry::{EngineMetrics, logs::LogStyle},
+};
+
+/// A checkpoint that can be served, not yet in memory.
+pub(super) struct Prepared {
+    names: Vec<String>,
+    checkpoint: Checkpoint,
+    codec: Codec,
+    defaults: GenerationDefaults,
+    dtype: ComputeDtype,
+    memory: MemoryPlan,
+    engine: EngineConfig,
+}
+
+/// Finds the model and checks its metadata, its tokenizer, and that it fits this machine.
+pub(super) fn prepare(config: &Config, network: Network, style: LogStyle) -> Result<Prepared> {
+    threads::request(config.model.threads);
+    let located = locate::checkpoint(&config.model, network, style)?;
+    let checkpoint = open(&located.directory)?;
+    let codec = open_codec(&located.directory, &config.model)?;
+    if codec.vocab_size() > checkpoint.config().vocab_size {
+        let (tokens, rows) = (codec.vocab_size(), checkpoint.config().vocab_size);
+        bail!("the tokenizer has {tokens} tokens, but the model's vocabulary only {rows}: they do not belong together");
+    }
+    let defaults = generation_defaults(checkpoint.generation_defaults(), &codec)?;
+    let dtype = compute_dtype(config.model.dtype, &checkpoint);
+    let memory = memory_plan::plan(&config.engine, &needs(&checkpoint, dtype), machine::memory())?;
+    let names = match config.model.served_model_name.as_slice() {
+        [] => located.names,
+        names => names.to_vec(),
+    };
+    let engine = engine_config(config, &memory);
+    Ok(Prepared { names, checkpoint, codec, defaults, dtype, memory, engine })
+}
+
+impl Prepared {
+    /// Reads the weights, starts the engine.
+    pub(super) fn load(self, style: LogStyle) -> Result<ServedModel> {
+        let started = Instant::now();
+        let digest = self.checkpoint.digest(&TaskProgress::new("checking", style));
+        let weights = self.checkpoint.load(self.dtype, &Device::Cpu, &TaskProgress::new("loading", style))?;
+        let cache = KvCacheConfig {
+            num_blocks: self.memory.num_blocks,
+            block_size: self.engine.block_size,
+            dtype: self.dtype.dtype(),
+        };
+        let decoder = Decoder::new(self.checkpoint.config().clone(), weights, cache)?;
+        tracing::info!(
+            model = self.names.first(),
+            digest,
+            dtype = ?self.dtype,
+            weight_bytes = self.checkpoint.weight_bytes(self.dtype),
+            kv_bytes = self.memory.kv_bytes,
+            kv_blocks = self.memory.num_blocks,
+            max_model_len = self.memory.max_model_len,
+            threads = threads::count(),
+            instructions = tramontane_kernels::instruction_set(),
+            seconds = started.elapsed().as_secs_f64(),
+            "model loaded; keys and values have {} for {} tokens",
+            ByteSize::new(self.memory.kv_bytes).human(),
+            self.memory.num_blocks * self.engine.block_size,
+        );
+        let name = self.names.first().map_or("", String::as_str);
+        let metrics = Arc::new(EngineMetrics::new(name, self.memory.max_model_len));
+        metrics.set_cache_config(self.engine.block_size, self.memory.num_blocks);
+        Ok(ServedModel {
+            engine: EngineHandle::spawn(Box::new(decoder), self.engine, Arc::clone(&metrics)),
+            names: self.names,
+            codec: self.codec,
+            metrics,
+            defaults: self.defaults,
+            max_model_len: self.memory.max_model_len,
+            digest,
+        })
+    }
+}
+
+/// Opens a checkpoint and checks its metadata.
+pub(super) fn open(directory: &Path) -> Result<Checkpoint> {
+    Checkpoint::open(directory).with_context(|| format!("cannot serve {}", directory.display()))
+}
+
+/// Opens the tokenizer with its settings.
+pub(super) fn open_codec(directory: &Path, model: &ModelConfig) -> Result<Codec> {
+    let options = CodecOptions {
+        template: match model.template {
+            TemplateChoice::Auto => prompt::TemplateChoice::Auto,
+            TemplateChoice::Native => prompt::TemplateChoice::Native,
+            TemplateChoice::Jinja => prompt::TemplateChoice::Jinja,
+        },
+        tokenizer_file: model.tokenizer.clone(),
+        tokenizer_version: model.tokenizer_version.map(|version| version.to_string().parse()).transpose()?,
+    };
+    Codec::open(directory, &options).with_context(|| format!("no tokenizer for {}", directory.display()))
+}
+
+/// The dtype that was asked for, or the checkpoint's.
+pub(super) fn compute_dtype(asked: Dtype, checkpoint: &Checkpoint) -> ComputeDtype {
+    match asked {
+        Dtype::Auto => checkpoint.default_dtype(),
+        Dtype::F32 => ComputeDtype::F32,
+        Dtype::Bf16 => ComputeDtype::Bf16,
+        Dtype::F16 => ComputeDtype::F16,
+    }
+}
+
+/// What the model needs in that dtype, keys and values included.
+pub(super) fn needs(checkpoint: &Checkpoint, dtype: ComputeDtype) -> Needs {
+    let config = checkpoint.config();
+    Needs {
+        weight_bytes: checkpoint.weight_bytes(dtype),
+        kv_bytes_per_token: KvCacheConfig::bytes_per_token(config, dtype.dtype()) as u64,
+        max_position_embeddings: config.max_position_embeddings,
+    }
+}
+
+fn engine_config(config: &Config, memory: &MemoryPlan) -> EngineConfig {
+    let limits = &config.engine;
+    EngineConfig {
+        block_size: limits.block_size,
+        num_blocks: memory.num_blocks,
+        max_running: limits.max_running,
+        max_waiting: limits.max_waiting,
+        max_batched_tokens: limits.max_batched_tokens,
+        max_model_len: memory.max_model_len,
+        prefix_caching: limits.prefix_caching.is_on(),
+        ..EngineConfig::default()
+    }
+}
+
+/// The checkpoint's recommendations, checked as a request's values would be: every request inherits them.
+fn generation_defaults(stated: &checkpoint::GenerationDefaults, codec: &Codec) -> Result<GenerationDefaults> {
+    let single = |value: Option<f64>| value.map(|value| value as f32);
+    let mut eos_token_ids = stated.eos_token_ids.clone();
+    if eos_token_ids.is_empty() {
+        eos_token_ids.extend(codec.eos_id());
+    }
+    let defaults = GenerationDefaults {
+        temperature: single(stated.temperature),
+        top_p: single(stated.top_p),
+        top_k: stated.top_k.map(|top_k| u32::try_from(top_k).unwrap_or(0)),
+        min_p: single(stated.min_p),
+        repetition_penalty: single(stated.repetition_penalty),
+        eos_token_ids,
+    };
+    GenerationParams::new(&defaults).sampling.validate().context("generation_config.json")?;
+    Ok(defaults)
+}
