@@ -28,7 +28,7 @@ pub(super) enum TextSource {
     /// The tokens' text as it is.
     Plain(Detokenizer),
     /// Text, reasoning and tool calls told apart.
-    Parsed(OutputParser),
+    Parsed(Box<OutputParser>),
 }
 
 /// When text ends an answer.

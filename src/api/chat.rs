@@ -40,7 +40,7 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
     let Work { state, model, in_flight, request_id, deadline } = work;
     let call = {
         let model = Arc::clone(&model);
-        off_thread(text.len(), move || ChatCall::parse(&text, &model, deadline)).await?
+        off_thread(&state, text.len(), move || ChatCall::parse(&text, &model, deadline)).await?
     };
     let request_id = call.options.request_id.clone().unwrap_or(request_id);
     let head = Head {

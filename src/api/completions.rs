@@ -36,7 +36,7 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
     let Work { state, model, in_flight, request_id, deadline } = work;
     let call = {
         let model = Arc::clone(&model);
-        off_thread(text.len(), move || CompletionCall::parse(&text, &model, deadline)).await?
+        off_thread(&state, text.len(), move || CompletionCall::parse(&text, &model, deadline)).await?
     };
     let request_id = call.options.request_id.clone().unwrap_or(request_id);
     let head = Head {
@@ -75,7 +75,7 @@ async fn complete(
     let mut answers = Vec::new();
     for (index, generation) in generations.into_iter().enumerate() {
         let answer = collect(generation).await?;
-        usage.add(&answer, index % call.n == 0);
+        usage.add(&answer, index.is_multiple_of(call.n));
         answers.push(answer);
     }
     let longest = answers.iter().map(|answer| answer.finished.counts.completion).max();

@@ -22,6 +22,9 @@ use crate::{
 /// The engine ends a request at its deadline by itself; this much later it is taken to be stuck.
 const DEADLINE_GRACE: Duration = Duration::from_secs(5);
 
+/// So many tokens before a continuation decide how its text begins: a first space, a broken character.
+const CONTEXT_TOKENS: usize = 16;
+
 /// What to generate.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -37,7 +40,7 @@ impl Job {
     /// Prompt tokens that the answer's text continues: they decide whether its first space counts.
     fn context_ids(&self) -> &[u32] {
         match self.format {
-            OutputFormat::Text => &self.prompt_ids,
+            OutputFormat::Text => &self.prompt_ids[self.prompt_ids.len().saturating_sub(CONTEXT_TOKENS)..],
             OutputFormat::Message { n_continued, .. } => {
                 &self.prompt_ids[self.prompt_ids.len().saturating_sub(n_continued)..]
             }
@@ -266,7 +269,7 @@ fn assembler(model: &ServedModel, job: &Job) -> Assembler {
     }
     let source = match job.format {
         OutputFormat::Message { tools, .. } if job.params.special_tokens == SpecialTokens::Skip => {
-            TextSource::Parsed(model.codec.output_parser_after(tools, job.context_ids()))
+            TextSource::Parsed(Box::new(model.codec.output_parser_after(tools, job.context_ids())))
         }
         OutputFormat::Message { .. } | OutputFormat::Text => {
             TextSource::Plain(model.codec.detokenizer(job.params.special_tokens, job.context_ids()))

@@ -12,6 +12,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use tokio::task::JoinError;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
@@ -61,14 +62,21 @@ pub fn layers(router: Router<AppState>, state: AppState) -> Router {
         .with_state(state)
 }
 
-/// Runs work that grows with the body: in place if it is short, else where it may take its time.
-pub(super) async fn off_thread<T: Send + 'static>(body_len: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+/// Runs work that grows with the body: in place if it is short, else where it may take its time. Only a few
+/// long bodies are worked on at once, as parsing takes many times their size.
+pub(super) async fn off_thread<T: Send + 'static>(
+    state: &AppState,
+    body_len: usize,
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
     if body_len <= LONG_BODY_BYTES {
         return work();
     }
-    match tokio::task::spawn_blocking(work).await {
+    let _place = state.long_body_place().await;
+    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
         Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => Err(ApiError::Unavailable { reason: "it is shutting down" }),
     }
 }
 

@@ -62,6 +62,8 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
         };
         match accepted {
             Ok((stream, permit)) => drop(connections.spawn(server.connection(stream, permit, &graceful))),
+            // A client that left before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 sleep(ACCEPT_PAUSE).await;
@@ -95,7 +97,8 @@ impl Server {
     async fn accept(&self, listener: &TcpListener) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
         let permit = Arc::clone(&self.slots).acquire_owned().await.map_err(io::Error::other)?;
         let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?; // tokens are small, and each should leave at once
+        // Tokens are small, and each should leave at once. It fails if the client has gone already.
+        let _ = stream.set_nodelay(true);
         Ok((stream, permit))
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::error::ApiError;
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
     prompt::Codec,
     telemetry::{EngineMetrics, HttpMetrics},
 };
+
+/// Long bodies parsed and tokenized at once; more than that would only take memory.
+const LONG_BODIES_AT_ONCE: usize = 4;
 
 /// Limits of the HTTP server: what one client may cost the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +124,7 @@ struct Inner {
     limits: HttpLimits,
     http_metrics: HttpMetrics,
     slots: Arc<Semaphore>,
+    long_bodies: Semaphore,
     in_flight: AtomicUsize,
     draining: AtomicBool,
     served: OnceLock<Served>,
@@ -145,6 +149,7 @@ impl AppState {
             limits,
             http_metrics: HttpMetrics::default(),
             slots,
+            long_bodies: Semaphore::new(LONG_BODIES_AT_ONCE),
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             served: OnceLock::new(),
@@ -213,6 +218,11 @@ impl AppState {
 
     pub(super) fn http_metrics(&self) -> &HttpMetrics {
         &self.inner.http_metrics
+    }
+
+    /// Waits for a place among those whose long bodies are parsed.
+    pub(super) async fn long_body_place(&self) -> Option<SemaphorePermit<'_>> {
+        self.inner.long_bodies.acquire().await.ok() // the semaphore is never closed
     }
 
     /// A place among the `max_requests`, if one is free.

@@ -31,7 +31,7 @@ pub(super) async fn tokenize(
     JsonText(text): JsonText,
 ) -> Result<Json<Tokenized>, ApiError> {
     let model = loaded(&state)?;
-    off_thread(text.len(), move || encode(&text, &model)).await.map(Json)
+    off_thread(&state, text.len(), move || encode(&text, &model)).await.map(Json)
 }
 
 /// Token ids to text, control tokens included.
@@ -40,6 +40,7 @@ pub(super) async fn detokenize(
     JsonText(text): JsonText,
 ) -> Result<Json<Value>, ApiError> {
     let model = loaded(&state)?;
+    let body_len = text.len();
     let decoded = move || -> Result<String, ApiError> {
         let mut fields = Fields::parse(&text, &fields::DETOKENIZE)?;
         take_model(&mut fields, &model)?;
@@ -48,7 +49,7 @@ pub(super) async fn detokenize(
         let Some(ids) = ids else { return Err(wrong("tokens", "an array of token ids", &Value::Null)) };
         Ok(model.codec.decode(&ids, SpecialTokens::Keep))
     };
-    off_thread(state.limits().body_bytes, decoded).await.map(|prompt| Json(json!({ "prompt": prompt })))
+    off_thread(&state, body_len, decoded).await.map(|prompt| Json(json!({ "prompt": prompt })))
 }
 
 /// The tokenizer needs no engine: it answers even while the server drains.

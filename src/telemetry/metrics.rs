@@ -410,8 +410,8 @@ mod tests {
             format!("vllm:prefix_cache_hits_total{{{labels}}} 4"),
             format!("vllm:request_inference_time_seconds_sum{{{labels}}} 0.75"),
             format!("vllm:request_time_per_output_token_seconds_sum{{{labels}}} 0.25"),
-            format!("vllm:request_success_total{{engine=\"0\",finished_reason=\"stop\",model_name=\"tiny\"}} 1"),
-            format!("vllm:request_success_total{{engine=\"0\",finished_reason=\"abort\",model_name=\"tiny\"}} 0"),
+            r#"vllm:request_success_total{engine="0",finished_reason="stop",model_name="tiny"} 1"#.to_owned(),
+            r#"vllm:request_success_total{engine="0",finished_reason="abort",model_name="tiny"} 0"#.to_owned(),
         ] {
             assert!(text.lines().any(|line| line == expected), "{expected} is not in\n{text}");
         }

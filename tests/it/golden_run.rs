@@ -14,6 +14,12 @@ pub struct Run<'a> {
     sequences: Vec<Sequence>,
 }
 
+/// A token and the logits that it was chosen from.
+pub struct Chosen {
+    pub token: u32,
+    pub logits: Vec<f32>,
+}
+
 struct Sequence {
     tokens: Vec<u32>,
     /// Tokens whose keys and values are in the cache.
@@ -62,9 +68,9 @@ impl<'a> Run<'a> {
     }
 
     /// Continues all sequences greedily, prefill of all in one batch and then a step at a time. Returns per
-    /// sequence the tokens and the logits that each was chosen from.
-    pub fn greedy(&mut self, n_new: usize) -> Result<Vec<Vec<(u32, Vec<f32>)>>> {
-        let mut chosen = vec![Vec::new(); self.sequences.len()];
+    /// sequence what was chosen.
+    pub fn greedy(&mut self, n_new: usize) -> Result<Vec<Vec<Chosen>>> {
+        let mut chosen: Vec<Vec<Chosen>> = self.sequences.iter().map(|_| Vec::new()).collect();
         for _ in 0..n_new {
             let lengths: Vec<usize> = self.sequences.iter().map(|s| s.tokens.len() - s.computed).collect();
             let logits = self.step(&lengths, |sequence, row| row + 1 == lengths[sequence])?;
@@ -72,7 +78,7 @@ impl<'a> Run<'a> {
                 let row = logits.row(index);
                 let token = argmax(row);
                 sequence.tokens.push(token);
-                chosen[index].push((token, row.to_vec()));
+                chosen[index].push(Chosen { token, logits: row.to_vec() });
             }
         }
         Ok(chosen)

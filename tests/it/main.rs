@@ -10,6 +10,7 @@ mod engine_scheduler;
 mod fixtures;
 mod golden;
 mod golden_case;
+mod golden_mistakes;
 mod golden_run;
 mod golden_sampling;
 mod prompt;

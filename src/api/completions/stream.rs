@@ -92,7 +92,7 @@ impl CompletionStream {
     }
 
     async fn started(&mut self, index: usize, cached_tokens: usize, sender: &Sender) -> Result<(), Broken> {
-        if index % self.call.n == 0 {
+        if index.is_multiple_of(self.call.n) {
             self.usage.cached_tokens += cached_tokens;
         }
         // With log-probabilities the echo waits for those of the prompt.

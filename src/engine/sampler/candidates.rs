@@ -249,7 +249,7 @@ fn weight(x: f32) -> f32 {
     const LOWEST: f32 = -166.0;
     /// 1.5 * 2^23: adding it rounds to an integer, which then is in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let clamped = if x > LOWEST { x } else { LOWEST };
     let shifted = clamped * std::f32::consts::LOG2_E + ROUND;

@@ -33,7 +33,7 @@ pub(super) struct Keys {
 /// Relations between the values of a configuration, each of which is within its own bounds.
 pub(super) fn check_relations(config: &Config, section: &Section<'_>, keys: &Keys) -> Result<(), CheckpointError> {
     let attention = &config.attention;
-    if attention.head_dim % 2 != 0 || !HEAD_DIM.contains(&attention.head_dim) {
+    if !attention.head_dim.is_multiple_of(2) || !HEAD_DIM.contains(&attention.head_dim) {
         let expected = format!("an even width from 2 to 4096, not {}", attention.head_dim);
         return Err(section.refuse(keys.head_dim, &expected));
     }

@@ -18,17 +18,8 @@ const LARGEST_CONFIG: u64 = 16 << 20;
 const LARGEST_INDEX: u64 = 64 << 20;
 /// Most weight files of one checkpoint.
 const MOST_SHARDS: usize = 4096;
-/// Tokenizer files, in the order of preference that the prompt layer has for them.
-const TOKENIZERS: [&str; 8] = [
-    "tekken.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer.model.v1",
-    "tokenizer.model.v2",
-    "tokenizer.model.v3",
-    "tokenizer.model.v7",
-    "tokenizer_config.json",
-];
+/// Beginnings of the names of tokenizer files; SentencePiece ones end in a version, as `tokenizer.model.v3`.
+const TOKENIZERS: [&str; 4] = ["tekken.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"];
 
 /// Who named the tensors and the configuration keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +77,11 @@ impl Files {
             weights,
             index,
             generation_config: has("generation_config.json").then(|| dir.join("generation_config.json")),
-            tokenizers: TOKENIZERS.iter().filter(|name| has(name)).map(|name| dir.join(name)).collect(),
+            tokenizers: names
+                .iter()
+                .filter(|name| TOKENIZERS.iter().any(|start| name.starts_with(start)))
+                .map(|name| dir.join(name))
+                .collect(),
         })
     }
 }

@@ -3,6 +3,7 @@
 //! threads work on one tensor at a time; the operating system reads ahead in the mapping.
 
 use candle_core::{DType, Device, Tensor, WithDType};
+use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -147,46 +148,65 @@ impl Loader<'_> {
 
 /// A compute dtype.
 trait Element: WithDType + Copy {
-    const ZERO: Self;
+    /// Zeros that the operating system has yet to provide, so that the threads that fill them touch them first.
+    fn zeros(n_values: usize) -> Vec<Self>;
     fn from_single(value: f32) -> Self;
-    /// The values, if they are stored as such.
-    fn from_stored(dtype: Dtype) -> Option<fn(&[u8], &mut [Self])>;
+    /// Copies values that are stored as such; false if they are not.
+    fn copy(dtype: Dtype, source: &[u8], row: &mut [Self]) -> bool;
 }
 
 impl Element for f32 {
-    const ZERO: f32 = 0.0;
+    fn zeros(n_values: usize) -> Vec<f32> {
+        vec![0.0; n_values]
+    }
     fn from_single(value: f32) -> f32 {
         value
     }
-    fn from_stored(dtype: Dtype) -> Option<fn(&[u8], &mut [f32])> {
-        (dtype == Dtype::F32).then_some(|source, row| each::<4, f32>(source, row, f32::from_le_bytes))
+    fn copy(dtype: Dtype, source: &[u8], row: &mut [f32]) -> bool {
+        let stored = dtype == Dtype::F32;
+        if stored {
+            each::<4, f32>(source, row, f32::from_le_bytes);
+        }
+        stored
     }
 }
 
 impl Element for bf16 {
-    const ZERO: bf16 = bf16::ZERO;
+    fn zeros(n_values: usize) -> Vec<bf16> {
+        vec![0u16; n_values].reinterpret_into()
+    }
     fn from_single(value: f32) -> bf16 {
         bf16::from_f32(value)
     }
-    fn from_stored(dtype: Dtype) -> Option<fn(&[u8], &mut [bf16])> {
-        (dtype == Dtype::BF16).then_some(|source, row| each::<2, bf16>(source, row, bf16::from_le_bytes))
+    fn copy(dtype: Dtype, source: &[u8], row: &mut [bf16]) -> bool {
+        let stored = dtype == Dtype::BF16;
+        if stored {
+            each::<2, bf16>(source, row, bf16::from_le_bytes);
+        }
+        stored
     }
 }
 
 impl Element for f16 {
-    const ZERO: f16 = f16::ZERO;
+    fn zeros(n_values: usize) -> Vec<f16> {
+        vec![0u16; n_values].reinterpret_into()
+    }
     fn from_single(value: f32) -> f16 {
         f16::from_f32(value)
     }
-    fn from_stored(dtype: Dtype) -> Option<fn(&[u8], &mut [f16])> {
-        (dtype == Dtype::F16).then_some(|source, row| each::<2, f16>(source, row, f16::from_le_bytes))
+    fn copy(dtype: Dtype, source: &[u8], row: &mut [f16]) -> bool {
+        let stored = dtype == Dtype::F16;
+        if stored {
+            each::<2, f16>(source, row, f16::from_le_bytes);
+        }
+        stored
     }
 }
 
 /// Little-endian values of a stored type, rounded to the compute dtype.
 fn convert<T: Element>(dtype: Dtype, source: &[u8], row: &mut [T]) {
-    if let Some(copy) = T::from_stored(dtype) {
-        return copy(source, row);
+    if T::copy(dtype, source, row) {
+        return;
     }
     match dtype {
         Dtype::F32 => each::<4, T>(source, row, |bytes| T::from_single(f32::from_le_bytes(bytes))),
@@ -214,13 +234,12 @@ fn each<const N: usize, T>(source: &[u8], row: &mut [T], read: impl Fn([u8; N]) 
 
 /// Memory for a tensor whose bytes are in a file, so that its size is no mere claim.
 fn zeros<T: Element>(name: &str, n_values: usize) -> Result<Vec<T>, CheckpointError> {
-    let mut values = Vec::new();
-    values.try_reserve_exact(n_values).map_err(|_| CheckpointError::OutOfMemory {
+    // Asking first turns a refusal into an error; zeroed memory can only be had or be aborted for.
+    Vec::<T>::new().try_reserve_exact(n_values).map_err(|_| CheckpointError::OutOfMemory {
         name: quote(name),
         bytes: n_values.saturating_mul(size_of::<T>()),
     })?;
-    values.resize(n_values, T::ZERO);
-    Ok(values)
+    Ok(T::zeros(n_values))
 }
 
 impl ComputeDtype {

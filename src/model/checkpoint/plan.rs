@@ -40,8 +40,8 @@ pub(super) struct LayerPlan {
 /// The stored form of a layer's feed-forward part.
 #[derive(Debug)]
 pub(super) enum FeedForwardPlan {
-    Dense(SwiGluPlan),
-    Experts { gate: Matrix, experts: Vec<SwiGluPlan> },
+    Dense(Box<SwiGluPlan>),
+    Experts { gate: Box<Matrix>, experts: Vec<SwiGluPlan> },
 }
 
 /// The stored form of a SwiGLU block.
@@ -82,8 +82,8 @@ impl Plan {
         let layers = self.layers.iter().flat_map(|layer| {
             let attention = [&layer.q_proj, &layer.k_proj, &layer.v_proj, &layer.o_proj];
             let (router, blocks) = match &layer.feed_forward {
-                FeedForwardPlan::Dense(block) => (None, std::slice::from_ref(block)),
-                FeedForwardPlan::Experts { gate, experts } => (Some(gate), experts.as_slice()),
+                FeedForwardPlan::Dense(block) => (None, std::slice::from_ref(&**block)),
+                FeedForwardPlan::Experts { gate, experts } => (Some(&**gate), experts.as_slice()),
             };
             let blocks = blocks.iter().flat_map(|block| [&block.gate_proj, &block.up_proj, &block.down_proj]);
             attention.into_iter().chain(router).chain(blocks)
@@ -179,11 +179,12 @@ impl Planner<'_> {
 
     fn feed_forward(&mut self, layer: usize) -> Result<FeedForwardPlan, CheckpointError> {
         let Some(experts) = self.config.feed_forward.experts else {
-            return Ok(FeedForwardPlan::Dense(self.swiglu(layer, [Part::Gate, Part::Up, Part::Down])?));
+            let block = self.swiglu(layer, [Part::Gate, Part::Up, Part::Down])?;
+            return Ok(FeedForwardPlan::Dense(Box::new(block)));
         };
         let gate = self.naming.part(layer, Part::Router);
         Ok(FeedForwardPlan::Experts {
-            gate: self.matrix(&gate, [experts.num_experts, self.config.hidden_size])?,
+            gate: Box::new(self.matrix(&gate, [experts.num_experts, self.config.hidden_size])?),
             experts: (0..experts.num_experts)
                 .map(|e| self.swiglu(layer, [Part::ExpertGate(e), Part::ExpertUp(e), Part::ExpertDown(e)]))
                 .collect::<Result<Vec<_>, _>>()?,

@@ -37,7 +37,7 @@ pub struct Summary {
     pub quantization: Option<String>,
     /// Weight files.
     pub files: Vec<FileSummary>,
-    /// Tokenizer files that lie beside the weights; not opened here.
+    /// Tokenizer files that lie beside the weights, sorted by name; not opened here.
     pub tokenizers: Vec<PathBuf>,
 }
 

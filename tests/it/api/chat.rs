@@ -57,7 +57,8 @@ async fn an_answer() {
             }
           },
           "system_fingerprint": "<fingerprint>"
-        }"#]].assert_eq(&format!("{:#}", redacted(&answer.json())));
+        }"#]]
+    .assert_eq(&format!("{:#}", redacted(&answer.json())));
 }
 
 #[tokio::test]
@@ -107,8 +108,11 @@ async fn tool_calls() {
     assert!(id.len() == 9 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{id}");
 
     let events = harness.chat(json!({ "tools": tools, "stream": true })).await.events();
-    let deltas: Vec<&Value> =
-        events.iter().map(|event| &event["choices"][0]["delta"]["tool_calls"][0]).filter(|call| !call.is_null()).collect();
+    let deltas: Vec<&Value> = events
+        .iter()
+        .map(|event| &event["choices"][0]["delta"]["tool_calls"][0])
+        .filter(|call| !call.is_null())
+        .collect();
     assert_eq!(deltas[0]["function"], json!({ "name": "roll", "arguments": "" }));
     assert_eq!(deltas[0]["type"], "function");
     assert!(deltas[1..].iter().all(|delta| delta.get("id").is_none()));
@@ -121,7 +125,9 @@ async fn tool_calls() {
 #[tokio::test]
 async fn without_tools_a_call_is_text() {
     let harness = Harness::new(answers(calls_a_tool()));
-    for more in [json!({}), json!({ "tools": serde_json::from_str::<Value>(TOOLS).expect("JSON"), "tool_choice": "none" })] {
+    for more in
+        [json!({}), json!({ "tools": serde_json::from_str::<Value>(TOOLS).expect("JSON"), "tool_choice": "none" })]
+    {
         let answer = harness.chat(more).await.json();
         assert_eq!(answer["choices"][0]["finish_reason"], "stop");
         assert!(answer["choices"][0]["message"].get("tool_calls").is_none(), "{answer}");
@@ -225,7 +231,8 @@ async fn choices_have_seeds_in_sequence() {
     let prompt_tokens = next["usage"]["prompt_tokens"].clone();
     assert_eq!(first["usage"]["prompt_tokens"], prompt_tokens, "the prompt counts once");
 
-    let streamed = harness.chat(json!({ "temperature": 1.5, "max_tokens": 12, "n": 2, "seed": 7, "stream": true })).await;
+    let streamed =
+        harness.chat(json!({ "temperature": 1.5, "max_tokens": 12, "n": 2, "seed": 7, "stream": true })).await;
     assert_eq!(streamed.streamed_text(0), text(&first, 0));
     assert_eq!(streamed.streamed_text(1), text(&first, 1));
 }

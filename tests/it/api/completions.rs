@@ -45,7 +45,8 @@ async fn an_answer() {
             }
           },
           "system_fingerprint": "<fingerprint>"
-        }"#]].assert_eq(&format!("{:#}", redacted(&answer.json())));
+        }"#]]
+    .assert_eq(&format!("{:#}", redacted(&answer.json())));
 }
 
 #[tokio::test]

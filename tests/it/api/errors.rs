@@ -56,7 +56,10 @@ async fn fields_are_named() {
         (json!({ "model": "gpt-4" }), r#"404 "model" "model_not_found""#),
         (json!({ "messages": [] }), r#"400 "messages" null"#),
         (json!({ "messages": [{ "role": "user" }] }), r#"400 "messages[0].content" null"#),
-        (json!({ "messages": [{ "role": "user", "content": "a", "audio": {} }] }), r#"400 "messages[0].audio" "unknown_parameter""#),
+        (
+            json!({ "messages": [{ "role": "user", "content": "a", "audio": {} }] }),
+            r#"400 "messages[0].audio" "unknown_parameter""#,
+        ),
         (json!({ "n": "1" }), r#"400 "n" null"#),
         (json!({ "n": 1.5 }), r#"400 "n" null"#),
         (json!({ "n": 1000 }), r#"400 "n" null"#),

@@ -96,9 +96,10 @@ async fn known_clients_meet_no_unknown_field() {
     {
         assert!(CHAT.field(name).is_some(), "{name}");
     }
-    for name in "model prompt best_of echo frequency_penalty logit_bias logprobs max_tokens n presence_penalty seed stop \
+    for name in
+        "model prompt best_of echo frequency_penalty logit_bias logprobs max_tokens n presence_penalty seed stop \
         stream stream_options suffix temperature top_p user"
-        .split_whitespace()
+            .split_whitespace()
     {
         assert!(COMPLETIONS.field(name).is_some(), "{name}");
     }

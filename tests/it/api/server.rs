@@ -120,7 +120,8 @@ async fn a_body_that_does_not_come_answers_408() {
 
 #[tokio::test]
 async fn heads_and_bodies_that_are_too_large_are_refused() {
-    let running = Running::start(harness(quick(|limits| (limits.header_bytes, limits.body_bytes) = (8192, 1000)))).await;
+    let running =
+        Running::start(harness(quick(|limits| (limits.header_bytes, limits.body_bytes) = (8192, 1000)))).await;
     let mut large = running.connect().await;
     let head = format!("GET /health/live HTTP/1.1\r\nHost: t\r\nX-Large: {}\r\n\r\n", "a".repeat(20_000));
     let _ = large.write_all(head.as_bytes()).await; // the server may have closed already
@@ -228,7 +229,11 @@ async fn shutdown_does_not_wait_for_ever() {
 async fn pipelined_and_broken_requests_do_not_disturb_other_connections() {
     let running = Running::start(harness(HttpLimits::default())).await;
     let mut broken = Vec::new();
-    for bytes in [&b"\x00\x01\x02\x03\r\n\r\n"[..], b"GET\r\n\r\n", b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: -5\r\n\r\n"] {
+    for bytes in [
+        &b"\x00\x01\x02\x03\r\n\r\n"[..],
+        b"GET\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+    ] {
         let mut stream = running.connect().await;
         stream.write_all(bytes).await.expect("the server reads");
         broken.push(stream);

@@ -87,7 +87,7 @@ impl Gate {
     /// Lets `steps` more steps pass.
     pub fn allow(&self, steps: usize) {
         let (allowed, changed) = &*self.allowed;
-        let mut allowed = allowed.lock().unwrap();
+        let mut allowed = allowed.lock().expect("no panic");
         *allowed = allowed.saturating_add(steps);
         changed.notify_all();
     }
@@ -98,7 +98,8 @@ impl Gate {
 
     fn pass(&self) {
         let (allowed, changed) = &*self.allowed;
-        let mut allowed = changed.wait_while(allowed.lock().unwrap(), |allowed| *allowed == 0).unwrap();
+        let mut allowed =
+            changed.wait_while(allowed.lock().expect("no panic"), |allowed| *allowed == 0).expect("no panic");
         if *allowed != usize::MAX {
             *allowed -= 1;
         }
@@ -130,7 +131,8 @@ impl ForwardPass for ScriptedModel {
             let row = row as usize;
             let sequence = batch.sequences.iter().find(|s| (s.query_start..s.query_start + s.query_len).contains(&row));
             let blocks = &sequence.expect("rows belong to sequences").block_table;
-            let slot = |position| blocks[position / self.block_size] as usize * self.block_size + position % self.block_size;
+            let slot =
+                |position| blocks[position / self.block_size] as usize * self.block_size + position % self.block_size;
             let history: Vec<u32> = (0..=batch.positions[row] as usize).map(|p| self.cache[slot(p)]).collect();
             let mut logits = vec![0.0; self.vocab_size];
             logits[(self.script)(&history) as usize] = 10.0;
@@ -339,7 +341,9 @@ pub async fn eventually(what: &str, mut happens: impl FnMut() -> bool) {
 pub fn redacted(value: &Value) -> Value {
     let mut value = value.clone();
     if let Some(object) = value.as_object_mut() {
-        for (key, stand_in) in [("id", json!("<id>")), ("created", json!(0)), ("system_fingerprint", json!("<fingerprint>"))] {
+        for (key, stand_in) in
+            [("id", json!("<id>")), ("created", json!(0)), ("system_fingerprint", json!("<fingerprint>"))]
+        {
             if object.contains_key(key) {
                 object[key] = stand_in;
             }

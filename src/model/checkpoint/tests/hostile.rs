@@ -366,7 +366,8 @@ fn unknown_tensors_and_types_are_named() {
 
 #[test]
 fn scales_must_fit_and_be_finite() {
-    let change = |change: &dyn Fn(&mut BTreeMap<String, Value>, &mut Vec<u8>)| {
+    type Header = BTreeMap<String, Value>;
+    let change = |change: &dyn Fn(&mut Header, &mut Vec<u8>)| {
         let dir = copy_of("fp8-ct-channel");
         let path = dir.path().join("model.safetensors");
         let (mut header, mut data) = take_apart(&path);
