@@ -15,7 +15,7 @@ use super::ChatPrompt;
 use super::error::PromptError;
 use super::json::{Object, Value};
 use super::normalize::{self, AssistantContent, Call, Conversation, Part, ToolResult, Turn, TurnKind};
-use super::request::{ChatRequest, FimRequest};
+use super::request::{ChatRequest, FimRequest, Tool};
 use super::tokenizer::Tokenizer;
 use super::validate;
 use super::version::{CallLayout, ResultLayout, SystemLayout, TokenizerVersion, ToolsLayout};
@@ -61,13 +61,27 @@ impl NativeTemplate {
     pub(crate) fn encode_chat(&self, tokenizer: &Tokenizer, request: &ChatRequest) -> Result<ChatPrompt, PromptError> {
         validate::check(request, self.version)?;
         let conversation = normalize::conversation(request, self.version)?;
+        // Settings are checked even in a conversation that has no user turn to write them before.
+        let settings = match &self.settings {
+            Some(rules) if self.version.writes_settings() => rules.render(request)?,
+            Some(_) | None => None,
+        };
         let users = UserTurns::of(&conversation);
         let mut renderer = Renderer { template: self, tokenizer, ids: Vec::new() };
         renderer.control(Control::Bos)?;
         let mut last_start = 0;
         for (index, turn) in conversation.turns.iter().enumerate() {
             last_start = renderer.ids.len();
-            renderer.turn(turn, Place { index, users, conversation: &conversation, request })?;
+            renderer.turn(
+                turn,
+                Place {
+                    index,
+                    users,
+                    conversation: &conversation,
+                    tools: &request.tools,
+                    settings: settings.as_deref(),
+                },
+            )?;
         }
         let is_continued =
             matches!(conversation.turns.last(), Some(Turn { kind: TurnKind::Assistant { prefix: true, .. }, .. }));
@@ -117,7 +131,8 @@ struct Place<'a> {
     index: usize,
     users: UserTurns,
     conversation: &'a Conversation,
-    request: &'a ChatRequest,
+    tools: &'a [Tool],
+    settings: Option<&'a str>,
 }
 
 impl Place<'_> {
@@ -191,7 +206,7 @@ impl Renderer<'_> {
             ToolsLayout::BeforeFirstUser => place.is_first_user(),
         };
         if writes_tools {
-            self.tools_and_settings(place.request)?;
+            self.tools_and_settings(place)?;
         }
         let system_prompt = match self.version().system() {
             SystemLayout::InFirstUser if place.is_first_user() => place.conversation.system_prompt.as_deref(),
@@ -212,20 +227,16 @@ impl Renderer<'_> {
         self.control(Control::EndInst)
     }
 
-    fn tools_and_settings(&mut self, request: &ChatRequest) -> Result<(), PromptError> {
-        if !request.tools.is_empty() {
-            let tools: Vec<Value> = request.tools.iter().map(|tool| tool.to_json()).collect();
+    fn tools_and_settings(&mut self, place: Place<'_>) -> Result<(), PromptError> {
+        if !place.tools.is_empty() {
+            let tools: Vec<Value> = place.tools.iter().map(Tool::to_json).collect();
             self.control(Control::BeginTools)?;
             self.text(&Value::Array(tools).to_python_json());
             self.control(Control::EndTools)?;
         }
-        let settings = match &self.template.settings {
-            Some(rules) if self.version().writes_settings() => rules.render(request)?,
-            Some(_) | None => None,
-        };
-        if let Some(settings) = settings {
+        if let Some(settings) = place.settings {
             self.control(Control::BeginSettings)?;
-            self.text(&settings);
+            self.text(settings);
             self.control(Control::EndSettings)?;
         }
         Ok(())
