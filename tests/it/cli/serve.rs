@@ -157,7 +157,7 @@ fn what_cannot_be_served_is_refused_before_the_port_opens() {
     let text = std::fs::read_to_string(&config).unwrap();
     let other = text.replace("MistralForCausalLM", "GPT2LMHeadModel").replace("\"mistral\"", "\"gpt2\"");
     std::fs::write(&config, other).unwrap();
-    check_failure(&mut serve(&[]), 1, &["GPT2LMHeadModel"]);
+    check_failure(&mut serve(&[]), 1, &["architecture gpt2", "MistralForCausalLM"]);
     std::fs::write(&config, text.replace("\"hidden_size\":32", "\"hidden_size\":64")).unwrap();
     check_failure(&mut serve(&[]), 1, &["shape"]);
 }
