@@ -33,7 +33,8 @@ class Norm(nn.Module):
         self.eps = config.rms_norm_eps
 
     def forward(self, x):
-        return functional.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps).to(x.dtype)
+        out = functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        return out.bfloat16() if torch.is_autocast_enabled(x.device.type) else out  # one cast for q, k and v
 
 
 class Attention(nn.Module):
@@ -51,16 +52,23 @@ class Attention(nn.Module):
         k = self.k_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)  # (b, kv_heads, n, d)
         v = self.v_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        causal = True
+        mask = None
+        if cache is None or not cache:
+            mask = torch.full((length, length), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
         if cache is not None:
             if cache:
-                k, v = torch.cat((cache[0], k), 2), torch.cat((cache[1], v), 2)
-                causal = False  # one new token sees everything
+                k, v = torch.cat((cache[0], k), 2), torch.cat((cache[1], v), 2)  # one new token sees everything
             cache[:] = [k, v]
-        repeats = self.heads // self.kv_heads
-        k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
-        out = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+        return self.o_proj(self._attend(q, k, v, mask).transpose(1, 2).reshape(batch, length, -1))
+
+    def _attend(self, q, k, v, mask):
+        """Spelled out: on the CPU this is several times faster in bf16 than the fused function."""
+        batch, _, length, _ = q.shape
+        repeats, keys = self.heads // self.kv_heads, k.shape[2]
+        q = q.reshape(batch, self.kv_heads, repeats * length, self.head_dim) * self.head_dim**-0.5
+        scores = (q @ k.transpose(-1, -2)).view(batch, self.kv_heads, repeats, length, keys)
+        shares = torch.softmax(scores if mask is None else scores + mask, -1, dtype=scores.dtype)
+        return (shares.view(batch, self.kv_heads, repeats * length, keys) @ v).view(batch, self.heads, length, self.head_dim)
 
 
 class Mlp(nn.Module):

@@ -9,16 +9,23 @@ linear decay over the last part. Touching the file `<out>/decay` starts the deca
 
 import argparse
 import json
+import os
 import pathlib
+import random
 import time
 
 import torch
-from torch.nn import functional
+from torch import distributed, multiprocessing
 
 from batches import bucket, stream
 from data import MIX, generate
+from loss import TiedCrossEntropy
 from model import Config, Decoder
 from render import Renderer
+
+MICROBATCHES = 2  # per step, shared out among the workers
+RIVALS = 3072     # random tokens that an answer's token has to beat, besides those of the batch
+STOP = -1.0       # in place of a learning rate: the budget is used up
 
 
 def main():
@@ -29,21 +36,36 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
+    parser.add_argument("--full-softmax-from", type=float, default=0.85, help="share of the budget")
     parser.add_argument("--decay-share", type=float, default=0.3)
     parser.add_argument("--microbatch-tokens", type=int, default=4096)
-    parser.add_argument("--microbatches", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (CPU only)")
     parser.add_argument("--evaluate-minutes", type=float, default=8)
-    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    Run(arguments).train()
+    if torch.cuda.is_available():
+        arguments.workers = 1
+    multiprocessing.spawn(work, (arguments,), nprocs=arguments.workers)
+
+
+def work(rank, arguments):
+    torch.manual_seed(arguments.seed)
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    meeting = f"file://{arguments.out.resolve()}/meeting-{os.getppid()}"
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=arguments.workers)
+    Run(arguments, rank).train()
 
 
 class Run:
-    def __init__(self, arguments):
-        self.arguments = arguments
+    """Worker `rank` of `workers`: all hold the same weights and add up their gradients.
+
+    Threads would meet thousands of times per step and stall whenever one of them has to wait for a
+    busy core; processes meet once.
+    """
+
+    def __init__(self, arguments, rank):
+        self.arguments, self.rank = arguments, rank
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = Decoder(Config()).to(self.device)
         matrices = [p for n, p in self.model.named_parameters() if p.dim() == 2 and not n.startswith("embed")]
@@ -56,6 +78,7 @@ class Run:
             self.optimizers = [torch.optim.AdamW([{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
                                                  lr=rate, betas=(0.9, 0.98))]
         self.state = {"step": 0, "chunk": 0, "tokens": 0, "seconds": 0.0, "decay_from": 1.0 - arguments.decay_share}
+        self.next_factor = 0.01  # rank 0 decides on the learning rate, the others are told
         self.checkpoint = arguments.out / "checkpoint.pt"
         self.log = (arguments.out / "log.jsonl").open("a")
         if self.checkpoint.exists():
@@ -65,15 +88,17 @@ class Run:
         arguments, state = self.arguments, self.state
         evaluated = saved = time.monotonic()
         for chunk, batches in stream(arguments.seed, state["chunk"], arguments.microbatch_tokens):
-            for first in range(0, len(batches), arguments.microbatches):
+            for first in range(0, len(batches), MICROBATCHES):
                 started = time.monotonic()
-                loss = self._step(batches[first : first + arguments.microbatches])
+                loss = self._step(batches[first : first + MICROBATCHES])
                 state["step"] += 1
                 state["seconds"] += time.monotonic() - started
-                if state["step"] % 20 == 0:
-                    self._write(loss=round(loss, 4), rate=round(self.factor(), 3))
-                if self.progress() >= 1.0:
+                if self.next_factor == STOP:
                     return self._finish()
+                if self.rank > 0:
+                    continue
+                if state["step"] % 20 == 0:
+                    self._write(loss=round(loss, 4), rate=round(self.next_factor, 3))
                 if time.monotonic() - saved > 180:
                     self._save()
                     saved = time.monotonic()
@@ -90,6 +115,8 @@ class Run:
     def factor(self):
         """Share of the peak learning rate."""
         progress, state = self.progress(), self.state
+        if progress >= 1.0:
+            return STOP
         if (self.arguments.out / "decay").exists() and progress < state["decay_from"]:
             state["decay_from"] = progress
         warm = min(1.0, (state["step"] + 1) / 100)
@@ -98,34 +125,58 @@ class Run:
         return warm * max(0.02, (1.0 - progress) / (1.0 - state["decay_from"]))
 
     def _step(self, batches):
-        factor = self.factor()
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.arguments.learning_rate * factor
-            optimizer.zero_grad(set_to_none=True)
         total = sum(float(weights.sum()) for _, weights in batches)
         value = 0.0
-        for tokens, weights in batches:
-            loss = self._losses(tokens, weights)[0] / total
+        for tokens, weights in batches[self.rank :: self.arguments.workers]:
+            loss = self._loss(tokens, weights) / total
             loss.backward()
             value += float(loss.detach())
-            self.state["tokens"] += int((tokens > 0).sum())
+        self.state["tokens"] += sum(int((tokens > 0).sum()) for tokens, _ in batches)
+        value = self._share(value)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.arguments.learning_rate * max(self.next_factor, 0.0)
             optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return value
 
-    def _losses(self, tokens, weights):
-        """(weighted sum of the losses, right or wrong per predicted token, the token's row)."""
+    def _share(self, loss):
+        """Add up gradients and loss over the workers; hear the learning rate from rank 0."""
+        if self.arguments.workers == 1:
+            self.next_factor = self.factor()
+            return loss
+        parameters = list(self.model.parameters())
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        tail = torch.tensor([loss, self.factor() if self.rank == 0 else 0.0])
+        flat = torch.cat([g.flatten() for g in gradients] + [tail])
+        distributed.all_reduce(flat)
+        for parameter, part in zip(parameters, flat[:-2].split([p.numel() for p in parameters])):
+            parameter.grad = part.view_as(parameter)
+        self.next_factor = float(flat[-1])
+        return float(flat[-2])
+
+    def _loss(self, tokens, weights):
+        """Sum over the predicted tokens of weight times cross entropy.
+
+        At first against the batch's own tokens and some random ones: a third less work per step.
+        """
+        hidden, targets, rows, columns = self._predict(tokens, weights)
+        weights = torch.from_numpy(weights).to(self.device)[rows, columns + 1]
+        embedding = self.model.embed_tokens.weight
+        if self.progress() < self.arguments.full_softmax_from:
+            rivals = torch.randint(len(embedding), (RIVALS,), device=self.device)
+            present = torch.cat((torch.from_numpy(tokens).to(self.device).long().flatten(), rivals)).unique()
+            embedding, targets = embedding[present], torch.searchsorted(present, targets)
+        return TiedCrossEntropy.apply(hidden, embedding, targets, weights)
+
+    def _predict(self, tokens, weights):
+        """(hidden states, targets, row, column) of every token that has a weight."""
         tokens = torch.from_numpy(tokens).to(self.device).long()
-        weights = torch.from_numpy(weights).to(self.device)[:, 1:]
-        rows, columns = torch.nonzero(weights, as_tuple=True)
+        rows, columns = torch.nonzero(torch.from_numpy(weights).to(self.device)[:, 1:], as_tuple=True)
         with torch.autocast(self.device, dtype=torch.bfloat16):
             hidden = self.model(tokens[:, :-1])[rows, columns]  # (n_predicted, hidden)
-            logits = self.model.logits(hidden)
-        targets = tokens[:, 1:][rows, columns]
-        losses = functional.cross_entropy(logits.float(), targets, reduction="none")
-        return (losses * weights[rows, columns]).sum(), logits.argmax(-1) == targets, rows
+        return hidden, tokens[:, 1:][rows, columns], rows, columns
 
     @torch.no_grad()
     def _evaluate(self, samples_per_skill):
@@ -143,10 +194,9 @@ class Run:
                 tokens, mask = renderer.training_tokens(sample)
                 answer = len(tokens) - len(renderer.prompt(sample["request"]))
                 samples.append((tokens, [False] * (len(tokens) - answer) + [True] * answer))
-            import random
             for tokens, weights in bucket(samples, self.arguments.microbatch_tokens, random.Random(0)):
-                _, correct, rows = self._losses(tokens, weights)
-                wrong = set(rows[~correct].tolist())
+                hidden, targets, rows, _ = self._predict(tokens, weights)
+                wrong = set(rows[self.model.logits(hidden.float()).argmax(-1) != targets].tolist())
                 right += len(tokens) - len(wrong)
                 count += len(tokens)
             result[skill] = round(right / count, 3)
@@ -172,8 +222,9 @@ class Run:
         self.state.update(saved["state"])
 
     def _finish(self):
-        self._save()
-        self._evaluate(100)
+        if self.rank == 0:
+            self._save()
+            self._evaluate(100)
 
 
 if __name__ == "__main__":
