@@ -30,6 +30,7 @@ def export(checkpoint, folder):
         "hidden_act": "silu", "attention_dropout": 0.0, "initializer_range": 0.02, "sliding_window": None,
         "tie_word_embeddings": True, "use_cache": True, "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "bfloat16"})
     _write_json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "do_sample": False})
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer = folder / TOKENIZER_PATH.name
     if tokenizer.resolve() != TOKENIZER_PATH:
         shutil.copyfile(TOKENIZER_PATH, tokenizer)

@@ -51,7 +51,7 @@ def refuse(scene):
 
 def extract_json(scene):
     rng, phrases = scene.rng, scene.phrases
-    passage = make_passage(scene, entities=rng.choices((1, 2, 3), (75, 18, 7))[0], most=6)
+    passage = make_passage(scene, entities=rng.choices((1, 2, 3), (80, 15, 5))[0], most=5)
     entity = rng.choice(list(passage.facts))
     known = passage.facts[entity]
     wanted = rng.sample(list(known), rng.randint(1, min(4, len(known))))
@@ -129,12 +129,12 @@ def decorate(scene, messages):
     return [{"role": "system", "content": scene.rng.choice(scene.phrases["neutral_systems"])}, *messages]
 
 
-def make_passage(scene, entities=None, most=5):
+def make_passage(scene, entities=None, most=4):
     rng, pool, phrases = scene.rng, scene.pool, scene.phrases
     kind = rng.choices(("person", "company", "town", "event", "order", "machine"), (40, 14, 13, 12, 11, 10))[0]
     rows = phrases["attributes"][kind]
     if entities is None:
-        entities = rng.choices((1, 2, 3, rng.randint(4, 9)), (30, 42, 25, 3 if scene.level > 0.6 else 0))[0]
+        entities = rng.choices((1, 2, 3, rng.randint(4, 9)), (36, 42, 20, 2 if scene.level > 0.6 else 0))[0]
     if scene.level < 0.3:
         entities, most = min(entities, 2), 3
     facts, blocks, used = {}, [], set()

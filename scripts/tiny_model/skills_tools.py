@@ -94,7 +94,7 @@ def _call(tool, arguments):
 def _offer(scene, tools, intent=None):
     """The needed tools and up to three others, shuffled."""
     rng, tools = scene.rng, list(tools)
-    wanted = max(len(tools), rng.choices((1, 2, 3, 4), (34, 33, 20, 13) if scene.level > 0.3 else (60, 40, 0, 0))[0])
+    wanted = max(len(tools), rng.choices((1, 2, 3, 4), (42, 34, 16, 8) if scene.level > 0.3 else (60, 40, 0, 0))[0])
     names = {t["function"]["name"] for t in tools}
     intents = {intent.names[0]} if intent else set()
     while len(tools) < wanted:

@@ -8,22 +8,22 @@ linear decay over the last part. Touching the file `<out>/decay` starts the deca
 """
 
 import argparse
+import collections
 import json
 import os
 import pathlib
-import random
 import time
 
 import torch
 from torch import distributed, multiprocessing
 
-from batches import bucket, stream
+from batches import split, stream
 from data import MIX, generate
+from initial import initialise
 from loss import TiedCrossEntropy
 from model import Config, Decoder
 from render import Renderer
 
-MICROBATCHES = 2  # per step, shared out among the workers
 RIVALS = 3072     # random tokens that an answer's token has to beat, besides those of the batch
 STOP = -1.0       # in place of a learning rate: the budget is used up
 
@@ -34,11 +34,11 @@ def main():
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--steps", type=int, help="a budget of steps instead of minutes (reproducible)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--muon-scale", type=float, default=4.0, help="Muon's learning rate in units of AdamW's")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--full-softmax-from", type=float, default=0.85, help="share of the budget")
     parser.add_argument("--decay-share", type=float, default=0.3)
-    parser.add_argument("--microbatch-tokens", type=int, default=4096)
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (CPU only)")
     parser.add_argument("--evaluate-minutes", type=float, default=8)
     arguments = parser.parse_args()
@@ -68,15 +68,16 @@ class Run:
         self.arguments, self.rank = arguments, rank
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = Decoder(Config()).to(self.device)
+        initialise(self.model)
         matrices = [p for n, p in self.model.named_parameters() if p.dim() == 2 and not n.startswith("embed")]
         others = [p for n, p in self.model.named_parameters() if p.dim() != 2 or n.startswith("embed")]
         rate = arguments.learning_rate
         if arguments.optimizer == "muon":
             self.optimizers = [torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
-                               torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)]
+                               torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
         else:
             self.optimizers = [torch.optim.AdamW([{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
-                                                 lr=rate, betas=(0.9, 0.98))]
+                                                 lr=rate, betas=(0.9, 0.98), fused=True)]
         self.state = {"step": 0, "chunk": 0, "tokens": 0, "seconds": 0.0, "decay_from": 1.0 - arguments.decay_share}
         self.next_factor = 0.01  # rank 0 decides on the learning rate, the others are told
         self.checkpoint = arguments.out / "checkpoint.pt"
@@ -87,10 +88,11 @@ class Run:
     def train(self):
         arguments, state = self.arguments, self.state
         evaluated = saved = time.monotonic()
-        for chunk, batches in stream(arguments.seed, state["chunk"], arguments.microbatch_tokens):
-            for first in range(0, len(batches), MICROBATCHES):
+        losses = collections.deque(maxlen=20)
+        for chunk, steps in stream(arguments.seed, state["chunk"]):
+            for batches in steps:
                 started = time.monotonic()
-                loss = self._step(batches[first : first + MICROBATCHES])
+                losses.append(self._step(batches))
                 state["step"] += 1
                 state["seconds"] += time.monotonic() - started
                 if self.next_factor == STOP:
@@ -98,12 +100,12 @@ class Run:
                 if self.rank > 0:
                     continue
                 if state["step"] % 20 == 0:
-                    self._write(loss=round(loss, 4), rate=round(self.next_factor, 3))
+                    self._write(loss=round(sum(losses) / len(losses), 4), rate=round(self.next_factor, 3))
                 if time.monotonic() - saved > 180:
                     self._save()
                     saved = time.monotonic()
                 if time.monotonic() - evaluated > 60 * arguments.evaluate_minutes:
-                    self._evaluate(40)
+                    self._evaluate(30)
                     evaluated = time.monotonic()
             state["chunk"] = chunk + 1
 
@@ -136,7 +138,8 @@ class Run:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.arguments.learning_rate * max(self.next_factor, 0.0)
+                scale = self.arguments.muon_scale if isinstance(optimizer, torch.optim.Muon) else 1.0
+                group["lr"] = self.arguments.learning_rate * scale * max(self.next_factor, 0.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return value
@@ -194,7 +197,7 @@ class Run:
                 tokens, mask = renderer.training_tokens(sample)
                 answer = len(tokens) - len(renderer.prompt(sample["request"]))
                 samples.append((tokens, [False] * (len(tokens) - answer) + [True] * answer))
-            for tokens, weights in bucket(samples, self.arguments.microbatch_tokens, random.Random(0)):
+            for tokens, weights in split(samples):
                 hidden, targets, rows, _ = self._predict(tokens, weights)
                 wrong = set(rows[self.model.logits(hidden.float()).argmax(-1) != targets].tolist())
                 right += len(tokens) - len(wrong)

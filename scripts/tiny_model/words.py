@@ -77,9 +77,9 @@ class Pool:
         """A capitalised invented word, such as "Velmira"."""
         if self.split == "train" and rng.random() < 0.35:
             return self.piece_word(rng).capitalize()
-        parts = [rng.choice(self.open_syllables) for _ in range(rng.choice((0, 1, 1, 2)))]
+        parts = [rng.choice(self.open_syllables) for _ in range(rng.choice((0, 0, 1, 1, 1, 2)))]
         parts.append(rng.choice(self.closed_syllables))
-        if rng.random() < 0.5:
+        if rng.random() < 0.25:
             parts.append(rng.choice("aeio"))
         return "".join(parts).capitalize()
 
