@@ -107,11 +107,11 @@ class Decoder(nn.Module):
                 depth = (2 * config.num_hidden_layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
                 nn.init.normal_(weight, std=0.02 * depth if name.startswith("embed") else depth * weight.shape[1] ** -0.5)
 
-    def forward(self, tokens, first_position=0, caches=None):
-        """tokens (b, n) -> normed hidden states (b, n, hidden)."""
+    def forward(self, tokens, first_position=0, caches=None, table=None):
+        """tokens (b, n) -> normed hidden states (b, n, hidden). `table` replaces the embedding."""
         positions = torch.arange(first_position, first_position + tokens.shape[1], device=tokens.device)
         cos, sin = rope(self.config, positions)
-        x = self.embed_tokens(tokens)
+        x = functional.embedding(tokens, self.embed_tokens.weight if table is None else table)
         for index, layer in enumerate(self.layers):
             x = layer(x, cos, sin, None if caches is None else caches[index])
         return self.norm(x)

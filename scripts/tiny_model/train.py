@@ -2,7 +2,7 @@
 
 Main type: `Run`, whose checkpoint holds everything that a resumed run needs. The learning rate
 follows the share of the time budget that is used (or of `--steps`): warm-up, constant, then a
-linear decay over the last part. Touching the file `<out>/decay` starts the decay at once.
+linear decay over the last part. `echo 10 > <out>/decay` starts a decay of ten minutes at once.
 
     python train.py --minutes 60 --out /tmp/tiny
 """
@@ -22,9 +22,10 @@ from data import MIX, generate
 from initial import initialise
 from loss import TiedCrossEntropy
 from model import Config, Decoder
+from optimizers import RowAdam
 from render import Renderer
 
-RIVALS = 3072     # random tokens that an answer's token has to beat, besides those of the batch
+RIVALS = 1024     # random tokens that an answer's token has to beat, besides those of the batch
 STOP = -1.0       # in place of a learning rate: the budget is used up
 
 
@@ -34,10 +35,8 @@ def main():
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--steps", type=int, help="a budget of steps instead of minutes (reproducible)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=6e-4)
     parser.add_argument("--muon-scale", type=float, default=4.0, help="Muon's learning rate in units of AdamW's")
-    parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
-    parser.add_argument("--full-softmax-from", type=float, default=0.85, help="share of the budget")
     parser.add_argument("--decay-share", type=float, default=0.3)
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (CPU only)")
     parser.add_argument("--evaluate-minutes", type=float, default=8)
@@ -69,16 +68,15 @@ class Run:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = Decoder(Config()).to(self.device)
         initialise(self.model)
-        matrices = [p for n, p in self.model.named_parameters() if p.dim() == 2 and not n.startswith("embed")]
-        others = [p for n, p in self.model.named_parameters() if p.dim() != 2 or n.startswith("embed")]
-        rate = arguments.learning_rate
-        if arguments.optimizer == "muon":
-            self.optimizers = [torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
-                               torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
-        else:
-            self.optimizers = [torch.optim.AdamW([{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
-                                                 lr=rate, betas=(0.9, 0.98), fused=True)]
+        trained = {n: p for n, p in self.model.named_parameters() if not n.startswith("embed")}
+        matrices, gains = [p for p in trained.values() if p.dim() == 2], [p for p in trained.values() if p.dim() == 1]
+        self.parameters = matrices + gains
+        self.muon = torch.optim.Muon(matrices, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+        self.adam = torch.optim.AdamW(gains, betas=(0.9, 0.98), weight_decay=0.0)
+        self.row_adam = RowAdam(self.model.embed_tokens.weight.detach())
+        self.optimizers = [self.muon, self.adam, self.row_adam]
         self.state = {"step": 0, "chunk": 0, "tokens": 0, "seconds": 0.0, "decay_from": 1.0 - arguments.decay_share}
+        self.budget = 60.0 * arguments.minutes  # seconds
         self.next_factor = 0.01  # rank 0 decides on the learning rate, the others are told
         self.checkpoint = arguments.out / "checkpoint.pt"
         self.log = (arguments.out / "log.jsonl").open("a")
@@ -112,46 +110,52 @@ class Run:
     def progress(self):
         if self.arguments.steps:
             return self.state["step"] / self.arguments.steps
-        return self.state["seconds"] / (60 * self.arguments.minutes)
+        return self.state["seconds"] / self.budget
 
     def factor(self):
         """Share of the peak learning rate."""
-        progress, state = self.progress(), self.state
+        asked, state = self.arguments.out / "decay", self.state
+        if asked.exists() and not self.arguments.steps:
+            self.budget = state["seconds"] + 60 * float(asked.read_text() or 10)
+            state["decay_from"] = self.progress()
+            asked.rename(asked.with_suffix(".begun"))
+        progress = self.progress()
         if progress >= 1.0:
             return STOP
-        if (self.arguments.out / "decay").exists() and progress < state["decay_from"]:
-            state["decay_from"] = progress
         warm = min(1.0, (state["step"] + 1) / 100)
         if progress <= state["decay_from"]:
             return warm
         return warm * max(0.02, (1.0 - progress) / (1.0 - state["decay_from"]))
 
     def _step(self, batches):
+        """One update. Only the embedding's rows of the step's tokens, and of some rivals, take part."""
+        batches = [(torch.from_numpy(t).to(self.device).long(), torch.from_numpy(w).to(self.device)) for t, w in batches]
+        rivals = torch.randint(self.model.config.vocab_size, (RIVALS,), device=self.device, generator=self._generator())
+        rows = torch.cat([tokens.flatten() for tokens, _ in batches] + [rivals]).unique()
+        table = self.model.embed_tokens.weight.detach()[rows].requires_grad_()
         total = sum(float(weights.sum()) for _, weights in batches)
         value = 0.0
         for tokens, weights in batches[self.rank :: self.arguments.workers]:
-            loss = self._loss(tokens, weights) / total
+            hidden, targets, weights = self._predict(torch.searchsorted(rows, tokens), weights, table)
+            loss = TiedCrossEntropy.apply(hidden, table, targets, weights) / total
             loss.backward()
             value += float(loss.detach())
         self.state["tokens"] += sum(int((tokens > 0).sum()) for tokens, _ in batches)
-        value = self._share(value)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
+        value = self._share(value, [*self.parameters, table])
+        torch.nn.utils.clip_grad_norm_([*self.parameters, table], 1.0)
+        rate = self.arguments.learning_rate * max(self.next_factor, 0.0)
+        for optimizer, scale in ((self.muon, self.arguments.muon_scale), (self.adam, 1.0)):
             for group in optimizer.param_groups:
-                scale = self.arguments.muon_scale if isinstance(optimizer, torch.optim.Muon) else 1.0
-                group["lr"] = self.arguments.learning_rate * scale * max(self.next_factor, 0.0)
+                group["lr"] = rate * scale
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        self.row_adam.step(rows, table.grad, rate)
         return value
 
-    def _share(self, loss):
+    def _share(self, loss, parameters):
         """Add up gradients and loss over the workers; hear the learning rate from rank 0."""
-        if self.arguments.workers == 1:
-            self.next_factor = self.factor()
-            return loss
-        parameters = list(self.model.parameters())
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        tail = torch.tensor([loss, self.factor() if self.rank == 0 else 0.0])
+        tail = torch.tensor([loss, self.factor() if self.rank == 0 else 0.0], device=self.device)
         flat = torch.cat([g.flatten() for g in gradients] + [tail])
         distributed.all_reduce(flat)
         for parameter, part in zip(parameters, flat[:-2].split([p.numel() for p in parameters])):
@@ -159,27 +163,16 @@ class Run:
         self.next_factor = float(flat[-1])
         return float(flat[-2])
 
-    def _loss(self, tokens, weights):
-        """Sum over the predicted tokens of weight times cross entropy.
+    def _generator(self):
+        """The same random numbers on every worker."""
+        return torch.Generator(self.device).manual_seed(1_000_003 * self.arguments.seed + self.state["step"])
 
-        At first against the batch's own tokens and some random ones: a third less work per step.
-        """
-        hidden, targets, rows, columns = self._predict(tokens, weights)
-        weights = torch.from_numpy(weights).to(self.device)[rows, columns + 1]
-        embedding = self.model.embed_tokens.weight
-        if self.progress() < self.arguments.full_softmax_from:
-            rivals = torch.randint(len(embedding), (RIVALS,), device=self.device)
-            present = torch.cat((torch.from_numpy(tokens).to(self.device).long().flatten(), rivals)).unique()
-            embedding, targets = embedding[present], torch.searchsorted(present, targets)
-        return TiedCrossEntropy.apply(hidden, embedding, targets, weights)
-
-    def _predict(self, tokens, weights):
-        """(hidden states, targets, row, column) of every token that has a weight."""
-        tokens = torch.from_numpy(tokens).to(self.device).long()
-        rows, columns = torch.nonzero(torch.from_numpy(weights).to(self.device)[:, 1:], as_tuple=True)
+    def _predict(self, tokens, weights, table=None):
+        """(hidden states, targets, weights) of every token that has a weight."""
+        rows, columns = torch.nonzero(weights[:, 1:], as_tuple=True)
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            hidden = self.model(tokens[:, :-1])[rows, columns]  # (n_predicted, hidden)
-        return hidden, tokens[:, 1:][rows, columns], rows, columns
+            hidden = self.model(tokens[:, :-1], table=table)[rows, columns]  # (n_predicted, hidden)
+        return hidden, tokens[:, 1:][rows, columns], weights[:, 1:][rows, columns]
 
     @torch.no_grad()
     def _evaluate(self, samples_per_skill):
@@ -198,8 +191,9 @@ class Run:
                 answer = len(tokens) - len(renderer.prompt(sample["request"]))
                 samples.append((tokens, [False] * (len(tokens) - answer) + [True] * answer))
             for tokens, weights in split(samples):
-                hidden, targets, rows, _ = self._predict(tokens, weights)
-                wrong = set(rows[self.model.logits(hidden.float()).argmax(-1) != targets].tolist())
+                tokens, weights = torch.from_numpy(tokens).to(self.device).long(), torch.from_numpy(weights).to(self.device)
+                hidden, targets, _ = self._predict(tokens, weights)
+                wrong = weights[:, 1:].nonzero()[self.model.logits(hidden.float()).argmax(-1) != targets, 0].unique()
                 right += len(tokens) - len(wrong)
                 count += len(tokens)
             result[skill] = round(right / count, 3)
