@@ -50,7 +50,7 @@ fn decoding(running: usize, context: usize) -> Scheduler {
 
 fn decode_steps(c: &mut Criterion) {
     let mut group = c.benchmark_group("decode_step");
-    for (running, context) in [(1, 1024), (64, 1024), (256, 1024), (256, 8192)] {
+    for (running, context) in [(1, 1024), (64, 1024), (256, 1024), (64, 8192)] {
         group.throughput(Throughput::Elements(running as u64));
         group.bench_function(format!("{running}_sequences_of_{context}"), |b| {
             b.iter_batched_ref(|| decoding(running, context), step, BatchSize::LargeInput);

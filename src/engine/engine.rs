@@ -5,7 +5,6 @@
 //! belongs to. Knows nothing of text, HTTP or who waits for a stream.
 
 use std::{
-    any::Any,
     collections::HashMap,
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -23,6 +22,7 @@ use super::{
     EngineConfig, FinishReason, Request, Snapshot, TokenLogprobs, Update,
     batch::{self, OutputRows},
     blocks::IntegrityError,
+    forward::{GuardedModel, panic_message},
     in_flight::{Chosen, InFlight},
     scheduler::{Plan, Scheduled, Scheduler},
     sequence::{Sequence, SequenceKey, SequenceOptions},
@@ -31,7 +31,6 @@ use super::{
 use crate::{
     model::{ForwardPass, Logits},
     telemetry::EngineMetrics,
-    types::{Batch, BatchSequence},
 };
 
 /// Everything that can be asked of the engine thread.
@@ -64,7 +63,7 @@ pub struct Inspection {
 
 #[derive(Debug)]
 pub(super) struct Engine {
-    model: Model,
+    model: GuardedModel,
     scheduler: Scheduler,
     requests: HashMap<SequenceKey, InFlight>,
     max_sequence_len: usize,
@@ -72,11 +71,6 @@ pub(super) struct Engine {
     status: Arc<Status>,
     arrivals: u64,
     drains: Vec<oneshot::Sender<()>>,
-}
-
-struct Model {
-    forward_pass: Box<dyn ForwardPass>,
-    vocab_size: usize,
 }
 
 /// Planned shares with their logits.
@@ -100,7 +94,7 @@ impl Engine {
         status: Arc<Status>,
     ) -> Self {
         Self {
-            model: Model { vocab_size: model.vocab_size(), forward_pass: model },
+            model: GuardedModel::new(model),
             scheduler: Scheduler::new(&config),
             requests: HashMap::new(),
             max_sequence_len: config.max_sequence_len(),
@@ -123,7 +117,7 @@ impl Engine {
             };
             match event {
                 Ok(event) => self.handle(event),
-                Err(TryRecvError::Disconnected) => return self.cancel_all(),
+                Err(TryRecvError::Disconnected) => return self.end_all(&FinishReason::Cancelled),
                 Err(TryRecvError::Empty) => {
                     self.status.begin_step();
                     self.step();
@@ -160,6 +154,9 @@ impl Engine {
     fn step(&mut self) {
         self.end_interrupted();
         let plan = self.scheduler.schedule();
+        if plan.items.is_empty() && !self.scheduler.is_idle() {
+            return self.give_up();
+        }
         self.announce(&plan);
         for computed in self.forward(plan.items) {
             let outcomes = self.sample(&computed);
@@ -230,15 +227,7 @@ impl Engine {
     /// failing one request after the other would only hide it.
     fn probe(&mut self) {
         let Some(block) = self.scheduler.take_scratch() else { return };
-        let sequence = BatchSequence { query_start: 0, query_len: 1, context_len: 1, block_table: vec![block] };
-        let batch = Batch {
-            token_ids: vec![0],
-            positions: vec![0],
-            slots: vec![block * self.scheduler.block_size() as u32],
-            sequences: vec![sequence],
-            output_rows: vec![0],
-        };
-        if let Err(failure) = self.model.forward(&batch) {
+        if let Err(failure) = self.model.probe(block, self.scheduler.block_size()) {
             tracing::error!(failure, "the model computes nothing any more");
             self.status.set_down();
         }
@@ -303,10 +292,17 @@ impl Engine {
         }
     }
 
-    fn cancel_all(&mut self) {
+    /// The scheduler promises a token per step while anything is queued; without one nothing would ever end.
+    fn give_up(&mut self) {
+        tracing::error!("nothing can be scheduled although requests are queued");
+        self.status.set_down();
+        self.end_all(&FinishReason::Failed("the engine cannot schedule its requests".to_owned()));
+    }
+
+    fn end_all(&mut self, reason: &FinishReason) {
         let keys: Vec<_> = self.requests.keys().copied().collect();
         for key in keys {
-            self.finish(key, FinishReason::Cancelled);
+            self.finish(key, reason.clone());
         }
         self.report_load();
     }
@@ -347,28 +343,6 @@ impl Engine {
     }
 }
 
-impl Model {
-    /// The forward pass with every kind of failure as a message.
-    fn forward(&mut self, batch: &Batch) -> Result<Logits, String> {
-        let vocab_size = self.vocab_size;
-        let logits = catch_unwind(AssertUnwindSafe(|| self.forward_pass.forward(batch)))
-            .map_err(|panic| format!("the forward pass panicked: {}", panic_message(&*panic)))?
-            .map_err(|error| error.to_string())?;
-        let (rows, values) = (batch.output_rows.len(), logits.values.len());
-        if logits.vocab_size == vocab_size && values == rows * vocab_size {
-            Ok(logits)
-        } else {
-            Err(format!("the forward pass returned {values} logits for {rows} rows of {vocab_size}"))
-        }
-    }
-}
-
-impl std::fmt::Debug for Model {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Model")
-    }
-}
-
 /// Reads one sequence's rows: prompt log-probabilities, and the next token where the prefill is complete.
 fn read_rows(request: &InFlight, sequence: &Sequence, rows: &OutputRows, logits: &Logits) -> Result<Outcome, String> {
     let next_ids = &sequence.tokens()[rows.first_position + 1..];
@@ -379,11 +353,6 @@ fn read_rows(request: &InFlight, sequence: &Sequence, rows: &OutputRows, logits:
         None => None,
     };
     Ok(Outcome { prompt_entries, chosen })
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 /// Marks the engine as down when its thread ends, also by a panic.

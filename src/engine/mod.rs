@@ -9,6 +9,7 @@ pub mod blocks;
 mod config;
 #[expect(clippy::module_inception, reason = "the owner thread is the engine; the folder is the layer")]
 mod engine;
+mod forward;
 mod handle;
 mod in_flight;
 mod request;

@@ -50,10 +50,11 @@ enum Op {
     Steps(usize),
 }
 
-/// Prompts share beginnings: a few tokens of one of two long texts, then something of their own.
+/// Prompts share beginnings: a few tokens of one of three long texts, then something of their own. One text
+/// repeats a single token, so that its blocks differ in nothing but what is before them.
 fn submission() -> impl Strategy<Value = Submission> {
-    let prompt = (0..2u32, 0..24usize, vec(0..FIRST_FAULT, 1..6)).prop_map(|(text, shared, own)| {
-        let mut prompt: Vec<u32> = (0..shared as u32).map(|i| (i * 7 + text) % FIRST_FAULT).collect();
+    let prompt = (0..3u32, 0..24usize, vec(0..FIRST_FAULT, 1..6)).prop_map(|(text, shared, own)| {
+        let mut prompt: Vec<u32> = (0..shared as u32).map(|i| (i * 7 * text.min(1) + text) % FIRST_FAULT).collect();
         prompt.extend(own);
         prompt
     });
