@@ -32,8 +32,8 @@ fn vectors() {
     let mut failures = Vec::new();
     for (name, check) in checks {
         let text = String::from_utf8(read(&data.vectors.join(name))).expect("vectors are UTF-8");
-        let mut n_rows = 0;
-        let mut n_passed = 0;
+        let mut n_rows: u64 = 0;
+        let mut n_passed: u64 = 0;
         for line in text.lines() {
             let row: Row = serde_json::from_str(line).expect("a row is JSON");
             n_rows += 1;
@@ -43,12 +43,19 @@ fn vectors() {
             }
         }
         println!("{name}: {n_passed} of {n_rows} rows passed");
+        assert_eq!(n_rows, stated_rows(&data, name).unwrap_or(n_rows), "{name} is not what MANIFEST.json states");
         assert!(n_rows > 0, "{name} has no rows");
     }
     for failure in failures.iter().take(SHOWN_FAILURES) {
         println!("{failure}");
     }
     assert!(failures.is_empty(), "{} rows failed", failures.len());
+}
+
+/// How many rows `MANIFEST.json` gives a file, if there is a manifest.
+fn stated_rows(data: &Data, name: &str) -> Option<u64> {
+    let manifest: Row = serde_json::from_slice(&std::fs::read(data.vectors.join("MANIFEST.json")).ok()?).ok()?;
+    manifest["files"][name]["rows"].as_u64()
 }
 
 fn encode_row(row: &Row, codecs: &Codecs) -> RowResult {
