@@ -1,5 +1,7 @@
 //! The one integration-test binary.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail anywhere, also in what tests share")]
+
 mod api;
 mod cli;
 mod engine_faults;
