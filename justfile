@@ -12,7 +12,7 @@ doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 test:
-    cargo test --workspace --locked
+    cargo test
 
 # Licences, bans and sources; `cargo deny check advisories` also needs the advisory database.
 deny:

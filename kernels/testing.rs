@@ -27,7 +27,7 @@ pub(crate) fn assert_close(op: &str, shape: &[usize], found: &[f32], expected: &
     let scale = mean_square.sqrt().max(1e-30);
     let difference = |i: usize| (f64::from(found[i]) - expected[i]).abs();
     let worst = (0..found.len()).max_by(|&a, &b| difference(a).total_cmp(&difference(b)));
-    if let Some(worst) = worst.filter(|&i| !(difference(i) <= tolerance * scale)) {
+    if let Some(worst) = worst.filter(|&i| difference(i) > tolerance * scale || difference(i).is_nan()) {
         panic!(
             "{op} {shape:?}: element {worst} is {} but should be {}: difference {:e}, allowed {:e}",
             found[worst],

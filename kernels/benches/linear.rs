@@ -3,6 +3,8 @@
 //! `cargo bench -p tramontane-kernels --bench linear`; compare with the memory bandwidth and the f32
 //! multiply-add rate of the same machine in the same minute.
 
+#![allow(missing_docs, reason = "criterion's macros make public functions")]
+
 use std::hint::black_box;
 
 use candle_core::{DType, Device, Tensor};
@@ -37,7 +39,7 @@ fn decode(c: &mut Criterion) {
 
 fn prefill(c: &mut Criterion) {
     for (rows, out_features, in_features) in
-        [(16, 7168, 2048), (128, 7168, 2048), (1024, 7168, 2048), (1024, 2048, 7168)]
+        [(16, 7168, 2048), (24, 7168, 2048), (128, 7168, 2048), (1024, 7168, 2048), (1024, 2048, 7168)]
     {
         let x = random((rows, in_features), DType::F32);
         let weight = random((out_features, in_features), DType::BF16);

@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p tramontane-kernels --bench paged_attention`
 
+#![allow(missing_docs, reason = "criterion's macros make public functions")]
+
 use std::hint::black_box;
 
 use candle_core::{DType, Device, Tensor};

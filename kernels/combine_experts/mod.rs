@@ -24,7 +24,7 @@ pub fn combine_experts(residual: &Tensor, outputs: &Tensor, rows: &[u32], weight
     if width != outputs_width {
         bail!("{OP}: residual {:?} and outputs {:?} differ in width", residual.dims(), outputs.dims());
     }
-    if rows.len() != weights.len() || (tokens == 0 && !rows.is_empty()) || rows.len() % tokens.max(1) != 0 {
+    if rows.len() != weights.len() || (tokens == 0 && !rows.is_empty()) || !rows.len().is_multiple_of(tokens.max(1)) {
         bail!("{OP}: {} rows and {} weights for {tokens} tokens", rows.len(), weights.len());
     }
     if let Some(&row) = rows.iter().find(|&&row| row as usize >= available) {

@@ -6,6 +6,7 @@
 //! Both use the tiles of [`crate::simd::dot_tile`], hence give the same bits.
 
 #![expect(unsafe_code, reason = "raw pointers into rows and panels inside target-feature functions")]
+#![expect(clippy::needless_range_loop, reason = "a tile reads the same index of several arrays")]
 
 use std::ops::Range;
 
@@ -14,7 +15,7 @@ use crate::storage::Element;
 use crate::threads::{self, SharedOutput};
 
 /// Rows from which the blocked path is worth its copies.
-const BLOCKED_MIN_ROWS: usize = 16;
+const BLOCKED_MIN_ROWS: usize = 24;
 /// Rows that share a widened panel.
 const ROW_BLOCK: usize = 128;
 /// Elements of `in` that a panel spans: a tile's rows and weights fit L1 together.

@@ -1,16 +1,19 @@
-//! Fast path. One piece of work is a run of queries of one sequence under one KV head; its rows are those
-//! queries times the query heads of the group. Scores are the crate's dot products, so queries and keys can
+//! Fast path. One piece of work is a run of queries of one sequence under some KV heads; its rows are, for
+//! each of them, those queries times the query heads of the group. Scores are the crate's dot products, so queries and keys can
 //! be tiled at will; the softmax state and the weighted sum of a row advance tile by tile.
 //!
-//! With several queries the keys and values of a tile are widened once; a decode step reads them as stored.
+//! With several queries the keys and values of a tile are widened once, and a piece has one KV head. A decode
+//! step reads them as stored, and a piece takes several KV heads: they lie side by side in memory, so that
+//! the cache is read in long runs.
 
 #![expect(unsafe_code, reason = "raw pointers into cache rows inside target-feature functions")]
+#![expect(clippy::needless_range_loop, reason = "a tile reads the same index of several arrays")]
 
 use std::ops::Range;
 
 use super::{Heads, PagedAttention, first_visible};
 use crate::paged_batch::PagedSequence;
-use crate::simd::{Kernel, Tier, TileShape, Vector, dispatch, dot, widen};
+use crate::simd::{Kernel, Tier, TileShape, Vector, dispatch, dot, prefetch, widen};
 use crate::storage::Element;
 use crate::threads::{self, SharedOutput};
 
@@ -18,6 +21,8 @@ use crate::threads::{self, SharedOutput};
 const TILE: usize = 32;
 /// Queries per piece of work.
 const QUERY_BLOCK: usize = 16;
+/// Bytes that memory hands out at once.
+const CACHE_LINE: usize = 64;
 /// Queries from which widening a tile once pays.
 const WIDEN_MIN_QUERIES: usize = 3;
 
@@ -30,20 +35,12 @@ pub(super) fn paged_attention<T: Element>(tier: Tier, op: &PagedAttention<'_>, q
     assert_eq!(q.len(), op.batch.n_tokens() * group * kv_heads * head_dim, "one row of queries per token");
     let mut out = vec![0.0; q.len()];
     let shared = SharedOutput::new(&mut out);
-    let mut pieces = Vec::new();
-    let mut work = 0;
-    for sequence in op.batch.sequences() {
-        work += sequence.query_len * sequence.context_len * group * kv_heads * head_dim * 2;
-        let mut first = 0;
-        while first < sequence.query_len {
-            let queries = first..(first + QUERY_BLOCK).min(sequence.query_len);
-            pieces.extend((0..kv_heads).map(|kv_head| (sequence, queries.clone(), kv_head)));
-            first = queries.end;
-        }
-    }
-    threads::for_each_range(pieces.len(), 1, work, |range| {
-        for (sequence, queries, kv_head) in &pieces[range] {
-            let piece = Piece { op, q, cache, out: shared, sequence, queries: queries.clone(), kv_head: *kv_head };
+    let pieces = pieces(op);
+    let work = op.batch.sequences().iter().map(|s| s.query_len * s.context_len).sum::<usize>();
+    threads::for_each_range(pieces.len(), 1, work * group * kv_heads * head_dim * 2, |range| {
+        for (sequence, queries, heads) in &pieces[range] {
+            let head = |kv_head| Head { op, q, cache, out: shared, sequence, queries: queries.clone(), kv_head };
+            let piece = Piece { heads: heads.clone().map(head).collect() };
             // SAFETY: the lengths were checked above, the batch checked its blocks against this geometry,
             // and no two pieces share a query and a head.
             unsafe { dispatch(tier, piece) };
@@ -52,9 +49,35 @@ pub(super) fn paged_attention<T: Element>(tier: Tier, op: &PagedAttention<'_>, q
     out
 }
 
-/// Whoever runs it vouches that `q`, `cache` and `out` have the sizes that `op` says, and that nobody else
-/// writes the outputs of these queries under this KV head.
+/// Splits the work into runs of queries of one sequence under a range of KV heads.
+fn pieces<'a>(op: &PagedAttention<'a>) -> Vec<(&'a PagedSequence, Range<usize>, Range<usize>)> {
+    let sequences = op.batch.sequences();
+    let kv_heads = op.heads.kv_heads;
+    let mut pieces = Vec::new();
+    for sequence in sequences {
+        // Decode: as many heads together as leave each thread a few pieces.
+        let heads_together = match sequence.query_len < WIDEN_MIN_QUERIES {
+            true => (kv_heads * sequences.len() / (2 * threads::count())).clamp(1, kv_heads),
+            false => 1,
+        };
+        for first in (0..sequence.query_len).step_by(QUERY_BLOCK) {
+            let queries = first..(first + QUERY_BLOCK).min(sequence.query_len);
+            for head in (0..kv_heads).step_by(heads_together) {
+                pieces.push((sequence, queries.clone(), head..(head + heads_together).min(kv_heads)));
+            }
+        }
+    }
+    pieces
+}
+
+/// The same queries under neighbouring KV heads; at least one.
 struct Piece<'a, T> {
+    heads: Vec<Head<'a, T>>,
+}
+
+/// Queries of one sequence under one KV head. Whoever runs it vouches that `q`, `cache` and `out` have the
+/// sizes that `op` says, and that nobody else writes the outputs of these queries under this KV head.
+struct Head<'a, T> {
     op: &'a PagedAttention<'a>,
     q: &'a [f32],
     cache: &'a [T],
@@ -84,60 +107,111 @@ struct TileRows<T> {
     values: [*const T; TILE],
 }
 
+/// Slots of the positions of a tile; those of invisible positions are not set.
+type TileSlots = [usize; TILE];
+
 impl<T: Element> Kernel for Piece<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let Heads { group, head_dim, .. } = self.op.heads;
-        let rows = self.queries.len() * group;
-        let mut state = State {
+        let Head { op, sequence, ref queries, .. } = self.heads[0];
+        let head_dim = op.heads.head_dim;
+        let rows = queries.len() * op.heads.group;
+        let mut states = Vec::with_capacity(self.heads.len());
+        for _ in &self.heads {
+            states.push(State::new(rows, head_dim));
+        }
+        let several = queries.len() >= WIDEN_MIN_QUERIES;
+        let mut widened = vec![0.0; if several { 2 * TILE * head_dim } else { 0 }];
+        let last = sequence.position(queries.end - 1);
+        let first = first_visible(sequence.position(queries.start), op.params.window);
+        let visible = |tile: usize| (tile * TILE).max(first)..(tile * TILE + TILE).min(last + 1);
+        let block_size = op.batch.geometry().block_size;
+        let mut next = slots(sequence, block_size, visible(first / TILE));
+        for tile in first / TILE..=last / TILE {
+            let current = std::mem::replace(&mut next, [0; TILE]);
+            let ahead = if tile == last / TILE { 0..0 } else { visible(tile + 1) };
+            next = slots(sequence, block_size, ahead.clone());
+            for (head, state) in self.heads.iter().zip(&mut states) {
+                // SAFETY: both ranges lie in the sequence's context, whose blocks lie in the cache.
+                unsafe {
+                    let stored = head.stored(&current, visible(tile));
+                    if several {
+                        let wide = widen_tile::<V, T>(&stored, visible(tile), head_dim, &mut widened);
+                        head.tile::<V, f32>(&wide, tile * TILE, state);
+                    } else {
+                        head.stored(&next, ahead.clone()).prefetch(ahead.clone(), head_dim);
+                        head.tile::<V, T>(&stored, tile * TILE, state);
+                    }
+                }
+            }
+        }
+        for (head, state) in self.heads.iter().zip(&states) {
+            // SAFETY: the caller has the target feature and vouches for the output.
+            unsafe { head.finish(state) };
+        }
+    }
+}
+
+impl<T: Element> TileRows<T> {
+    /// Asks for the rows of `visible`: a decode step is as fast as they come from memory, and blocks that
+    /// follow each other in the table do not do so in memory, where the machine would look ahead by itself.
+    #[inline(always)]
+    fn prefetch(&self, visible: Range<usize>, head_dim: usize) {
+        for position in visible {
+            for rows in [&self.keys, &self.values] {
+                let row = rows[position % TILE].cast::<u8>();
+                for offset in (0..head_dim * size_of::<T>()).step_by(CACHE_LINE) {
+                    prefetch(row.wrapping_add(offset));
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn new(rows: usize, head_dim: usize) -> Self {
+        Self {
             highest: vec![f32::NEG_INFINITY; rows],
             total: vec![0.0; rows],
             sum: vec![0.0; rows * head_dim],
             scores: vec![0.0; rows * TILE],
             rescale: vec![0.0; rows],
-        };
-        let wide_enough = self.queries.len() >= WIDEN_MIN_QUERIES;
-        let mut widened = vec![0.0; if wide_enough { 2 * TILE * head_dim } else { 0 }];
-        let last = self.sequence.position(self.queries.end - 1);
-        let first = first_visible(self.sequence.position(self.queries.start), self.op.params.window);
-        for tile in first / TILE..=last / TILE {
-            let start = tile * TILE;
-            let visible = start.max(first)..(start + TILE).min(last + 1);
-            // SAFETY: `visible` lies in the sequence's context, whose blocks lie in the cache.
-            unsafe {
-                let stored = self.stored(visible.clone());
-                if wide_enough {
-                    let wide = widen_tile::<V, T>(&stored, visible, head_dim, &mut widened);
-                    self.tile::<V, f32>(&wide, start, &mut state);
-                } else {
-                    self.tile::<V, T>(&stored, start, &mut state);
-                }
-            }
         }
-        // SAFETY: the caller has the target feature and vouches for the output.
-        unsafe { self.finish::<V>(&state) };
     }
 }
 
-impl<T: Element> Piece<'_, T> {
+/// Slots of `visible`, which lies inside the sequence's context and one tile, or is empty.
+#[inline(always)]
+fn slots(sequence: &PagedSequence, block_size: usize, visible: Range<usize>) -> TileSlots {
+    let mut slots = [0; TILE];
+    let (mut block, mut offset) = (visible.start / block_size, visible.start % block_size);
+    for position in visible {
+        slots[position % TILE] = sequence.block_table[block] as usize * block_size + offset;
+        offset += 1;
+        if offset == block_size {
+            (block, offset) = (block + 1, 0);
+        }
+    }
+    slots
+}
+
+impl<T: Element> Head<'_, T> {
     /// # Safety
-    /// `visible` lies inside the sequence's context and one tile.
+    /// `slots` holds the slots of `visible`, which lies inside the sequence's context and one tile.
     #[inline(always)]
-    unsafe fn stored(&self, visible: Range<usize>) -> TileRows<T> {
+    unsafe fn stored(&self, slots: &TileSlots, visible: Range<usize>) -> TileRows<T> {
         let Heads { kv_heads, head_dim, .. } = self.op.heads;
-        let block_size = self.op.batch.geometry().block_size;
         let mut rows = TileRows { keys: [std::ptr::null(); TILE], values: [std::ptr::null(); TILE] };
         let keys = self.cache.as_ptr();
         // SAFETY: the values are the second half of the cache.
         let values = unsafe { keys.add(self.cache.len() / 2) };
         for position in visible {
-            let block = self.sequence.block_table[position / block_size] as usize;
-            let slot = block * block_size + position % block_size;
-            let cell = (slot * kv_heads + self.kv_head) * head_dim;
+            let i = position % TILE;
+            let cell = (slots[i] * kv_heads + self.kv_head) * head_dim;
             // SAFETY: the batch was checked: the block, hence the slot, lies in the cache.
             unsafe {
-                rows.keys[position % TILE] = keys.add(cell);
-                rows.values[position % TILE] = values.add(cell);
+                rows.keys[i] = keys.add(cell);
+                rows.values[i] = values.add(cell);
             }
         }
         rows
@@ -347,7 +421,7 @@ impl<T: Element> Piece<'_, T> {
     }
 
     #[inline(always)]
-    unsafe fn finish<V: Vector>(&self, state: &State) {
+    unsafe fn finish(&self, state: &State) {
         let head_dim = self.op.heads.head_dim;
         for (row, (sum, total)) in state.sum.chunks_exact(head_dim).zip(&state.total).enumerate() {
             let start = self.row_offset(row);

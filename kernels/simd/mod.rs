@@ -82,6 +82,20 @@ fn has_avx512() -> bool {
     has_avx2() && is_x86_feature_detected!("avx512f")
 }
 
+/// Asks for a cache line to be brought into the second-level cache. Any address will do.
+#[inline(always)]
+#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the intrinsic takes a raw pointer"))]
+pub(crate) fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: SSE is part of x86-64, and a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// A loop over vectors of any width. `run` must be `#[inline(always)]`, and so must all it calls.
 #[expect(unsafe_code, reason = "vector instructions need their target feature")]
 pub(crate) trait Kernel {

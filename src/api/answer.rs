@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{
     error::ApiError,
-    generation::{Delta, Event, Finished, Generation},
+    generation::{Delta, Event, Finished, Generation, ScoredToken},
 };
 use crate::{engine::TokenLogprobs, prompt::OutputEvent};
 
@@ -19,7 +19,7 @@ pub(super) struct Answer {
     pub(super) content: String,
     pub(super) reasoning: String,
     pub(super) tool_calls: Vec<ToolCall>,
-    pub(super) logprobs: Vec<(u32, TokenLogprobs)>,
+    pub(super) logprobs: Vec<ScoredToken>,
     pub(super) token_ids: Vec<u32>,
     pub(super) prompt_logprobs: Option<Vec<Option<TokenLogprobs>>>,
     pub(super) cached_tokens: usize,

@@ -18,9 +18,20 @@ pub struct Delta {
     /// Text and calls, in order. Empty while text is held back.
     pub events: Vec<OutputEvent>,
     /// Log-probabilities of the tokens whose text is complete, if they were asked for.
-    pub logprobs: Vec<(u32, TokenLogprobs)>,
+    pub logprobs: Vec<ScoredToken>,
     /// Every token, also those that end the answer or have no text.
     pub token_ids: Vec<u32>,
+}
+
+/// A token with its log-probabilities.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoredToken {
+    /// Vocabulary id.
+    pub id: u32,
+    /// Characters of content before it.
+    pub text_offset: usize,
+    /// Its own and those of the most likely tokens.
+    pub logprobs: TokenLogprobs,
 }
 
 /// Where the text of tokens comes from.
@@ -59,9 +70,11 @@ pub(super) struct Assembler {
     /// A terminator whose meaning the next update tells.
     candidate: Option<Token>,
     /// Tokens whose text is not out yet.
-    pending: VecDeque<PendingLogprobs>,
+    pending: VecDeque<PendingToken>,
     /// Bytes of content that the source gave.
     content_len: usize,
+    /// The same in characters.
+    content_chars: usize,
     counts: TokenCounts,
     in_reasoning: bool,
     called_tools: bool,
@@ -72,9 +85,8 @@ struct Token {
     logprobs: Option<TokenLogprobs>,
 }
 
-struct PendingLogprobs {
-    id: u32,
-    logprobs: TokenLogprobs,
+struct PendingToken {
+    scored: ScoredToken,
     /// Bytes of content that must be out before.
     end: usize,
 }
@@ -90,6 +102,7 @@ impl Assembler {
             candidate: None,
             pending: VecDeque::new(),
             content_len: 0,
+            content_chars: 0,
             counts: TokenCounts::default(),
             in_reasoning: false,
             called_tools: false,
@@ -150,7 +163,8 @@ impl Assembler {
         if let Some(logprobs) = token.logprobs {
             // A token without text may be a part of a character: it waits for the text that follows.
             let len = if events.is_empty() { 1 } else { events.iter().map(content_bytes).sum() };
-            self.pending.push_back(PendingLogprobs { id: token.id, logprobs, end: self.content_len + len });
+            let scored = ScoredToken { id: token.id, text_offset: self.content_chars, logprobs };
+            self.pending.push_back(PendingToken { scored, end: self.content_len + len });
         }
         let stop = self.pass(events, delta);
         if self.in_reasoning {
@@ -178,6 +192,7 @@ impl Assembler {
                 }
             };
             self.content_len += piece.len();
+            self.content_chars += piece.chars().count();
             if self.counts.completion <= self.min_tokens {
                 push_content(piece, delta);
                 continue;
@@ -204,7 +219,7 @@ impl Assembler {
     /// Tokens whose text lies in the first `emitted` bytes of content.
     fn release_logprobs(&mut self, emitted: usize, delta: &mut Delta) {
         while let Some(token) = self.pending.pop_front_if(|token| token.end <= emitted) {
-            delta.logprobs.push((token.id, token.logprobs));
+            delta.logprobs.push(token.scored);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-pub use super::assembler::{Delta, TokenCounts};
+pub use super::assembler::{Delta, ScoredToken, TokenCounts};
 use super::{
     assembler::{Assembler, EndRules, TextSource},
     error::ApiError,

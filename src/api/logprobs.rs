@@ -3,7 +3,11 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::{engine::TokenLogprobs, prompt::Codec};
+use super::generation::ScoredToken;
+use crate::{
+    engine::TokenLogprobs,
+    prompt::{Codec, SpecialTokens},
+};
 
 /// JSON has no infinities: vLLM's stand-in for a probability of zero.
 const ZERO_PROBABILITY: f32 = -9999.0;
@@ -55,8 +59,8 @@ impl TokenNames<'_> {
         String::from_utf8_lossy(&self.codec.token_bytes(id)).into_owned()
     }
 
-    pub(super) fn chat(&self, tokens: &[(u32, TokenLogprobs)]) -> Vec<ChatToken> {
-        let token = |(id, logprobs): &(u32, TokenLogprobs)| ChatToken {
+    pub(super) fn chat(&self, tokens: &[ScoredToken]) -> Vec<ChatToken> {
+        let token = |ScoredToken { id, logprobs, .. }: &ScoredToken| ChatToken {
             token: self.name(*id),
             logprob: finite(logprobs.logprob),
             bytes: self.codec.token_bytes(*id),
@@ -69,20 +73,47 @@ impl TokenNames<'_> {
         TopToken { token: self.name(id), logprob: finite(logprob), bytes: self.codec.token_bytes(id) }
     }
 
-    /// Appends tokens in completions' form; `offset` counts characters and moves on.
-    pub(super) fn extend_completion<'t>(
+    /// Completions' form of generated tokens that follow `before` characters.
+    pub(super) fn extend_completion(&self, out: &mut CompletionLogprobs, tokens: &[ScoredToken], before: usize) {
+        for token in tokens {
+            self.push_completion(out, token.id, before + token.text_offset, Some(&token.logprobs));
+        }
+    }
+
+    /// Completions' form of a prompt, and its text. The first token has no log-probabilities.
+    pub(super) fn echo(
+        &self,
+        prompt_ids: &[u32],
+        special: SpecialTokens,
+        logprobs: Option<&[Option<TokenLogprobs>]>,
+    ) -> (String, CompletionLogprobs) {
+        let mut out = CompletionLogprobs::default();
+        let mut detokenizer = self.codec.detokenizer(special, &[]);
+        let mut text = String::new();
+        let mut chars = 0;
+        for (index, &id) in prompt_ids.iter().enumerate() {
+            if let Some(logprobs) = logprobs {
+                self.push_completion(&mut out, id, chars, logprobs.get(index).and_then(Option::as_ref));
+            }
+            let piece = detokenizer.push(id);
+            chars += piece.chars().count();
+            text.push_str(&piece);
+        }
+        text.push_str(&detokenizer.finish());
+        (text, out)
+    }
+
+    fn push_completion(
         &self,
         out: &mut CompletionLogprobs,
-        tokens: impl IntoIterator<Item = (u32, Option<&'t TokenLogprobs>)>,
-        offset: &mut usize,
+        id: u32,
+        text_offset: usize,
+        logprobs: Option<&TokenLogprobs>,
     ) {
-        for (id, logprobs) in tokens {
-            out.text_offset.push(*offset);
-            *offset += self.text(id).chars().count();
-            out.tokens.push(self.name(id));
-            out.token_logprobs.push(logprobs.map(|logprobs| finite(logprobs.logprob)));
-            out.top_logprobs.push(logprobs.map(|logprobs| self.alternatives(id, logprobs)));
-        }
+        out.text_offset.push(text_offset);
+        out.tokens.push(self.name(id));
+        out.token_logprobs.push(logprobs.map(|logprobs| finite(logprobs.logprob)));
+        out.top_logprobs.push(logprobs.map(|logprobs| self.alternatives(id, logprobs)));
     }
 
     /// The most likely tokens, and the chosen one if it is not among them.

@@ -14,6 +14,7 @@ use crate::{
 
 /// How tokens are chosen, and when to stop.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Sampling")]
 pub(super) struct SamplingArgs {
     /// Most tokens to generate [default: as many as fit]
     #[arg(long, value_name = "N")]

@@ -51,6 +51,10 @@ impl Hub {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         let cache = match variable("HF_HUB_CACHE") {
             Some(path) => Cache::new(path.into()),
+            // hf-hub panics where there is neither.
+            None if variable("HF_HOME").is_none() && std::env::home_dir().is_none() => {
+                return Err(UsageError("there is no home directory for the cache: set HF_HOME".into()).into());
+            }
             None => Cache::from_env(),
         };
         let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());

@@ -1,9 +1,9 @@
 //! From a model's name to a model that answers, for every subcommand that computes. Two steps: [`prepare`]
 //! checks everything that can be checked without reading weights, [`Prepared::load`] reads them.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc, thread, time::Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use candle_core::Device;
 use tramontane_kernels::threads;
 
@@ -19,11 +19,15 @@ use crate::{
     engine::{EngineConfig, EngineHandle},
     model::{
         Decoder, KvCacheConfig,
-        checkpoint::{self, Checkpoint, ComputeDtype},
+        checkpoint::{self, Checkpoint, ComputeDtype, NoProgress},
     },
     prompt::{self, Codec, CodecOptions},
     telemetry::{EngineMetrics, logs::LogStyle},
 };
+
+/// Multiply-adds and the like per second and thread that even a slow processor reaches: an engine whose step
+/// takes longer than this allows is taken to be stuck.
+const SLOW_OPERATIONS_PER_S: f64 = 4e9;
 
 /// A checkpoint that can be served, not yet in memory.
 pub(super) struct Prepared {
@@ -38,7 +42,7 @@ pub(super) struct Prepared {
 
 /// Finds the model and checks its metadata, its tokenizer, and that it fits this machine.
 pub(super) fn prepare(config: &Config, network: Network, style: LogStyle) -> Result<Prepared> {
-    threads::request(config.model.threads);
+    limit_threads(config.model.threads);
     let located = locate::checkpoint(&config.model, network, style)?;
     let checkpoint = open(&located.directory)?;
     let codec = open_codec(&located.directory, &config.model)?;
@@ -53,16 +57,20 @@ pub(super) fn prepare(config: &Config, network: Network, style: LogStyle) -> Res
         [] => located.names,
         names => names.to_vec(),
     };
-    let engine = engine_config(config, &memory);
+    let engine = engine_config(config, &memory, checkpoint.summary().parameters);
     Ok(Prepared { names, checkpoint, codec, defaults, dtype, memory, engine })
 }
 
 impl Prepared {
-    /// Reads the weights, starts the engine.
+    /// Reads the weights and hashes their files at the same time, then starts the engine.
     pub(super) fn load(self, style: LogStyle) -> Result<ServedModel> {
         let started = Instant::now();
-        let digest = self.checkpoint.digest(&TaskProgress::new("checking", style));
-        let weights = self.checkpoint.load(self.dtype, &Device::Cpu, &TaskProgress::new("loading", style))?;
+        let (digest, weights) = thread::scope(|scope| {
+            let digest = scope.spawn(|| self.checkpoint.digest(&NoProgress));
+            let weights = self.checkpoint.load(self.dtype, &Device::Cpu, &TaskProgress::new("loading", style));
+            (digest.join(), weights)
+        });
+        let (digest, weights) = (digest.map_err(|_| anyhow!("hashing the weights failed"))?, weights?);
         let cache = KvCacheConfig {
             num_blocks: self.memory.num_blocks,
             block_size: self.engine.block_size,
@@ -138,8 +146,18 @@ pub(super) fn needs(checkpoint: &Checkpoint, dtype: ComputeDtype) -> Needs {
     }
 }
 
-fn engine_config(config: &Config, memory: &MemoryPlan) -> EngineConfig {
+/// For kernels, and for reading and hashing weights.
+fn limit_threads(count: usize) {
+    threads::request(count);
+    // The only failure is that the pool exists already, as in a second call.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(count).build_global();
+}
+
+fn engine_config(config: &Config, memory: &MemoryPlan, parameters: u64) -> EngineConfig {
     let limits = &config.engine;
+    let defaults = EngineConfig::default();
+    let operations = 2.0 * parameters as f64 * limits.max_batched_tokens as f64;
+    let longest_step_s = operations / (SLOW_OPERATIONS_PER_S * config.model.threads as f64);
     EngineConfig {
         block_size: limits.block_size,
         num_blocks: memory.num_blocks,
@@ -148,7 +166,7 @@ fn engine_config(config: &Config, memory: &MemoryPlan) -> EngineConfig {
         max_batched_tokens: limits.max_batched_tokens,
         max_model_len: memory.max_model_len,
         prefix_caching: limits.prefix_caching.is_on(),
-        ..EngineConfig::default()
+        max_step_ms: defaults.max_step_ms.max((longest_step_s * 1000.0) as u64),
     }
 }
 

@@ -64,15 +64,17 @@ async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) ->
         let _ = stop.await;
     }));
     let loading = tokio::task::spawn_blocking(move || prepared.load(style));
-    tokio::select! {
-        drained = &mut serving => return Ok(report(drained?)),
+    let drained = tokio::select! {
+        drained = &mut serving => drained,
         model = loading => {
             let model = model??;
             announce(address, &model, style);
             state.set_model(model);
+            serving.await
         }
-    }
-    Ok(report(serving.await?))
+    };
+    report(drained?);
+    Ok(())
 }
 
 fn http_limits(config: &Config) -> HttpLimits {

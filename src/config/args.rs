@@ -25,6 +25,7 @@ pub struct Args {
 
 /// What to serve and how to read it.
 #[derive(Clone, Debug, Default, clap::Args, Serialize)]
+#[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// Directory of a checkpoint, or a hub id such as mistralai/Mistral-7B-Instruct-v0.3[@revision]
     /// [default: models/tiny]
@@ -66,6 +67,7 @@ pub struct NetworkArgs {
 
 /// How the engine shares memory and time among sequences.
 #[derive(Clone, Debug, Default, clap::Args, Serialize)]
+#[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
     /// Memory for keys and values, such as 2GiB [default: a share of what the weights leave]
     #[arg(long, env = "TRAMONTANE_KV_CACHE_MEMORY", hide_env = true, value_name = "SIZE")]
@@ -95,6 +97,7 @@ pub struct EngineArgs {
 
 /// The HTTP server's address and limits.
 #[derive(Clone, Debug, Default, clap::Args, Serialize)]
+#[command(next_help_heading = "HTTP")]
 pub struct HttpArgs {
     /// Address to listen on [default: 127.0.0.1:8000]
     #[arg(long, env = "TRAMONTANE_BIND", hide_env = true, value_name = "ADDR:PORT")]
@@ -112,6 +115,7 @@ pub struct HttpArgs {
 
 /// Logs and the configuration itself; every subcommand has these.
 #[derive(Clone, Debug, Default, clap::Args, Serialize)]
+#[command(next_help_heading = "Configuration and logs")]
 pub struct LogArgs {
     /// TOML file of settings, their names as in the flags with underscores
     #[arg(long, global = true, env = "TRAMONTANE_CONFIG", hide_env = true, value_name = "FILE")]

@@ -57,6 +57,7 @@ fn defaults() {
         served_model_name = []                   # default
         dtype = "auto"                           # default
         # tokenizer is not set: that of the checkpoint
+        # tokenizer_version is not set: the one that the tokenizer states
         template = "auto"                        # default
         offline = "off"                          # default
         threads = 2                              # default
@@ -152,7 +153,7 @@ fn errors_in_the_file_name_the_file() {
     check_error(
         with_file("bnid = 1", ""),
         expect![
-            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, drain_timeout, dtype, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, request_timeout, served_model_name, template, threads, tokenizer"
+            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, drain_timeout, dtype, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, request_timeout, served_model_name, template, threads, tokenizer, tokenizer_version"
         ],
     );
     check_error(

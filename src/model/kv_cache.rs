@@ -1,7 +1,8 @@
 //! The paged cache of keys and values: per layer one tensor `(2, num_blocks, block_size, kv_heads,
 //! head_dim)`, keys first, allocated once. Who owns which block is the engine's business.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Shape, Tensor};
+use half::{bf16, f16, vec::HalfBitsVecExt};
 use tramontane_kernels::KvGeometry;
 
 use super::ModelError;
@@ -44,16 +45,9 @@ impl KvCache {
         if num_blocks.checked_mul(block_size).is_none_or(|slots| slots > u32::MAX as usize) {
             return Err(ModelError::InvalidConfig { field: "num_blocks", reason: "has more slots than a u32 counts" });
         }
-        if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
-            return Err(ModelError::InvalidConfig {
-                field: "dtype",
-                reason: "of the KV cache must be f32, bf16 or f16",
-            });
-        }
         let attention = &config.attention;
-        let shape = (2, num_blocks, block_size, attention.num_key_value_heads, attention.head_dim);
-        let layer = || Tensor::zeros(shape, dtype, &Device::Cpu);
-        let layers = (0..config.num_hidden_layers).map(|_| layer()).collect::<Result<_, _>>()?;
+        let shape = Shape::from((2, num_blocks, block_size, attention.num_key_value_heads, attention.head_dim));
+        let layers = (0..config.num_hidden_layers).map(|_| untouched_zeros(&shape, dtype)).collect::<Result<_, _>>()?;
         Ok(Self { layers, geometry: KvGeometry { num_blocks, block_size } })
     }
 
@@ -65,4 +59,22 @@ impl KvCache {
     pub(super) fn geometry(&self) -> KvGeometry {
         self.geometry
     }
+}
+
+/// Zeros that take no memory until they are written: the standard library asks the system for zeroed pages
+/// where the element is a plain number, which `Tensor::zeros` in bf16 and f16 does not.
+fn untouched_zeros(shape: &Shape, dtype: DType) -> Result<Tensor, ModelError> {
+    let len = shape.elem_count();
+    let tensor = match dtype {
+        DType::F32 => Tensor::from_vec(vec![0f32; len], shape, &Device::Cpu),
+        DType::BF16 => Tensor::from_vec(vec![0u16; len].reinterpret_into::<bf16>(), shape, &Device::Cpu),
+        DType::F16 => Tensor::from_vec(vec![0u16; len].reinterpret_into::<f16>(), shape, &Device::Cpu),
+        _ => {
+            return Err(ModelError::InvalidConfig {
+                field: "dtype",
+                reason: "of the KV cache must be f32, bf16 or f16",
+            });
+        }
+    };
+    Ok(tensor?)
 }

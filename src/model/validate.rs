@@ -30,7 +30,7 @@ pub(super) fn config(config: &Config) -> Result<(), ModelError> {
             "num_attention_heads",
             "must be a multiple of num_key_value_heads",
         ),
-        (positive(attention.head_dim) && attention.head_dim % 2 == 0, "head_dim", "must be even and above 0"),
+        (positive(attention.head_dim) && attention.head_dim.is_multiple_of(2), "head_dim", "must be even and above 0"),
         (attention.windows.len() == config.num_hidden_layers, "windows", "must have one entry per layer"),
         (!attention.windows.contains(&Some(0)), "windows", "must be above 0"),
         (

@@ -55,7 +55,17 @@ fn open_tokenizer(path: &Path, version: Option<TokenizerVersion>) -> Result<Code
     let bytes = read(path)?;
     match kind {
         Kind::Tekken => Codec::from_tekken(&TekkenFile::parse(&bytes, &name)?, version),
-        Kind::SentencePiece(stated) => Codec::from_sentencepiece(&bytes, version.unwrap_or(stated), &name),
+        Kind::SentencePiece(stated) => {
+            let codec = Codec::from_sentencepiece(&bytes, version.unwrap_or(stated), &name)?;
+            if version.is_none() && stated == TokenizerVersion::V1 && codec.has_control("[INST]") {
+                tracing::warn!(
+                    file = name,
+                    "a tokenizer.model without a version is read as v1, but this one has the control token [INST]; \
+                     state the tokenizer version of the model"
+                );
+            }
+            Ok(codec)
+        }
         Kind::HuggingFace => Codec::from_huggingface(&bytes, version, &name),
     }
 }

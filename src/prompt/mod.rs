@@ -135,6 +135,10 @@ impl Codec {
         self.native.as_ref().map(|template| template.version())
     }
 
+    fn has_control(&self, name: &str) -> bool {
+        self.tokenizer.control_id(name).is_some()
+    }
+
     /// Whether chats are formatted by a Jinja template.
     pub fn uses_jinja(&self) -> bool {
         self.jinja.is_some()

@@ -107,8 +107,10 @@ struct Normalizer {
 impl Normalizer {
     fn turns(&self, messages: &[Message]) -> Result<Vec<Turn>, PromptError> {
         let mut turns = Vec::new();
-        // Where each call of the assistant messages since the last result stands in their order.
+        // Where each call of the assistant messages since the last result stands in their order;
+        // of two calls with one id the later one counts.
         let mut call_order: HashMap<String, usize> = HashMap::new();
+        let mut n_calls = 0;
         let mut start = 0;
         for group in messages.chunk_by(|left, right| left.role() == right.role()) {
             match group[0] {
@@ -121,8 +123,8 @@ impl Normalizer {
                     let kind = self.assistant(group, start)?;
                     if let TurnKind::Assistant { calls, .. } = &kind {
                         for call in calls {
-                            let place = call_order.len();
-                            call_order.insert(call.id.clone().unwrap_or_default(), place);
+                            call_order.insert(call.id.clone().unwrap_or_default(), n_calls);
+                            n_calls += 1;
                         }
                     }
                     turns.push(Turn { first_message: start, kind });

@@ -1,7 +1,10 @@
 //! The binary as a user runs it: exit codes, the layers of the configuration, and what reaches which stream.
 
+mod checkpoint;
 mod hub;
 mod pull;
+mod serve;
+mod terminal;
 
 use std::{
     path::Path,

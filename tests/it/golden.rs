@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use tramontane::model::checkpoint::{Checkpoint, CheckpointError, ComputeDtype, NoProgress, Subject};
 use tramontane::model::config::Config;
@@ -109,13 +109,8 @@ fn check_f32(checkpoint: &Checkpoint, prompts: &[Prompt]) -> Result<f64> {
                 ensure!(difference.max <= F32_MAX, "{difference}, expected max {F32_MAX:e}");
                 worst = worst.max(difference.max);
             }
-            Way::Greedy { prompt, tokens } => {
-                let first = tokens.iter().zip(&prompt.greedy_ids).position(|(found, expected)| found != expected);
-                ensure!(tokens.len() == prompt.greedy_ids.len());
-                if let Some(step) = first {
-                    let (found, expected) = (tokens[step], prompt.greedy_ids[step]);
-                    bail!("greedy step {step} is token {found}, expected {expected}, gap {}", prompt.greedy_gap[step]);
-                }
+            Way::Greedy { prompt, tokens } | Way::Followed { prompt, tokens } => {
+                check_steps(prompt, tokens, 0..prompt.greedy_ids.len())?;
             }
         }
         Ok(())
@@ -143,21 +138,31 @@ fn check_bf16(checkpoint: &Checkpoint, prompts: &[Prompt], reference_rms: Option
                 rms = rms.max(difference.rms);
                 max = max.max(difference.max);
             }
-            Way::Greedy { prompt, tokens } if !has_experts => {
-                for (step, (found, expected)) in tokens.iter().zip(&prompt.greedy_ids).enumerate() {
-                    if prompt.greedy_gap[step] <= BF16_GAP {
-                        break;
-                    }
-                    let gap = prompt.greedy_gap[step];
-                    ensure!(found == expected, "greedy step {step} is token {found}, expected {expected}, gap {gap}");
-                    steps += 1;
-                }
+            Way::Greedy { .. } | Way::Followed { .. } if has_experts => {}
+            Way::Greedy { prompt, tokens } => {
+                let wide = prompt.greedy_gap.iter().take_while(|gap| **gap > BF16_GAP).count();
+                steps += check_steps(prompt, tokens, 0..wide)?;
             }
-            Way::Greedy { .. } => {}
+            Way::Followed { prompt, tokens } => {
+                let wide = (0..tokens.len()).filter(|step| prompt.greedy_gap[*step] > BF16_GAP);
+                steps += check_steps(prompt, tokens, wide)?;
+            }
         }
         Ok(())
     })?;
     Ok(format!("rms {rms:.1e} max {max:.1e}, {steps} greedy steps compared"))
+}
+
+/// Compares the tokens of some greedy steps; returns how many.
+fn check_steps(prompt: &Prompt, tokens: &[u32], steps: impl Iterator<Item = usize>) -> Result<usize> {
+    ensure!(tokens.len() == prompt.greedy_ids.len(), "{} tokens, expected {}", tokens.len(), prompt.greedy_ids.len());
+    let mut compared = 0;
+    for step in steps {
+        let (found, expected, gap) = (tokens[step], prompt.greedy_ids[step], prompt.greedy_gap[step]);
+        ensure!(found == expected, "greedy step {step} is token {found}, expected {expected}, gap {gap}");
+        compared += 1;
+    }
+    Ok(compared)
 }
 
 /// One way of computing one prompt.
@@ -166,10 +171,12 @@ enum Way<'a> {
     Logits { prompt: &'a Prompt, logits: &'a [f32] },
     /// A greedy continuation.
     Greedy { prompt: &'a Prompt, tokens: &'a [u32] },
+    /// The most likely token of each step, given the reference's tokens before it.
+    Followed { prompt: &'a Prompt, tokens: &'a [u32] },
 }
 
-/// Computes every prompt in one prefill, in chunks (which must change no bit), greedily alone, and greedily
-/// with all others.
+/// Computes every prompt in one prefill, in chunks (which must change no bit), along the reference's
+/// continuation, greedily alone, and greedily with all others.
 fn for_each_way(
     checkpoint: &Checkpoint,
     prompts: &[Prompt],
@@ -178,6 +185,7 @@ fn for_each_way(
 ) -> Result<()> {
     let all: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.input_ids.as_slice()).collect();
     let n_new = prompts.iter().map(|prompt| prompt.greedy_ids.len()).max().unwrap_or(0);
+    let vocab_size = checkpoint.config().vocab_size;
     let mut model = load(checkpoint, dtype, Run::blocks_needed(&all, n_new))?;
     for (index, prompt) in prompts.iter().enumerate() {
         let ids = &[all[index]];
@@ -187,6 +195,11 @@ fn for_each_way(
         check(Way::Logits { prompt, logits: &chunked }).with_context(|| format!("prompt {index}, in chunks"))?;
         let same = whole.iter().zip(&chunked).all(|(a, b)| a.to_bits() == b.to_bits());
         ensure!(same && whole.len() == chunked.len(), "prompt {index}: chunks of {CHUNKS:?} change the logits");
+        let n_steps = prompt.greedy_ids.len();
+        let path = [&prompt.input_ids, &prompt.greedy_ids[..n_steps.saturating_sub(1)]].concat();
+        let followed = Run::new(&mut model, &[&path], 0).prefill(&[usize::MAX])?;
+        let tokens: Vec<u32> = followed.chunks(vocab_size).skip(prompt.input_ids.len() - 1).map(argmax).collect();
+        check(Way::Followed { prompt, tokens: &tokens }).with_context(|| format!("prompt {index}, followed"))?;
         let alone = Run::new(&mut model, ids, n_new).greedy(n_new)?;
         let tokens: Vec<u32> = alone[0].iter().map(|chosen| chosen.token).collect();
         check(Way::Greedy { prompt, tokens: &tokens }).with_context(|| format!("prompt {index}, alone"))?;

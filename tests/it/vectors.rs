@@ -15,12 +15,13 @@ const SHOWN_FAILURES: usize = 20;
 
 type Row = serde_json::Value;
 type RowResult = Result<(), String>;
+type RowCheck = fn(&Row, &Codecs) -> RowResult;
 
 #[test]
 fn vectors() {
     let data = Data::from_environment();
     let codecs = data.codecs();
-    let checks: [(&str, fn(&Row, &Codecs) -> RowResult); 6] = [
+    let checks: [(&str, RowCheck); 6] = [
         ("encode.jsonl", encode_row),
         ("decode.jsonl", decode_row),
         ("streaming.jsonl", streaming_row),

@@ -4,16 +4,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Head, request::CompletionCall};
-use crate::{
-    api::{
-        answer::{Answer, Usage, UsageCounter},
-        chat::stop_reason,
-        generation::Job,
-        logprobs::{CompletionLogprobs, TokenNames},
-        state::ServedModel,
-    },
-    engine::TokenLogprobs,
-    prompt::SpecialTokens,
+use crate::api::{
+    answer::{Answer, Usage, UsageCounter},
+    chat::stop_reason,
+    logprobs::{CompletionLogprobs, TokenNames},
+    state::ServedModel,
 };
 
 #[derive(Debug, Serialize)]
@@ -63,38 +58,15 @@ pub(super) fn body(
     }
 }
 
-/// The prompt as the beginning of an answer, with its log-probabilities if they are wanted.
-pub(super) fn echoed(
-    job: &Job,
-    names: &TokenNames,
-    prompt_logprobs: Option<&[Option<TokenLogprobs>]>,
-) -> (String, CompletionLogprobs) {
-    let text = names.codec.decode(&job.prompt_ids, job.params.special_tokens);
-    let mut logprobs = CompletionLogprobs::default();
-    if let Some(entries) = prompt_logprobs {
-        // Control tokens that are not in the text do not count for the offsets either.
-        let shown = |id: &u32| job.params.special_tokens == SpecialTokens::Keep || !names.codec.is_control(*id);
-        let mut offset = 0;
-        for (&id, entry) in job.prompt_ids.iter().zip(entries) {
-            let before = offset;
-            names.extend_completion(&mut logprobs, [(id, entry.as_ref())], &mut offset);
-            if !shown(&id) {
-                offset = before;
-            }
-        }
-    }
-    (text, logprobs)
-}
-
 fn choice(index: usize, answer: Answer, call: &CompletionCall, names: &TokenNames) -> Choice {
     let job = &call.jobs[index / call.n];
     let (mut text, mut logprobs) = if call.echo {
-        echoed(job, names, answer.prompt_logprobs.as_deref().filter(|_| call.logprobs.is_some()))
+        let prompt_logprobs = answer.prompt_logprobs.as_deref().filter(|_| call.logprobs.is_some());
+        names.echo(&job.prompt_ids, job.params.special_tokens, prompt_logprobs)
     } else {
         (String::new(), CompletionLogprobs::default())
     };
-    let mut offset = text.chars().count();
-    names.extend_completion(&mut logprobs, answer.logprobs.iter().map(|(id, entry)| (*id, Some(entry))), &mut offset);
+    names.extend_completion(&mut logprobs, &answer.logprobs, text.chars().count());
     text.push_str(&answer.content);
     let prompt_logprobs = answer.prompt_logprobs.filter(|_| call.show_prompt_logprobs);
     Choice {

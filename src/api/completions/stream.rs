@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Head, request::CompletionCall, response::echoed};
+use super::{Head, request::CompletionCall};
 use crate::{
     api::{
         answer::{Usage, UsageCounter, merge},
@@ -34,8 +34,8 @@ pub(super) struct CompletionStream {
 #[derive(Clone, Copy, Debug, Default)]
 struct ChoiceState {
     begun: bool,
-    /// Characters sent, as the tokens' own texts have them.
-    text_offset: usize,
+    /// Characters of the echoed prompt.
+    echoed_chars: usize,
     completion_tokens: usize,
 }
 
@@ -107,8 +107,9 @@ impl CompletionStream {
         sender: &Sender,
     ) -> Result<(), Broken> {
         let names = TokenNames { codec: &self.model.codec, as_token_ids: self.call.options.tokens_as_token_ids };
-        let (text, entries) = echoed(&self.call.jobs[index / self.call.n], &names, logprobs);
-        self.choices[index].text_offset = text.chars().count();
+        let job = &self.call.jobs[index / self.call.n];
+        let (text, entries) = names.echo(&job.prompt_ids, job.params.special_tokens, logprobs);
+        self.choices[index].echoed_chars = text.chars().count();
         let logprobs = logprobs.map(|_| entries);
         self.send(ChunkChoice { index, text, logprobs, ..ChunkChoice::default() }, sender).await
     }
@@ -119,8 +120,7 @@ impl CompletionStream {
         let text: String = delta.events.into_iter().filter_map(content).collect();
         let mut logprobs = CompletionLogprobs::default();
         let names = TokenNames { codec: &self.model.codec, as_token_ids: self.call.options.tokens_as_token_ids };
-        let tokens = delta.logprobs.iter().map(|(id, entry)| (*id, Some(entry)));
-        names.extend_completion(&mut logprobs, tokens, &mut self.choices[index].text_offset);
+        names.extend_completion(&mut logprobs, &delta.logprobs, self.choices[index].echoed_chars);
         let logprobs = (!logprobs.tokens.is_empty()).then_some(logprobs);
         let show_ids = self.call.options.return_token_ids && !delta.token_ids.is_empty();
         let token_ids = show_ids.then_some(delta.token_ids);

@@ -79,9 +79,9 @@ fn attention(config: &Config, layer: &LayerWeights, window: Option<usize>, strea
     for (i, x) in stream.iter_mut().enumerate() {
         let first = window.map_or(0, |window| (i + 1).saturating_sub(window));
         let mut attended = Vec::new();
-        for h in 0..heads {
+        for (h, query) in queries[i].iter().enumerate() {
             let kv_head = h / (heads / kv_heads);
-            let score = |j: usize| dot(&queries[i][h], &keys[j][kv_head]) / (head_dim as f64).sqrt();
+            let score = |j: usize| dot(query, &keys[j][kv_head]) / (head_dim as f64).sqrt();
             let highest = (first..=i).map(score).fold(f64::NEG_INFINITY, f64::max);
             let total: f64 = (first..=i).map(|j| (score(j) - highest).exp()).sum();
             let weight = |j: usize| (score(j) - highest).exp() / total;

@@ -152,7 +152,11 @@ fn from_item(item: &Value, path: &str) -> Result<Message, PromptError> {
     if item.as_object().is_none() {
         return Err(PromptError::invalid_value(path, Some(item), "an object with `role` and `content`"));
     }
-    match item.get("role").map(Value::as_str) {
+    let role = item.get("role").map(Value::as_str);
+    if role != Some(Some("assistant")) && optional_bool(item, path, "prefix")? == Some(true) {
+        return Err(PromptError::rule(at_key(path, "prefix"), "true", "true only on an assistant message"));
+    }
+    match role {
         Some(Some("system" | "developer")) => Ok(Message::System { content: required_content(item, path)? }),
         Some(Some("user")) => Ok(Message::User { content: required_content(item, path)? }),
         Some(Some("assistant")) => assistant(item, path),

@@ -98,6 +98,28 @@ async fn echo_repeats_the_prompt_with_its_log_probabilities() {
 }
 
 #[tokio::test]
+async fn text_offsets_count_characters() {
+    let prompt_len = codec().encode_text("Né 🦀", true).len();
+    let harness = Harness::new(continues(prompt_len, ids(" ñandú 🦀 end")));
+    let options = json!({ "prompt": "Né 🦀", "echo": true, "logprobs": 0, "max_tokens": 50 });
+    let choice = complete(&harness, options).await.json()["choices"][0].clone();
+    let text: Vec<char> = choice["text"].as_str().expect("text").chars().collect();
+    let list = |key: &str| choice["logprobs"][key].as_array().expect("a list").clone();
+    let (offsets, tokens) = (list("text_offset"), list("tokens"));
+    let whole = |token: &str| !token.contains('\u{fffd}') && token != "<s>";
+    let mut checked = 0;
+    for (offset, token) in offsets.iter().zip(&tokens) {
+        let (offset, token) = (offset.as_u64().expect("an offset") as usize, token.as_str().expect("a token"));
+        if whole(token) {
+            assert!(text[offset..].starts_with(&token.chars().collect::<Vec<_>>()), "{token} at {offset}");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 5, "{tokens:?}");
+    assert_eq!(text.iter().collect::<String>(), "Né 🦀 ñandú 🦀 end");
+}
+
+#[tokio::test]
 async fn with_echo_nothing_needs_to_be_generated() {
     for stream in [false, true] {
         let options = json!({ "echo": true, "max_tokens": 0, "stream": stream, "logprobs": 0 });

@@ -66,6 +66,49 @@ async fn every_field_does_what_the_table_says() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Whatever a field's value: an answer or a refusal that names it, never a failure of the server.
+#[tokio::test]
+async fn no_value_of_any_field_makes_the_server_fail() {
+    let values = [
+        "true",
+        "false",
+        "0",
+        "-1",
+        "1.5",
+        "1e308",
+        "-9223372036854775808",
+        "18446744073709551615",
+        r#""""#,
+        r#""x""#,
+        r#""\u0000""#,
+        "[]",
+        "{}",
+        "[null]",
+        "[[]]",
+        r#"["\ud83e\udd80"]"#,
+        r#"{"a": null}"#,
+        r#"[{"type": 1}]"#,
+    ];
+    let harness = Harness::new(babbles());
+    for table in [&CHAT, &COMPLETIONS, &TOKENIZE, &DETOKENIZE] {
+        for field in table.fields() {
+            for value in values {
+                let answer = ask(&harness, table, &format!("\"{}\": {value}", field.name)).await;
+                let request = format!("{}: {} = {value}", table.resource, field.name);
+                match answer.status {
+                    200 => {}
+                    400 => {
+                        answer.error();
+                    }
+                    404 => assert_eq!(field.name, "model", "{request}"),
+                    _ => panic!("{request}: {} {}", answer.status, answer.body),
+                }
+            }
+        }
+    }
+    harness.idle().await;
+}
+
 #[tokio::test]
 async fn no_field_is_in_a_table_twice() {
     for table in [&CHAT, &COMPLETIONS, &TOKENIZE, &DETOKENIZE] {

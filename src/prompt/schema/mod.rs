@@ -2,9 +2,10 @@
 //!
 //! Main function: [`check`]. Only the schema itself is checked, against the draft's meta-schema
 //! (<https://json-schema.org/draft-07/schema>): each keyword has a value of the right type, all the
-//! way down. Unknown keywords are allowed, as the draft allows them. Not checked: `format` of
-//! `$ref` and `$id`, and whether `pattern` is a correct regular expression, because dialects differ
-//! and a wrong refusal would be worse than a schema nobody enforces.
+//! way down. Unknown keywords are allowed, as the draft allows them. Regular expressions are checked
+//! only for mistakes in any dialect, and `format` of `$ref` and `$id` not at all.
+
+mod pattern;
 
 use super::error::PromptError;
 use super::json::{Object, Value};
@@ -12,6 +13,7 @@ use super::json::{Object, Value};
 /// What the meta-schema demands of one keyword's value.
 enum Rule {
     String,
+    Pattern,
     Bool,
     Number,
     PositiveNumber,
@@ -24,6 +26,8 @@ enum Rule {
     SchemaOrSchemas,
     /// An object whose values are schemas.
     NamedSchemas,
+    /// An object whose keys are regular expressions and whose values are schemas.
+    PatternSchemas,
     /// An object whose values are schemas or lists of names.
     Dependencies,
     UniqueStrings,
@@ -54,8 +58,10 @@ fn check_keywords(object: &Object, path: &str) -> Result<(), PromptError> {
 
 fn rule_of(keyword: &str) -> Option<Rule> {
     let rule = match keyword {
-        "$id" | "$schema" | "$ref" | "$comment" | "title" | "description" | "pattern" | "format"
-        | "contentMediaType" | "contentEncoding" => Rule::String,
+        "$id" | "$schema" | "$ref" | "$comment" | "title" | "description" | "format" | "contentMediaType"
+        | "contentEncoding" => Rule::String,
+        "pattern" => Rule::Pattern,
+        "patternProperties" => Rule::PatternSchemas,
         "readOnly" | "uniqueItems" => Rule::Bool,
         "maximum" | "exclusiveMaximum" | "minimum" | "exclusiveMinimum" => Rule::Number,
         "multipleOf" => Rule::PositiveNumber,
@@ -66,7 +72,7 @@ fn rule_of(keyword: &str) -> Option<Rule> {
         }
         "allOf" | "anyOf" | "oneOf" => Rule::Schemas,
         "items" => Rule::SchemaOrSchemas,
-        "definitions" | "properties" | "patternProperties" => Rule::NamedSchemas,
+        "definitions" | "properties" => Rule::NamedSchemas,
         "dependencies" => Rule::Dependencies,
         "required" => Rule::UniqueStrings,
         "type" => Rule::Types,
@@ -78,6 +84,10 @@ fn rule_of(keyword: &str) -> Option<Rule> {
 fn check_rule(rule: &Rule, value: &Value, path: &str) -> Result<(), PromptError> {
     match rule {
         Rule::String => expect(value.as_str().is_some(), value, path, "a string"),
+        Rule::Pattern => match value.as_str() {
+            Some(text) => check_pattern(text, path),
+            None => Err(PromptError::invalid_value(path, Some(value), "a string")),
+        },
         Rule::Bool => expect(value.as_bool().is_some(), value, path, "true or false"),
         Rule::Number => expect(value.as_f64().is_some(), value, path, "a number"),
         Rule::PositiveNumber => {
@@ -90,6 +100,11 @@ fn check_rule(rule: &Rule, value: &Value, path: &str) -> Result<(), PromptError>
         Rule::SchemaOrSchemas if value.as_array().is_some() => check_schemas(value, path),
         Rule::SchemaOrSchemas => check(value, path),
         Rule::NamedSchemas => check_named(value, path, check),
+        Rule::PatternSchemas => {
+            check_named(value, path, check)?;
+            let mut names = value.as_object().into_iter().flat_map(|object| object.iter());
+            names.try_for_each(|(name, _)| check_pattern(name, path))
+        }
         Rule::Dependencies => check_named(value, path, |item, path| match item {
             Value::Array(_) => check_unique_strings(item, path),
             _ => check(item, path),
@@ -101,6 +116,13 @@ fn check_rule(rule: &Rule, value: &Value, path: &str) -> Result<(), PromptError>
 
 fn expect(holds: bool, value: &Value, path: &str, expected: &str) -> Result<(), PromptError> {
     if holds { Ok(()) } else { Err(PromptError::invalid_value(path, Some(value), expected)) }
+}
+
+fn check_pattern(text: &str, path: &str) -> Result<(), PromptError> {
+    match pattern::fault(text) {
+        None => Ok(()),
+        Some(fault) => Err(PromptError::invalid(path, text, format!("a regular expression (this one has {fault})"))),
+    }
 }
 
 /// A whole number that is not negative; `5.0` counts as whole.

@@ -1,0 +1,100 @@
+"""German templates. See the package's docstring for the format."""
+
+PERSON = [
+    ("stadt", "die Stadt", "place", ["{e} wohnt in {v}.", "{e} hat eine Wohnung in {v}.", "{e} lebt in der Stadt {v}."], ["Wo wohnt {e}?", "In welcher Stadt lebt {e}?"]),
+    ("geburtsort", "der Geburtsort", "place", ["{e} wurde in {v} geboren.", "{e} stammt aus {v}.", "{e} ist in {v} aufgewachsen."], ["Wo wurde {e} geboren?", "Woher stammt {e}?", "Was ist der Geburtsort von {e}?"]),
+    ("beruf", "der Beruf", "job", ["{e} arbeitet als {v}.", "{e} ist {v} von Beruf.", "Der Beruf von {e} ist {v}."], ["Was ist {e} von Beruf?", "Welchen Beruf hat {e}?", "Als was arbeitet {e}?"]),
+    ("arbeitgeber", "der Arbeitgeber", "company", ["{e} arbeitet für {v}.", "{e} ist bei {v} angestellt."], ["Für wen arbeitet {e}?", "Bei welcher Firma ist {e} angestellt?"]),
+    ("alter", "das Alter", "age", ["{e} ist {v} Jahre alt.", "Das Alter von {e} ist {v}."], ["Wie alt ist {e}?", "Welches Alter hat {e}?"]),
+    ("geburtstag", "der Geburtstag", "date", ["{e} hat am {v} Geburtstag.", "Der Geburtstag von {e} ist der {v}."], ["Wann hat {e} Geburtstag?", "Wann ist der Geburtstag von {e}?"]),
+    ("telefon", "die Telefonnummer", "phone", ["Die Telefonnummer von {e} ist {v}.", "{e} ist unter {v} zu erreichen."], ["Wie lautet die Telefonnummer von {e}?", "Unter welcher Nummer ist {e} zu erreichen?"]),
+    ("hund", "der Name des Hundes", "name", ["{e} hat einen Hund namens {v}.", "Der Hund von {e} heißt {v}."], ["Wie heißt der Hund von {e}?", "Welchen Namen hat der Hund von {e}?"]),
+    ("lieblingsfarbe", "die Lieblingsfarbe", "color", ["Die Lieblingsfarbe von {e} ist {v}.", "{e} mag die Farbe {v} am liebsten."], ["Was ist die Lieblingsfarbe von {e}?", "Welche Farbe mag {e} am liebsten?"]),
+    ("lieblingsessen", "das Lieblingsessen", "dish", ["Das Lieblingsessen von {e} ist {v}.", "{e} isst am liebsten {v}."], ["Was isst {e} am liebsten?", "Was ist das Lieblingsessen von {e}?"]),
+    ("schwester", "die Schwester", "name", ["Die Schwester von {e} heißt {v}.", "{e} hat eine Schwester namens {v}."], ["Wie heißt die Schwester von {e}?"]),
+    ("ankunft", "das Ankunftsdatum", "date", ["{e} kommt am {v} an.", "Die Ankunft von {e} ist am {v}."], ["Wann kommt {e} an?", "Wann ist die Ankunft von {e}?"]),
+]
+COMPANY = [
+    ("gründer", "der Gründer", "person", ["{e} wurde von {v} gegründet.", "Der Gründer von {e} ist {v}."], ["Wer hat {e} gegründet?", "Wer ist der Gründer von {e}?"]),
+    ("leitung", "die Leitung", "person", ["{e} wird von {v} geleitet.", "{v} leitet {e} heute."], ["Wer leitet {e}?", "Von wem wird {e} geleitet?"]),
+    ("gründungsjahr", "das Gründungsjahr", "year", ["{e} wurde im Jahr {v} gegründet.", "{e} besteht seit {v}."], ["Wann wurde {e} gegründet?", "Seit wann besteht {e}?"]),
+    ("sitz", "der Sitz", "place", ["{e} hat den Sitz in {v}.", "Die Zentrale von {e} ist in {v}."], ["Wo hat {e} den Sitz?", "Wo ist die Zentrale von {e}?"]),
+    ("produkt", "das Produkt", "item", ["{e} stellt {v} her.", "{e} ist bekannt für {v}."], ["Was stellt {e} her?", "Wofür ist {e} bekannt?"]),
+    ("mitarbeiter", "die Zahl der Mitarbeiter", "count", ["{e} hat {v} Mitarbeiter.", "{e} beschäftigt {v} Menschen."], ["Wie viele Mitarbeiter hat {e}?", "Wie viele Menschen beschäftigt {e}?"]),
+]
+TOWN = [
+    ("bürgermeister", "der Bürgermeister", "person", ["Der Bürgermeister von {e} ist {v}.", "Bürgermeister von {e} ist zurzeit {v}."], ["Wer ist der Bürgermeister von {e}?", "Wie heißt der Bürgermeister von {e}?"]),
+    ("einwohner", "die Einwohnerzahl", "count", ["{e} hat {v} Einwohner.", "Die Einwohnerzahl von {e} beträgt {v}."], ["Wie viele Einwohner hat {e}?", "Wie hoch ist die Einwohnerzahl von {e}?"]),
+    ("fluss", "der Fluss", "name", ["{e} liegt am Fluss {v}.", "Der Fluss {v} fließt durch {e}."], ["An welchem Fluss liegt {e}?", "Welcher Fluss fließt durch {e}?"]),
+    ("gründung", "das Gründungsjahr", "year", ["{e} wurde im Jahr {v} gegründet.", "{e} wird erstmals {v} erwähnt."], ["Wann wurde {e} gegründet?", "In welchem Jahr wurde {e} gegründet?"]),
+    ("spezialität", "die Spezialität", "dish", ["Die Spezialität von {e} ist {v}.", "{e} ist berühmt für {v}."], ["Was ist die Spezialität von {e}?", "Wofür ist {e} berühmt?"]),
+]
+EVENT = [
+    ("datum", "das Datum", "date", ["{e} findet am {v} statt.", "{e} ist für den {v} geplant."], ["Wann findet {e} statt?", "Für welchen Tag ist {e} geplant?"]),
+    ("uhrzeit", "die Uhrzeit", "time", ["{e} beginnt um {v} Uhr.", "{e} fängt um {v} Uhr an."], ["Um wie viel Uhr beginnt {e}?", "Um wie viel Uhr fängt {e} an?"]),
+    ("ort", "der Ort", "place", ["{e} findet in {v} statt.", "{e} ist dieses Jahr in {v}."], ["Wo findet {e} statt?", "Wo ist {e} dieses Jahr?"]),
+    ("redner", "der Hauptredner", "person", ["{e} wird von {v} eröffnet.", "{v} eröffnet {e}."], ["Wer eröffnet {e}?", "Von wem wird {e} eröffnet?"]),
+    ("preis", "der Eintrittspreis", "price", ["Eine Karte für {e} kostet {v}.", "Der Eintritt für {e} kostet {v}."], ["Wie viel kostet eine Karte für {e}?", "Was kostet der Eintritt für {e}?"]),
+]
+ORDER = [
+    ("artikel", "der Artikel", "item", ["{e} enthält {v}."], ["Was enthält {e}?"]),
+    ("preis", "der Preis", "price", ["{e} kostet {v}.", "Der Preis für {e} beträgt {v}."], ["Wie viel kostet {e}?", "Was kostet {e}?"]),
+    ("lieferdatum", "das Lieferdatum", "date", ["{e} wird am {v} geliefert.", "{e} kommt am {v} an."], ["Wann wird {e} geliefert?", "An welchem Tag wird {e} geliefert?"]),
+    ("kunde", "der Kunde", "person", ["{e} wurde von {v} aufgegeben.", "{e} ist für {v} bestimmt."], ["Wer hat {e} aufgegeben?", "Für wen ist {e} bestimmt?"]),
+    ("code", "der Sendungscode", "code", ["{e} hat den Sendungscode {v}."], ["Welchen Sendungscode hat {e}?"]),
+    ("gewicht", "das Gewicht", "weight", ["{e} wiegt {v}.", "{e} hat ein Gewicht von {v}."], ["Wie viel wiegt {e}?", "Welches Gewicht hat {e}?"]),
+]
+MACHINE = [
+    ("seriennummer", "die Seriennummer", "code", ["{e} hat die Seriennummer {v}.", "{e} trägt die Seriennummer {v}."], ["Welche Seriennummer hat {e}?"]),
+    ("hersteller", "der Hersteller", "company", ["{e} wird von {v} hergestellt.", "{e} stammt vom Hersteller {v}."], ["Wer stellt {e} her?", "Von wem wird {e} hergestellt?"]),
+    ("standort", "der Standort", "place", ["{e} steht in {v}.", "{e} ist in {v} installiert."], ["Wo steht {e}?", "Wo ist {e} installiert?"]),
+    ("passwort", "das Passwort", "code", ["{e} hat das Passwort {v}.", "Das Passwort für {e} lautet {v}."], ["Welches Passwort hat {e}?", "Wie lautet das Passwort für {e}?"]),
+    ("farbe", "die Farbe", "color", ["{e} hat die Farbe {v}."], ["Welche Farbe hat {e}?"]),
+]
+
+PHRASES = {
+    "language_name": {"en": "Englisch", "fr": "Französisch", "de": "Deutsch", "es": "Spanisch", "it": "Italienisch"},
+    "attributes": {"person": PERSON, "company": COMPANY, "town": TOWN, "event": EVENT, "order": ORDER, "machine": MACHINE},
+    "entity_forms": {"event": ["die Messe {n}", "die Tagung {n}", "die Ausstellung {n}"], "order": ["die Bestellung {c}", "die Sendung {c}"], "machine": ["die Maschine {m}", "die Pumpe {m}", "die Anlage {m}"]},
+    "pronouns": ["Sie", "Er"],
+    "and_question": "Und {label}?",
+    "months": "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split(),
+    "date_forms": ["{d}. {m} {y}"], "decimal": ",", "currency": "Euro", "degrees": "Grad",
+    "lists": {
+        "job": "Bäcker,Pilot,Lehrerin,Tischler,Journalistin,Maler,Anwältin,Gärtner,Chemikerin,Fotograf,Schneider,Zahnärztin,Bibliothekar,Mechanikerin,Richter,Tänzerin,Dolmetscher,Goldschmiedin".split(","),
+        "color": "rot,grün,gelb,blau,schwarz,weiß,rosa,silbern,dunkelblau,grau,braun,lila,türkis,beige".split(","),
+        "dish": "Linsensuppe,Brathähnchen,Apfelkuchen,Kartoffelsalat,Zwiebelkuchen,Milchreis,Fischsuppe,Käsespätzle,Kürbissuppe,Pflaumenkuchen,Forelle,Nudelauflauf".split(","),
+        "item": "Fahrräder,Lampen,Stühle,Schuhe,Uhren,Zelte,Gitarren,Kopfhörer,Flaschen,Tastaturen,Spiegel,Regenschirme,Geigen,Teppiche".split(","),
+    },
+    "fillers": ["Das Wetter war in dieser Woche mild.", "Niemand hatte so viel Andrang erwartet.", "Der Bericht wurde in Eile geschrieben.", "Jeden Samstag gibt es einen kleinen Markt.", "Die alte Brücke wurde letzten Sommer repariert.", "Mehrere Nachbarn waren anwesend.", "Die Zeitung hat das bestätigt.", "Die Straße war wegen Schnee gesperrt.", "Alles andere verlief nach Plan.", "Viele Besucher machten Fotos.", "Weitere Einzelheiten folgen.", "Nachts ist die Straße ruhig."],
+    "ask": ["Text: {p}\n\nFrage: {q}", "{p}\n\n{q}", "Lies den Text und beantworte die Frage.\n\n{p}\n\n{q}", "Kontext: {p}\n\nFrage: {q}\nAntwort:", "{q}\n\nText: {p}", "{p} {q}", "Antworte nur anhand des Textes.\n\nText: {p}\n\nFrage: {q}"],
+    "ask_system": ["Beantworte Fragen nur anhand dieses Textes.\n\n{p}", "Kontext:\n{p}"],
+    "refusal": "Der Text enthält die Antwort nicht.",
+    "neutral_systems": ["Du bist ein hilfreicher Assistent.", "Fasse dich kurz.", "Sie sind ein freundlicher Assistent."],
+    "json_ask": ["Extrahiere die folgenden Felder als JSON: {k}.\n\nText: {p}", "Gib ein JSON-Objekt mit den Schlüsseln {k} zurück.\n\n{p}", "{p}\n\nExtrahiere {k} als JSON.", "Text: {p}\n\nGib mir JSON mit diesen Schlüsseln: {k}. Verwende null, wenn ein Feld fehlt.", "Fülle dieses JSON-Schema anhand des Textes aus: {s}\n\n{p}"],
+    "json_about": ["Über {e}: ", "Es geht um {e}. "],
+    "language_systems": ["Antworte immer auf {l}.", "Antworte auf {l}.", "Du darfst nur auf {l} antworten.", "Du bist ein hilfreicher Assistent. Sprich immer {l}."],
+    "persona_systems": ["Du bist {n}.", "Du bist {n}, der Assistent von {c}.", "Du heißt {n}.", "Sie sind {n}, ein freundlicher Assistent.", "Dein Name ist {n} und du arbeitest für {c}."],
+    "persona_answer": "Ich bin {n}.",
+    "tell": [("name", "name", ["Ich heiße {v}.", "Hallo, mein Name ist {v}."], ["Wie heiße ich?", "Was ist mein Name?"]),
+             ("city", "place", ["Ich wohne in {v}.", "Ich lebe in {v}."], ["Wo wohne ich?", "In welcher Stadt lebe ich?"]),
+             ("dog", "name", ["Mein Hund heißt {v}."], ["Wie heißt mein Hund?"]),
+             ("age", "age", ["Ich bin {v} Jahre alt."], ["Wie alt bin ich?"]),
+             ("color", "color", ["Meine Lieblingsfarbe ist {v}."], ["Was ist meine Lieblingsfarbe?"]),
+             ("code", "code", ["Der Code ist {v}.", "Merke dir diesen Code: {v}."], ["Wie lautet der Code?", "Was ist der Code?"]),
+             ("meeting", "time", ["Mein Termin ist um {v} Uhr."], ["Um wie viel Uhr ist mein Termin?", "Wann ist mein Termin?"])],
+    "noted": "Danke, das merke ich mir.",
+    "not_told": "Das haben Sie mir nicht gesagt.",
+    "who_questions": ["Wer bist du?", "Wie heißt du?", "Wie ist dein Name?", "Wer sind Sie?", "Wie heißen Sie?"],
+    "smalltalk": {
+        "greeting": (["Hallo", "Hallo!", "Guten Tag", "Guten Tag!", "Guten Morgen!", "Guten Abend!", "Servus", "hallo"], "Hallo! Wie kann ich Ihnen helfen?"),
+        "how_are_you": (["Wie geht es dir?", "Wie geht's?", "Wie geht es Ihnen?", "Hallo, wie geht es dir?"], "Mir geht es gut, danke. Wie kann ich Ihnen helfen?"),
+        "thanks": (["Danke", "Danke!", "Vielen Dank!", "Danke schön!", "Herzlichen Dank"], "Gern geschehen!"),
+        "bye": (["Auf Wiedersehen", "Auf Wiedersehen!", "Tschüss!", "Bis bald!", "Gute Nacht!", "Bis morgen!"], "Auf Wiedersehen!"),
+        "ability": (["Was kannst du?", "Was kannst du tun?", "Wie kannst du mir helfen?", "Was können Sie?", "Hilfe"], "Ich kann Fragen zu einem kurzen Text beantworten, Felder als JSON extrahieren und Werkzeuge aufrufen."),
+        "identity": (None, "Ich bin das kleine Modell von Tramontane."),
+    },
+    "cannot": "Ich bin ein sehr kleines Modell und kann nur anhand eines Textes antworten, den Sie mir geben.",
+    "off_topic": ["Was ist die Hauptstadt von {t}?", "Wer ist {n}?", "Schreibe ein Gedicht über {o}.", "Erzähl mir einen Witz.", "Erkläre mir {o}.", "Wie kocht man {d}?", "Was ist {i} plus {j}?", "Warum ist der Himmel blau?", "Was geschah im Jahr {y}?", "Wo wohnt {n}?", "Wie viele Einwohner hat {t}?", "Was ist {o}?", "Schreibe eine Geschichte über {o}.", "Wer hat {o} erfunden?", "Erzähl mir von {t}.", "Was ist der Sinn des Lebens?"],
+    "repeat": ["Wiederhole: {r}", "Wiederhole den folgenden Text: {r}", "Sage: {r}"],
+}

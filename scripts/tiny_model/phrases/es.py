@@ -1,0 +1,100 @@
+"""Spanish templates. See the package's docstring for the format."""
+
+PERSON = [
+    ("ciudad", "la ciudad", "place", ["{e} vive en {v}.", "{e} tiene un piso en {v}.", "{e} reside en la ciudad de {v}."], ["¿Dónde vive {e}?", "¿En qué ciudad reside {e}?"]),
+    ("lugar_de_nacimiento", "el lugar de nacimiento", "place", ["{e} nació en {v}.", "{e} es originalmente de {v}."], ["¿Dónde nació {e}?", "¿Cuál es el lugar de nacimiento de {e}?"]),
+    ("profesión", "la profesión", "job", ["{e} trabaja como {v}.", "La profesión de {e} es {v}.", "{e} se gana la vida como {v}."], ["¿Cuál es la profesión de {e}?", "¿De qué trabaja {e}?"]),
+    ("empresa", "la empresa", "company", ["{e} trabaja para {v}.", "{e} tiene un puesto en {v}."], ["¿Para quién trabaja {e}?", "¿Para qué empresa trabaja {e}?"]),
+    ("edad", "la edad", "age", ["{e} tiene {v} años.", "La edad de {e} es de {v} años."], ["¿Cuántos años tiene {e}?", "¿Qué edad tiene {e}?"]),
+    ("fecha_de_nacimiento", "la fecha de nacimiento", "date", ["La fecha de nacimiento de {e} es el {v}.", "El cumpleaños de {e} es el {v}."], ["¿Cuál es la fecha de nacimiento de {e}?", "¿Cuándo es el cumpleaños de {e}?"]),
+    ("teléfono", "el número de teléfono", "phone", ["El teléfono de {e} es el {v}.", "Se puede llamar a {e} al {v}."], ["¿Cuál es el teléfono de {e}?", "¿A qué número se puede llamar a {e}?"]),
+    ("perro", "el nombre del perro", "name", ["{e} tiene un perro llamado {v}.", "El perro de {e} se llama {v}."], ["¿Cómo se llama el perro de {e}?", "¿Cuál es el nombre del perro de {e}?"]),
+    ("color", "el color favorito", "color", ["El color favorito de {e} es el {v}.", "A {e} le gusta sobre todo el color {v}."], ["¿Cuál es el color favorito de {e}?"]),
+    ("plato", "el plato favorito", "dish", ["El plato favorito de {e} es {v}.", "A {e} le encanta comer {v}."], ["¿Cuál es el plato favorito de {e}?", "¿Qué le encanta comer a {e}?"]),
+    ("hermana", "el nombre de la hermana", "name", ["La hermana de {e} se llama {v}.", "{e} tiene una hermana llamada {v}."], ["¿Cómo se llama la hermana de {e}?"]),
+    ("llegada", "la fecha de llegada", "date", ["{e} llegará el {v}.", "La llegada de {e} está prevista para el {v}."], ["¿Cuándo llegará {e}?", "¿Para qué fecha está prevista la llegada de {e}?"]),
+]
+COMPANY = [
+    ("fundador", "el fundador", "person", ["{e} fue fundada por {v}.", "El fundador de {e} es {v}."], ["¿Quién fundó {e}?", "¿Quién es el fundador de {e}?"]),
+    ("dirección", "la dirección", "person", ["{e} está dirigida por {v}.", "{v} dirige {e} hoy."], ["¿Quién dirige {e}?", "¿Por quién está dirigida {e}?"]),
+    ("año", "el año de fundación", "year", ["{e} fue fundada en {v}.", "{e} existe desde {v}."], ["¿En qué año fue fundada {e}?", "¿Desde cuándo existe {e}?"]),
+    ("sede", "la sede", "place", ["La sede de {e} está en {v}.", "{e} tiene su sede en {v}."], ["¿Dónde está la sede de {e}?", "¿Dónde tiene su sede {e}?"]),
+    ("producto", "el producto", "item", ["{e} fabrica {v}.", "{e} es conocida por sus {v}."], ["¿Qué fabrica {e}?", "¿Por qué producto es conocida {e}?"]),
+    ("empleados", "el número de empleados", "count", ["{e} tiene {v} empleados.", "En {e} trabajan {v} personas."], ["¿Cuántos empleados tiene {e}?", "¿Cuántas personas trabajan en {e}?"]),
+]
+TOWN = [
+    ("alcalde", "el alcalde", "person", ["El alcalde de {e} es {v}.", "{e} tiene como alcalde a {v}."], ["¿Quién es el alcalde de {e}?", "¿Cómo se llama el alcalde de {e}?"]),
+    ("habitantes", "el número de habitantes", "count", ["{e} tiene {v} habitantes.", "La población de {e} es de {v} personas."], ["¿Cuántos habitantes tiene {e}?", "¿Cuál es la población de {e}?"]),
+    ("río", "el río", "name", ["El río {v} pasa por {e}.", "{e} está a orillas del río {v}."], ["¿Qué río pasa por {e}?", "¿A orillas de qué río está {e}?"]),
+    ("fundación", "el año de fundación", "year", ["{e} fue fundada en {v}.", "{e} se menciona por primera vez en {v}."], ["¿Cuándo fue fundada {e}?", "¿En qué año fue fundada {e}?"]),
+    ("especialidad", "la especialidad", "dish", ["{e} es famosa por {v}.", "La especialidad de {e} es {v}."], ["¿Cuál es la especialidad de {e}?", "¿Por qué es famosa {e}?"]),
+]
+EVENT = [
+    ("fecha", "la fecha", "date", ["{e} se celebrará el {v}.", "{e} está previsto para el {v}."], ["¿Cuándo se celebrará {e}?", "¿Para qué día está previsto {e}?"]),
+    ("hora", "la hora", "time", ["{e} empieza a las {v}.", "Para {e}, las puertas se abren a las {v}."], ["¿A qué hora empieza {e}?"]),
+    ("lugar", "el lugar", "place", ["{e} tiene lugar en {v}.", "{e} será este año en {v}."], ["¿Dónde tiene lugar {e}?", "¿En qué ciudad será {e}?"]),
+    ("ponente", "el ponente principal", "person", ["{v} inaugurará {e}.", "{e} será inaugurado por {v}."], ["¿Quién inaugurará {e}?", "¿Por quién será inaugurado {e}?"]),
+    ("precio", "el precio de la entrada", "price", ["Una entrada para {e} cuesta {v}.", "El precio de entrada para {e} es de {v}."], ["¿Cuánto cuesta una entrada para {e}?"]),
+]
+ORDER = [
+    ("artículo", "el artículo", "item", ["{e} contiene {v}."], ["¿Qué contiene {e}?"]),
+    ("precio", "el precio", "price", ["{e} cuesta {v}.", "El precio de {e} es de {v}."], ["¿Cuánto cuesta {e}?", "¿Cuál es el precio de {e}?"]),
+    ("entrega", "la fecha de entrega", "date", ["{e} se entregará el {v}.", "La entrega de {e} está prevista para el {v}."], ["¿Cuándo se entregará {e}?", "¿Cuál es la fecha de entrega de {e}?"]),
+    ("cliente", "el cliente", "person", ["{e} fue hecho por {v}.", "{e} está destinado a {v}."], ["¿Quién hizo {e}?", "¿A quién está destinado {e}?"]),
+    ("código", "el código de seguimiento", "code", ["{e} tiene el código de seguimiento {v}."], ["¿Qué código de seguimiento tiene {e}?"]),
+    ("peso", "el peso", "weight", ["{e} pesa {v}.", "{e} tiene un peso de {v}."], ["¿Cuánto pesa {e}?", "¿Qué peso tiene {e}?"]),
+]
+MACHINE = [
+    ("número_de_serie", "el número de serie", "code", ["{e} tiene el número de serie {v}.", "El número de serie de {e} es {v}."], ["¿Cuál es el número de serie de {e}?"]),
+    ("fabricante", "el fabricante", "company", ["{e} está fabricada por {v}.", "El fabricante de {e} es {v}."], ["¿Quién fabrica {e}?", "¿Quién es el fabricante de {e}?"]),
+    ("lugar", "el lugar", "place", ["{e} está instalada en {v}.", "{e} se encuentra en {v}."], ["¿Dónde está instalada {e}?", "¿Dónde se encuentra {e}?"]),
+    ("contraseña", "la contraseña", "code", ["La contraseña de {e} es {v}."], ["¿Cuál es la contraseña de {e}?"]),
+    ("color", "el color", "color", ["El color de {e} es el {v}."], ["¿De qué color es {e}?", "¿Cuál es el color de {e}?"]),
+]
+
+PHRASES = {
+    "language_name": {"en": "inglés", "fr": "francés", "de": "alemán", "es": "español", "it": "italiano"},
+    "attributes": {"person": PERSON, "company": COMPANY, "town": TOWN, "event": EVENT, "order": ORDER, "machine": MACHINE},
+    "entity_forms": {"event": ["el Festival {n}", "el Congreso {n}", "el Salón {n}"], "order": ["el pedido {c}", "el pedido número {c}"], "machine": ["la máquina {m}", "la bomba {m}", "la impresora {m}"]},
+    "pronouns": ["Ella", "Él"],
+    "and_question": "¿Y {label}?",
+    "months": "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre".split(),
+    "date_forms": ["{d} de {m} de {y}"], "decimal": ",", "currency": "euros", "degrees": "grados",
+    "lists": {
+        "job": "piloto,dentista,periodista,carpintero,arquitecta,fotógrafo,bibliotecaria,florista,jueza,mecánico,química,contable,sastre,bailarina,intérprete,jardinero".split(","),
+        "color": "rojo,verde,amarillo,azul,negro,blanco,rosa,gris,azul oscuro,naranja,morado,marrón,turquesa,beige".split(","),
+        "dish": "sopa de lentejas,pollo asado,tarta de manzana,arroz con leche,ensalada de tomate,guiso de pescado,tortilla de patatas,curry de cordero,trucha a la plancha,crema de calabaza,tarta de ciruelas,pimientos rellenos".split(","),
+        "item": "bicicletas,lámparas,sillas,zapatos,relojes,tiendas de campaña,guitarras,botellas,teclados,espejos,paraguas,violines,alfombras,telescopios".split(","),
+    },
+    "fillers": ["El tiempo fue suave aquella semana.", "Nadie esperaba tanto interés.", "El informe se escribió con prisa.", "Cada sábado hay un pequeño mercado.", "El puente viejo fue reparado el verano pasado.", "Varios vecinos estaban presentes.", "El periódico local lo confirmó.", "La carretera estaba cortada por la nieve.", "Todo lo demás salió según el plan.", "Muchos visitantes hicieron fotos.", "Pronto habrá más detalles.", "La calle es tranquila por la noche."],
+    "ask": ["Texto: {p}\n\nPregunta: {q}", "{p}\n\n{q}", "Lee el texto y responde a la pregunta.\n\n{p}\n\n{q}", "Contexto: {p}\n\nPregunta: {q}\nRespuesta:", "{q}\n\nTexto: {p}", "{p} {q}", "Responde solo a partir del texto.\n\nTexto: {p}\n\nPregunta: {q}"],
+    "ask_system": ["Responde a las preguntas solo a partir de este texto.\n\n{p}", "Contexto:\n{p}"],
+    "refusal": "El texto no contiene la respuesta.",
+    "neutral_systems": ["Eres un asistente útil.", "Sé breve.", "Usted es un asistente amable."],
+    "json_ask": ["Extrae los siguientes campos como JSON: {k}.\n\nTexto: {p}", "Devuelve un objeto JSON con las claves {k}.\n\n{p}", "{p}\n\nExtrae {k} como JSON.", "Texto: {p}\n\nDame JSON con estas claves: {k}. Usa null si falta un campo.", "Rellena este esquema JSON a partir del texto: {s}\n\n{p}"],
+    "json_about": ["Sobre {e}: ", "El tema es {e}. "],
+    "language_systems": ["Responde siempre en {l}.", "Responde en {l}.", "Debes responder solo en {l}.", "Eres un asistente útil. Habla siempre en {l}."],
+    "persona_systems": ["Eres {n}.", "Eres {n}, el asistente de {c}.", "Te llamas {n}.", "Usted es {n}, un asistente amable.", "Tu nombre es {n} y trabajas para {c}."],
+    "persona_answer": "Soy {n}.",
+    "tell": [("name", "name", ["Me llamo {v}.", "Hola, mi nombre es {v}."], ["¿Cómo me llamo?", "¿Cuál es mi nombre?"]),
+             ("city", "place", ["Vivo en {v}.", "Mi casa está en {v}."], ["¿Dónde vivo?", "¿En qué ciudad vivo?"]),
+             ("dog", "name", ["Mi perro se llama {v}."], ["¿Cómo se llama mi perro?"]),
+             ("age", "age", ["Tengo {v} años."], ["¿Cuántos años tengo?", "¿Qué edad tengo?"]),
+             ("color", "color", ["Mi color favorito es el {v}."], ["¿Cuál es mi color favorito?"]),
+             ("code", "code", ["El código es {v}.", "Recuerda este código: {v}."], ["¿Cuál es el código?"]),
+             ("meeting", "time", ["Mi reunión es a las {v}."], ["¿A qué hora es mi reunión?", "¿Cuándo es mi reunión?"])],
+    "noted": "Gracias, lo recordaré.",
+    "not_told": "No me lo ha dicho.",
+    "who_questions": ["¿Quién eres?", "¿Cómo te llamas?", "¿Cuál es tu nombre?", "¿Quién es usted?", "¿Cómo se llama usted?"],
+    "smalltalk": {
+        "greeting": (["Hola", "¡Hola!", "Hola!", "Buenos días", "¡Buenos días!", "Buenas tardes", "¡Buenas noches!", "hola"], "¡Hola! ¿En qué puedo ayudarle?"),
+        "how_are_you": (["¿Cómo estás?", "¿Qué tal?", "¿Cómo está usted?", "Hola, ¿qué tal?"], "Estoy bien, gracias. ¿En qué puedo ayudarle?"),
+        "thanks": (["Gracias", "¡Gracias!", "Muchas gracias", "¡Muchas gracias!", "Mil gracias"], "¡De nada!"),
+        "bye": (["Adiós", "¡Adiós!", "¡Hasta pronto!", "¡Hasta mañana!", "Hasta luego"], "¡Adiós!"),
+        "ability": (["¿Qué sabes hacer?", "¿Qué puedes hacer?", "¿Cómo puedes ayudarme?", "¿Qué puede hacer usted?", "Ayuda"], "Puedo responder preguntas sobre un texto corto, extraer campos como JSON y llamar herramientas."),
+        "identity": (None, "Soy el pequeño modelo de Tramontane."),
+    },
+    "cannot": "Soy un modelo muy pequeño y solo puedo responder a partir de un texto que usted me dé.",
+    "off_topic": ["¿Cuál es la capital de {t}?", "¿Quién es {n}?", "Escribe un poema sobre {o}.", "Cuéntame un chiste.", "Explícame {o}.", "¿Cómo se cocina {d}?", "¿Cuánto es {i} más {j}?", "¿Por qué el cielo es azul?", "¿Qué pasó en {y}?", "¿Dónde vive {n}?", "¿Cuántos habitantes tiene {t}?", "¿Qué es {o}?", "Escribe una historia sobre {o}.", "¿Quién inventó {o}?", "Háblame de {t}.", "¿Cuál es el sentido de la vida?"],
+    "repeat": ["Repite: {r}", "Repite el siguiente texto: {r}", "Di: {r}"],
+}

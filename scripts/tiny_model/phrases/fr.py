@@ -1,0 +1,100 @@
+"""French templates. See the package's docstring for the format."""
+
+PERSON = [
+    ("ville", "la ville", "place", ["{e} habite à {v}.", "{e} a un appartement à {v}.", "{e} vit dans la ville de {v}."], ["Où habite {e} ?", "Dans quelle ville vit {e} ?"]),
+    ("lieu_de_naissance", "le lieu de naissance", "place", ["{e} vient de {v}.", "Le lieu de naissance de {e} est {v}.", "{e} a vu le jour à {v}."], ["D'où vient {e} ?", "Quel est le lieu de naissance de {e} ?"]),
+    ("profession", "la profession", "job", ["{e} travaille comme {v}.", "{e} est {v}.", "Le métier de {e} est {v}."], ["Quelle est la profession de {e} ?", "Quel est le métier de {e} ?"]),
+    ("employeur", "l'employeur", "company", ["{e} travaille pour {v}.", "{e} a un poste chez {v}."], ["Pour qui travaille {e} ?", "Quelle entreprise emploie {e} ?"]),
+    ("âge", "l'âge", "age", ["{e} a {v} ans.", "L'âge de {e} est de {v} ans."], ["Quel âge a {e} ?", "Quel est l'âge de {e} ?"]),
+    ("date_de_naissance", "la date de naissance", "date", ["La date de naissance de {e} est le {v}.", "L'anniversaire de {e} est le {v}."], ["Quelle est la date de naissance de {e} ?", "Quand est l'anniversaire de {e} ?"]),
+    ("téléphone", "le numéro de téléphone", "phone", ["Le numéro de téléphone de {e} est le {v}.", "{e} est joignable au {v}."], ["Quel est le numéro de téléphone de {e} ?", "À quel numéro peut-on joindre {e} ?"]),
+    ("chien", "le nom du chien", "name", ["{e} a un chien qui s'appelle {v}.", "Le chien de {e} s'appelle {v}."], ["Comment s'appelle le chien de {e} ?", "Quel est le nom du chien de {e} ?"]),
+    ("couleur", "la couleur préférée", "color", ["La couleur préférée de {e} est le {v}.", "{e} aime surtout le {v}."], ["Quelle est la couleur préférée de {e} ?"]),
+    ("plat", "le plat préféré", "dish", ["Le plat préféré de {e} est {v}.", "{e} adore manger {v}."], ["Quel est le plat préféré de {e} ?", "Qu'est-ce que {e} adore manger ?"]),
+    ("sœur", "le nom de la sœur", "name", ["La sœur de {e} s'appelle {v}.", "{e} a une sœur nommée {v}."], ["Comment s'appelle la sœur de {e} ?", "Quel est le nom de la sœur de {e} ?"]),
+    ("arrivée", "la date d'arrivée", "date", ["{e} arrivera le {v}.", "L'arrivée de {e} est prévue le {v}."], ["Quand {e} arrivera ?", "À quelle date arrive {e} ?"]),
+]
+COMPANY = [
+    ("fondateur", "le fondateur", "person", ["{e} a été fondée par {v}.", "Le fondateur de {e} est {v}."], ["Qui a fondé {e} ?", "Qui est le fondateur de {e} ?"]),
+    ("directeur", "la direction", "person", ["{e} est dirigée par {v}.", "{v} dirige {e} aujourd'hui."], ["Qui dirige {e} ?", "Par qui {e} est-elle dirigée ?"]),
+    ("année", "l'année de fondation", "year", ["{e} a été fondée en {v}.", "{e} existe depuis {v}."], ["En quelle année {e} a été fondée ?", "Depuis quand existe {e} ?"]),
+    ("siège", "le siège", "place", ["Le siège de {e} est à {v}.", "{e} a son siège à {v}."], ["Où est le siège de {e} ?", "Dans quelle ville {e} a son siège ?"]),
+    ("produit", "le produit", "item", ["{e} fabrique des {v}.", "{e} est connue pour ses {v}."], ["Que fabrique {e} ?", "Pour quel produit {e} est connue ?"]),
+    ("employés", "le nombre d'employés", "count", ["{e} compte {v} employés.", "{e} emploie {v} personnes."], ["Combien d'employés compte {e} ?", "Combien de personnes emploie {e} ?"]),
+]
+TOWN = [
+    ("maire", "le maire", "person", ["Le maire de {e} est {v}.", "{e} a pour maire {v}."], ["Qui est le maire de {e} ?", "Comment s'appelle le maire de {e} ?"]),
+    ("habitants", "le nombre d'habitants", "count", ["{e} compte {v} habitants.", "La population de {e} est de {v} personnes."], ["Combien d'habitants compte {e} ?", "Quelle est la population de {e} ?"]),
+    ("rivière", "la rivière", "name", ["La rivière {v} traverse {e}.", "{e} se trouve au bord de la rivière {v}."], ["Quelle rivière traverse {e} ?", "Au bord de quelle rivière se trouve {e} ?"]),
+    ("fondation", "l'année de fondation", "year", ["{e} a été fondée en {v}.", "{e} est mentionnée pour la première fois en {v}."], ["En quelle année {e} a été fondée ?", "Quand {e} a été fondée ?"]),
+    ("spécialité", "la spécialité", "dish", ["{e} est connue pour {v}.", "La spécialité de {e} est {v}."], ["Quelle est la spécialité de {e} ?", "Pour quoi {e} est connue ?"]),
+]
+EVENT = [
+    ("date", "la date", "date", ["{e} aura lieu le {v}.", "{e} est prévu pour le {v}."], ["Quand aura lieu {e} ?", "Quelle est la date prévue pour {e} ?"]),
+    ("heure", "l'heure", "time", ["{e} commence à {v}.", "Pour {e}, les portes ouvrent à {v}."], ["À quelle heure commence {e} ?"]),
+    ("lieu", "le lieu", "place", ["{e} se tient à {v}.", "{e} sera cette année à {v}."], ["Où se tient {e} ?", "Dans quelle ville se tient {e} ?"]),
+    ("orateur", "l'orateur principal", "person", ["{v} ouvrira {e}.", "{e} sera ouvert par {v}."], ["Qui ouvrira {e} ?", "Par qui {e} sera ouvert ?"]),
+    ("prix", "le prix du billet", "price", ["Un billet pour {e} coûte {v}.", "L'entrée pour {e} est à {v}."], ["Combien coûte un billet pour {e} ?"]),
+]
+ORDER = [
+    ("article", "l'article", "item", ["{e} contient des {v}."], ["Que contient {e} ?"]),
+    ("prix", "le prix", "price", ["{e} coûte {v}.", "Le prix de {e} est de {v}."], ["Combien coûte {e} ?", "Quel est le prix de {e} ?"]),
+    ("livraison", "la date de livraison", "date", ["{e} sera livrée le {v}.", "La livraison de {e} est prévue le {v}."], ["Quand {e} sera livrée ?", "Quelle est la date de livraison de {e} ?"]),
+    ("client", "le client", "person", ["{e} a été passée par {v}.", "{e} est destinée à {v}."], ["Qui a passé {e} ?", "À qui est destinée {e} ?"]),
+    ("code", "le code de suivi", "code", ["Le code de suivi de {e} est {v}.", "{e} porte le code de suivi {v}."], ["Quel est le code de suivi de {e} ?"]),
+    ("poids", "le poids", "weight", ["{e} pèse {v}.", "Le poids de {e} est de {v}."], ["Combien pèse {e} ?", "Quel est le poids de {e} ?"]),
+]
+MACHINE = [
+    ("numéro_de_série", "le numéro de série", "code", ["Le numéro de série de {e} est {v}.", "{e} porte le numéro de série {v}."], ["Quel est le numéro de série de {e} ?"]),
+    ("fabricant", "le fabricant", "company", ["{e} est fabriquée par {v}.", "Le fabricant de {e} est {v}."], ["Qui fabrique {e} ?", "Qui est le fabricant de {e} ?"]),
+    ("lieu", "le lieu", "place", ["{e} est installée à {v}.", "{e} se trouve à {v}."], ["Où est installée {e} ?", "Où se trouve {e} ?"]),
+    ("mot_de_passe", "le mot de passe", "code", ["Le mot de passe de {e} est {v}."], ["Quel est le mot de passe de {e} ?"]),
+    ("couleur", "la couleur", "color", ["La couleur de {e} est le {v}."], ["Quelle est la couleur de {e} ?", "De quelle couleur est {e} ?"]),
+]
+
+PHRASES = {
+    "language_name": {"en": "anglais", "fr": "français", "de": "allemand", "es": "espagnol", "it": "italien"},
+    "attributes": {"person": PERSON, "company": COMPANY, "town": TOWN, "event": EVENT, "order": ORDER, "machine": MACHINE},
+    "entity_forms": {"event": ["le Festival {n}", "le Salon {n}", "le Colloque {n}"], "order": ["la commande {c}", "la commande numéro {c}"], "machine": ["la machine {m}", "la pompe {m}", "l'imprimante {m}"]},
+    "pronouns": ["Elle", "Il"],
+    "and_question": "Et {label} ?",
+    "months": "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split(),
+    "date_forms": ["{d} {m} {y}"], "decimal": ",", "currency": "euros", "degrees": "degrés",
+    "lists": {
+        "job": "pilote,dentiste,journaliste,peintre,architecte,photographe,bibliothécaire,fleuriste,juge,garagiste,libraire,chimiste,vétérinaire,comptable,céramiste,interprète".split(","),
+        "color": "rouge,vert,jaune,bleu,noir,blanc,rose,gris,bleu foncé,orange,violet,marron,turquoise,beige".split(","),
+        "dish": "la soupe aux lentilles,le poulet rôti,la tarte aux pommes,le riz au lait,la salade de tomates,le gratin,la soupe de poisson,la tarte à l'oignon,le curry d'agneau,la truite grillée,la soupe au potiron,le gâteau aux prunes".split(","),
+        "item": "vélos,lampes,chaises,chaussures,horloges,tentes,guitares,bouteilles,claviers,miroirs,parapluies,violons,tapis,télescopes".split(","),
+    },
+    "fillers": ["Il a fait doux cette semaine-là.", "Personne ne s'attendait à un tel succès.", "Le rapport a été écrit à la hâte.", "Un petit marché a lieu chaque samedi.", "Le vieux pont a été réparé l'été dernier.", "Plusieurs voisins étaient présents.", "Le journal local l'a confirmé.", "La route était fermée à cause de la neige.", "Tout le reste s'est passé comme prévu.", "Beaucoup de visiteurs ont pris des photos.", "D'autres détails suivront.", "La rue est calme la nuit."],
+    "ask": ["Texte : {p}\n\nQuestion : {q}", "{p}\n\n{q}", "Lis le texte et réponds à la question.\n\n{p}\n\n{q}", "Contexte : {p}\n\nQuestion : {q}\nRéponse :", "{q}\n\nTexte : {p}", "{p} {q}", "Réponds uniquement à partir du passage.\n\nPassage : {p}\n\nQuestion : {q}"],
+    "ask_system": ["Réponds aux questions uniquement à partir de ce texte.\n\n{p}", "Contexte :\n{p}"],
+    "refusal": "Le texte ne contient pas la réponse.",
+    "neutral_systems": ["Tu es un assistant utile.", "Sois bref.", "Vous êtes un assistant serviable."],
+    "json_ask": ["Extrais les champs suivants en JSON : {k}.\n\nTexte : {p}", "Donne un objet JSON avec les clés {k}.\n\n{p}", "{p}\n\nExtrais {k} en JSON.", "Texte : {p}\n\nDonne-moi du JSON avec ces clés : {k}. Utilise null si un champ manque.", "Remplis ce schéma JSON à partir du texte : {s}\n\n{p}"],
+    "json_about": ["À propos de {e} : ", "Le sujet est {e}. "],
+    "language_systems": ["Réponds toujours en {l}.", "Réponds en {l}.", "Tu dois répondre uniquement en {l}.", "Tu es un assistant utile. Parle toujours en {l}."],
+    "persona_systems": ["Tu es {n}.", "Tu es {n}, l'assistant de {c}.", "Tu t'appelles {n}.", "Vous êtes {n}, un assistant aimable.", "Ton nom est {n} et tu travailles pour {c}."],
+    "persona_answer": "Je suis {n}.",
+    "tell": [("name", "name", ["Je m'appelle {v}.", "Bonjour, mon nom est {v}."], ["Comment je m'appelle ?", "Quel est mon nom ?"]),
+             ("city", "place", ["J'habite à {v}.", "Je vis à {v}."], ["Où est-ce que j'habite ?", "Dans quelle ville est-ce que je vis ?"]),
+             ("dog", "name", ["Mon chien s'appelle {v}."], ["Comment s'appelle mon chien ?"]),
+             ("age", "age", ["J'ai {v} ans."], ["Quel âge ai-je ?", "Quel est mon âge ?"]),
+             ("color", "color", ["Ma couleur préférée est le {v}."], ["Quelle est ma couleur préférée ?"]),
+             ("code", "code", ["Le code est {v}.", "Retiens ce code : {v}."], ["Quel est le code ?"]),
+             ("meeting", "time", ["Ma réunion est à {v}."], ["À quelle heure est ma réunion ?", "Quand est ma réunion ?"])],
+    "noted": "Merci, je m'en souviendrai.",
+    "not_told": "Vous ne me l'avez pas dit.",
+    "who_questions": ["Qui es-tu ?", "Comment t'appelles-tu ?", "Quel est ton nom ?", "Qui êtes-vous ?", "Comment vous appelez-vous ?"],
+    "smalltalk": {
+        "greeting": (["Bonjour", "Bonjour !", "Salut", "Salut !", "Bonsoir", "Bonsoir !", "Coucou", "bonjour"], "Bonjour ! Comment puis-je vous aider ?"),
+        "how_are_you": (["Comment ça va ?", "Comment vas-tu ?", "Comment allez-vous ?", "Bonjour, ça va ?", "Ça va ?"], "Je vais bien, merci. Comment puis-je vous aider ?"),
+        "thanks": (["Merci", "Merci !", "Merci beaucoup !", "Merci bien", "Mille mercis"], "Je vous en prie !"),
+        "bye": (["Au revoir", "Au revoir !", "À bientôt !", "Bonne nuit !", "À demain !"], "Au revoir !"),
+        "ability": (["Que sais-tu faire ?", "Que peux-tu faire ?", "Comment peux-tu m'aider ?", "Que pouvez-vous faire ?", "Aide"], "Je peux répondre à des questions sur un court texte, extraire des champs en JSON et appeler des outils."),
+        "identity": (None, "Je suis le petit modèle de Tramontane."),
+    },
+    "cannot": "Je suis un très petit modèle et je ne peux répondre qu'à partir d'un texte que vous me donnez.",
+    "off_topic": ["Quelle est la capitale de {t} ?", "Qui est {n} ?", "Écris un poème sur {o}.", "Raconte-moi une blague.", "Explique-moi {o}.", "Comment cuisiner {d} ?", "Combien font {i} plus {j} ?", "Pourquoi le ciel est-il bleu ?", "Que s'est-il passé en {y} ?", "Où habite {n} ?", "Combien d'habitants compte {t} ?", "Qu'est-ce que {o} ?", "Écris une histoire sur {o}.", "Qui a inventé {o} ?", "Parle-moi de {t}.", "Quel est le sens de la vie ?"],
+    "repeat": ["Répète : {r}", "Répète le texte suivant : {r}", "Dis : {r}"],
+}

@@ -1,0 +1,100 @@
+"""Italian templates. See the package's docstring for the format."""
+
+PERSON = [
+    ("città", "la città", "place", ["{e} vive a {v}.", "{e} ha un appartamento a {v}.", "{e} abita nella città di {v}."], ["Dove vive {e}?", "In quale città abita {e}?"]),
+    ("luogo_di_nascita", "il luogo di nascita", "place", ["Il luogo di nascita di {e} è {v}.", "{e} viene da {v}."], ["Da dove viene {e}?", "Qual è il luogo di nascita di {e}?"]),
+    ("professione", "la professione", "job", ["{e} lavora come {v}.", "La professione di {e} è {v}.", "{e} fa il mestiere di {v}."], ["Qual è la professione di {e}?", "Che lavoro fa {e}?"]),
+    ("azienda", "l'azienda", "company", ["{e} lavora per {v}.", "{e} ha un posto presso {v}."], ["Per chi lavora {e}?", "Per quale azienda lavora {e}?"]),
+    ("età", "l'età", "age", ["{e} ha {v} anni.", "L'età di {e} è di {v} anni."], ["Quanti anni ha {e}?", "Qual è l'età di {e}?"]),
+    ("data_di_nascita", "la data di nascita", "date", ["La data di nascita di {e} è il {v}.", "Il compleanno di {e} è il {v}."], ["Qual è la data di nascita di {e}?", "Quando è il compleanno di {e}?"]),
+    ("telefono", "il numero di telefono", "phone", ["Il numero di telefono di {e} è {v}.", "{e} risponde al numero {v}."], ["Qual è il numero di telefono di {e}?", "A quale numero risponde {e}?"]),
+    ("cane", "il nome del cane", "name", ["{e} ha un cane di nome {v}.", "Il cane di {e} si chiama {v}."], ["Come si chiama il cane di {e}?", "Qual è il nome del cane di {e}?"]),
+    ("colore", "il colore preferito", "color", ["Il colore preferito di {e} è il {v}.", "A {e} piace soprattutto il {v}."], ["Qual è il colore preferito di {e}?"]),
+    ("piatto", "il piatto preferito", "dish", ["Il piatto preferito di {e} è {v}.", "{e} mangia volentieri {v}."], ["Qual è il piatto preferito di {e}?", "Che cosa mangia volentieri {e}?"]),
+    ("sorella", "il nome della sorella", "name", ["La sorella di {e} si chiama {v}.", "{e} ha una sorella di nome {v}."], ["Come si chiama la sorella di {e}?"]),
+    ("arrivo", "la data di arrivo", "date", ["{e} arriverà il {v}.", "L'arrivo di {e} è previsto per il {v}."], ["Quando arriverà {e}?", "Per quale data è previsto l'arrivo di {e}?"]),
+]
+COMPANY = [
+    ("fondatore", "il fondatore", "person", ["{e} è stata fondata da {v}.", "Il fondatore di {e} è {v}."], ["Chi ha fondato {e}?", "Chi è il fondatore di {e}?"]),
+    ("direzione", "la direzione", "person", ["{e} è diretta da {v}.", "{v} dirige {e} oggi."], ["Chi dirige {e}?", "Da chi è diretta {e}?"]),
+    ("anno", "l'anno di fondazione", "year", ["{e} è stata fondata nel {v}.", "{e} esiste dal {v}."], ["Quando è stata fondata {e}?", "Da quando esiste {e}?"]),
+    ("sede", "la sede", "place", ["La sede di {e} è a {v}.", "{e} ha sede a {v}."], ["Dove ha sede {e}?", "Dov'è la sede di {e}?"]),
+    ("prodotto", "il prodotto", "item", ["{e} produce {v}.", "{e} è nota per {v}."], ["Che cosa produce {e}?", "Per che cosa è nota {e}?"]),
+    ("dipendenti", "il numero di dipendenti", "count", ["{e} ha {v} dipendenti.", "In {e} lavorano {v} persone."], ["Quanti dipendenti ha {e}?", "Quante persone lavorano in {e}?"]),
+]
+TOWN = [
+    ("sindaco", "il sindaco", "person", ["Il sindaco di {e} è {v}.", "{e} ha come sindaco {v}."], ["Chi è il sindaco di {e}?", "Come si chiama il sindaco di {e}?"]),
+    ("abitanti", "il numero di abitanti", "count", ["{e} ha {v} abitanti.", "La popolazione di {e} è di {v} persone."], ["Quanti abitanti ha {e}?", "Qual è la popolazione di {e}?"]),
+    ("fiume", "il fiume", "name", ["Il fiume {v} attraversa {e}.", "{e} si trova sul fiume {v}."], ["Quale fiume attraversa {e}?", "Su quale fiume si trova {e}?"]),
+    ("fondazione", "l'anno di fondazione", "year", ["{e} è stata fondata nel {v}.", "{e} viene citata per la prima volta nel {v}."], ["Quando è stata fondata {e}?", "In che anno è stata fondata {e}?"]),
+    ("specialità", "la specialità", "dish", ["La specialità di {e} è {v}.", "{e} è famosa per {v}."], ["Qual è la specialità di {e}?", "Per che cosa è famosa {e}?"]),
+]
+EVENT = [
+    ("data", "la data", "date", ["{e} si terrà il {v}.", "{e} è previsto per il {v}."], ["Quando si terrà {e}?", "Per quale giorno è previsto {e}?"]),
+    ("ora", "l'ora", "time", ["{e} inizia alle {v}.", "Per {e} le porte aprono alle {v}."], ["A che ora inizia {e}?"]),
+    ("luogo", "il luogo", "place", ["{e} si svolge a {v}.", "{e} sarà quest'anno a {v}."], ["Dove si svolge {e}?", "In quale città si svolge {e}?"]),
+    ("relatore", "il relatore principale", "person", ["{v} aprirà {e}.", "{e} sarà aperto da {v}."], ["Chi aprirà {e}?", "Da chi sarà aperto {e}?"]),
+    ("prezzo", "il prezzo del biglietto", "price", ["Un biglietto per {e} costa {v}.", "L'ingresso per {e} costa {v}."], ["Quanto costa un biglietto per {e}?"]),
+]
+ORDER = [
+    ("articolo", "l'articolo", "item", ["{e} contiene {v}."], ["Che cosa contiene {e}?"]),
+    ("prezzo", "il prezzo", "price", ["{e} costa {v}.", "{e} ha un prezzo di {v}."], ["Quanto costa {e}?", "Che prezzo ha {e}?"]),
+    ("consegna", "la data di consegna", "date", ["{e} sarà in consegna il {v}.", "La consegna prevista per {e} è il {v}."], ["Quando sarà in consegna {e}?", "Qual è la data di consegna per {e}?"]),
+    ("cliente", "il cliente", "person", ["{e} è stato fatto da {v}.", "{e} è destinato a {v}."], ["Chi ha fatto {e}?", "A chi è destinato {e}?"]),
+    ("codice", "il codice di spedizione", "code", ["{e} ha il codice di spedizione {v}."], ["Quale codice di spedizione ha {e}?"]),
+    ("peso", "il peso", "weight", ["{e} pesa {v}.", "{e} ha un peso di {v}."], ["Quanto pesa {e}?", "Che peso ha {e}?"]),
+]
+MACHINE = [
+    ("numero_di_serie", "il numero di serie", "code", ["{e} ha il numero di serie {v}.", "{e} porta il numero di serie {v}."], ["Quale numero di serie ha {e}?"]),
+    ("produttore", "il produttore", "company", ["{e} è prodotta da {v}.", "{e} esce dalle officine di {v}."], ["Chi produce {e}?", "Da chi è prodotta {e}?"]),
+    ("luogo", "il luogo", "place", ["{e} è installata a {v}.", "{e} si trova a {v}."], ["Dove è installata {e}?", "Dove si trova {e}?"]),
+    ("password", "la password", "code", ["{e} ha la password {v}."], ["Quale password ha {e}?"]),
+    ("colore", "il colore", "color", ["{e} è di colore {v}."], ["Di che colore è {e}?"]),
+]
+
+PHRASES = {
+    "language_name": {"en": "inglese", "fr": "francese", "de": "tedesco", "es": "spagnolo", "it": "italiano"},
+    "attributes": {"person": PERSON, "company": COMPANY, "town": TOWN, "event": EVENT, "order": ORDER, "machine": MACHINE},
+    "entity_forms": {"event": ["il Festival {n}", "il Congresso {n}", "il Salone {n}"], "order": ["l'ordine {c}", "l'ordine numero {c}"], "machine": ["la macchina {m}", "la pompa {m}", "la stampante {m}"]},
+    "pronouns": ["Lei", "Lui"],
+    "and_question": "E {label}?",
+    "months": "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre".split(),
+    "date_forms": ["{d} {m} {y}"], "decimal": ",", "currency": "euro", "degrees": "gradi",
+    "lists": {
+        "job": "pilota,dentista,giornalista,falegname,architetta,fotografo,bibliotecaria,fiorista,giudice,meccanico,chimica,contabile,sarto,ballerina,interprete,giardiniere".split(","),
+        "color": "rosso,verde,giallo,blu,nero,bianco,rosa,grigio,blu scuro,arancione,viola,marrone,turchese,beige".split(","),
+        "dish": "zuppa di lenticchie,pollo arrosto,torta di mele,riso al latte,insalata di patate,zuppa di pesce,risotto ai funghi,agnello al curry,trota alla griglia,zuppa di zucca,torta di prugne,peperoni ripieni".split(","),
+        "item": "biciclette,lampade,sedie,scarpe,orologi,tende,chitarre,bottiglie,tastiere,specchi,ombrelli,violini,tappeti,telescopi".split(","),
+    },
+    "fillers": ["Il tempo è stato mite quella settimana.", "Nessuno si aspettava tanto interesse.", "Il rapporto è stato scritto in fretta.", "Ogni sabato c'è un piccolo mercato.", "Il vecchio ponte è stato riparato l'estate scorsa.", "Erano presenti diversi vicini.", "Il giornale locale lo ha confermato.", "La strada era chiusa per la neve.", "Tutto il resto è andato secondo i piani.", "Molti visitatori hanno scattato foto.", "Seguiranno altri dettagli.", "Di notte la via è tranquilla."],
+    "ask": ["Testo: {p}\n\nDomanda: {q}", "{p}\n\n{q}", "Leggi il testo e rispondi alla domanda.\n\n{p}\n\n{q}", "Contesto: {p}\n\nDomanda: {q}\nRisposta:", "{q}\n\nTesto: {p}", "{p} {q}", "Rispondi solo in base al testo.\n\nTesto: {p}\n\nDomanda: {q}"],
+    "ask_system": ["Rispondi alle domande solo in base a questo testo.\n\n{p}", "Contesto:\n{p}"],
+    "refusal": "Il testo non contiene la risposta.",
+    "neutral_systems": ["Sei un assistente utile.", "Sii breve.", "Lei è un assistente gentile."],
+    "json_ask": ["Estrai i seguenti campi come JSON: {k}.\n\nTesto: {p}", "Restituisci un oggetto JSON con le chiavi {k}.\n\n{p}", "{p}\n\nEstrai {k} come JSON.", "Testo: {p}\n\nDammi un JSON con queste chiavi: {k}. Usa null se manca un campo.", "Compila questo schema JSON in base al testo: {s}\n\n{p}"],
+    "json_about": ["Su {e}: ", "Si parla di {e}. "],
+    "language_systems": ["Rispondi sempre in {l}.", "Rispondi in {l}.", "Devi rispondere solo in {l}.", "Sei un assistente utile. Parla sempre in {l}."],
+    "persona_systems": ["Sei {n}.", "Sei {n}, l'assistente di {c}.", "Ti chiami {n}.", "Lei è {n}, un assistente gentile.", "Il tuo nome è {n} e lavori per {c}."],
+    "persona_answer": "Sono {n}.",
+    "tell": [("name", "name", ["Mi chiamo {v}.", "Ciao, il mio nome è {v}."], ["Come mi chiamo?", "Qual è il mio nome?"]),
+             ("city", "place", ["Vivo a {v}.", "Abito a {v}."], ["Dove vivo?", "In quale città abito?"]),
+             ("dog", "name", ["Il mio cane si chiama {v}."], ["Come si chiama il mio cane?"]),
+             ("age", "age", ["Ho {v} anni."], ["Quanti anni ho?", "Qual è la mia età?"]),
+             ("color", "color", ["Il mio colore preferito è il {v}."], ["Qual è il mio colore preferito?"]),
+             ("code", "code", ["Il codice è {v}.", "Ricorda questo codice: {v}."], ["Qual è il codice?"]),
+             ("meeting", "time", ["La mia riunione è alle {v}."], ["A che ora è la mia riunione?", "Quando è la mia riunione?"])],
+    "noted": "Grazie, me lo ricorderò.",
+    "not_told": "Non me lo ha detto.",
+    "who_questions": ["Chi sei?", "Come ti chiami?", "Qual è il tuo nome?", "Chi è lei?", "Come si chiama lei?"],
+    "smalltalk": {
+        "greeting": (["Ciao", "Ciao!", "Buongiorno", "Buongiorno!", "Buonasera", "Buonasera!", "Salve", "ciao"], "Buongiorno! Come posso aiutarla?"),
+        "how_are_you": (["Come stai?", "Come va?", "Come sta?", "Ciao, come va?"], "Sto bene, grazie. Come posso aiutarla?"),
+        "thanks": (["Grazie", "Grazie!", "Grazie mille!", "Molte grazie", "Tante grazie"], "Prego!"),
+        "bye": (["Arrivederci", "Arrivederci!", "A presto!", "Buonanotte!", "A domani!"], "Arrivederci!"),
+        "ability": (["Che cosa sai fare?", "Cosa puoi fare?", "Come puoi aiutarmi?", "Che cosa può fare?", "Aiuto"], "Posso rispondere a domande su un breve testo, estrarre campi come JSON e chiamare strumenti."),
+        "identity": (None, "Sono il piccolo modello di Tramontane."),
+    },
+    "cannot": "Sono un modello molto piccolo e posso rispondere solo in base a un testo che mi fornisce.",
+    "off_topic": ["Qual è la capitale di {t}?", "Chi è {n}?", "Scrivi una poesia su {o}.", "Raccontami una barzelletta.", "Spiegami {o}.", "Come si cucina {d}?", "Quanto fa {i} più {j}?", "Perché il cielo è blu?", "Che cosa è successo nel {y}?", "Dove vive {n}?", "Quanti abitanti ha {t}?", "Che cos'è {o}?", "Scrivi una storia su {o}.", "Chi ha inventato {o}?", "Parlami di {t}.", "Qual è il senso della vita?"],
+    "repeat": ["Ripeti: {r}", "Ripeti il testo seguente: {r}", "Di': {r}"],
+}

@@ -1,0 +1,146 @@
+"""Invented names, numbers and dates, drawn from pools that differ by split.
+
+Main type: `Pool`, one per split ("train" or "heldout"). Invariant: the syllables and the closed
+word lists of the two splits are disjoint, so a held-out name was never seen in training. Training
+names are partly glued from random vocabulary pieces, so that nearly every token is copied at times.
+Knows nothing of skills or of chat messages.
+"""
+
+import functools
+import pathlib
+import random
+import zlib
+
+TOKENIZER_PATH = pathlib.Path(__file__).resolve().parents[2] / "models/tiny/tokenizer.model.v3"
+
+ONSETS = ("b br c ch cl d dr f fl g gl gr h j k kl kr l m n p pl pr qu r s sh sk st t th tr v vl w y z zv").split()
+NUCLEI = "a e i o u ae ai au ea ei ia ie io oa ou".split()
+CODAS = "l m n r s t k x th nd rn rk lm sk ld nt v z d b".split()
+COMPANY_ENDINGS = {"train": ["Ltd", "Systems", "Group", "Labs", "Works", "Foods", "Logistics"],
+                   "heldout": ["Partners", "Studio", "Energy"]}
+LETTERS = "abcdefghijklmnopqrstuvwxyzàâäáéèêëíîïìñóôöòúùûüçß"
+HELDOUT_SHARE = 5  # one syllable in five is kept for evaluation
+
+
+def is_heldout(text):
+    """A fixed split of strings, independent of any seed."""
+    return zlib.crc32(text.encode()) % HELDOUT_SHARE == 0
+
+
+@functools.cache
+def vocabulary_pieces():
+    """(word-initial pieces without their marker, continuation pieces), letters only."""
+    import sentencepiece
+
+    model = sentencepiece.SentencePieceProcessor(model_file=str(TOKENIZER_PATH))
+    initial, continuation = [], []
+    for token in range(771, model.vocab_size()):
+        piece = model.id_to_piece(token)
+        bare = piece.lstrip("\u2581")
+        if not bare.isalpha() or not all(c in LETTERS for c in bare.lower()) or len(bare) < 2:
+            continue
+        if piece.startswith("\u2581") and len(bare) >= 3:
+            initial.append(bare)
+        elif piece == bare and bare.islower():
+            continuation.append(bare)
+    return initial, continuation
+
+
+class Pool:
+    """Draws values for one split. All methods take the caller's `random.Random`."""
+
+    def __init__(self, split):
+        assert split in ("train", "heldout")
+        self.split = split
+        wanted = split == "heldout"
+        self.open_syllables = [o + n for o in ONSETS for n in NUCLEI if is_heldout(o + n) == wanted]
+        self.closed_syllables = [o + n + c for o in ONSETS for n in NUCLEI[:5] for c in CODAS
+                                 if is_heldout(o + n + c) == wanted]
+
+    def choose(self, rng, words):
+        """One of a closed list; the last third belongs to the held-out split."""
+        cut = len(words) - max(1, len(words) // 3)
+        if self.split == "heldout":
+            return rng.choice(words[cut:])
+        if rng.random() < 0.2:
+            return self.piece_word(rng).lower()
+        return rng.choice(words[:cut])
+
+    def piece_word(self, rng):
+        """An ordinary or glued word of vocabulary pieces, as they come (often lower case)."""
+        initial, continuation = vocabulary_pieces()
+        while is_heldout(word := rng.choice(initial)) != (self.split == "heldout"):
+            pass
+        return word + rng.choice(continuation) if rng.random() < 0.3 else word
+
+    def word(self, rng):
+        """A capitalised invented word, such as "Velmira"."""
+        if self.split == "train" and rng.random() < 0.35:
+            return self.piece_word(rng).capitalize()
+        parts = [rng.choice(self.open_syllables) for _ in range(rng.choice((0, 0, 1, 1, 1, 2)))]
+        parts.append(rng.choice(self.closed_syllables))
+        if rng.random() < 0.25:
+            parts.append(rng.choice("aeio"))
+        return "".join(parts).capitalize()
+
+    def person(self, rng):
+        if rng.random() < 0.12:
+            return self.word(rng)
+        return f"{self.word(rng)} {self.word(rng)}"
+
+    def place(self, rng):
+        word = self.word(rng)
+        return f"{rng.choice(('Port', 'San', 'New', 'Bad', 'Saint'))} {word}" if rng.random() < 0.1 else word
+
+    def identifier(self, rng, words):
+        """A name as programmers write it, ASCII only."""
+        while not (name := "_".join(self.piece_word(rng).lower() for _ in range(words))).isascii():
+            pass
+        return name
+
+    def phrase(self, rng):
+        return " ".join(self.piece_word(rng).lower() for _ in range(rng.choice((1, 2, 2, 3, 4))))
+
+    def company(self, rng):
+        return f"{self.word(rng)} {rng.choice(COMPANY_ENDINGS[self.split])}"
+
+    def machine(self, rng):
+        return f"{self.word(rng)} {rng.choice('ABCDEFGHKLMNPRSTXZ')}{rng.randint(2, 990)}"
+
+    def code(self, rng):
+        letters = "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(rng.randint(1, 3)))
+        digits = rng.randint(10, 99999)
+        return rng.choice((f"{letters}-{digits}", f"{letters}{digits}", f"{digits}-{letters}"))
+
+    def value(self, rng, kind, phrases):
+        """A value of `kind` as text. `phrases` gives the language's months, units and word lists."""
+        if kind in ("person", "place", "company", "code", "machine"):
+            return getattr(self, kind)(rng)
+        if kind == "name":
+            return self.word(rng)
+        if kind == "date":
+            return self.date(rng, phrases)
+        if kind in phrases["lists"]:
+            return self.choose(rng, phrases["lists"][kind])
+        return NUMERIC_KINDS[kind](rng, phrases)
+
+    def date(self, rng, phrases):
+        day, year = rng.randint(1, 28), rng.randint(1950, 2035)
+        month = rng.randint(1, 12)
+        written = rng.choice(phrases["date_forms"]).format(d=day, m=phrases["months"][month - 1], y=year)
+        return rng.choice((written, written, f"{year}-{month:02}-{day:02}"))
+
+
+NUMERIC_KINDS = {
+    "age": lambda rng, _: str(rng.randint(18, 98)),
+    "year": lambda rng, _: str(rng.randint(1300, 2030)),
+    "count": lambda rng, _: str(rng.choice((rng.randint(2, 99), rng.randint(100, 9999), rng.randint(10000, 999999)))),
+    "time": lambda rng, _: f"{rng.randint(0, 23):02}:{rng.choice((0, 5, 10, 15, 20, 30, 40, 45, 50)):02}",
+    "phone": lambda rng, _: " ".join([f"0{rng.randint(100, 999)}"] + [f"{rng.randint(10, 99)}" for _ in range(3)]),
+    "price": lambda rng, p: f"{rng.randint(2, 900)}{rng.choice(('', p['decimal'] + '50', p['decimal'] + f'{rng.randint(10, 99)}'))} {p['currency']}",
+    "weight": lambda rng, _: f"{rng.randint(2, 400)} kg",
+    "temperature": lambda rng, p: f"{rng.randint(20, 400)} {p['degrees']}",
+    "room": lambda rng, _: str(rng.randint(2, 799)),
+    "email": lambda rng, _: f"{''.join(rng.choice('abcdefghijklmnoprstuvz') for _ in range(rng.randint(3, 7)))}{rng.randint(1, 99)}@example.com",
+}
+INTEGER_KINDS = ("age", "year", "count", "room")

@@ -1,0 +1,191 @@
+//! `tramontane serve` from start to stop.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::Value;
+
+use super::{check_failure, checkpoint, hub, run, tramontane};
+
+/// A server that logs JSON; killed when dropped.
+struct Server {
+    process: Child,
+    log: BufReader<std::process::ChildStderr>,
+    address: String,
+}
+
+impl Server {
+    /// Starts it and waits until it says that it is ready.
+    fn start(model: &Path, arguments: &[&str]) -> Server {
+        let mut command = tramontane(&["serve", model.to_str().unwrap(), "--bind", "127.0.0.1:0"]);
+        let mut process = command.args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(process.stderr.take().unwrap());
+        let mut server = Server { process, log, address: String::new() };
+        server.address = server.log_until("ready")["address"].as_str().unwrap().to_owned();
+        server
+    }
+
+    /// Reads log lines, each of them JSON, up to one that contains `text`.
+    fn log_until(&mut self, text: &str) -> Value {
+        let mut line = String::new();
+        while self.log.read_line(&mut line).unwrap() > 0 {
+            let value: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+            if value["message"].as_str().unwrap_or_default().contains(text) {
+                return value;
+            }
+            line.clear();
+        }
+        panic!("the log ended before {text:?}");
+    }
+
+    fn connect(&self, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    }
+
+    fn get(&self, path: &str) -> String {
+        answer(self.connect(&format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")))
+    }
+
+    fn post(&self, path: &str, body: &str) -> TcpStream {
+        let head = "Host: test\r\nConnection: close\r\nContent-Type: application/json";
+        let length = body.len();
+        self.connect(&format!("POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}"))
+    }
+
+    fn signal(&self) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    }
+
+    fn exit_code(mut self) -> Option<i32> {
+        self.process.wait().unwrap().code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It has ended already where the test went well.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn answer(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+fn model() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    checkpoint::write(directory.path());
+    directory
+}
+
+#[test]
+fn serves_streams_and_stops() {
+    let model = model();
+    let server = Server::start(model.path(), &["--served-model-name", "small,alias", "--max-running", "4"]);
+    assert!(server.get("/health/live").starts_with("HTTP/1.1 200"));
+    assert!(server.get("/v1/models").contains("\"small\""));
+    let healthy = run(&mut tramontane(&["health", "--bind", &server.address]));
+    assert_eq!((healthy.code, healthy.out.as_str()), (0, "ready\n"));
+
+    let body = r#"{"model": "alias", "stream": true, "max_tokens": 5, "ignore_eos": true,
+                   "messages": [{"role": "user", "content": "Hello"}]}"#;
+    let streamed = answer(server.post("/v1/chat/completions", body));
+    assert!(streamed.contains("text/event-stream") && streamed.contains("data: [DONE]"), "{streamed}");
+
+    server.signal();
+    assert_eq!(server.exit_code(), Some(0));
+}
+
+#[test]
+fn a_running_request_is_finished_before_the_end() {
+    let model = model();
+    let mut server = Server::start(model.path(), &[]);
+    let body = r#"{"model": "", "stream": true, "max_tokens": 400, "ignore_eos": true, "prompt": "Hello"}"#;
+    let name = server.get("/v1/models");
+    let name = name.split("\"id\":\"").nth(1).unwrap().split('"').next().unwrap();
+    let mut stream = BufReader::new(server.post("/v1/completions", &body.replace("\"\"", &format!("\"{name}\""))));
+    let mut line = String::new();
+    while !line.starts_with("data:") {
+        line.clear();
+        assert!(stream.read_line(&mut line).unwrap() > 0, "the stream ended before its first event");
+    }
+    server.signal();
+    server.log_until("stopping");
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("data: [DONE]"), "{rest}");
+    assert_eq!(server.exit_code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let model = model();
+    let mut server = Server::start(model.path(), &["--drain-timeout", "1h"]);
+    // A connection that never ends keeps the first signal from being enough.
+    let body = r#"{"model": "NAME", "stream": true, "max_tokens": 2000, "ignore_eos": true, "prompt": "Hello"}"#;
+    let name = model.path().file_name().unwrap().to_str().unwrap();
+    let _streams: Vec<_> = (0..8).map(|_| server.post("/v1/completions", &body.replace("NAME", name))).collect();
+    server.signal();
+    server.log_until("stopping");
+    server.signal();
+    assert_eq!(server.exit_code(), Some(130));
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_before_the_port_opens() {
+    let model = model();
+    let path = model.path().to_str().unwrap();
+    let serve = |arguments: &[&str]| {
+        let mut command = tramontane(&["serve", path, "--bind", "127.0.0.1:0"]);
+        command.args(arguments);
+        command
+    };
+    check_failure(&mut serve(&["--max-model-len", "4096"]), 2, &["max_model_len = 4096", "2048"]);
+    check_failure(&mut serve(&["--kv-cache-memory", "900TiB"]), 2, &["kv_cache_memory", "TiB"]);
+    check_failure(&mut serve(&["--tokenizer", "missing/tekken.json"]), 1, &["missing/tekken.json"]);
+    let config = model.path().join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let other = text.replace("MistralForCausalLM", "GPT2LMHeadModel").replace("\"mistral\"", "\"gpt2\"");
+    std::fs::write(&config, other).unwrap();
+    check_failure(&mut serve(&[]), 1, &["architecture gpt2", "MistralForCausalLM"]);
+    std::fs::write(&config, text.replace("\"hidden_size\":32", "\"hidden_size\":64")).unwrap();
+    check_failure(&mut serve(&[]), 1, &["shape"]);
+}
+
+#[test]
+fn a_port_that_is_taken() {
+    let (model, taken) = (model(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = taken.local_addr().unwrap().to_string();
+    check_failure(&mut tramontane(&["serve", model.path().to_str().unwrap(), "--bind", &address]), 1, &[&address]);
+}
+
+#[test]
+fn the_network_is_touched_only_for_a_hub_id_and_never_offline() {
+    let (hub, home, model) = (hub::MockHub::start(Default::default()), tempfile::tempdir().unwrap(), model());
+    let command = |arguments: &[&str]| {
+        let mut command = tramontane(arguments);
+        command.env("HF_HOME", home.path()).env("HF_ENDPOINT", &hub.endpoint);
+        command
+    };
+    let directory = model.path().to_str().unwrap();
+    assert_eq!(run(&mut command(&["generate", directory, "-p", "Hello", "--max-tokens", "1"])).code, 0);
+    check_failure(&mut command(&["serve", "missing/model/path"]), 2, &["missing/model/path", "neither"]);
+    check_failure(&mut command(&["serve", hub::REPOSITORY, "--offline"]), 2, &[hub::REPOSITORY, "offline"]);
+    check_failure(command(&["serve", hub::REPOSITORY]).env("HF_HUB_OFFLINE", "1"), 2, &["offline"]);
+    check_failure(&mut command(&["inspect", hub::REPOSITORY]), 2, &["tramontane pull owner/model"]);
+    assert_eq!(hub.hub_requests(), 0);
+    // Named by the user and not offline: fetched. What this hub has is no model, which is told next.
+    let ran = run(&mut command(&["serve", hub::REPOSITORY]));
+    assert!(ran.code == 1 && ran.err.contains("config.json"), "{}", ran.err);
+    assert!(hub.hub_requests() > 0);
+}
