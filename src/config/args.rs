@@ -27,7 +27,7 @@ pub struct Args {
 #[derive(Clone, Debug, Default, clap::Args, Serialize)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Directory of a checkpoint, or a hub id such as mistralai/Mistral-7B-Instruct-v0.3[@revision]
+    /// Directory of a checkpoint, or a hub id such as `mistralai/Mistral-7B-Instruct-v0.3[@revision]`
     /// [default: models/tiny]
     #[arg(env = "TRAMONTANE_MODEL", hide_env = true)]
     pub model: Option<String>,
