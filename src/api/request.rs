@@ -157,7 +157,7 @@ mod tests {
             let (state, begun) = (state.clone(), begun.clone());
             let work = move || {
                 begun.send(()).expect("the test listens");
-                drop(waits.recv());
+                assert!(waits.recv().is_err(), "nothing is sent");
                 Ok(())
             };
             clients.push(tokio::spawn(async move { off_thread(&state, LONG_BODY_BYTES + 1, work).await }));
