@@ -30,7 +30,7 @@ pub use embedding::embedding;
 pub use linear::{linear, linear_add};
 pub use paged_attention::{AttentionParams, paged_attention};
 pub use paged_batch::{KvGeometry, PagedBatch, PagedBatchError, PagedSequence};
-pub use rms_norm::{add_rms_norm, rms_norm};
+pub use rms_norm::rms_norm;
 pub use rotary_kv_write::{RotaryRows, rotary_kv_write};
 pub use route_experts::{ExpertRoutes, route_experts};
 pub use swiglu::swiglu;

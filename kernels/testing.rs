@@ -61,3 +61,18 @@ pub(crate) fn tensor(values: &[f32], shape: &[usize], dtype: DType) -> Tensor {
 pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
+
+/// Panics unless pools of 1, 2 and 5 threads compute the same bits.
+pub(crate) fn assert_same_in_any_pool(op: &str, shape: &[usize], compute: impl Fn() -> Vec<f32> + Sync) {
+    let in_pool_of = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            assert_eq!(crate::threads::count(), threads);
+            compute()
+        })
+    };
+    let alone = in_pool_of(1);
+    for threads in [2, 5] {
+        assert_same_bits(&format!("{op} with {threads} threads"), shape, &in_pool_of(threads), &alone);
+    }
+}

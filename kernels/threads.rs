@@ -34,7 +34,7 @@ pub fn request(count: usize) {
 
 /// Runs `body` on a worker of the pool, so that the kernels in it start without changing threads.
 pub fn run<R: Send>(body: impl FnOnce() -> R + Send) -> R {
-    match POOL.as_ref() {
+    match POOL.as_ref().filter(|_| !in_pool_of_test()) {
         Some(pool) => pool.install(body),
         None => body(),
     }
@@ -42,7 +42,15 @@ pub fn run<R: Send>(body: impl FnOnce() -> R + Send) -> R {
 
 /// Number of worker threads.
 pub fn count() -> usize {
+    if in_pool_of_test() {
+        return rayon::current_num_threads();
+    }
     POOL.as_ref().map_or(1, ThreadPool::current_num_threads)
+}
+
+/// A test that runs kernels inside a pool of its own means that pool: the shared one has one size per process.
+fn in_pool_of_test() -> bool {
+    cfg!(test) && rayon::current_thread_index().is_some()
 }
 
 /// Calls `body` on consecutive ranges of `piece` items that tile `0..total`; in parallel if `work`, the

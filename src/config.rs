@@ -104,7 +104,7 @@ pub struct HttpConfig {
     pub body_limit: ByteSize,
     /// Longest time a request may take.
     pub request_timeout: Duration,
-    /// Longest time that running requests get after a signal to stop.
+    /// Longest time that running requests get after a signal to stop; what still runs then is cut.
     pub drain_timeout: Duration,
 }
 
@@ -143,14 +143,7 @@ impl Config {
                 .take_where("threads", defaults.threads, "between 1 and 1024", |n| (1..=1024).contains(n))?,
         };
         let engine = engine_limits(&mut layers)?;
-        let http = HttpConfig {
-            bind: layers.take("bind", SocketAddr::from(([127, 0, 0, 1], 8000)))?,
-            body_limit: layers.take_where("body_limit", ByteSize::mib(16), "between 1KiB and 1GiB", |size| {
-                (1 << 10..=1 << 30).contains(&size.bytes())
-            })?,
-            request_timeout: layers.take("request_timeout", Span::seconds(600))?.into(),
-            drain_timeout: layers.take("drain_timeout", Span::seconds(30))?.into(),
-        };
+        let http = http_config(&mut layers)?;
         let log = LogConfig {
             format: layers.take("log_format", LogFormat::Auto)?,
             level: layers.take("log_level", LogFilter::from_level(defaults.log_level))?,
@@ -166,6 +159,17 @@ impl Config {
         }
         text
     }
+}
+
+fn http_config(layers: &mut Layers) -> Result<HttpConfig, ConfigError> {
+    let bind = layers.take("bind", SocketAddr::from(([127, 0, 0, 1], 8000)))?;
+    let body_limit = layers.take_where("body_limit", ByteSize::mib(16), "between 1KiB and 1GiB", |size| {
+        (1 << 10..=1 << 30).contains(&size.bytes())
+    })?;
+    let request_timeout = layers.take("request_timeout", Span::seconds(600))?;
+    // As long as a request may take, so that by default none of them is cut.
+    let drain_timeout = layers.take("drain_timeout", request_timeout)?;
+    Ok(HttpConfig { bind, body_limit, request_timeout: request_timeout.into(), drain_timeout: drain_timeout.into() })
 }
 
 fn engine_limits(layers: &mut Layers) -> Result<EngineLimits, ConfigError> {

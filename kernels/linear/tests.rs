@@ -8,7 +8,9 @@ use super::cpu::{Product, Store, run};
 use super::{linear, linear_add, reference};
 use crate::simd::Tier;
 use crate::storage::Element;
-use crate::testing::{DTYPES, assert_close, assert_same_bits, random, tensor, tolerance, values};
+use crate::testing::{
+    DTYPES, assert_close, assert_same_bits, assert_same_in_any_pool, random, tensor, tolerance, values,
+};
 
 /// Rows, in, out.
 type Shape = (usize, usize, usize);
@@ -64,6 +66,22 @@ fn agrees_with_the_reference_and_with_itself() {
             check::<f32>(DType::F32, shape, magnitude);
             check::<bf16>(DType::BF16, shape, magnitude);
             check::<f16>(DType::F16, shape, magnitude);
+        }
+    }
+}
+
+/// Shapes whose work is worth several threads.
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    for shape in [(1, 1040, 301), (3, 1025, 260), (130, 300, 101)] {
+        let (rows, in_features, out_features) = shape;
+        let x = random(1, rows * in_features, 1.0);
+        for tier in Tier::supported() {
+            let shape_of = [rows, in_features, out_features];
+            let weight: Vec<bf16> = weights(2, shape, 1.0);
+            assert_same_in_any_pool(&format!("linear bf16 {tier:?}"), &shape_of, || product(tier, &x, &weight, shape));
+            let weight: Vec<f32> = weights(2, shape, 1.0);
+            assert_same_in_any_pool(&format!("linear f32 {tier:?}"), &shape_of, || product(tier, &x, &weight, shape));
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{AttentionParams, Heads, PagedAttention, cpu, paged_attention, refere
 use crate::paged_batch::{KvGeometry, PagedBatch, PagedSequence};
 use crate::simd::Tier;
 use crate::storage::Element;
-use crate::testing::{assert_close, assert_same_bits, random, tensor, tolerance};
+use crate::testing::{assert_close, assert_same_bits, assert_same_in_any_pool, random, tensor, tolerance};
 
 /// Keys, values and queries of one sequence by position, and how to look at them.
 struct Case {
@@ -122,6 +122,20 @@ fn agrees_with_the_reference_and_with_itself() {
             }
             Case::new(heads, context_len, None, 1.0).check::<f32>(DType::F32);
             Case::new(heads, context_len, Some(7), 1.0).check::<f16>(DType::F16);
+        }
+    }
+}
+
+/// Prefills and a decode whose work is worth several threads.
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    for (heads, window) in [((4, 2, 64), None), ((2, 3, 34), Some(45)), ((1, 8, 128), None)] {
+        let case = Case::new(heads, 300, window, 1.0);
+        for tier in Tier::supported() {
+            for queries in [0..300, 170..300, 299..300] {
+                let name = format!("paged_attention {tier:?} {queries:?}");
+                assert_same_in_any_pool(&name, &case.shape(), || case.chunk::<bf16>(tier, queries.clone(), 3));
+            }
         }
     }
 }

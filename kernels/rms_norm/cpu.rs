@@ -15,20 +15,6 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     out
 }
 
-/// `(2, n, weight.len())`: the sums, then their norms.
-pub(super) fn add_rms_norm(residual: &[f32], x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
-    let width = weight.len();
-    let mut out: Vec<f32> = Vec::with_capacity(2 * x.len());
-    out.extend(residual.iter().zip(x).map(|(residual, x)| residual + x));
-    out.resize(2 * x.len(), 0.0);
-    let (sums, norms) = out.split_at_mut(x.len());
-    let sums = &*sums;
-    for_each_row(norms, width, x.len(), |row, out| {
-        normalise(&sums[row * width..(row + 1) * width], weight, eps, out);
-    });
-    out
-}
-
 fn normalise(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let mut lanes = [0.0f64; LANES];
     let chunks = x.chunks_exact(LANES);

@@ -10,8 +10,8 @@ use super::{
 use crate::{engine::TokenLogprobs, prompt::OutputEvent};
 
 /// Letters and digits of the ids that Mistral's tokenizers accept for tool calls.
-const TOOL_CALL_ID_ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-const TOOL_CALL_ID_LEN: usize = 9;
+pub(super) const TOOL_CALL_ID_ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+pub(super) const TOOL_CALL_ID_LEN: usize = 9;
 
 /// Everything one generation gave.
 #[derive(Debug)]
@@ -119,10 +119,14 @@ pub(super) fn merge(generations: Vec<Generation>) -> impl Stream<Item = (usize, 
     stream::select_all(generations.into_iter().enumerate().map(events)).fuse()
 }
 
+/// Is this an id that every tokenizer version accepts?
+pub(super) fn is_tool_call_id(id: &str) -> bool {
+    id.len() == TOOL_CALL_ID_LEN && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 /// The id of a tool call: the model's own if clients can send it back, or a new one.
 pub(super) fn tool_call_id(given: Option<String>) -> String {
-    let is_valid = |id: &String| id.len() == TOOL_CALL_ID_LEN && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    given.filter(is_valid).unwrap_or_else(|| {
+    given.filter(|id| is_tool_call_id(id)).unwrap_or_else(|| {
         let letter = |_| char::from(TOOL_CALL_ID_ALPHABET[rand::random_range(..TOOL_CALL_ID_ALPHABET.len())]);
         (0..TOOL_CALL_ID_LEN).map(letter).collect()
     })

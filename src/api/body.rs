@@ -1,13 +1,17 @@
 //! Request bodies: bytes within limits -> JSON without surprises -> typed fields.
 //!
-//! Main type: [`Fields`], the top level of a body. A handler takes out the fields it honours; [`Fields::finish`]
+//! Main types: [`BodyText`], a body that counts against the memory of all bodies for as long as it is held; and
+//! [`Fields`], the top level of a body. A handler takes out the fields it honours; [`Fields::finish`]
 //! refuses whatever is left. So a field cannot be ignored by accident: it is taken, neutral by the table of
 //! [`super::fields`], or a 400 that names it.
 
-use std::{fmt, ops::RangeInclusive};
+use std::{
+    fmt,
+    ops::{Deref, RangeInclusive},
+};
 
 use axum::{
-    body::{Body, Bytes},
+    body::Body,
     extract::{FromRequest, Request},
     http::{HeaderMap, header::CONTENT_TYPE},
 };
@@ -17,31 +21,50 @@ use serde::{
     de::{Error as _, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Number, Value};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     error::ApiError,
     fields::{Support, Table},
-    state::{AppState, HttpLimits},
+    state::{AppState, BODY_PIECE_BYTES},
 };
 
 /// The longest value that an error message repeats, in characters.
 const SHOWN_CHARACTERS: usize = 60;
 
 /// The text of a JSON request body, within the limits of size and time, and UTF-8.
-pub(super) struct JsonText(pub(super) String);
+pub(super) struct JsonText(pub(super) BodyText);
+
+/// The text of a body, and its share of the memory for bodies.
+pub(super) struct BodyText {
+    text: String,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+impl Deref for BodyText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
 
 impl FromRequest<AppState> for JsonText {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         check_content_type(request.headers())?;
-        let bytes = read(request.into_body(), state.limits()).await?;
-        let text = String::from_utf8(bytes.into()).map_err(|error| ApiError::Invalid {
+        let timeout = state.limits().body_timeout;
+        let Ok(read) = tokio::time::timeout(timeout, read(request.into_body(), state)).await else {
+            return Err(ApiError::BodyTimeout { seconds: timeout.as_secs() });
+        };
+        let (bytes, memory) = read?;
+        let text = String::from_utf8(bytes).map_err(|error| ApiError::Invalid {
             message: format!("The body is not UTF-8 from byte {} on.", error.utf8_error().valid_up_to()),
             param: None,
             code: Some("invalid_utf8"),
         })?;
-        Ok(Self(text))
+        Ok(Self(BodyText { text, _memory: memory }))
     }
 }
 
@@ -57,16 +80,31 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-async fn read(body: Body, limits: &HttpLimits) -> Result<Bytes, ApiError> {
-    let collected = tokio::time::timeout(limits.body_timeout, Limited::new(body, limits.body_bytes).collect());
-    match collected.await {
-        Err(_) => Err(ApiError::BodyTimeout { seconds: limits.body_timeout.as_secs() }),
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::BodyTooLarge { limit: limits.body_bytes }),
-        Ok(Err(error)) => {
-            Err(ApiError::Invalid { message: format!("The body broke off: {error}."), param: None, code: None })
+/// Reads a body piece by piece; each is counted before it is kept.
+async fn read(body: Body, state: &AppState) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), ApiError> {
+    let limit = state.limits().body_bytes;
+    let mut body = Limited::new(body, limit);
+    let (mut bytes, mut memory) = (Vec::new(), None);
+    while let Some(frame) = body.frame().await {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) if error.is::<LengthLimitError>() => return Err(ApiError::BodyTooLarge { limit }),
+            Err(error) => {
+                let message = format!("The body broke off: {error}.");
+                return Err(ApiError::Invalid { message, param: None, code: None });
+            }
+        };
+        let Ok(data) = frame.into_data() else { continue }; // trailers are no part of the text
+        let len = bytes.len() + data.len();
+        if len > bytes.capacity() {
+            // What the buffer takes counts, not what is in it. A long body grows by an eighth at a time.
+            let capacity = (len + len / 8).next_multiple_of(BODY_PIECE_BYTES);
+            state.reserve_body(&mut memory, capacity)?;
+            bytes.reserve_exact(capacity - bytes.len());
         }
+        bytes.extend_from_slice(&data);
     }
+    Ok((bytes, memory))
 }
 
 /// Parses one JSON text. Duplicate keys are refused at any depth, as one of the two would be ignored.
@@ -168,7 +206,10 @@ impl Fields {
         for (name, value) in &self.map {
             let Some(field) = self.table.field(name) else { return Err(self.unknown(name)) };
             let asks_for_nothing = match field.support {
-                Support::Neutral { accepted, .. } => accepted.iter().any(|text| parse(text).as_ref() == Ok(value)),
+                Support::Neutral { accepted, .. } => {
+                    let value = without_nulls(value);
+                    accepted.iter().any(|text| parse(text).as_ref() == Ok(&value))
+                }
                 // Refused here if a handler forgot it, which the tests would notice.
                 Support::Honoured { .. } | Support::Label { .. } => false,
             };
@@ -186,6 +227,18 @@ impl Fields {
             param: Some(shortened(name.to_owned())),
             code: Some("unknown_parameter"),
         }
+    }
+}
+
+/// The value without the members that are null, at any depth: null is the same as leaving it out.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let present = map.iter().filter(|(_, value)| !value.is_null());
+            Value::Object(present.map(|(key, value)| (key.clone(), without_nulls(value))).collect())
+        }
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! `POST /v1/chat/completions`: a conversation in, an assistant's message out.
 
+mod call_ids;
+mod conversation;
 mod request;
 mod response;
 mod stream;
@@ -13,7 +15,8 @@ use axum::{
 
 use self::request::ChatCall;
 pub(super) use self::{
-    request::{chat_request, check_prompt_logprobs},
+    conversation::{chat_request, check_conversation},
+    request::check_prompt_logprobs,
     response::stop_reason,
 };
 use super::{
@@ -50,6 +53,7 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
         system_fingerprint: model.fingerprint(),
     };
     let generations = generation::start(&model, &call.job)?;
+    generation::observe_params(&model, std::slice::from_ref(&call.job));
     let mut response = match call.options.stream {
         Some(options) => sse::respond(state.limits(), in_flight, async move |sender| {
             stream::produce(stream::ChatStream::new(head, &call, options, &model), generations, sender).await

@@ -62,6 +62,7 @@ fn start(model: &ServedModel, call: &CompletionCall) -> Result<Vec<Generation>, 
     for job in &call.jobs {
         generations.extend(generation::start(model, job)?);
     }
+    generation::observe_params(model, &call.jobs);
     Ok(generations)
 }
 

@@ -132,7 +132,7 @@ pub struct Generation {
 pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError> {
     let max_tokens = max_tokens(model, job)?;
     let generations = (0..job.params.n).map(|choice| {
-        let mut request = request(model, job, max_tokens);
+        let mut request = request(&model.defaults.eos_token_ids, job, max_tokens);
         request.sampling.seed = job.params.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
         Ok(Generation {
             updates: Some(model.engine.submit(request)?),
@@ -141,9 +141,15 @@ pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError
             give_up_at: job.params.scheduling.deadline.map(|deadline| Instant::from_std(deadline) + DEADLINE_GRACE),
         })
     });
-    let generations = generations.collect::<Result<Vec<_>, ApiError>>()?;
-    model.metrics.request_params(job.params.n, max_tokens);
-    Ok(generations)
+    generations.collect()
+}
+
+/// Counts the parameters of a client's request, which may have several jobs, once.
+pub(super) fn observe_params(model: &ServedModel, jobs: &[Job]) {
+    let longest = jobs.iter().filter_map(|job| max_tokens(model, job).ok()).max();
+    if let (Some(job), Some(longest)) = (jobs.first(), longest) {
+        model.metrics.request_params(job.params.n, longest);
+    }
 }
 
 impl Generation {
@@ -241,7 +247,7 @@ fn max_tokens(model: &ServedModel, job: &Job) -> Result<usize, ApiError> {
     Err(ApiError::Invalid { message, param: Some(param.to_owned()), code: Some("context_length_exceeded") })
 }
 
-fn request(model: &ServedModel, job: &Job, max_tokens: usize) -> Request {
+fn request(eos_token_ids: &[u32], job: &Job, max_tokens: usize) -> Request {
     let GenerationParams { sampling, stopping, logprobs, prompt_logprobs, scheduling, .. } = &job.params;
     Request {
         prompt_ids: job.prompt_ids.clone(),
@@ -249,7 +255,7 @@ fn request(model: &ServedModel, job: &Job, max_tokens: usize) -> Request {
         stop: StopRules {
             max_tokens,
             min_tokens: stopping.min_tokens,
-            eos_token_ids: model.defaults.eos_token_ids.clone(),
+            eos_token_ids: eos_token_ids.to_vec(),
             stop_token_ids: stopping.token_ids.clone(),
             ignore_eos: stopping.ignore_eos,
         },

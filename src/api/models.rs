@@ -10,6 +10,7 @@ use super::{
     error::ApiError,
     state::{AppState, ServedModel},
 };
+use crate::prompt::{Codec, TokenizerVersion};
 
 /// All served names. While the model loads there are none.
 pub(super) async fn list(State(state): State<AppState>) -> Json<Value> {
@@ -33,7 +34,9 @@ pub(super) async fn get(State(state): State<AppState>, Path(name): Path<String>)
 
 fn card(model: &ServedModel, name: &str, created: u64) -> Value {
     let aliases: Vec<&String> = model.names.iter().filter(|other| *other != name).collect();
-    let chat = model.codec.version().is_some();
+    let version = model.codec.version();
+    let chat = version.is_some() || model.codec.uses_jinja();
+    let calls = chat && (version != Some(TokenizerVersion::V1) || model.codec.uses_jinja());
     json!({
         "id": name,
         "object": "model",
@@ -52,8 +55,8 @@ fn card(model: &ServedModel, name: &str, created: u64) -> Value {
         "type": "base",
         "capabilities": {
             "completion_chat": chat,
-            "function_calling": chat,
-            "reasoning": false,
+            "function_calling": calls,
+            "reasoning": reasons(&model.codec),
             "completion_fim": model.codec.encode_fim("", Some("")).is_ok(),
             "fine_tuning": false,
             "vision": false,
@@ -63,4 +66,23 @@ fn card(model: &ServedModel, name: &str, created: u64) -> Value {
             "audio": false,
         },
     })
+}
+
+/// Does the tokenizer have a form for thinking?
+fn reasons(codec: &Codec) -> bool {
+    match codec.version() {
+        Some(TokenizerVersion::V13 | TokenizerVersion::V15) => {
+            let writes = |id: u32, name: &str| codec.is_control(id) && codec.token_bytes(id) == name.as_bytes();
+            let end = u32::try_from(codec.vocab_size()).unwrap_or(u32::MAX);
+            ["[THINK]", "[/THINK]"].iter().all(|name| (0..end).any(|id| writes(id, name)))
+        }
+        Some(
+            TokenizerVersion::V1
+            | TokenizerVersion::V2
+            | TokenizerVersion::V3
+            | TokenizerVersion::V7
+            | TokenizerVersion::V11,
+        )
+        | None => false,
+    }
 }

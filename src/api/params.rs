@@ -129,11 +129,11 @@ impl GenerationParams {
     }
 
     /// Takes the fields of sampling, stopping and scheduling. `logprobs` is each resource's own.
-    pub(super) fn take(fields: &mut Fields, model: &ServedModel) -> Result<Self, ApiError> {
-        let mut params = Self::new(&model.defaults);
-        let vocab_size = model.codec.vocab_size();
+    pub(super) fn take(fields: &mut Fields, defaults: &GenerationDefaults, codec: &Codec) -> Result<Self, ApiError> {
+        let mut params = Self::new(defaults);
+        let vocab_size = codec.vocab_size();
         take_sampling(fields, &mut params.sampling, vocab_size)?;
-        params.sampling.bad_words = take_bad_words(fields, &model.codec)?;
+        params.sampling.bad_words = take_bad_words(fields, codec)?;
         params.stopping = take_stopping(fields, vocab_size)?;
         params.scheduling = take_scheduling(fields)?;
         params.n = fields.count("n", 1..=MAX_CHOICES)?.unwrap_or(1);

@@ -1,7 +1,7 @@
 //! What every request passes, whatever its route: an id, a count, a guard against panics.
 //!
-//! [`Work`] is the door to the engine: a handler that takes it runs only if the model is ready and a place is
-//! free, and is checked before the body is read.
+//! [`Work`] is the door to the engine and [`TokenizerWork`] the one to the tokenizer: a handler that takes one runs
+//! only if a place is free, and is checked before the body is read.
 
 use std::{any::Any, sync::Arc, time::Instant};
 
@@ -54,6 +54,26 @@ impl FromRequestParts<AppState> for Work {
     }
 }
 
+/// Leave to use the tokenizer for one request. It needs no engine: it answers even while the server drains.
+pub(super) struct TokenizerWork {
+    pub(super) state: AppState,
+    pub(super) model: Arc<ServedModel>,
+    pub(super) in_flight: InFlight,
+}
+
+impl FromRequestParts<AppState> for TokenizerWork {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let model = state.loaded_model().cloned();
+        Ok(Self {
+            model: model.ok_or(ApiError::Unavailable { reason: "the model is loading" })?,
+            in_flight: state.admit()?,
+            state: state.clone(),
+        })
+    }
+}
+
 /// Wraps routes in what every request passes.
 pub fn layers(router: Router<AppState>, state: AppState) -> Router {
     router
@@ -72,7 +92,11 @@ pub(super) async fn off_thread<T: Send + 'static>(
     if body_len <= LONG_BODY_BYTES {
         return work();
     }
-    let _place = state.long_body_place().await;
+    let place = state.long_body_place().await;
+    let work = move || {
+        let _place = place; // kept until the work is done, even if the client leaves before
+        work()
+    };
     match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
         Ok(done) => done,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
@@ -112,4 +136,40 @@ fn new_id() -> String {
 /// The panic hook has logged what and where.
 fn panicked(_: Box<dyn Any + Send>) -> Response {
     ApiError::Internal { message: "The request failed; this is a bug of the server.".to_owned() }.into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::api::state::{HttpLimits, LONG_BODIES_AT_ONCE};
+
+    #[tokio::test]
+    async fn work_on_a_long_body_keeps_its_place_when_the_client_leaves() {
+        let state = AppState::new(HttpLimits::default());
+        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let (mut go_on, mut clients) = (Vec::new(), Vec::new());
+        for _ in 0..LONG_BODIES_AT_ONCE {
+            let (sender, waits) = mpsc::channel::<()>();
+            let (state, begun) = (state.clone(), begun.clone());
+            let work = move || {
+                begun.send(()).expect("the test listens");
+                drop(waits.recv());
+                Ok(())
+            };
+            clients.push(tokio::spawn(async move { off_thread(&state, LONG_BODY_BYTES + 1, work).await }));
+            go_on.push(sender);
+        }
+        for client in clients {
+            begins.recv().await.expect("the work begins");
+            client.abort();
+            assert!(client.await.is_err(), "the client has left");
+        }
+        assert!(state.long_body_place().now_or_never().is_none(), "the work goes on, so there is no place");
+        drop(go_on);
+        assert!(state.long_body_place().await.is_some());
+    }
 }

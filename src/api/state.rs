@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
 use crate::{
@@ -21,13 +21,18 @@ use crate::{
 };
 
 /// Long bodies parsed and tokenized at once; more than that would only take memory.
-const LONG_BODIES_AT_ONCE: usize = 4;
+pub(super) const LONG_BODIES_AT_ONCE: usize = 4;
+
+/// Memory for request bodies is counted in pieces of so many bytes.
+pub(super) const BODY_PIECE_BYTES: usize = 4 << 10;
 
 /// Limits of the HTTP server: what one client may cost the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpLimits {
     /// Longest request body, in bytes; a longer one answers 413.
     pub body_bytes: usize,
+    /// All request bodies held at once, in bytes, finished or not; a request beyond that answers 429.
+    pub all_bodies_bytes: usize,
     /// Longest request head (HTTP/1) or header list (HTTP/2), in bytes; at least 8192.
     pub header_bytes: usize,
     /// Time for a request's head to arrive; also how long an idle connection is kept.
@@ -52,6 +57,7 @@ impl Default for HttpLimits {
     fn default() -> Self {
         Self {
             body_bytes: 10 << 20,
+            all_bodies_bytes: 256 << 20,
             header_bytes: 32 << 10,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
@@ -124,7 +130,8 @@ struct Inner {
     limits: HttpLimits,
     http_metrics: HttpMetrics,
     slots: Arc<Semaphore>,
-    long_bodies: Semaphore,
+    long_bodies: Arc<Semaphore>,
+    body_memory: Arc<Semaphore>,
     in_flight: AtomicUsize,
     draining: AtomicBool,
     served: OnceLock<Served>,
@@ -145,11 +152,13 @@ impl AppState {
     /// A server without a model yet.
     pub fn new(limits: HttpLimits) -> Self {
         let slots = Arc::new(Semaphore::new(limits.max_requests));
+        let body_pieces = (limits.all_bodies_bytes / BODY_PIECE_BYTES).min(Semaphore::MAX_PERMITS);
         let inner = Inner {
             limits,
             http_metrics: HttpMetrics::default(),
             slots,
-            long_bodies: Semaphore::new(LONG_BODIES_AT_ONCE),
+            long_bodies: Arc::new(Semaphore::new(LONG_BODIES_AT_ONCE)),
+            body_memory: Arc::new(Semaphore::new(body_pieces)),
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             served: OnceLock::new(),
@@ -206,7 +215,7 @@ impl AppState {
         &self.inner.limits
     }
 
-    /// Requests that take work from the engine, now.
+    /// Requests handled now: those that take work from the engine or the tokenizer.
     pub fn in_flight(&self) -> usize {
         self.inner.in_flight.load(Ordering::Relaxed)
     }
@@ -220,9 +229,28 @@ impl AppState {
         &self.inner.http_metrics
     }
 
-    /// Waits for a place among those whose long bodies are parsed.
-    pub(super) async fn long_body_place(&self) -> Option<SemaphorePermit<'_>> {
-        self.inner.long_bodies.acquire().await.ok() // the semaphore is never closed
+    /// Waits for a place among those whose long bodies are parsed. The work must keep it: what is dropped
+    /// when the client leaves would let in more work than there are places.
+    pub(super) async fn long_body_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.inner.long_bodies).acquire_owned().await.ok() // the semaphore is never closed
+    }
+
+    /// Makes `held` large enough for a body of `len` bytes, if that much memory is left for bodies.
+    pub(super) fn reserve_body(&self, held: &mut Option<OwnedSemaphorePermit>, len: usize) -> Result<(), ApiError> {
+        let have = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = u32::try_from(len.div_ceil(BODY_PIECE_BYTES).saturating_sub(have)).unwrap_or(u32::MAX);
+        if missing == 0 {
+            return Ok(());
+        }
+        let Ok(more) = Arc::clone(&self.inner.body_memory).try_acquire_many_owned(missing) else {
+            let reason = format!("the bodies of its requests take {} bytes already", self.limits().all_bodies_bytes);
+            return Err(ApiError::Busy { reason });
+        };
+        match held {
+            Some(held) => held.merge(more),
+            None => *held = Some(more),
+        }
+        Ok(())
     }
 
     /// A place among the `max_requests`, if one is free.

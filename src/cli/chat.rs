@@ -13,7 +13,11 @@ use std::{
 };
 
 use anyhow::Result;
-use tokio::{runtime::Runtime, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
 
 use super::{
     answer::{self, SamplingArgs},
@@ -61,8 +65,15 @@ struct Conversation<'a> {
     system: Option<String>,
     /// User and assistant in turn.
     exchanges: Vec<Message>,
-    /// An answer is being written, which Ctrl-C cuts off. Otherwise it ends the process.
+    interrupts: Interrupts,
+}
+
+/// What Ctrl-C does: it cuts off the answer that is being written, and otherwise ends the process. One listener
+/// hears all of them and decides which of the two each one does.
+struct Interrupts {
     answering: Arc<AtomicBool>,
+    /// How many answers were asked to end.
+    cut: watch::Receiver<u64>,
 }
 
 /// Exit code after Ctrl-C: that of a process which SIGINT killed.
@@ -83,9 +94,8 @@ impl ChatArgs {
             sampling: &self.sampling,
             system: self.system.clone(),
             exchanges: Vec::new(),
-            answering: Arc::default(),
+            interrupts: Interrupts::listen(&runtime)?,
         };
-        runtime.spawn(end_on_interrupt(Arc::clone(&conversation.answering)));
         let interactive = io::stdin().is_terminal();
         if interactive {
             eprintln!("{}. {HELP}", model.name());
@@ -111,9 +121,9 @@ impl Conversation<'_> {
     /// An error ends this exchange only, unless nobody can read the answer.
     fn say(&mut self, text: &str, runtime: &Runtime) -> Result<()> {
         let user = Message::User { content: Content::Text(text.to_owned()) };
-        self.answering.store(true, Ordering::Release);
-        let answer = runtime.block_on(self.answer(user.clone()));
-        self.answering.store(false, Ordering::Release);
+        let cut = self.interrupts.begin_answer();
+        let answer = runtime.block_on(self.answer(user.clone(), cut));
+        self.interrupts.end_answer();
         match answer {
             Ok(Some(answer)) => {
                 let content = Content::Text(answer);
@@ -133,7 +143,7 @@ impl Conversation<'_> {
     }
 
     /// `None` if Ctrl-C cut it off.
-    async fn answer(&self, user: Message) -> Result<Option<String>> {
+    async fn answer(&self, user: Message, mut cut: watch::Receiver<u64>) -> Result<Option<String>> {
         let system = self.system.clone().map(|text| Message::System { content: Content::Text(text) });
         let messages = system.into_iter().chain(self.exchanges.iter().cloned()).chain([user]);
         let prompt = self.model.codec.encode_chat_prompt(&chat_request(messages.collect()))?;
@@ -145,15 +155,40 @@ impl Conversation<'_> {
                 answer::note_end(&answer.finished);
                 Ok(Some(answer.text))
             }
-            _ = signal::ctrl_c() => Ok(None),
+            // An error would mean that the listener is gone, and that happens with the process only.
+            Ok(()) = cut.changed() => Ok(None),
         }
     }
 }
 
-/// Waiting for Ctrl-C replaces its usual effect for good, so at the prompt this brings it back.
-async fn end_on_interrupt(answering: Arc<AtomicBool>) {
-    while signal::ctrl_c().await.is_ok() {
-        if !answering.load(Ordering::Acquire) {
+impl Interrupts {
+    fn listen(runtime: &Runtime) -> Result<Interrupts> {
+        let _guard = runtime.enter();
+        let signals = signal(SignalKind::interrupt())?;
+        let (sender, cut) = watch::channel(0);
+        let answering = Arc::default();
+        runtime.spawn(hear(signals, Arc::clone(&answering), sender));
+        Ok(Interrupts { answering, cut })
+    }
+
+    /// From now on Ctrl-C changes what the receiver holds. What came before is of no concern to this answer.
+    fn begin_answer(&self) -> watch::Receiver<u64> {
+        let mut cut = self.cut.clone();
+        cut.mark_unchanged();
+        self.answering.store(true, Ordering::Release);
+        cut
+    }
+
+    fn end_answer(&self) {
+        self.answering.store(false, Ordering::Release);
+    }
+}
+
+async fn hear(mut signals: Signal, answering: Arc<AtomicBool>, cut: watch::Sender<u64>) {
+    while signals.recv().await.is_some() {
+        if answering.load(Ordering::Acquire) {
+            cut.send_modify(|count| *count += 1);
+        } else {
             process::exit(INTERRUPTED);
         }
     }

@@ -77,6 +77,8 @@ struct Tokenizer {
     format: String,
     version: Option<String>,
     vocab_size: usize,
+    /// What writes the prompts of chats, if anything does.
+    chat_format: Option<&'static str>,
 }
 
 /// What serving takes, in the dtype that `serve` would compute in.
@@ -130,6 +132,11 @@ impl Report {
                 format: format!("{:?}", codec.format()),
                 version: codec.version().map(|version| version.to_string()),
                 vocab_size: codec.vocab_size(),
+                chat_format: match (codec.uses_jinja(), codec.version()) {
+                    (true, _) => Some("jinja"),
+                    (false, Some(_)) => Some("native"),
+                    (false, None) => None,
+                },
             },
             memory: Memory {
                 dtype: format!("{dtype:?}").to_lowercase(),
@@ -165,11 +172,17 @@ impl Report {
         if let Some(quantization) = &self.quantization {
             lines.push(("quantization", quantization.clone()));
         }
-        let version = self.tokenizer.version.as_deref().unwrap_or("none: it formats no chats");
-        let Tokenizer { format, vocab_size, .. } = &self.tokenizer;
+        let Tokenizer { format, version, vocab_size, chat_format } = &self.tokenizer;
+        let version = version.as_deref().map_or("no version".into(), |version| format!("version {version}"));
+        let chat_format = match chat_format {
+            Some("jinja") => "the checkpoint's Jinja template",
+            Some(_) => "that of the tokenizer's version",
+            None => "none: the checkpoint has no template, and its tokenizer states no version",
+        };
         let Memory { dtype, weight_bytes, kv_bytes_per_token } = &self.memory;
         lines.extend([
-            ("tokenizer", format!("{format}, version {version}, {vocab_size} tokens")),
+            ("tokenizer", format!("{format}, {version}, {vocab_size} tokens")),
+            ("chat format", chat_format.to_owned()),
             ("weights need", format!("{} in {dtype}", human(*weight_bytes))),
             ("a token needs", format!("{} of keys and values", human(*kv_bytes_per_token))),
             ("sha256", self.digest.clone()),

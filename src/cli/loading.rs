@@ -156,8 +156,7 @@ fn limit_threads(count: usize) {
 fn engine_config(config: &Config, memory: &MemoryPlan, parameters: u64) -> EngineConfig {
     let limits = &config.engine;
     let defaults = EngineConfig::default();
-    let operations = 2.0 * parameters as f64 * limits.max_batched_tokens as f64;
-    let longest_step_s = operations / (SLOW_OPERATIONS_PER_S * config.model.threads as f64);
+    let token_s = 2.0 * parameters as f64 / (SLOW_OPERATIONS_PER_S * config.model.threads as f64);
     EngineConfig {
         block_size: limits.block_size,
         num_blocks: memory.num_blocks,
@@ -166,7 +165,8 @@ fn engine_config(config: &Config, memory: &MemoryPlan, parameters: u64) -> Engin
         max_batched_tokens: limits.max_batched_tokens,
         max_model_len: memory.max_model_len,
         prefix_caching: limits.prefix_caching.is_on(),
-        max_step_ms: defaults.max_step_ms.max((longest_step_s * 1000.0) as u64),
+        max_step_ms: defaults.max_step_ms,
+        max_step_us_per_token: (token_s * 1e6) as u64,
     }
 }
 

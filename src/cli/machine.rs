@@ -75,10 +75,23 @@ fn parse_meminfo(text: &str) -> Option<Memory> {
     Some(Memory { total: size("MemTotal")?, available: size("MemAvailable")? })
 }
 
-/// Limit and use of the control group (version 2) at `root`, if it has a limit.
+/// Limit and use of the control group (version 2) at `root`, if it has a limit. Cached files count as used
+/// there although the kernel drops them for whoever needs the memory, so they are taken out: a checkpoint
+/// that was just downloaded would otherwise leave no room for itself.
 fn container_limit(root: &Path) -> Option<(ByteSize, ByteSize)> {
     let read = |file: &str| fs::read_to_string(root.join(file)).ok()?.trim().parse::<u64>().ok();
-    Some((ByteSize::new(read("memory.max")?), ByteSize::new(read("memory.current").unwrap_or(0))))
+    let limit = read("memory.max")?;
+    let stat = fs::read_to_string(root.join("memory.stat")).unwrap_or_default();
+    // Not `file`: that includes shared memory, which has nowhere to be dropped to.
+    let cached = stat_field(&stat, "active_file").saturating_add(stat_field(&stat, "inactive_file"));
+    let used = read("memory.current").unwrap_or(0).saturating_sub(cached);
+    Some((ByteSize::new(limit), ByteSize::new(used)))
+}
+
+/// The value of a `name value` line, 0 without one.
+fn stat_field(text: &str, name: &str) -> u64 {
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
+    text.lines().find_map(value).unwrap_or(0)
 }
 
 /// The value of the first `name : value` line.
@@ -118,6 +131,19 @@ mod tests {
         std::fs::write(root.path().join("memory.max"), "1048576\n").unwrap();
         std::fs::write(root.path().join("memory.current"), "4096\n").unwrap();
         assert_eq!(container_limit(root.path()), Some((ByteSize::mib(1), ByteSize::new(4096))));
+    }
+
+    #[test]
+    fn cached_files_of_a_container_are_available() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| std::fs::write(root.path().join(file), text).unwrap();
+        write("memory.max", "1048576\n");
+        write("memory.current", "900000\n");
+        write("memory.stat", "anon 100000\nfile 800000\nshmem 99000\ninactive_file 600000\nactive_file 101000\n");
+        assert_eq!(container_limit(root.path()), Some((ByteSize::mib(1), ByteSize::new(199_000))));
+        // The counters are read one after the other, so they may contradict each other.
+        write("memory.current", "4096\n");
+        assert_eq!(container_limit(root.path()), Some((ByteSize::mib(1), ByteSize::new(0))));
     }
 
     #[test]

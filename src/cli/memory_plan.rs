@@ -10,6 +10,8 @@ const RESERVE: u64 = 256 << 20;
 const AUTOMATIC_SHARE: u64 = 2;
 /// An automatic pool is at most this large: beyond it, say how much.
 const AUTOMATIC_LIMIT: u64 = 8 << 30;
+/// And at most so many blocks, since the engine keeps books on each.
+const AUTOMATIC_BLOCKS: u64 = 1 << 20;
 
 /// What the model needs.
 #[derive(Clone, Copy, Debug)]
@@ -112,13 +114,13 @@ fn check_pool(key: &'static str, blocks: u64, most: u64, block_bytes: u64, left:
     Ok(blocks)
 }
 
-/// Half of what is left, at most 8 GiB and at most what all running sequences can use at full length; but at
+/// Half of what is left, at most 8 GiB, 2^20 blocks and what all running sequences can use at full length; but at
 /// least one sequence of the length that was asked for.
 fn automatic_blocks(limits: &EngineLimits, context: Context, most: u64, block_bytes: u64) -> u64 {
     let (Context::Exactly(length) | Context::UpTo(length)) = context;
     let per_sequence = length.div_ceil(limits.block_size) as u64;
     let useful = per_sequence.saturating_mul(limits.max_running as u64);
-    let share = (most / AUTOMATIC_SHARE).min(AUTOMATIC_LIMIT / block_bytes);
+    let share = (most / AUTOMATIC_SHARE).min(AUTOMATIC_LIMIT / block_bytes).min(AUTOMATIC_BLOCKS);
     let least = match context {
         Context::Exactly(_) => per_sequence,
         Context::UpTo(_) => 1,
@@ -171,6 +173,8 @@ mod tests {
         assert_eq!(kv_bytes, 2114 * 16 * 131_072);
         assert_eq!(plan(with(500 * GIB)).kv_bytes, AUTOMATIC_LIMIT);
         assert_eq!(plan(None).kv_bytes, AUTOMATIC_LIMIT);
+        let small = Needs { kv_bytes_per_token: 64, max_position_embeddings: 1 << 25, ..NEEDS };
+        assert_eq!(super::plan(&auto, &small, with(500 * GIB)).unwrap().num_blocks, 1 << 20);
         let tight = plan(with(14 * GIB));
         assert!(tight.max_model_len < 32_768 && tight.max_model_len == tight.num_blocks * 16, "{tight:?}");
     }

@@ -2,7 +2,8 @@
 //! subcommand and turns its error into an exit code. This layer wires all others together and is the only
 //! one that may use every one of them; nothing imports it.
 //!
-//! Exit codes: 0 done; 1 it failed while running; 2 the command line or the configuration is wrong.
+//! Exit codes: 0 done; 1 it failed while running, or had to cut requests at its end; 2 the command line or the
+//! configuration is wrong; 130 it was interrupted.
 //! Results go to standard output; logs, progress and errors to standard error.
 
 mod answer;

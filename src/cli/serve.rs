@@ -1,12 +1,12 @@
 //! `tramontane serve`: loads one model and answers HTTP until told to stop.
 //!
 //! In this order: the checkpoint's metadata is checked, the port is opened, the weights are read while
-//! `/health/live` answers, requests are served. SIGTERM or SIGINT lets running requests finish; a second one
-//! ends the process at once.
+//! `/health/live` answers, requests are served. SIGTERM or SIGINT lets running requests finish within
+//! `drain_timeout`; if some are cut then, the exit code is 1. A second signal ends the process at once.
 
 use std::{net::SocketAddr, process};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -73,8 +73,7 @@ async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) ->
             serving.await
         }
     };
-    report(drained?);
-    Ok(())
+    report(drained?, config)
 }
 
 fn http_limits(config: &Config) -> HttpLimits {
@@ -126,11 +125,16 @@ fn announce(address: SocketAddr, model: &ServedModel, style: LogStyle) {
     );
 }
 
-fn report(drained: Drained) {
+/// Cut requests are a failure of this process, which its exit code must tell.
+fn report(drained: Drained, config: &Config) -> Result<()> {
     match drained {
-        Drained::Complete => tracing::info!("stopped; every request was finished"),
+        Drained::Complete | Drained::TimedOut { connections: 0 } => {
+            tracing::info!("stopped; every request was finished");
+            Ok(())
+        }
         Drained::TimedOut { connections } => {
-            tracing::warn!(connections, "stopped; drain_timeout was over, so connections were cut");
+            let drain_timeout = config.http.drain_timeout;
+            bail!("stopped; drain_timeout = {drain_timeout:?} was over, so {connections} connections were cut")
         }
     }
 }

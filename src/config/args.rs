@@ -108,7 +108,8 @@ pub struct HttpArgs {
     /// Longest time a request may take [default: 10m]
     #[arg(long, env = "TRAMONTANE_REQUEST_TIMEOUT", hide_env = true, value_name = "TIME")]
     pub request_timeout: Option<String>,
-    /// Longest time that running requests get after a signal to stop [default: 30s]
+    /// Longest time that running requests get after a signal to stop; if any is cut then, the exit code is 1
+    /// [default: the request timeout]
     #[arg(long, env = "TRAMONTANE_DRAIN_TIMEOUT", hide_env = true, value_name = "TIME")]
     pub drain_timeout: Option<String>,
 }

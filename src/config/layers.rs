@@ -27,7 +27,8 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => f.write_str("default"),
-            Origin::File(path) => write!(f, "{}", path.display()),
+            // A path may hold a line break, which would end the comment that it is printed in.
+            Origin::File(path) => f.write_str(&path.display().to_string().replace(char::is_control, "?")),
             Origin::Environment(variable) => f.write_str(variable),
             Origin::Flag(flag) => f.write_str(flag),
         }

@@ -72,7 +72,7 @@ fn defaults() {
         bind = "127.0.0.1:8000"                  # default
         body_limit = "16MiB"                     # default
         request_timeout = "10m"                  # default
-        drain_timeout = "30s"                    # default
+        drain_timeout = "10m"                    # default
         log_format = "auto"                      # default
         log_level = "info"                       # default
     "#]]
@@ -99,15 +99,77 @@ fn flags_win_over_the_file() {
     assert_eq!(origin_of("dtype"), "default");
 }
 
+/// Reads the printed configuration as a file; returns which settings were set before.
+fn check_reads_back(config: &Config) -> Vec<&'static str> {
+    let printed = config.to_toml();
+    let again = with_file(&printed, "").unwrap_or_else(|error| panic!("{error}\n{printed}"));
+    let values = |config: &Config| config.resolved.iter().map(|s| (s.key, s.value.clone())).collect::<Vec<_>>();
+    assert_eq!(values(&again), values(config));
+    let is_set = |setting: &&Resolved| setting.origin != Origin::Default;
+    config.resolved.iter().filter(is_set).map(|setting| setting.key).collect()
+}
+
 #[test]
 fn what_is_printed_reads_back() {
-    let printed = resolve("--kv-cache-memory 1536MiB --served-model-name x,y --log-level info,tramontane=debug m/n")
-        .unwrap()
-        .to_toml();
-    let again = with_file(&printed, "").unwrap();
-    let values = |config: &Config| config.resolved.iter().map(|s| (s.key, s.value.clone())).collect::<Vec<_>>();
-    let first = resolve("--kv-cache-memory 1536MiB --served-model-name x,y --log-level info,tramontane=debug m/n");
-    assert_eq!(values(&again), values(&first.unwrap()));
+    let defaults = resolve("").unwrap();
+    assert_eq!(check_reads_back(&defaults), [""; 0]);
+    let largest = usize::MAX;
+    let odd = with_file(
+        &format!(
+            r#"
+            model = "a \"model\"\nof two lines # and a comment"
+            served_model_name = ["x y", "back\\slash", "quote\"s"]
+            dtype = "bfloat16"
+            tokenizer = 'C:\tokenizers # file.json'
+            tokenizer_version = "v7"
+            template = "jinja"
+            offline = true
+            threads = 7
+            kv_cache_memory = "1536MiB"
+            block_size = 256
+            prefix_caching = false
+            max_model_len = "{largest}"
+            max_running = "{largest}"
+            max_waiting = 1
+            max_batched_tokens = 3
+            bind = "localhost:0"
+            body_limit = 1025
+            request_timeout = "90s"
+            drain_timeout = 0
+            log_format = "json"
+            log_level = "info,tramontane::engine=debug"
+            "#
+        ),
+        "",
+    );
+    let mut set = check_reads_back(&odd.unwrap());
+    let blocks =
+        resolve("--num-blocks 9 --bind [::1]:80 --max-model-len 2 --served-model-name a,b --drain-timeout 1ms");
+    set.extend(check_reads_back(&blocks.unwrap()));
+    for setting in &defaults.resolved {
+        assert!(set.contains(&setting.key), "this test leaves {} out", setting.key);
+    }
+}
+
+#[test]
+fn an_empty_list_of_names_is_that_of_the_model() {
+    for file in ["served_model_name = []", "served_model_name = \"\""] {
+        assert!(with_file(file, "").unwrap().model.served_model_name.as_slice().is_empty());
+    }
+    check_error(
+        resolve("--served-model-name a,,b"),
+        expect![[
+            r#"served_model_name = "a,,b" (--served-model-name): expected names separated by commas, none of them blank"#
+        ]],
+    );
+}
+
+#[test]
+fn running_requests_get_as_long_as_requests_may_take() {
+    let drain = |line: &str| resolve(line).unwrap().http.drain_timeout.as_secs();
+    assert_eq!(drain(""), 600);
+    assert_eq!(drain("--request-timeout 1h"), 3600);
+    assert_eq!(drain("--request-timeout 1h --drain-timeout 5s"), 5);
 }
 
 #[test]
@@ -217,6 +279,13 @@ proptest! {
     #[test]
     fn sizes_read_back(bytes in 1u64..) {
         prop_assert_eq!(<ByteSize as Setting>::parse(&ByteSize::new(bytes).to_string()), Some(ByteSize::new(bytes)));
+    }
+
+    #[test]
+    fn spans_read_back(ms in any::<u64>()) {
+        let text = format!("{ms}ms");
+        let span = <Span as Setting>::parse(&text).expect("fits");
+        prop_assert_eq!(<Span as Setting>::parse(&span.to_string()), Some(span));
     }
 
     #[test]

@@ -156,7 +156,11 @@ impl Names {
 impl Setting for Names {
     const EXPECTED: &'static str = "names separated by commas, none of them blank";
 
+    /// Nothing at all is the empty list, which a file writes as `[]`.
     fn parse(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return Some(Self::default());
+        }
         let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
         names.iter().all(|name| !name.is_empty()).then_some(Self(names))
     }
@@ -188,7 +192,7 @@ impl Setting for ContextLength {
     fn to_toml(&self) -> String {
         match self {
             Self::Auto => quoted("auto"),
-            Self::Tokens(tokens) => tokens.to_string(),
+            Self::Tokens(tokens) => tokens.to_toml(),
         }
     }
 }
@@ -270,8 +274,9 @@ impl Setting for usize {
         text.parse().ok().filter(|number| *number > 0)
     }
 
+    /// Integers of TOML end at 2^63 - 1.
     fn to_toml(&self) -> String {
-        self.to_string()
+        if i64::try_from(*self).is_ok() { self.to_string() } else { quoted(&self.to_string()) }
     }
 }
 

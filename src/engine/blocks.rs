@@ -15,7 +15,7 @@ pub type BlockId = u32;
 
 /// Identifies the content of a full block: its tokens and everything before them, within one salt.
 ///
-/// SHA-256 over the parent's hash and the block's tokens. A collision would hand one request the keys and
+/// SHA-256 over the parent's hash and the block's tokens, behind a byte that says what is hashed. A collision would hand one request the keys and
 /// values of another, so a hash that can be attacked is not good enough here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockHash([u8; 32]);
@@ -24,9 +24,12 @@ impl BlockHash {
     /// The parent of a sequence's first block. Sequences share blocks only under the same salt.
     pub fn root(salt: Option<&str>) -> Self {
         let mut digest = Sha256::new();
-        if let Some(salt) = salt {
-            digest.update([1]);
-            digest.update(salt.as_bytes());
+        match salt {
+            None => digest.update([NO_SALT]),
+            Some(salt) => {
+                digest.update([SALT]);
+                digest.update(salt.as_bytes());
+            }
         }
         Self(digest.finalize().into())
     }
@@ -34,6 +37,7 @@ impl BlockHash {
     /// The hash of the block that holds `tokens` and follows the block `self`.
     pub fn child(&self, tokens: &[u32]) -> Self {
         let mut digest = Sha256::new();
+        digest.update([CHILD]);
         digest.update(self.0);
         for token in tokens {
             digest.update(token.to_le_bytes());
@@ -41,6 +45,11 @@ impl BlockHash {
         Self(digest.finalize().into())
     }
 }
+
+/// First byte of what is hashed, so that no salt can stand for a block.
+const NO_SALT: u8 = 0;
+const SALT: u8 = 1;
+const CHILD: u8 = 2;
 
 /// The accounts of the block pool do not balance: a bug in the engine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -253,6 +262,9 @@ mod tests {
         for (index, hash) in hashes.iter().enumerate() {
             assert!(!hashes[..index].contains(hash), "{index}");
         }
+        // The salt that spells a parent's hash.
+        assert_ne!(BlockHash([b'a'; 32]).child(&[]), BlockHash::root(Some(&"a".repeat(32))));
+        assert_ne!(BlockHash([1; 32]).child(&[]), BlockHash::root(Some(&"\u{1}".repeat(31))));
     }
 
     #[test]

@@ -9,7 +9,8 @@ pub struct EngineConfig {
     pub num_blocks: usize,
     /// Sequences computed at once.
     pub max_running: usize,
-    /// Requests that may wait beyond those; one more is refused.
+    /// Requests that are admitted beyond those: one more than both together is refused. How many of the
+    /// admitted ones wait depends on the pool, which may hold fewer sequences than `max_running`.
     pub max_waiting: usize,
     /// Query tokens per step, prefill chunks and decodes together.
     pub max_batched_tokens: usize,
@@ -19,6 +20,8 @@ pub struct EngineConfig {
     pub prefix_caching: bool,
     /// A step that takes longer makes the engine [`Wedged`](super::Health::Wedged), in milliseconds.
     pub max_step_ms: u64,
+    /// But a step of many tokens may take this much per token, in microseconds.
+    pub max_step_us_per_token: u64,
 }
 
 impl Default for EngineConfig {
@@ -33,6 +36,7 @@ impl Default for EngineConfig {
             max_model_len: 32_768,
             prefix_caching: true,
             max_step_ms: 60_000,
+            max_step_us_per_token: 0,
         }
     }
 }
@@ -40,11 +44,11 @@ impl Default for EngineConfig {
 impl EngineConfig {
     /// Longest sequence that both the model and the pool can hold, in tokens.
     pub fn max_sequence_len(&self) -> usize {
-        self.max_model_len.min(self.block_size.max(1) * self.num_blocks.max(1))
+        self.max_model_len.min(self.block_size.max(1).saturating_mul(self.num_blocks.max(1)))
     }
 
-    /// Requests that may be under way, waiting or running.
+    /// Requests that may be under way, waiting or running: the admission limit.
     pub fn max_in_flight(&self) -> usize {
-        self.max_running.max(1) + self.max_waiting.max(1)
+        self.max_running.max(1).saturating_add(self.max_waiting.max(1))
     }
 }

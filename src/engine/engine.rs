@@ -105,40 +105,53 @@ impl Engine {
         }
     }
 
-    /// Runs until every handle is gone.
+    /// Runs until every handle is gone, or until its own state is found inconsistent.
     pub(super) fn run(mut self, mut events: mpsc::Receiver<Event>) {
         let _guard = DownWhenGone(Arc::clone(&self.status));
+        if let Err(error) = self.serve(&mut events) {
+            self.abandon(&error);
+        }
+    }
+
+    fn serve(&mut self, events: &mut mpsc::Receiver<Event>) -> Result<(), IntegrityError> {
         loop {
             let event = if self.scheduler.is_idle() {
-                self.rest();
+                self.rest()?;
                 events.blocking_recv().ok_or(TryRecvError::Disconnected)
             } else {
                 events.try_recv()
             };
             match event {
-                Ok(event) => self.handle(event),
-                Err(TryRecvError::Disconnected) => return self.end_all(&FinishReason::Cancelled),
+                Ok(event) => self.handle(event)?,
+                Err(TryRecvError::Disconnected) => {
+                    self.end_all(&FinishReason::Cancelled);
+                    return Ok(());
+                }
                 Err(TryRecvError::Empty) => {
-                    self.status.begin_step();
-                    self.step();
+                    self.status.begin_step(0);
+                    let stepped = self.step();
                     self.status.end_step();
+                    stepped?;
                 }
             }
         }
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) -> Result<(), IntegrityError> {
         match event {
             Event::Submit(submission) => self.accept(*submission),
             Event::Drain(done) => self.drains.push(done),
             Event::Inspect(reply) => {
                 self.end_interrupted();
                 self.report_load();
-                let inspection = Inspection { snapshot: self.status.snapshot(), integrity: self.check_integrity() };
+                let integrity = self.check_integrity();
+                let inspection = Inspection { snapshot: self.status.snapshot(), integrity: integrity.clone() };
                 // Whoever asked may have stopped waiting.
                 let _ = reply.send(inspection);
+                integrity?;
             }
         }
+        Ok(())
     }
 
     fn accept(&mut self, mut submission: Submission) {
@@ -151,11 +164,12 @@ impl Engine {
         self.requests.insert(key, InFlight::new(submission));
     }
 
-    fn step(&mut self) {
+    fn step(&mut self) -> Result<(), IntegrityError> {
         self.end_interrupted();
         let plan = self.scheduler.schedule();
         if plan.items.is_empty() && !self.scheduler.is_idle() {
-            return self.give_up();
+            self.give_up();
+            return Ok(());
         }
         self.announce(&plan);
         for computed in self.forward(plan.items) {
@@ -163,9 +177,7 @@ impl Engine {
             self.commit(&computed.items, outcomes);
         }
         self.report_load();
-        if cfg!(debug_assertions) {
-            self.verify();
-        }
+        if cfg!(debug_assertions) { self.check_integrity() } else { Ok(()) }
     }
 
     /// Ends requests whose reader left or whose deadline passed; their blocks are free for this very step.
@@ -219,6 +231,7 @@ impl Engine {
 
     fn compute(&mut self, items: Vec<Scheduled>) -> Result<Computed, String> {
         let (batch, rows) = batch::build(&items, &self.scheduler);
+        self.status.begin_step(batch.n_tokens());
         let logits = self.model.forward(&batch)?;
         Ok(Computed { items, rows, logits })
     }
@@ -308,19 +321,27 @@ impl Engine {
     }
 
     /// Nothing is in flight: answers drains and uses the pause to check the books.
-    fn rest(&mut self) {
+    fn rest(&mut self) -> Result<(), IntegrityError> {
         self.report_load();
-        self.verify();
+        self.check_integrity()?;
         for done in self.drains.drain(..) {
             // Whoever drained may have stopped waiting.
             let _ = done.send(());
         }
+        Ok(())
     }
 
-    fn verify(&self) {
-        if let Err(error) = self.check_integrity() {
-            tracing::error!(%error, "integrity check failed");
-            self.status.set_down();
+    /// The books do not balance, so keys and values may be anybody's: every request fails rather than being
+    /// computed on. Leaves the scheduler alone, which cannot be relied on to give blocks back.
+    fn abandon(&mut self, error: &IntegrityError) {
+        tracing::error!(%error, "integrity check failed");
+        self.status.set_down();
+        self.status.set_load(0, 0);
+        self.metrics.set_load(0, 0, 0.0);
+        for (key, request) in self.requests.drain() {
+            let n_output = self.scheduler.sequence(key).map_or(0, |sequence| sequence.output().len());
+            self.status.leave();
+            request.finish(FinishReason::Failed(error.to_string()), n_output, &self.metrics);
         }
     }
 
@@ -361,5 +382,56 @@ struct DownWhenGone(Arc<Status>);
 impl Drop for DownWhenGone {
     fn drop(&mut self) {
         self.0.set_down();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{engine::StopRules, model::ModelError, types::Batch};
+
+    struct Unused;
+
+    impl ForwardPass for Unused {
+        fn vocab_size(&self) -> usize {
+            8
+        }
+        fn forward(&mut self, _: &Batch) -> Result<Logits, ModelError> {
+            unreachable!("nothing is computed")
+        }
+    }
+
+    #[test]
+    fn requests_fail_when_the_books_do_not_balance() {
+        let config = EngineConfig::default();
+        let status = Arc::new(Status::new(&config));
+        let mut engine = Engine::new(Box::new(Unused), config, Arc::default(), Arc::clone(&status));
+        let (updates, mut stream) = mpsc::channel(4);
+        let stop = StopRules {
+            max_tokens: 4,
+            min_tokens: 0,
+            eos_token_ids: Vec::new(),
+            stop_token_ids: Vec::new(),
+            ignore_eos: false,
+        };
+        let request = Request {
+            prompt_ids: vec![1],
+            sampling: crate::types::SamplingParams::default(),
+            stop,
+            logprobs: None,
+            prompt_logprobs: None,
+            priority: 0,
+            deadline: None,
+            cache_salt: None,
+        };
+        assert!(status.enter(1));
+        engine.accept(Submission { request, updates, stopped: Arc::default(), arrived: Instant::now() });
+        let key = *engine.requests.keys().next().unwrap();
+        engine.scheduler.remove(key);
+        let (_events, receiver) = mpsc::channel(1);
+        engine.run(receiver);
+        let expected = "the engine's state is inconsistent: 1 requests have 0 sequences";
+        assert_eq!(stream.try_recv(), Ok(Update::Finished(FinishReason::Failed(expected.to_owned()))));
+        assert!(status.is_down() && status.enter(1));
     }
 }

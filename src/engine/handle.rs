@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
     EngineConfig, Health, Inspection, Request, Snapshot, Update,
@@ -41,7 +41,7 @@ pub struct RequestStream {
 /// Why a request was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// The waiting queue is full: try again later.
+    /// As many requests as are admitted are under way: try again later.
     #[error("the queue is full ({waiting} requests are waiting)")]
     QueueFull {
         /// Requests waiting now.
@@ -84,7 +84,8 @@ impl EngineHandle {
     pub fn spawn(model: Box<dyn ForwardPass>, config: EngineConfig, metrics: Arc<EngineMetrics>) -> EngineHandle {
         metrics.set_cache_config(config.block_size, config.num_blocks);
         let status = Arc::new(Status::new(&config));
-        let (events, receiver) = mpsc::channel(config.max_in_flight() + SPARE_EVENTS);
+        let capacity = config.max_in_flight().saturating_add(SPARE_EVENTS).min(Semaphore::MAX_PERMITS);
+        let (events, receiver) = mpsc::channel(capacity);
         let inner = Inner {
             events,
             status: Arc::clone(&status),

@@ -92,6 +92,13 @@ pub enum FinishReason {
     Failed(String),
 }
 
+impl StopRules {
+    /// The end-of-sequence and stop ids.
+    fn ends_at(&self, id: u32) -> bool {
+        self.eos_token_ids.contains(&id) || self.stop_token_ids.contains(&id)
+    }
+}
+
 impl Request {
     /// Refuses what could not be computed: everything the engine thread relies on is checked here.
     pub(super) fn check(&self, vocab_size: usize, max_sequence_len: usize) -> Result<(), SubmitError> {
@@ -116,6 +123,10 @@ impl Request {
         let StopRules { min_tokens, max_tokens, .. } = self.stop;
         if min_tokens > max_tokens {
             return Err(invalid("min_tokens", format!("must be at most max_tokens ({max_tokens}), got {min_tokens}")));
+        }
+        if min_tokens > 0 && allowed.is_some_and(|ids| ids.iter().all(|id| self.stop.ends_at(*id))) {
+            let reason = format!("holds only ids that end the sequence, which min_tokens ({min_tokens}) forbids");
+            return Err(invalid("allowed_token_ids", reason));
         }
         Ok(())
     }

@@ -41,9 +41,10 @@ pub struct Snapshot {
 pub(super) struct Status {
     epoch: Instant,
     max_step_ms: u64,
+    max_step_us_per_token: u64,
     total_blocks: usize,
-    /// 0 between steps, else 1 + milliseconds from `epoch` to the step's start.
-    step_started_ms: AtomicU64,
+    /// 0 between steps, else milliseconds from `epoch` to when the step counts as stuck.
+    stuck_from_ms: AtomicU64,
     down: AtomicBool,
     draining: AtomicBool,
     in_flight: AtomicUsize,
@@ -58,8 +59,9 @@ impl Status {
         Self {
             epoch: Instant::now(),
             max_step_ms: config.max_step_ms,
+            max_step_us_per_token: config.max_step_us_per_token,
             total_blocks: config.num_blocks.max(1),
-            step_started_ms: AtomicU64::new(0),
+            stuck_from_ms: AtomicU64::new(0),
             down: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
@@ -71,8 +73,8 @@ impl Status {
     }
 
     pub(super) fn health(&self) -> Health {
-        let started_ms = self.step_started_ms.load(Relaxed);
-        let stuck = started_ms > 0 && self.elapsed_ms().saturating_sub(started_ms) > self.max_step_ms;
+        let stuck_from_ms = self.stuck_from_ms.load(Relaxed);
+        let stuck = stuck_from_ms > 0 && self.elapsed_ms() >= stuck_from_ms;
         if stuck || self.is_down() {
             Health::Wedged
         } else if self.draining.load(Relaxed) {
@@ -94,12 +96,14 @@ impl Status {
         }
     }
 
-    pub(super) fn begin_step(&self) {
-        self.step_started_ms.store(self.elapsed_ms().max(1), Relaxed);
+    /// A step of `n_tokens` begins, or the computation of so many of its tokens.
+    pub(super) fn begin_step(&self, n_tokens: usize) {
+        let stuck_from_ms = self.elapsed_ms().saturating_add(self.longest_step_ms(n_tokens));
+        self.stuck_from_ms.store(stuck_from_ms.max(1), Relaxed);
     }
 
     pub(super) fn end_step(&self) {
-        self.step_started_ms.store(0, Relaxed);
+        self.stuck_from_ms.store(0, Relaxed);
     }
 
     /// The engine will not answer any more; there is no way back.
@@ -137,7 +141,33 @@ impl Status {
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
+    fn longest_step_ms(&self, n_tokens: usize) -> u64 {
+        self.max_step_ms.max(self.max_step_us_per_token.saturating_mul(n_tokens as u64) / 1000)
+    }
+
     fn elapsed_ms(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_may_take_as_long_as_its_tokens_need() {
+        let config = EngineConfig { max_step_ms: 60_000, max_step_us_per_token: 500_000, ..EngineConfig::default() };
+        let status = Status::new(&config);
+        assert_eq!([1, 120, 2048].map(|n_tokens| status.longest_step_ms(n_tokens)), [60_000, 60_000, 1_024_000]);
+        let instant = Status::new(&EngineConfig { max_step_ms: 0, ..config });
+        assert_eq!(instant.health(), Health::Ready);
+        instant.begin_step(1000);
+        assert_eq!(instant.health(), Health::Ready);
+        instant.begin_step(0);
+        while instant.health() == Health::Ready {
+            std::thread::yield_now();
+        }
+        instant.end_step();
+        assert_eq!(instant.health(), Health::Ready);
     }
 }

@@ -6,7 +6,7 @@ use half::{bf16, f16, vec::HalfBitsVecExt};
 use tramontane_kernels::KvGeometry;
 
 use super::ModelError;
-use super::config::Config;
+use super::config::{AttentionConfig, Config};
 
 /// Size and type of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +45,23 @@ impl KvCache {
         if num_blocks.checked_mul(block_size).is_none_or(|slots| slots > u32::MAX as usize) {
             return Err(ModelError::InvalidConfig { field: "num_blocks", reason: "has more slots than a u32 counts" });
         }
+        let bytes = Self::bytes(config, cache);
+        // Asking first turns a refusal into an error; zeroed memory can only be had or be aborted for. Memory
+        // that is only reserved is never touched.
+        Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| ModelError::CacheOutOfMemory { bytes })?;
         let attention = &config.attention;
         let shape = Shape::from((2, num_blocks, block_size, attention.num_key_value_heads, attention.head_dim));
         let layers = (0..config.num_hidden_layers).map(|_| untouched_zeros(&shape, dtype)).collect::<Result<_, _>>()?;
         Ok(Self { layers, geometry: KvGeometry { num_blocks, block_size } })
+    }
+
+    /// Size of all layers, at most `usize::MAX`.
+    fn bytes(config: &Config, cache: KvCacheConfig) -> usize {
+        let AttentionConfig { num_key_value_heads, head_dim, .. } = config.attention;
+        let KvCacheConfig { num_blocks, block_size, dtype } = cache;
+        [config.num_hidden_layers, num_blocks, block_size, num_key_value_heads, head_dim, dtype.size_in_bytes()]
+            .into_iter()
+            .fold(2, usize::saturating_mul)
     }
 
     /// `(2, num_blocks, block_size, kv_heads, head_dim)`

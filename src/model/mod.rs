@@ -54,6 +54,12 @@ pub enum ModelError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// There is no memory for the cache.
+    #[error("no memory for keys and values: {bytes} bytes; lower --kv-cache-memory or --num-blocks")]
+    CacheOutOfMemory {
+        /// Size of the cache.
+        bytes: usize,
+    },
     /// A tensor of another shape than the configuration asks for.
     #[error("weight {tensor} has shape {found:?}, expected {expected:?}")]
     WeightShape {

@@ -50,7 +50,10 @@ pub struct RequestTimings {
 struct Load {
     running: Gauge,
     waiting: Gauge,
+    waiting_by_reason: GaugeVec,
     kv_usage: Gauge,
+    /// The old name of `kv_usage`.
+    gpu_cache_usage: Gauge,
     cache_config: GaugeVec,
     preemptions: IntCounter,
 }
@@ -81,6 +84,8 @@ struct Requests {
 struct Latency {
     time_to_first_token: Histogram,
     inter_token: Histogram,
+    /// The old name of `inter_token`.
+    time_per_output_token: Histogram,
     per_output_token: Histogram,
     end_to_end: Histogram,
     queue: Histogram,
@@ -119,7 +124,9 @@ impl EngineMetrics {
     pub fn set_load(&self, running: usize, waiting: usize, kv_usage: f64) {
         self.load.running.set(running as f64);
         self.load.waiting.set(waiting as f64);
+        self.load.waiting_by_reason.with_label_values(&["capacity"]).set(waiting as f64);
         self.load.kv_usage.set(kv_usage);
+        self.load.gpu_cache_usage.set(kv_usage);
     }
 
     /// A step computed this many query tokens.
@@ -155,6 +162,7 @@ impl EngineMetrics {
     pub fn next_token(&self, inter_token_latency_s: f64) {
         self.tokens.generation.inc();
         self.latency.inter_token.observe(inter_token_latency_s);
+        self.latency.time_per_output_token.observe(inter_token_latency_s);
     }
 
     /// A request ended. `finished_reason` is vLLM's label: stop, length, abort or error.
@@ -219,10 +227,20 @@ impl HttpMetrics {
 
 impl Load {
     fn new(register: &Register) -> Self {
+        let waiting_by_reason = register.gauge_vec(
+            "num_requests_waiting_by_reason",
+            "Requests waiting to be scheduled: for capacity, or deferred (which this engine never does).",
+            &["reason"],
+        );
+        for reason in ["capacity", "deferred"] {
+            waiting_by_reason.with_label_values(&[reason]);
+        }
         Self {
+            waiting_by_reason,
             running: register.gauge("num_requests_running", "Requests in the running batch."),
             waiting: register.gauge("num_requests_waiting", "Requests waiting to be scheduled."),
             kv_usage: register.gauge("kv_cache_usage_perc", "Share of KV cache blocks in use, 0 to 1."),
+            gpu_cache_usage: register.gauge("gpu_cache_usage_perc", "The old name of kv_cache_usage_perc."),
             cache_config: register.gauge_vec(
                 "cache_config_info",
                 "The KV cache as configured.",
@@ -235,14 +253,18 @@ impl Load {
 
 impl Tokens {
     fn new(register: &Register) -> Self {
+        let prompt_by_source = register.counter_vec(
+            "prompt_tokens_by_source_total",
+            "Prompt tokens by where their keys and values came from.",
+            "source",
+        );
+        for source in ["local_compute", "local_cache_hit", "external_kv_transfer"] {
+            prompt_by_source.with_label_values(&[source]);
+        }
         Self {
             prompt: register.counter("prompt_tokens_total", "Prompt tokens processed."),
             prompt_cached: register.counter("prompt_tokens_cached_total", "Prompt tokens found in the prefix cache."),
-            prompt_by_source: register.counter_vec(
-                "prompt_tokens_by_source_total",
-                "Prompt tokens by where their keys and values came from.",
-                "source",
-            ),
+            prompt_by_source,
             generation: register.counter("generation_tokens_total", "Tokens generated."),
             prefix_cache_queries: register
                 .counter("prefix_cache_queries_total", "Tokens looked up in the prefix cache."),
@@ -299,6 +321,11 @@ impl Latency {
             inter_token: register.histogram(
                 "inter_token_latency_seconds",
                 "From one token of a request to the next.",
+                INTER_TOKEN_LATENCY_S,
+            ),
+            time_per_output_token: register.histogram(
+                "time_per_output_token_seconds",
+                "The old name of inter_token_latency_seconds.",
                 INTER_TOKEN_LATENCY_S,
             ),
             per_output_token: register.histogram(
@@ -403,6 +430,13 @@ mod tests {
             format!("vllm:num_requests_running{{{labels}}} 2"),
             format!("vllm:num_requests_waiting{{{labels}}} 3"),
             format!("vllm:kv_cache_usage_perc{{{labels}}} 0.25"),
+            format!("vllm:gpu_cache_usage_perc{{{labels}}} 0.25"),
+            format!(r#"vllm:num_requests_waiting_by_reason{{{labels},reason="capacity"}} 3"#),
+            format!(r#"vllm:num_requests_waiting_by_reason{{{labels},reason="deferred"}} 0"#),
+            format!(r#"vllm:prompt_tokens_by_source_total{{{labels},source="local_compute"}} 6"#),
+            format!(r#"vllm:prompt_tokens_by_source_total{{{labels},source="external_kv_transfer"}} 0"#),
+            format!("vllm:inter_token_latency_seconds_count{{{labels}}} 2"),
+            format!("vllm:time_per_output_token_seconds_count{{{labels}}} 2"),
             format!(r#"vllm:cache_config_info{{block_size="16",{},num_gpu_blocks="64"}} 1"#, labels),
             format!("vllm:prompt_tokens_total{{{labels}}} 10"),
             format!("vllm:generation_tokens_total{{{labels}}} 3"),

@@ -69,7 +69,7 @@ impl SamplingParams {
         check("top_p", self.top_p, "above 0 and at most 1", |v| v > 0.0 && v <= 1.0)?;
         check("min_p", self.min_p, "between 0 and 1", |v| (0.0..=1.0).contains(&v))?;
         check("typical_p", self.typical_p, "above 0 and at most 1", |v| v > 0.0 && v <= 1.0)?;
-        check("repetition_penalty", self.repetition_penalty, "above 0 and at most 10", |v| v > 0.0 && v <= 10.0)?;
+        check("repetition_penalty", self.repetition_penalty, "between 0.01 and 10", |v| (0.01..=10.0).contains(&v))?;
         check("presence_penalty", self.presence_penalty, "between -2 and 2", |v| v.abs() <= 2.0)?;
         check("frequency_penalty", self.frequency_penalty, "between -2 and 2", |v| v.abs() <= 2.0)?;
         for &(_, bias) in &self.logit_bias {

@@ -6,6 +6,8 @@ mod completions;
 mod errors;
 mod fields;
 mod isolation;
+mod limits;
 mod operations;
 mod server;
 mod support;
+mod versions;

@@ -230,6 +230,18 @@ fn what_cannot_be_computed_is_refused_at_once() {
         refusal(sampling(SamplingParams { allowed_token_ids: Some(Vec::new()), ..default() })),
         "allowed_token_ids: must hold at least one token"
     );
+    assert_eq!(
+        refusal(sampling(SamplingParams { repetition_penalty: 1e-30, ..default() })),
+        "repetition_penalty: must be between 0.01 and 10, got 0.000000000000000000000000000001"
+    );
+    let mut ending = sampling(SamplingParams { allowed_token_ids: Some(vec![2, 3]), ..default() });
+    (ending.stop.eos_token_ids, ending.stop.stop_token_ids) = (vec![2], vec![3]);
+    assert!(engine.submit(ending.clone()).is_ok());
+    ending.stop.min_tokens = 1;
+    assert_eq!(
+        refusal(ending),
+        "allowed_token_ids: holds only ids that end the sequence, which min_tokens (1) forbids"
+    );
     let longest = tokens(&read(engine.submit(request(&[1; 31], 4)).unwrap()));
     assert_eq!(longest, (generate(&[1; 31], 1), FinishReason::Length));
 }

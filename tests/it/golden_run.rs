@@ -1,9 +1,12 @@
 //! Drives a model as the engine does: ragged batches over a paged cache whose blocks are scattered and have
-//! been used before.
+//! been used before; or has the engine itself drive it.
 
-use anyhow::Result;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use tramontane::engine::{EngineConfig, EngineHandle, FinishReason, Request, StopRules, Update};
 use tramontane::model::{ForwardPass, Logits};
-use tramontane::types::{Batch, BatchSequence};
+use tramontane::types::{Batch, BatchSequence, SamplingParams};
 
 /// Positions per block.
 pub const BLOCK_SIZE: usize = 16;
@@ -106,6 +109,50 @@ impl<'a> Run<'a> {
         }
         Ok(self.model.forward(&batch)?)
     }
+}
+
+/// Has an engine continue all prompts greedily, each by so many tokens, prefills cut small. Nothing ends a
+/// sequence early.
+pub fn generate<'a>(
+    model: impl ForwardPass + 'static,
+    num_blocks: usize,
+    wanted: impl Iterator<Item = (&'a [u32], usize)>,
+) -> Result<Vec<Vec<u32>>> {
+    let config = EngineConfig { block_size: BLOCK_SIZE, num_blocks, max_batched_tokens: 13, ..EngineConfig::default() };
+    let vocabulary = 0..model.vocab_size() as u32;
+    let engine = EngineHandle::spawn(Box::new(model), config, Arc::default());
+    let request = |(prompt_ids, max_tokens): (&[u32], usize)| Request {
+        prompt_ids: prompt_ids.to_vec(),
+        sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+        stop: StopRules {
+            max_tokens,
+            min_tokens: 0,
+            eos_token_ids: vocabulary.clone().collect(),
+            stop_token_ids: Vec::new(),
+            ignore_eos: true,
+        },
+        logprobs: None,
+        prompt_logprobs: None,
+        priority: 0,
+        deadline: None,
+        cache_salt: None,
+    };
+    let streams = wanted.map(|wanted| engine.submit(request(wanted))).collect::<Result<Vec<_>, _>>()?;
+    let mut outputs = Vec::new();
+    for mut stream in streams {
+        let mut tokens = Vec::new();
+        loop {
+            match stream.blocking_next() {
+                Some(Update::Token { id, .. }) => tokens.push(id),
+                Some(Update::Finished(FinishReason::Length)) => break,
+                Some(Update::Started { .. } | Update::PromptLogprobs(_)) => {}
+                Some(Update::Finished(reason)) => bail!("the engine ended a request: {reason:?}"),
+                None => bail!("the engine is gone"),
+            }
+        }
+        outputs.push(tokens);
+    }
+    Ok(outputs)
 }
 
 /// The index of the largest value, the first of equals.

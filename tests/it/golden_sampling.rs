@@ -1,5 +1,5 @@
 //! The sampler against the sampling goldens: the distribution each case draws from, in vLLM's order of
-//! stages. `TRAMONTANE_GOLDEN_DIR` points to another directory of cases.
+//! stages. `TRAMONTANE_GOLDEN_DIR` points to a further directory of cases.
 
 use std::{
     collections::BTreeMap,
@@ -84,15 +84,19 @@ impl Loaded {
     }
 }
 
-/// The cases of every folder that holds a `sampling.json`.
+/// The cases of every folder that holds a `sampling.json`: the committed ones, and those of the directory
+/// that is named, which need not have any.
 fn load() -> Vec<Loaded> {
-    let committed = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden");
-    let root = std::env::var_os("TRAMONTANE_GOLDEN_DIR").map_or_else(committed, PathBuf::from);
-    let entries = std::fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
-    let folders = entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("sampling.json").is_file());
-    let cases: Vec<Loaded> = folders.flat_map(|folder| load_folder(&folder)).collect();
-    println!("{} sampling cases in {}", cases.len(), root.display());
-    cases
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden");
+    let named = std::env::var_os("TRAMONTANE_GOLDEN_DIR").map(PathBuf::from);
+    let load_root = |root: PathBuf| {
+        let entries = std::fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
+        let folders = entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("sampling.json").is_file());
+        let cases: Vec<Loaded> = folders.flat_map(|folder| load_folder(&folder)).collect();
+        println!("{} sampling cases in {}", cases.len(), root.display());
+        cases
+    };
+    std::iter::once(committed).chain(named).flat_map(load_root).collect()
 }
 
 fn load_folder(folder: &Path) -> Vec<Loaded> {

@@ -154,6 +154,25 @@ fn no_unwrap_outside_tests() {
     assert!(found.is_empty(), "unwrap() outside tests: {found:#?}");
 }
 
+/// Without `harness = false` cargo runs a benchmark as an empty set of tests, which succeeds.
+#[test]
+fn every_benchmark_is_run_by_criterion() {
+    let mut missing = Vec::new();
+    for package in [root(), root().join("kernels")] {
+        let manifest: toml::Table = fs::read_to_string(package.join("Cargo.toml")).unwrap().parse().unwrap();
+        let entries = manifest["bench"].as_array().unwrap();
+        for path in rust_files(&package.join("benches")) {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            let is_its_entry = |entry: &&toml::Value| entry["name"].as_str() == Some(&name);
+            let harness = entries.iter().find(is_its_entry).and_then(|entry| entry.get("harness")?.as_bool());
+            if harness != Some(false) {
+                missing.push(relative(&path));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "benchmarks without [[bench]] and harness = false in Cargo.toml: {missing:#?}");
+}
+
 #[test]
 fn no_path_of_one_machine() {
     // Spelled in two halves, so that this file passes its own test.

@@ -34,7 +34,7 @@ impl CompletionCall {
     pub(super) fn parse(text: &str, model: &ServedModel, deadline: Instant) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(text, &fields::COMPLETIONS)?;
         let model_name = take_model(&mut fields, model)?;
-        let mut params = GenerationParams::take(&mut fields, model)?;
+        let mut params = GenerationParams::take(&mut fields, &model.defaults, &model.codec)?;
         params.logprobs = fields.count("logprobs", 0..=MAX_LOGPROBS)?;
         params.scheduling.deadline = Some(deadline);
         check_best_of(&mut fields, params.n)?;

@@ -1,6 +1,6 @@
 //! FP8 (E4M3) weights: every release multiplies the stored value by a scale, whatever the scale is called.
-//! The shape of the scale tensor says how far one scale reaches. [`Quantization`] is kept per matrix, so that
-//! a path that multiplies in FP8 can use the stored bytes and scales instead of the dequantised weights.
+//! The shape of the scale tensor says how far one scale reaches. [`QuantizedMatrix`] is for a path that
+//! multiplies in FP8: the stored bytes and scales instead of the dequantised weights.
 
 use std::fmt;
 use std::ops::Range;
@@ -31,11 +31,31 @@ pub enum ScaleLayout {
     },
 }
 
+/// A matrix as it is stored in FP8.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantizedMatrix<'a> {
+    /// Name of the stored weight.
+    pub name: &'a str,
+    /// `[out_features, in_features]`
+    pub shape: [usize; 2],
+    /// E4M3 codes, row-major in the order of the file, `(out_features, in_features)`.
+    pub codes: &'a [u8],
+    /// How far each of `weight_scales` reaches.
+    pub layout: ScaleLayout,
+    /// Factors of the codes' values, in the order of the file, none negative.
+    pub weight_scales: Vec<f32>,
+    /// Fixed scale of the layer's input, if the checkpoint has one.
+    pub activation_scale: Option<f32>,
+    /// Width of a head whose rows the file stores as interleaved pairs `(0, 1), (2, 3), ..`, where the decoder
+    /// has the first of all pairs before the second.
+    pub interleaved_head_dim: Option<usize>,
+}
+
 /// The scales of a quantised matrix, not read yet.
 #[derive(Clone, Debug)]
-pub struct Quantization {
+pub(super) struct Quantization {
     /// How far each element of `weight_scale` reaches.
-    pub layout: ScaleLayout,
+    pub(super) layout: ScaleLayout,
     pub(super) weight_scale: Stored,
     /// Fixed scale of the layer's input, if the checkpoint has one.
     pub(super) activation_scale: Option<Stored>,

@@ -134,6 +134,16 @@ fn refuse_variants(text: &Section<'_>, family: Family) -> Result<(), CheckpointE
             return Err(text.refuse(key, "nothing: latent attention and shared experts are not served"));
         }
     }
+    for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        if text.get(key).is_some() {
+            return Err(text.refuse(key, "nothing: logits are not capped"));
+        }
+    }
+    for key in ["no_rope_layers", "no_rope_layer_interval"] {
+        if text.get(key).is_some() {
+            return Err(text.refuse(key, "nothing: every layer rotates queries and keys"));
+        }
+    }
     if family != Family::Mixtral && text.get("num_local_experts").is_some() {
         return Err(text.refuse("num_local_experts", "nothing, unless model_type is mixtral"));
     }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 
 use super::error::{CheckpointError, quote};
-use super::fp8;
+use super::fp8::{self, Quantization, QuantizedMatrix};
 use super::plan::{FeedForwardPlan, LayerPlan, Matrix, Plan, SwiGluPlan};
 use super::safetensors_map::MappedFile;
 use super::tensors::Stored;
@@ -65,7 +65,7 @@ impl Loader<'_> {
 
     /// Norm weights are f32 whatever the compute dtype.
     fn norm(&self, stored: &Stored) -> Result<Tensor, CheckpointError> {
-        let values = self.read_floats(stored)?;
+        let values = read_floats(self.files, stored)?;
         let n_values = values.len();
         self.progress.advance(stored.entry.n_bytes() as u64);
         Tensor::from_vec(values, n_values, self.device)
@@ -102,9 +102,11 @@ impl Loader<'_> {
         let bytes = self.files[stored.file].bytes(&stored.entry);
         let row_bytes = bytes.len() / matrix.rows;
         let scales = match &matrix.quantization {
-            Some(quantization) => self.read_scales(&quantization.weight_scale)?,
+            Some(quantization) => read_scales(self.files, &quantization.weight_scale)?,
             None => Vec::new(),
         };
+        let scale_bytes = matrix.quantization.as_ref().map_or(0, |scales| scales.weight_scale.entry.n_bytes());
+        self.progress.advance(scale_bytes as u64);
         let task_rows = (TASK_ELEMENTS / matrix.columns).max(1);
         target.par_chunks_mut(task_rows * matrix.columns).enumerate().for_each(|(task, rows)| {
             for (within, row) in rows.chunks_exact_mut(matrix.columns).enumerate() {
@@ -122,28 +124,48 @@ impl Loader<'_> {
         });
         Ok(())
     }
+}
 
-    /// A scale that is not a positive number would turn a matrix into nonsense without a trace.
-    fn read_scales(&self, stored: &Stored) -> Result<Vec<f32>, CheckpointError> {
-        let scales = self.read_floats(stored)?;
-        if let Some(scale) = scales.iter().find(|scale| !(scale.is_finite() && **scale >= 0.0)) {
-            return Err(CheckpointError::Tensor {
-                path: self.files[stored.file].path.clone(),
-                name: quote(&stored.entry.name),
-                found: format!("{scale} somewhere"),
-                expected: "finite scales, none negative".into(),
-            });
-        }
-        self.progress.advance(stored.entry.n_bytes() as u64);
-        Ok(scales)
-    }
+/// A matrix as it is stored; only its scales are read.
+pub(super) fn quantized<'a>(
+    files: &'a [MappedFile],
+    matrix: &'a Matrix,
+    quantization: &Quantization,
+) -> Result<QuantizedMatrix<'a>, CheckpointError> {
+    let activation_scale = match &quantization.activation_scale {
+        Some(stored) => read_scales(files, stored)?.first().copied(),
+        None => None,
+    };
+    Ok(QuantizedMatrix {
+        name: matrix.name(),
+        shape: matrix.shape(),
+        codes: files[matrix.weight.file].bytes(&matrix.weight.entry),
+        layout: quantization.layout,
+        weight_scales: read_scales(files, &quantization.weight_scale)?,
+        activation_scale,
+        interleaved_head_dim: matrix.interleaved_head_dim,
+    })
+}
 
-    fn read_floats(&self, stored: &Stored) -> Result<Vec<f32>, CheckpointError> {
-        let n_values = stored.entry.shape.iter().product();
-        let mut values = zeros::<f32>(&stored.entry.name, n_values)?;
-        convert(stored.entry.dtype, self.files[stored.file].bytes(&stored.entry), &mut values);
-        Ok(values)
+/// A scale that is not a positive number would turn a matrix into nonsense without a trace.
+fn read_scales(files: &[MappedFile], stored: &Stored) -> Result<Vec<f32>, CheckpointError> {
+    let scales = read_floats(files, stored)?;
+    if let Some(scale) = scales.iter().find(|scale| !(scale.is_finite() && **scale >= 0.0)) {
+        return Err(CheckpointError::Tensor {
+            path: files[stored.file].path.clone(),
+            name: quote(&stored.entry.name),
+            found: format!("{scale} somewhere"),
+            expected: "finite scales, none negative".into(),
+        });
     }
+    Ok(scales)
+}
+
+fn read_floats(files: &[MappedFile], stored: &Stored) -> Result<Vec<f32>, CheckpointError> {
+    let n_values = stored.entry.shape.iter().product();
+    let mut values = zeros::<f32>(&stored.entry.name, n_values)?;
+    convert(stored.entry.dtype, files[stored.file].bytes(&stored.entry), &mut values);
+    Ok(values)
 }
 
 /// A compute dtype.

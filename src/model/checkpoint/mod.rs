@@ -36,9 +36,8 @@ use safetensors::Dtype;
 
 pub use error::{CheckpointError, Subject};
 pub use files::Layout;
-pub use fp8::{Quantization, ScaleLayout};
+pub use fp8::{QuantizedMatrix, ScaleLayout};
 pub use generation::GenerationDefaults;
-pub use plan::Matrix;
 pub use summary::{DtypeCount, FileSummary, Summary};
 pub use tensors::Skipped;
 
@@ -179,9 +178,10 @@ impl Checkpoint {
         digest
     }
 
-    /// The matrices that are stored in FP8, for a path that multiplies them as such.
-    pub fn quantized_matrices(&self) -> impl Iterator<Item = (&Matrix, &Quantization)> {
-        self.plan.matrices().filter_map(|matrix| Some((matrix, matrix.quantization.as_ref()?)))
+    /// The matrices that are stored in FP8, for a path that multiplies them as such. Reads the scales only.
+    pub fn quantized_matrices(&self) -> impl Iterator<Item = Result<QuantizedMatrix<'_>, CheckpointError>> {
+        let stored = self.plan.matrices().filter_map(|matrix| Some((matrix, matrix.quantization.as_ref()?)));
+        stored.map(|(matrix, quantization)| load::quantized(&self.files, matrix, quantization))
     }
 
     /// Memory for the weights in `dtype`, in bytes.

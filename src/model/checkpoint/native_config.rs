@@ -24,6 +24,8 @@ const OTHER_ARCHITECTURES: [(&str, &str); 6] = [
 ];
 /// Keys of `moe` that only other expert layers than Mixtral's have.
 const OTHER_EXPERTS: [&str; 3] = ["num_shared_experts", "expert_hidden_dim", "first_k_dense_replace"];
+/// Keys of `moe` that change the routing unless they are 1.
+const ONLY_ONE: [&str; 3] = ["routed_scale", "num_expert_groups", "num_expert_groups_per_tok"];
 
 /// Reads `params.json`.
 pub(super) fn parse(root: &Section<'_>) -> Result<ParsedConfig, CheckpointError> {
@@ -49,6 +51,11 @@ pub(super) fn parse(root: &Section<'_>) -> Result<ParsedConfig, CheckpointError>
         Some(moe) => {
             if let Some(key) = OTHER_EXPERTS.iter().find(|key| moe.get(key).is_some()) {
                 return Err(unserved(format!("native checkpoint with experts other than Mixtral's (moe.{key})")));
+            }
+            for key in ONLY_ONE {
+                if moe.get(key).is_some_and(|value| value.as_f64() != Some(1.0)) {
+                    return Err(moe.refuse(key, "1"));
+                }
             }
             Some(ExpertsConfig {
                 num_experts: required(&moe, "num_experts", bounds::EXPERTS)?,

@@ -54,7 +54,7 @@ pub(super) struct SwiGluPlan {
 
 /// The stored form of a matrix.
 #[derive(Clone, Debug)]
-pub struct Matrix {
+pub(super) struct Matrix {
     pub(super) weight: Stored,
     /// Output features.
     pub(super) rows: usize,
@@ -106,12 +106,12 @@ impl Plan {
 
 impl Matrix {
     /// Name of the stored weight.
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.weight.entry.name
     }
 
     /// `[out_features, in_features]`
-    pub fn shape(&self) -> [usize; 2] {
+    pub(super) fn shape(&self) -> [usize; 2] {
         [self.rows, self.columns]
     }
 

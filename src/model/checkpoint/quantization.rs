@@ -11,13 +11,11 @@ const SERVED: &str = "fp8 (e4m3), compressed-tensors float-quantized with 8 bits
 pub(super) struct QuantizationConfig {
     /// Rows and columns that share a scale, where scales are per block.
     pub(super) block: [usize; 2],
-    /// Activations have a fixed scale in the checkpoint.
-    pub(super) static_activations: bool,
 }
 
 impl QuantizationConfig {
     /// Blocks of 128 x 128 where nothing else is said, as in vLLM.
-    pub(super) const DEFAULT: QuantizationConfig = QuantizationConfig { block: [128, 128], static_activations: false };
+    pub(super) const DEFAULT: QuantizationConfig = QuantizationConfig { block: [128, 128] };
 
     /// `quantization_config` of `config.json`.
     pub(super) fn parse(section: &Section<'_>) -> Result<QuantizationConfig, CheckpointError> {
@@ -39,12 +37,10 @@ impl QuantizationConfig {
             Some(other) => return Err(unserved(section, other)),
             None => return Err(section.refuse("qformat_weight", "\"fp8_e4m3\"")),
         }
-        let static_activations = match section.text("qscheme_act")? {
-            Some("TENSOR") => true,
-            Some("NO_SCALES") | None => false,
-            Some(other) => return Err(unserved(section, other)),
-        };
-        Ok(QuantizationConfig { static_activations, ..Self::DEFAULT })
+        match section.text("qscheme_act")? {
+            Some("TENSOR" | "NO_SCALES") | None => Ok(Self::DEFAULT),
+            Some(other) => Err(unserved(section, other)),
+        }
     }
 
     fn parse_fp8(section: &Section<'_>) -> Result<QuantizationConfig, CheckpointError> {
@@ -53,10 +49,7 @@ impl QuantizationConfig {
         {
             return Err(unserved(section, format));
         }
-        Ok(QuantizationConfig {
-            block: block(section, "weight_block_size")?.unwrap_or(Self::DEFAULT.block),
-            static_activations: section.text("activation_scheme")? == Some("static"),
-        })
+        Ok(QuantizationConfig { block: block(section, "weight_block_size")?.unwrap_or(Self::DEFAULT.block) })
     }
 
     fn parse_compressed_tensors(section: &Section<'_>) -> Result<QuantizationConfig, CheckpointError> {
@@ -78,9 +71,6 @@ impl QuantizationConfig {
             }
             if let Some(block) = block(&weights, "block_structure")? {
                 config.block = block;
-            }
-            if let Some(activations) = group.section("input_activations")? {
-                config.static_activations |= activations.flag("dynamic")? == Some(false);
             }
         }
         Ok(config)

@@ -13,7 +13,7 @@ use super::safetensors_map::{MappedFile, TensorEntry};
 
 /// A tensor and the file that holds it.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub(super) struct Stored {
     /// Position of the file in the checkpoint's list.
     pub(super) file: usize,
     pub(super) entry: TensorEntry,

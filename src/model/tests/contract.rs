@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use expect_test::{Expect, expect};
 
 use super::random::{BLOCK_SIZE, Model, NUM_BLOCKS, Progress, alone, batch_of};
+use crate::model::kv_cache::KvCache;
 use crate::model::{Decoder, ForwardPass, KvCacheConfig};
 use crate::types::Batch;
 
@@ -153,4 +154,19 @@ fn bytes_per_token_counts_both_planes_of_all_layers() {
     let (layers, attention) = (model.config.num_hidden_layers, &model.config.attention);
     let elements = 2 * layers * attention.num_key_value_heads * attention.head_dim;
     assert_eq!(KvCacheConfig::bytes_per_token(&model.config, DType::BF16), 2 * elements);
+}
+
+#[test]
+fn a_cache_beyond_all_memory_is_an_error() {
+    let mut config = Model::random(0, DType::F32).config;
+    config.num_hidden_layers = 1;
+    (config.attention.num_key_value_heads, config.attention.head_dim) = (1 << 20, 1 << 10);
+    let error = |num_blocks| {
+        let cache = KvCacheConfig { num_blocks, block_size: 16, dtype: DType::F32 };
+        KvCache::new(&config, cache).unwrap_err().to_string()
+    };
+    let of =
+        |bytes: usize| format!("no memory for keys and values: {bytes} bytes; lower --kv-cache-memory or --num-blocks");
+    assert_eq!(error(1 << 26), of(1 << 63));
+    assert_eq!(error(1 << 27), of(usize::MAX));
 }

@@ -6,16 +6,20 @@
 //! rendering. The markers are also why the template is never asked to write a control token that
 //! the request brought along.
 //!
+//! A template is a program that came with the weights: what it may compute and write is limited, so
+//! that no template holds up the server.
+//!
 //! Which messages make sense, only the template knows: it raises an exception, which becomes an
 //! error about `messages`.
 
 mod guard;
 mod python;
 
+use std::io::{self, Write};
 use std::time::SystemTime;
 
-use minijinja::Environment;
 use minijinja::value::Value as JinjaValue;
+use minijinja::{Environment, ErrorKind};
 use regex::Regex;
 
 use super::ChatPrompt;
@@ -25,6 +29,12 @@ use super::normalize::parse_or_keep;
 use super::request::{ChatRequest, Chunk, Content, Message, ToolCall};
 use super::tokenizer::{RenderedText, Tokenizer};
 use guard::Guard;
+
+/// What rendering may cost: an instruction takes 1, and so do 64 bytes of text that it makes. Writing a
+/// conversation of thousands of messages takes a hundredth of this; using it up takes about a second.
+const FUEL: u64 = 10_000_000;
+/// The longest prompt. A server's own limit on bodies is of this size.
+const MAX_OUTPUT_BYTES: usize = 16 << 20;
 
 /// The templates of a checkpoint, as text.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +60,7 @@ impl JinjaTemplate {
     pub(super) fn new(sources: &TemplateSources, tokenizer: &Tokenizer) -> Result<JinjaTemplate, PromptError> {
         let refuse = |error: minijinja::Error| PromptError::ChatTemplate { reason: described(&error) };
         let mut environment = python::environment();
+        environment.set_fuel(Some(FUEL));
         environment.add_template_owned("default", sources.default.clone()).map_err(refuse)?;
         if let Some(source) = &sources.tool_use {
             environment.add_template_owned("tool_use", source.clone()).map_err(refuse)?;
@@ -57,7 +68,12 @@ impl JinjaTemplate {
         let mut names: Vec<&str> = tokenizer.control_tokens().into_iter().map(|(name, _)| name).collect();
         // Of two names where one begins with the other, the longer one is meant.
         names.sort_by_key(|name| std::cmp::Reverse(name.len()));
-        names.retain(|name| !name.is_empty());
+        // A name of one character has no place for a marker, so wherever it stands it is text.
+        let (names, letters): (Vec<&str>, Vec<&str>) =
+            names.into_iter().partition(|name| name.chars().nth(1).is_some());
+        if letters.iter().any(|name| !name.is_empty()) {
+            tracing::warn!(?letters, "control tokens of one character are text where a chat template writes them");
+        }
         let alternatives: Vec<String> = names.iter().map(|name| regex::escape(name)).collect();
         let control_tokens = match alternatives.is_empty() {
             true => None,
@@ -82,7 +98,7 @@ impl JinjaTemplate {
         }
         let messages = messages_json(&request.messages)?;
         let tools = Value::Array(request.tools.iter().map(|tool| tool.to_json()).collect());
-        let Some(marker) = guard::marker_for(&[&messages, &tools]) else {
+        let Some(marker) = self.guard.marker_for(&[&messages, &tools]) else {
             let expected = "text that leaves one of U+FDD0 to U+FDEF (never characters) unused";
             return Err(PromptError::rule("messages", "text with all of U+FDD0 to U+FDEF", expected));
         };
@@ -123,10 +139,13 @@ impl JinjaTemplate {
             .environment
             .get_template(name)
             .map_err(|error| PromptError::ChatTemplate { reason: described(&error) })?;
-        template.render(context).map_err(|error| {
-            let found = format!("refused by the model's chat template ({})", described(&error));
-            PromptError::rule("messages", found, "a conversation the template can write")
-        })
+        let mut output = LimitedOutput::default();
+        // What was captured is the state after rendering, which nobody needs.
+        match template.render_captured_to(context, &mut output).map(drop) {
+            Ok(()) => String::from_utf8(output.bytes)
+                .map_err(|error| PromptError::ChatTemplate { reason: format!("writes what is not UTF-8: {error}") }),
+            Err(error) => Err(render_error(&error, output.is_full)),
+        }
     }
 
     /// Ids of a rendered prompt: control tokens where the template wrote them, text elsewhere.
@@ -149,6 +168,47 @@ struct Variables {
     messages: Value,
     tools: Value,
     continues: bool,
+}
+
+/// The rendered text, up to [`MAX_OUTPUT_BYTES`].
+#[derive(Debug, Default)]
+struct LimitedOutput {
+    bytes: Vec<u8>,
+    is_full: bool,
+}
+
+impl Write for LimitedOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > MAX_OUTPUT_BYTES - self.bytes.len() {
+            self.is_full = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn render_error(error: &minijinja::Error, is_full: bool) -> PromptError {
+    let found = if is_full {
+        format!("made into more than {MAX_OUTPUT_BYTES} bytes by the model's chat template")
+    } else if is_out_of_fuel(error) {
+        format!("more than the model's chat template can write in {FUEL} steps")
+    } else {
+        format!("refused by the model's chat template ({})", described(error))
+    };
+    PromptError::rule("messages", found, "a conversation the template can write")
+}
+
+/// Whether the template ran out of steps, maybe inside of something it called.
+fn is_out_of_fuel(error: &minijinja::Error) -> bool {
+    let causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |cause| cause.source());
+    causes
+        .filter_map(|cause| cause.downcast_ref::<minijinja::Error>())
+        .any(|cause| cause.kind() == ErrorKind::OutOfFuel)
 }
 
 /// The error and what caused it, on one line.

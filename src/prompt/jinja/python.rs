@@ -13,6 +13,8 @@ use minijinja::{Environment, Error, ErrorKind, State};
 use crate::prompt::json::{Number, Object, Value};
 
 const SECONDS_PER_DAY: u64 = 86_400;
+/// Of values that are written as JSON; those of requests have fewer levels.
+const MAX_DEPTH: usize = 256;
 
 const MONTHS: [&str; 12] = [
     "January",
@@ -66,7 +68,7 @@ fn raise_exception(message: String) -> Result<JinjaValue, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
-fn to_json(value: &JinjaValue, options: Kwargs) -> Result<String, Error> {
+fn to_json(state: &State<'_, '_>, value: &JinjaValue, options: Kwargs) -> Result<String, Error> {
     // `ensure_ascii=false` is what this writes; anything else would change the text.
     if options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false) {
         return Err(Error::new(ErrorKind::InvalidOperation, "tojson(ensure_ascii=true) is not supported"));
@@ -75,10 +77,19 @@ fn to_json(value: &JinjaValue, options: Kwargs) -> Result<String, Error> {
         return Err(Error::new(ErrorKind::InvalidOperation, "tojson(indent=..) is not supported"));
     }
     options.assert_all_used()?;
-    Ok(from_jinja(value)?.to_python_json())
+    Ok(from_jinja(state, value, 0)?.to_python_json())
 }
 
-fn from_jinja(value: &JinjaValue) -> Result<Value, Error> {
+/// A value may contain another one many times and so be far larger than what it took to make it: each time costs.
+fn from_jinja(state: &State<'_, '_>, value: &JinjaValue, depth: usize) -> Result<Value, Error> {
+    state.consume_fuel(1)?;
+    if depth > MAX_DEPTH {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("tojson: a value of more than {MAX_DEPTH} levels"),
+        ));
+    }
+    let inner = |value: &JinjaValue| from_jinja(state, value, depth + 1);
     match value.kind() {
         ValueKind::Undefined | ValueKind::None => Ok(Value::Null),
         ValueKind::Bool => Ok(Value::Bool(value.is_true())),
@@ -86,20 +97,34 @@ fn from_jinja(value: &JinjaValue) -> Result<Value, Error> {
             Some(integer) if value.is_integer() => Number::from(integer),
             Some(_) | None => Number::from(f64::try_from(value.clone())?),
         })),
-        ValueKind::String => Ok(Value::from(value.as_str().unwrap_or_default())),
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or_default();
+            state.consume_fuel(bytes_fuel(text.len()))?;
+            Ok(Value::from(text))
+        }
         ValueKind::Seq | ValueKind::Iterable => {
-            let items = value.try_iter()?.map(|item| from_jinja(&item));
+            let items = value.try_iter()?.map(|item| inner(&item));
             items.collect::<Result<Vec<Value>, Error>>().map(Value::Array)
         }
         ValueKind::Map => {
             let mut object = Object::new();
             for key in value.try_iter()? {
-                object.push_unique(key.to_string(), from_jinja(&value.get_item(&key)?)?);
+                if matches!(key.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
+                    return Err(Error::new(ErrorKind::InvalidOperation, "tojson: a key that is not text"));
+                }
+                let name = key.to_string();
+                state.consume_fuel(bytes_fuel(name.len()))?;
+                object.push_unique(name, inner(&value.get_item(&key)?)?);
             }
             Ok(Value::Object(object))
         }
         kind => Err(Error::new(ErrorKind::InvalidOperation, format!("tojson cannot write a value of kind {kind}"))),
     }
+}
+
+/// What the engine itself takes for text of that length.
+fn bytes_fuel(n_bytes: usize) -> u64 {
+    n_bytes as u64 / 64
 }
 
 fn call_method(
@@ -109,6 +134,13 @@ fn call_method(
     args: &[JinjaValue],
 ) -> Result<JinjaValue, Error> {
     match (value.kind(), value.as_str()) {
+        (ValueKind::String, Some(text)) if method == "replace" => {
+            let (from, to): (&str, &str) = from_args(args)?;
+            let added = text.matches(from).count().saturating_mul(to.len());
+            // Paid before it is made: the result may be as long as the square of what there is.
+            state.consume_fuel(bytes_fuel(added))?;
+            Ok(JinjaValue::from(text.replace(from, to)))
+        }
         (ValueKind::String, Some(text)) => call_string_method(text, method, args),
         (ValueKind::Map, _) => match method {
             "items" => {
@@ -157,7 +189,6 @@ fn call_string_method(text: &str, method: &str, args: &[JinjaValue]) -> Result<J
         }
         "startswith" => from_args(args).map(|(start,): (&str,)| JinjaValue::from(text.starts_with(start))),
         "endswith" => from_args(args).map(|(end,): (&str,)| JinjaValue::from(text.ends_with(end))),
-        "replace" => from_args(args).map(|(from, to): (&str, &str)| JinjaValue::from(text.replace(from, to))),
         "upper" => from_args(args).map(|()| JinjaValue::from(text.to_uppercase())),
         "lower" => from_args(args).map(|()| JinjaValue::from(text.to_lowercase())),
         _ => Err(Error::from(ErrorKind::UnknownMethod)),

@@ -6,6 +6,10 @@
 //! U+2581 for spaces and byte fallback (from SentencePiece). Others are refused by name.
 //!
 //! Special tokens in a text are letters here: `encode_special_tokens` is always on.
+//!
+//! Invariant: no text is lost. The vocabulary has a token for every byte, checked at loading, so that
+//! each character can be written, with or without the crate's help; what a file says about truncation
+//! and padding does not apply, and steps that remove characters are refused.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -25,6 +29,8 @@ pub(crate) struct HuggingFace {
     tokenizer: Tokenizer,
     pieces: HashMap<u32, StoredPiece>,
     controls: HashMap<String, u32>,
+    /// The token of each byte.
+    bytes: [u32; 256],
     vocab_size: usize,
     adds_dummy_prefix: bool,
     prepends_at_start_only: bool,
@@ -61,6 +67,7 @@ impl HuggingFace {
         let mut tokenizer =
             parsed.map_err(|_| "the parser gave up on it".to_owned())?.map_err(|error| error.to_string())?;
         tokenizer.set_encode_special_tokens(true);
+        tokenizer.with_truncation(None).map_err(|error| error.to_string())?.with_padding(None);
         let mut pieces: HashMap<u32, StoredPiece> =
             tokenizer.get_vocab(false).into_iter().map(|(name, id)| (id, alphabet.piece(name))).collect();
         let mut controls = HashMap::new();
@@ -76,11 +83,13 @@ impl HuggingFace {
             };
             pieces.insert(id, piece);
         }
+        let bytes = byte_tokens(&file, alphabet, &pieces, &tokenizer)?;
         let vocab_size = pieces.keys().max().map_or(0, |id| *id as usize + 1);
         Ok(HuggingFace {
             tokenizer,
             pieces,
             controls,
+            bytes,
             vocab_size,
             adds_dummy_prefix: strips_first_space(decoder),
             prepends_at_start_only: prepends_at_start_only(&file["pre_tokenizer"]),
@@ -118,19 +127,21 @@ impl HuggingFace {
     }
 
     pub(crate) fn encode_text_into(&self, text: &str, ids: &mut Vec<u32>) {
-        let start = ids.len();
-        self.encode_into(text, ids);
-        if ids[start..].iter().any(|id| self.is_control(*id)) {
-            // A model with `ignore_merges` looks whole words up, special tokens among them. Such a
-            // word is encoded letter by letter instead.
-            ids.truncate(start);
-            let mut letter = [0; 4];
-            text.chars().for_each(|character| self.encode_into(character.encode_utf8(&mut letter), ids));
-            let mut place = 0;
-            ids.retain(|id| {
-                place += 1;
-                place <= start || !self.is_control(*id)
-            });
+        if self.encode_as_text_into(text, ids) {
+            return;
+        }
+        // A model with `ignore_merges` looks whole words up, special tokens among them. Such a text is
+        // encoded letter by letter instead, and a letter that has the same fault byte by byte.
+        let mut buffer = [0; 4];
+        for (place, letter) in text.chars().enumerate() {
+            let letter: &str = letter.encode_utf8(&mut buffer);
+            let is_written = match place {
+                0 => self.encode_as_text_into(letter, ids),
+                _ => self.encode_inner_letter_into(letter, ids),
+            };
+            if !is_written {
+                ids.extend(letter.bytes().map(|byte| self.bytes[usize::from(byte)]));
+            }
         }
     }
 
@@ -150,11 +161,28 @@ impl HuggingFace {
         ids.drain(start..(start + n_guard).min(ids.len()));
     }
 
-    /// The crate fails only on models that lack their own unknown token; such text has no ids.
-    fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
-        if let Ok(encoding) = self.tokenizer.encode_fast(text, false) {
+    /// The same for a letter that follows others, before which nothing is to be put.
+    fn encode_inner_letter_into(&self, letter: &str, ids: &mut Vec<u32>) -> bool {
+        let (mut guard, mut whole) = (Vec::new(), Vec::new());
+        let is_text = self.encode_as_text_into(START_GUARD, &mut guard)
+            && self.encode_as_text_into(&format!("{START_GUARD}{letter}"), &mut whole);
+        match whole.strip_prefix(guard.as_slice()) {
+            Some(inner) if is_text => {
+                ids.extend_from_slice(inner);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// False, and no ids, if the crate fails or finds control tokens in the text.
+    fn encode_as_text_into(&self, text: &str, ids: &mut Vec<u32>) -> bool {
+        let Ok(encoding) = self.tokenizer.encode_fast(text, false) else { return false };
+        let is_text = !encoding.get_ids().iter().any(|id| self.is_control(*id));
+        if is_text {
             ids.extend_from_slice(encoding.get_ids());
         }
+        is_text
     }
 }
 
@@ -179,9 +207,62 @@ impl Alphabet {
     }
 }
 
-/// A decoder or pre-tokenizer or, if it is a sequence, its steps.
+/// The token of each byte; an error if one has none, or if something else keeps text from having tokens.
+fn byte_tokens(
+    file: &Value,
+    alphabet: Alphabet,
+    pieces: &HashMap<u32, StoredPiece>,
+    tokenizer: &Tokenizer,
+) -> Result<[u32; 256], String> {
+    check_steps(file, alphabet)?;
+    let model = &file["model"];
+    if alphabet == Alphabet::Spaced && model["byte_fallback"] != true {
+        return Err("model.byte_fallback is not true, so it has no tokens for characters it does not know".to_owned());
+    }
+    let vocab = tokenizer.get_vocab(false);
+    let mut tokens = [0; 256];
+    for byte in 0..=u8::MAX {
+        let name = match alphabet {
+            Alphabet::ByteLevel => letter_of_byte(byte).to_string(),
+            Alphabet::Spaced => format!("<0x{byte:02X}>"),
+        };
+        let id = vocab.get(&name).copied();
+        let is_text = id.is_some_and(|id| !matches!(pieces.get(&id), Some(StoredPiece::Control(_)) | None));
+        match id {
+            Some(id) if is_text => tokens[usize::from(byte)] = id,
+            Some(_) => return Err(format!("model.vocab: {name:?}, the token of byte {byte}, is a special token")),
+            None => return Err(format!("model.vocab has no {name:?}, the token of byte {byte}")),
+        }
+    }
+    Ok(tokens)
+}
+
+/// Refuses steps that take characters away, and byte-level files that do not turn text into bytes.
+fn check_steps(file: &Value, alphabet: Alphabet) -> Result<(), String> {
+    const REMOVING: [&str; 4] = ["Whitespace", "WhitespaceSplit", "BertPreTokenizer", "CharDelimiterSplit"];
+    let pre_tokenizer = steps(&file["pre_tokenizer"]);
+    for step in &pre_tokenizer {
+        let kind = step["type"].as_str().unwrap_or("none");
+        if REMOVING.contains(&kind) || step["behavior"] == "Removed" {
+            return Err(format!("its pre_tokenizer has the step {kind}, which removes characters from texts"));
+        }
+    }
+    let is_byte_level = |step: &&Value| step["type"] == "ByteLevel";
+    if alphabet == Alphabet::ByteLevel && !pre_tokenizer.iter().chain(&steps(&file["normalizer"])).any(is_byte_level) {
+        return Err("its decoder is ByteLevel, but neither its pre_tokenizer nor its normalizer is".to_owned());
+    }
+    for affix in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        if file["model"][affix].as_str().is_some_and(|affix| !affix.is_empty()) {
+            return Err(format!("model.{affix} is {}, expected none", file["model"][affix]));
+        }
+    }
+    Ok(())
+}
+
+/// A component or, if it is a sequence, its steps.
 fn steps(component: &Value) -> Vec<&Value> {
-    match component["decoders"].as_array().or(component["pretokenizers"].as_array()) {
+    let lists = ["decoders", "pretokenizers", "normalizers"];
+    match lists.iter().find_map(|list| component[list].as_array()) {
         Some(steps) => steps.iter().collect(),
         None => vec![component],
     }
@@ -228,4 +309,10 @@ fn byte_of_letter(letter: char) -> Option<u8> {
         }
         code => u8::try_from(code).ok().filter(is_printable),
     }
+}
+
+/// The inverse of [`byte_of_letter`].
+fn letter_of_byte(byte: u8) -> char {
+    let is_of_byte = |letter: &char| byte_of_letter(*letter) == Some(byte);
+    ('!'..='\u{143}').find(is_of_byte).unwrap_or(char::REPLACEMENT_CHARACTER)
 }

@@ -4,7 +4,7 @@ use axum::{
     body::Body,
     http::{Method, Request, header::CONTENT_TYPE},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tramontane::api::HttpLimits;
 
 use super::support::{Harness, chat, codec, merged, says, send, small_engine};
@@ -48,6 +48,45 @@ async fn bombs_are_refused() {
     assert_eq!(small.post_text(CHAT, " ".repeat(1001)).await.error(), r#"413 null "body_too_large""#);
 }
 
+/// An assistant's message with one call.
+fn calling(call: Value) -> Value {
+    json!({ "role": "assistant", "content": "", "tool_calls": [call] })
+}
+
+/// An assistant's message with one chunk.
+fn thinking(chunk: Value) -> Value {
+    json!({ "role": "assistant", "content": [chunk] })
+}
+
+/// What `/tokenize` does not read as chat does would be a prompt of another request.
+#[tokio::test]
+async fn tokenize_refuses_the_conversations_that_chat_refuses() {
+    let harness = Harness::new(says("Hi"));
+    let user = json!({ "role": "user", "content": "a" });
+    for body in [
+        json!({ "messages": [{ "role": "user", "content": "a", "audio": {} }] }),
+        json!({ "messages": [{ "role": "user", "content": [{ "type": "text", "text": "a", "b": 1 }] }] }),
+        json!({ "messages": [user], "tools": [{ "type": "function", "function": { "name": "f", "strict": true } }] }),
+        json!({ "messages": [user], "tools": [{ "type": "function", "function": { "name": "f", "b": 1 } }] }),
+        json!({ "messages": [user], "tools": [{ "type": "retrieval" }] }),
+    ] {
+        let refused = harness.post(CHAT, &body).await;
+        assert_eq!(refused.status, 400, "{body}: {}", refused.body);
+        assert_eq!(harness.post("/tokenize", &body).await.body, refused.body, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn null_inside_a_field_is_the_same_as_leaving_it_out() {
+    let harness = Harness::new(says("Hi"));
+    let format = json!({ "response_format": { "type": "text", "json_schema": null } });
+    assert_eq!(harness.chat(format.clone()).await.text(), "Hi");
+    let body = merged(json!({ "model": "tiny", "prompt": "a", "max_tokens": 1 }), format);
+    assert_eq!(harness.post("/v1/completions", &body).await.status, 200);
+    let schema = json!({ "response_format": { "type": "text", "json_schema": {} } });
+    assert_eq!(harness.chat(schema).await.error(), r#"400 "response_format" "unsupported_value""#);
+}
+
 #[tokio::test]
 async fn fields_are_named() {
     let harness = Harness::new(says("Hi"));
@@ -59,6 +98,34 @@ async fn fields_are_named() {
         (
             json!({ "messages": [{ "role": "user", "content": "a", "audio": {} }] }),
             r#"400 "messages[0].audio" "unknown_parameter""#,
+        ),
+        (
+            json!({ "messages": [{ "role": "user", "content": "a", "tool_call_id": "b" }] }),
+            r#"400 "messages[0].tool_call_id" "unknown_parameter""#,
+        ),
+        (
+            json!({ "messages": [{ "role": "user", "content": [{ "type": "text", "text": "a", "cache": {} }] }] }),
+            r#"400 "messages[0].content[0].cache" "unknown_parameter""#,
+        ),
+        (
+            json!({ "messages": [calling(json!({ "id": "123456789", "function": { "name": "f", "arguments": "{}" }, "extra": 1 }))] }),
+            r#"400 "messages[0].tool_calls[0].extra" "unknown_parameter""#,
+        ),
+        (
+            json!({ "messages": [calling(json!({ "function": { "name": "f", "arguments": "{}", "result": 1 } }))] }),
+            r#"400 "messages[0].tool_calls[0].function.result" "unknown_parameter""#,
+        ),
+        (
+            json!({ "messages": [thinking(json!({ "type": "thinking", "thinking": "a", "signature": "b" }))] }),
+            r#"400 "messages[0].content[0].signature" "unknown_parameter""#,
+        ),
+        (
+            json!({ "messages": [thinking(json!({ "type": "thinking", "thinking": [{ "type": "text", "text": "a", "b": 1 }] }))] }),
+            r#"400 "messages[0].content[0].thinking[0].b" "unknown_parameter""#,
+        ),
+        (
+            json!({ "messages": [thinking(json!({ "type": "thinking", "thinking": [{ "type": "image", "text": "a" }] }))] }),
+            r#"400 "messages[0].content[0].thinking[0].type" null"#,
         ),
         (json!({ "n": "1" }), r#"400 "n" null"#),
         (json!({ "n": 1.5 }), r#"400 "n" null"#),

@@ -1,10 +1,14 @@
 //! One client's request never harms another's.
 
+use std::time::{Duration, Instant};
+
 use axum::routing::get;
 use serde_json::{Value, json};
 use tramontane::api::{HttpLimits, layers, routes};
 
 use super::support::{Harness, MAX_MODEL_LEN, babbles, chat, eventually, merged, says, send, small_engine};
+
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Bodies of every kind of refusal.
 fn bad_requests() -> Vec<String> {
@@ -119,15 +123,20 @@ async fn too_many_requests_at_once_answer_429() {
     assert_eq!(harness.chat(json!({})).await.status, 200);
 }
 
+/// Lets the engine go on once the time of the request that runs is over.
+async fn open_after_the_deadline(harness: &Harness) {
+    eventually("the request has begun", || harness.state.in_flight() == 1).await;
+    let begun = Instant::now();
+    eventually("its time is over", || begun.elapsed() > REQUEST_TIMEOUT).await;
+    harness.gate.allow(100);
+}
+
 #[tokio::test]
 async fn a_request_that_takes_too_long_ends() {
-    let limits = HttpLimits { request_timeout: std::time::Duration::from_millis(50), ..HttpLimits::default() };
+    let limits = HttpLimits { request_timeout: REQUEST_TIMEOUT, ..HttpLimits::default() };
     let harness = Harness::with(babbles(), small_engine(), limits);
     harness.gate.allow(2);
-    let open_later = async {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        harness.gate.allow(100);
-    };
+    let open_later = open_after_the_deadline(&harness);
     let (answer, ()) = tokio::join!(harness.chat(json!({ "max_tokens": 2000 })), open_later);
     assert_eq!(answer.error(), r#"504 null "deadline_exceeded""#);
     harness.gate.open();
@@ -136,13 +145,10 @@ async fn a_request_that_takes_too_long_ends() {
 
 #[tokio::test]
 async fn a_stream_that_fails_says_so_and_has_no_done() {
-    let limits = HttpLimits { request_timeout: std::time::Duration::from_millis(50), ..HttpLimits::default() };
+    let limits = HttpLimits { request_timeout: REQUEST_TIMEOUT, ..HttpLimits::default() };
     let harness = Harness::with(babbles(), small_engine(), limits);
     harness.gate.allow(2);
-    let open_later = async {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        harness.gate.allow(100);
-    };
+    let open_later = open_after_the_deadline(&harness);
     let more = json!({ "max_tokens": 2000, "stream": true });
     let (answer, ()) = tokio::join!(harness.chat(more), open_later);
     assert_eq!(answer.status, 200);

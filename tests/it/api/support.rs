@@ -18,12 +18,12 @@ use tramontane::{
     api::{AppState, GenerationDefaults, HttpLimits, ServedModel, app},
     engine::{EngineConfig, EngineHandle},
     model::{ForwardPass, Logits, ModelError},
-    prompt::{Codec, TekkenFile},
+    prompt::{Codec, TekkenFile, TokenizerVersion},
     telemetry::EngineMetrics,
     types::Batch,
 };
 
-use crate::fixtures::read;
+use crate::fixtures::{Data, read};
 
 pub const EOS: u32 = 2;
 pub const END_OF_INSTRUCTION: u32 = 4;
@@ -42,6 +42,13 @@ pub fn codec() -> Codec {
         Codec::from_tekken(&file, None).expect("a valid tokenizer")
     };
     CODEC.get_or_init(open).clone()
+}
+
+/// The small tokenizer under another version's name.
+pub fn codec_of(version: TokenizerVersion) -> Codec {
+    let name = "tekken-tiny.json";
+    let file = TekkenFile::parse(&Data::of_repository().tokenizer_file(name), name).expect("a valid tekken file");
+    Codec::from_tekken(&file, Some(version)).expect("a valid tokenizer")
 }
 
 /// Ids of a text without control tokens.
@@ -169,11 +176,21 @@ impl Harness {
         harness
     }
 
+    /// With a tokenizer of another version.
+    pub fn with_codec(script: Script, codec: Codec) -> Self {
+        let harness = Self::build(script, codec, small_engine(), HttpLimits::default());
+        harness.gate.open();
+        harness
+    }
+
     /// With a closed gate.
     pub fn with(script: Script, engine: EngineConfig, limits: HttpLimits) -> Self {
+        Self::build(script, codec(), engine, limits)
+    }
+
+    fn build(script: Script, codec: Codec, engine: EngineConfig, limits: HttpLimits) -> Self {
         let state = AppState::new(limits);
         let gate = Gate { allowed: Arc::default() };
-        let codec = codec();
         let model = ScriptedModel {
             vocab_size: codec.vocab_size(),
             block_size: engine.block_size,

@@ -82,6 +82,24 @@ fn answer(mut stream: TcpStream) -> String {
     text
 }
 
+/// Waits for the first event of a stream, by when its request is surely running.
+fn begun(stream: TcpStream) -> BufReader<TcpStream> {
+    let mut stream = BufReader::new(stream);
+    let mut text = String::new();
+    while !text.contains("\ndata:") {
+        assert!(stream.read_line(&mut text).unwrap() > 0, "the stream ended before its first event: {text}");
+    }
+    stream
+}
+
+/// Requests that run far longer than a signal takes; the last of them has begun.
+fn long_answers(server: &Server, model: &Path) -> (Vec<TcpStream>, BufReader<TcpStream>) {
+    let body = r#"{"model": "NAME", "stream": true, "max_tokens": 2000, "ignore_eos": true, "prompt": "Hello"}"#;
+    let body = body.replace("NAME", model.file_name().unwrap().to_str().unwrap());
+    let waiting = (0..7).map(|_| server.post("/v1/completions", &body)).collect();
+    (waiting, begun(server.post("/v1/completions", &body)))
+}
+
 fn model() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     checkpoint::write(directory.path());
@@ -113,12 +131,7 @@ fn a_running_request_is_finished_before_the_end() {
     let body = r#"{"model": "", "stream": true, "max_tokens": 400, "ignore_eos": true, "prompt": "Hello"}"#;
     let name = server.get("/v1/models");
     let name = name.split("\"id\":\"").nth(1).unwrap().split('"').next().unwrap();
-    let mut stream = BufReader::new(server.post("/v1/completions", &body.replace("\"\"", &format!("\"{name}\""))));
-    let mut line = String::new();
-    while !line.starts_with("data:") {
-        line.clear();
-        assert!(stream.read_line(&mut line).unwrap() > 0, "the stream ended before its first event");
-    }
+    let mut stream = begun(server.post("/v1/completions", &body.replace("\"\"", &format!("\"{name}\""))));
     server.signal();
     server.log_until("stopping");
     let mut rest = String::new();
@@ -131,17 +144,22 @@ fn a_running_request_is_finished_before_the_end() {
 fn a_second_signal_ends_it_at_once() {
     let model = model();
     let mut server = Server::start(model.path(), &["--drain-timeout", "1h"]);
-    // A request whose body never comes keeps the first signal from being enough. `100 Continue` says that its
-    // handler has begun to wait.
-    let head = "Host: test\r\nContent-Type: application/json\r\nContent-Length: 9\r\nExpect: 100-continue";
-    let mut stream = BufReader::new(server.connect(&format!("POST /v1/completions HTTP/1.1\r\n{head}\r\n\r\n")));
-    let mut line = String::new();
-    stream.read_line(&mut line).unwrap();
-    assert!(line.starts_with("HTTP/1.1 100"), "{line}");
+    let _streams = long_answers(&server, model.path());
     server.signal();
     server.log_until("stopping");
     server.signal();
     assert_eq!(server.exit_code(), Some(130));
+}
+
+#[test]
+fn requests_that_are_cut_are_a_failure() {
+    let model = model();
+    let mut server = Server::start(model.path(), &["--drain-timeout", "1ms"]);
+    let _streams = long_answers(&server, model.path());
+    server.signal();
+    let message = server.log_until("drain_timeout")["message"].to_string();
+    assert!(message.contains("1ms") && message.contains("cut"), "{message}");
+    assert_eq!(server.exit_code(), Some(1));
 }
 
 #[test]

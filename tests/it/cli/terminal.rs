@@ -1,7 +1,7 @@
 //! `generate`, `chat` and `inspect`: a model without a server.
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     process::{Command, Stdio},
 };
 
@@ -9,6 +9,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{Ran, check_failure, checkpoint, run, tramontane};
+use crate::fixtures::huggingface_bytes;
 
 fn model() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
@@ -52,6 +53,53 @@ fn chat_over_a_pipe() {
     assert!(ran.err.contains("/nonsense is no command"), "{}", ran.err);
     let (first, second) = ran.out.split_at(ran.out.len() / 2);
     assert_eq!(first, second, "after /reset the same question has the same answer");
+}
+
+#[test]
+fn an_answer_is_cut_off_and_the_chat_goes_on() {
+    let model = model();
+    let mut command = tramontane(&["chat", model.path().to_str().unwrap(), "--temperature", "0"]);
+    let streams = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut process = streams.spawn().unwrap();
+    let (mut input, mut output) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+    let interrupt =
+        || assert!(Command::new("kill").args(["-INT", &process.id().to_string()]).status().unwrap().success());
+    for _ in 0..2 {
+        input.write_all(b"Hello\n").unwrap();
+        // An answer has begun that ends only where the context does.
+        output.read_exact(&mut [0; 8]).unwrap();
+        interrupt();
+        let mut byte = [0];
+        while byte != *b"\n" {
+            output.read_exact(&mut byte).unwrap();
+        }
+    }
+    input.write_all(b"/quit\n").unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn inspect_tells_who_formats_chats() {
+    let model = model();
+    let path = model.path();
+    let chat_format = || {
+        let report: Value =
+            serde_json::from_str(&run(&mut tramontane(&["inspect", path.to_str().unwrap(), "--json"])).out).unwrap();
+        let text = run(&mut tramontane(&["inspect", path.to_str().unwrap()])).out;
+        let line = text.lines().find(|line| line.starts_with("chat format")).unwrap().to_owned();
+        (report["tokenizer"]["chat_format"].clone(), line)
+    };
+    let check = |format: Value, words: &str| {
+        let (found, line) = chat_format();
+        assert_eq!(found, format);
+        assert!(line.contains(words), "{line}");
+    };
+    check("native".into(), "that of the tokenizer's version");
+    std::fs::remove_file(path.join("tekken.json")).unwrap();
+    std::fs::write(path.join("tokenizer.json"), huggingface_bytes()).unwrap();
+    check(Value::Null, "none: the checkpoint has no template");
+    std::fs::write(path.join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+    check("jinja".into(), "Jinja template");
 }
 
 #[test]

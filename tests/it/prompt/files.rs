@@ -150,9 +150,77 @@ fn huggingface_files_of_other_kinds_are_refused() {
         r#"{"decoder": {"type": "ByteLevel"}, "model": {"type": "Unigram"}}"#,
         expect![[r#"tokenizer file `tokenizer.json`: model.type is "Unigram", expected "BPE""#]],
     );
+    // What the vocabulary cannot write would be lost.
+    check(
+        r#"{"decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false},
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false}, "model": {"type": "BPE", "unk_token": "?", "vocab": {"a": 0}, "merges": []}}"#,
+        expect![[r#"tokenizer file `tokenizer.json`: model.vocab has no "Ā", the token of byte 0"#]],
+    );
     let cyclic = r#"{"decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 0},
         "merges": [["a", "b"], ["ab", "a"], ["b", "ab"]]}}"#;
     assert!(Codec::from_huggingface(cyclic.as_bytes(), None, "tokenizer.json").is_err());
+}
+
+/// The repository's tokenizer.json with one change.
+fn open_huggingface(change: impl FnOnce(&mut serde_json::Value)) -> Result<Codec, PromptError> {
+    let mut file: serde_json::Value = serde_json::from_slice(&huggingface_bytes()).expect("JSON");
+    change(&mut file);
+    Codec::from_huggingface(file.to_string().as_bytes(), Some(TokenizerVersion::V3), "tokenizer.json")
+}
+
+#[test]
+fn a_tokenizer_that_loses_text_is_refused() {
+    let check = |change: &dyn Fn(&mut serde_json::Value), expected: Expect| {
+        expected.assert_eq(&open_huggingface(change).expect_err("must be refused").to_string());
+    };
+    check(
+        &|file| file["model"]["byte_fallback"] = json!(false),
+        expect![
+            "tokenizer file `tokenizer.json`: model.byte_fallback is not true, so it has no tokens for characters it does not know"
+        ],
+    );
+    check(
+        &|file| file["pre_tokenizer"] = json!({"type": "WhitespaceSplit"}),
+        expect![
+            "tokenizer file `tokenizer.json`: its pre_tokenizer has the step WhitespaceSplit, which removes characters from texts"
+        ],
+    );
+    check(
+        &|file| {
+            let tokens = file["added_tokens"].as_array_mut().expect("an array");
+            tokens.push(json!({"id": 780, "content": "<0x41>", "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true}));
+        },
+        expect![[
+            r#"tokenizer file `tokenizer.json`: model.vocab: "<0x41>", the token of byte 65, is a special token"#
+        ]],
+    );
+}
+
+#[test]
+fn no_text_is_lost() {
+    let text = "Hello \u{1F32C}\u{FE0F} 北風 \u{10FFFF}\0é";
+    let plain = open_huggingface(|_| {}).expect("valid");
+    let ids = plain.encode_text(text, false);
+    assert_eq!(plain.decode(&ids, tramontane::prompt::SpecialTokens::Skip), text);
+    // An unknown token that is not there, and a limit on lengths.
+    let odd = open_huggingface(|file| {
+        file["model"]["unk_token"] = json!("missing");
+        file["truncation"] = json!({"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0});
+    });
+    assert_eq!(odd.expect("valid").encode_text(text, false), ids);
+    // A special token that the vocabulary's own merges make: written without it.
+    let merged = open_huggingface(|file| {
+        let id = file["model"]["vocab"]["Hello"].clone();
+        let tokens = file["added_tokens"].as_array_mut().expect("an array");
+        tokens.push(json!({"id": id, "content": "Hello", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}));
+    });
+    let merged = merged.expect("valid");
+    let text = "xHello yHello";
+    let ids = merged.encode_text(text, false);
+    assert!(!ids.iter().any(|id| merged.is_control(*id)));
+    assert_eq!(merged.decode(&ids, tramontane::prompt::SpecialTokens::Skip), text);
 }
 
 #[test]

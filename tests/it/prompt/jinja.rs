@@ -1,5 +1,8 @@
 //! Jinja templates: the same prompts as the native format, and the same safety.
 
+use std::sync::OnceLock;
+
+use proptest::prelude::*;
 use tramontane::prompt::json::Value;
 use tramontane::prompt::{ChatRequest, Codec, PromptError, SpecialTokens, TekkenFile, TokenizerVersion};
 
@@ -22,6 +25,32 @@ fn v7_with_template(template: &str) -> Codec {
     let mut header = file.header().clone();
     header["config"]["version"] = "v7".into();
     Codec::from_tekken(&file.with_header(header), None).and_then(|codec| codec.with_jinja(template)).expect("valid")
+}
+
+/// The tiny tekken file with other names for some of its control tokens.
+fn with_names(names: &[&str], template: &str) -> Codec {
+    let bytes = Data::of_repository().tokenizer_file("tekken-tiny.json");
+    let mut file: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+    let tokens = file["special_tokens"].as_array_mut().expect("an array");
+    let unnamed =
+        tokens.iter_mut().filter(|token| token["token_str"].as_str().is_some_and(|name| name.contains("SPECIAL_")));
+    for (token, name) in unnamed.zip(names) {
+        token["token_str"] = (*name).into();
+    }
+    let file = TekkenFile::parse(file.to_string().as_bytes(), "tekken.json").expect("valid");
+    let codec = Codec::from_tekken(&file, None).and_then(|codec| codec.with_jinja(template)).expect("valid");
+    for name in names {
+        assert!(codec.decode(&(0..200).collect::<Vec<u32>>(), SpecialTokens::Keep).contains(name), "{name}");
+    }
+    codec
+}
+
+fn n_controls(codec: &Codec, ids: &[u32]) -> usize {
+    ids.iter().filter(|id| codec.is_control(**id)).count()
+}
+
+fn chat(content: &str) -> ChatRequest {
+    request(&serde_json::json!({"model": "m", "messages": [{"role": "user", "content": content}]}).to_string())
 }
 
 fn request(body: &str) -> ChatRequest {
@@ -59,6 +88,83 @@ fn typed_control_tokens_stay_text() {
     assert_eq!(ids, codec("v7-tekken").encode_chat(&request(body)).expect("a prompt"));
     let n_controls = ids.iter().filter(|id| with_template.is_control(**id)).count();
     assert_eq!(n_controls, 3, "<s>, [INST] and [/INST] of the template");
+}
+
+#[test]
+fn names_that_overlap_stay_text() {
+    let codec = with_names(&["aa", "abab", "ab<", "x"], "ab<{{ messages[0].content }}|aa");
+    for content in ["aaa", "xaaaax", "ababab", "aabab<", "a", "x", "b<", "  ab", "aab "] {
+        let ids = codec.encode_chat(&chat(content)).expect("a prompt");
+        assert_eq!(n_controls(&codec, &ids), 2, "{content:?}: ab< and aa of the template");
+        assert_eq!(codec.decode(&ids, SpecialTokens::Keep), format!("ab<{content}|aa"));
+    }
+}
+
+/// A vocabulary whose names overlap with themselves and each other, in a template that trims, splits and
+/// writes control tokens right beside what it was given.
+fn hostile_names() -> &'static Codec {
+    static CODEC: OnceLock<Codec> = OnceLock::new();
+    CODEC.get_or_init(|| {
+        let template = "{{ '[INST]' + messages[0].content + '[/INST]' }}{{ messages[0].content.strip() }}\
+                        ab<{{ messages[0].content|tojson }}[INST]";
+        with_names(&["aa", "bab", "abab", "ab<", "<b", "[[I", "x", "é", "éa"], template)
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_text_of_a_request_becomes_a_control_token(
+        pieces in prop::collection::vec(
+            prop::sample::select(vec!["a", "b", "<", "x", "é", "[", "I", "NST]", "[/INST]", "]", " ", "\n", "\"", "\u{fdd0}", "aa"]),
+            0..12,
+        ),
+    ) {
+        let (codec, content) = (hostile_names(), pieces.concat());
+        let prompt = codec.encode_chat(&chat(&content));
+        let ids = prompt.expect("a prompt");
+        prop_assert_eq!(n_controls(codec, &ids), 4, "those of the template: {:?}", content);
+        let json = serde_json::to_string(&content).expect("text");
+        let expected = format!("[INST]{content}[/INST]{}ab<{json}[INST]", content.trim());
+        prop_assert_eq!(codec.decode(&ids, SpecialTokens::Keep), expected);
+    }
+}
+
+/// The message of a template that is stopped.
+fn check_stopped(template: &str, found: &str) {
+    let codec = codec("v7-tekken").clone().with_jinja(template).expect("valid");
+    let error = codec.encode_chat(&chat("Hello")).expect_err("must be stopped");
+    let expected = format!("`messages` is {found}, expected a conversation the template can write");
+    assert_eq!(error.to_string(), expected, "{template}");
+}
+
+#[test]
+fn a_template_cannot_hold_up_the_server() {
+    let out_of_steps = "more than the model's chat template can write in 10000000 steps";
+    let nested = "{% for a in range(10000) %}{% for b in range(10000) %}{% for c in range(10000) %}\
+                  {% endfor %}{% endfor %}{% endfor %}";
+    check_stopped(nested, out_of_steps);
+    // Each of these makes much of little: text by squaring, JSON by doubling.
+    let squares = "{% set ns = namespace(x='aaaaaaaa') %}{% for a in range(9) %}\
+                   {% set ns.x = ns.x.replace('a', ns.x) %}{% endfor %}";
+    check_stopped(squares, out_of_steps);
+    let doubles = "{% set ns = namespace(x=['']) %}{% for a in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}\
+                   {{ ns.x|tojson }}";
+    check_stopped(doubles, out_of_steps);
+    let deep = "{% set ns = namespace(x=['']) %}{% for a in range(900) %}{% set ns.x = [ns.x] %}{% endfor %}\
+                {{ ns.x|tojson }}";
+    check_stopped(deep, "refused by the model's chat template (tojson: a value of more than 256 levels)");
+    let long = "{% set text = 'a' * 100000 %}{% for a in range(200) %}{{ text }}{% endfor %}";
+    check_stopped(long, "made into more than 16777216 bytes by the model's chat template");
+}
+
+#[test]
+fn a_long_conversation_is_no_attack() {
+    let codec = v7_with_template(V7);
+    let messages: Vec<_> = (0..10_000)
+        .map(|turn| serde_json::json!({"role": if turn % 2 == 0 { "user" } else { "assistant" }, "content": "Hello"}))
+        .collect();
+    let body = serde_json::json!({"model": "m", "messages": messages}).to_string();
+    assert!(codec.encode_chat(&request(&body)).expect("a prompt").len() > 20_000);
 }
 
 #[test]

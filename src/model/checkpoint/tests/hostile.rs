@@ -57,7 +57,7 @@ fn every_truncated_configuration_is_refused() {
     }
 }
 
-/// Flips every bit of the header's bytes, one at a time: an error or a sound checkpoint, never a panic.
+/// Flips every 23rd bit of the header, one at a time: an error or a sound checkpoint, never a panic.
 #[test]
 fn flipped_header_bits_never_panic() {
     let dir = copy_of("mistral-tied");

@@ -159,6 +159,41 @@ fn packed_weights_equal_a_plain_reading() {
 }
 
 #[test]
+fn fp8_is_handed_out_as_it_is_stored() {
+    for (case, has_activation_scales) in [("fp8-block-hf", false), ("fp8-static-hf", true)] {
+        let dir = golden(case);
+        let file = fs::read(dir.join("model.safetensors")).unwrap();
+        let stored = SafeTensors::deserialize(&file).unwrap();
+        let plain = read_plainly(&dir);
+        let bits = |tensor: &Tensor| -> Vec<u32> {
+            tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+        };
+        let checkpoint = Checkpoint::open(&dir).unwrap();
+        let mut n_matrices = 0;
+        for matrix in checkpoint.quantized_matrices() {
+            let matrix = matrix.unwrap();
+            n_matrices += 1;
+            let view = stored.tensor(matrix.name).unwrap();
+            assert_eq!((view.shape(), view.data()), (&matrix.shape[..], matrix.codes), "{}", matrix.name);
+            let module = matrix.name.strip_suffix(".weight").unwrap();
+            let scale = plain.get(&format!("{module}.weight_scale_inv")).unwrap();
+            let found: Vec<u32> = matrix.weight_scales.iter().map(|scale| scale.to_bits()).collect();
+            assert_eq!(found, bits(scale), "{}", matrix.name);
+            let scale = plain.get(&format!("{module}.activation_scale")).map(|scale| bits(scale)[0]);
+            assert_eq!(scale.is_some(), has_activation_scales, "{}", matrix.name);
+            assert_eq!(matrix.activation_scale.map(f32::to_bits), scale, "{}", matrix.name);
+            assert_eq!(matrix.interleaved_head_dim, None);
+        }
+        let all = stored.iter().filter(|(_, view)| view.dtype() == Dtype::F8_E4M3).count();
+        assert_eq!(n_matrices, all, "{case}");
+    }
+    let native = Checkpoint::open(&golden("fp8-native")).unwrap();
+    let interleaved =
+        native.quantized_matrices().filter(|matrix| matrix.as_ref().unwrap().interleaved_head_dim.is_some());
+    assert_eq!(interleaved.count(), 2 * native.config().num_hidden_layers);
+}
+
+#[test]
 fn tied_embeddings_share_their_storage() {
     let checkpoint = Checkpoint::open(&golden("mistral-tied")).unwrap();
     let weights = checkpoint.load(ComputeDtype::Bf16, &Device::Cpu, &NoProgress).unwrap();

@@ -3,7 +3,7 @@
 use expect_test::{Expect, expect};
 
 use super::*;
-use crate::model::checkpoint::{ComputeDtype, GenerationDefaults, Subject};
+use crate::model::checkpoint::{ComputeDtype, GenerationDefaults, Section, Subject, generation};
 use crate::model::config::{AttentionTemperature, RopeScaling};
 
 /// Opens a case with one changed value and compares the refusal.
@@ -121,16 +121,12 @@ fn generation_defaults_come_from_their_file() {
     assert!(Checkpoint::open(&golden("native-v01")).unwrap().generation_defaults().eos_token_ids.is_empty());
 
     let path = dir.path().join("generation_config.json");
-    fs::write(
-        &path,
-        r#"{"eos_token_id": [2, 7], "temperature": 0.15, "top_p": 0.9, "top_k": 50, "max_new_tokens": 9}"#,
-    )
-    .unwrap();
+    fs::write(&path, r#"{"eos_token_id": [2, 7], "temperature": 0.15, "top_p": 0.9, "top_k": 50, "num_beams": 4}"#)
+        .unwrap();
     let expected = GenerationDefaults {
         temperature: Some(0.15),
         top_p: Some(0.9),
         top_k: Some(50),
-        max_new_tokens: Some(9),
         eos_token_ids: vec![2, 7],
         ..GenerationDefaults::default()
     };
@@ -154,6 +150,46 @@ fn generation_defaults_come_from_their_file() {
         expect![[r#"DIR/generation_config.json: temperature is "hot", expected a number from 0e0 to 1e2"#]],
     );
     refuse("[]", expect!["DIR/generation_config.json: the outermost value is a list of 0, expected an object"]);
+}
+
+#[test]
+fn settings_that_are_not_done_are_refused_or_named() {
+    check(
+        "mistral-v03",
+        set("final_logit_softcapping", json!(30.0)),
+        expect!["DIR/config.json: final_logit_softcapping is 30.0, expected nothing: logits are not capped"],
+    );
+    check(
+        "mistral3-mistral",
+        |config| config["text_config"]["attn_logit_softcapping"] = json!(50),
+        expect!["DIR/config.json: text_config.attn_logit_softcapping is 50, expected nothing: logits are not capped"],
+    );
+    check(
+        "ministral3",
+        set("no_rope_layers", json!([1, 0])),
+        expect![
+            "DIR/config.json: no_rope_layers is a list of 2, expected nothing: every layer rotates queries and keys"
+        ],
+    );
+    check(
+        "native-mixtral",
+        |params| params["moe"]["routed_scale"] = json!(2.5),
+        expect!["DIR/params.json: moe.routed_scale is 2.5, expected 1"],
+    );
+    check(
+        "native-mixtral",
+        |params| params["moe"]["num_expert_groups"] = json!(4),
+        expect!["DIR/params.json: moe.num_expert_groups is 4, expected 1"],
+    );
+    let off = |config: &mut Value| config["final_logit_softcapping"] = Value::Null;
+    assert!(open_with("mistral-v03", off).is_ok());
+    assert!(open_with("native-mixtral", |params| params["moe"]["routed_scale"] = json!(1.0)).is_ok());
+
+    let not_done = |value: Value| generation::not_done(&Section::root(Path::new("file"), &value).unwrap());
+    let off = json!({"num_beams": 1, "no_repeat_ngram_size": 0, "bad_words_ids": null, "suppress_tokens": []});
+    assert!(not_done(off).is_empty());
+    let on = json!({"no_repeat_ngram_size": 3, "num_beams": 4, "typical_p": 0.9, "bad_words_ids": [[1]], "top_k": 5});
+    assert_eq!(not_done(on), ["no_repeat_ngram_size", "num_beams", "typical_p", "bad_words_ids"]);
 }
 
 #[test]
