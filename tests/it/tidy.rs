@@ -26,7 +26,8 @@ const SHARED: [&str; 3] = ["config", "types", "telemetry"];
 const NO_OPERATORS: [&str; 1] = ["kernels/simd"];
 
 /// Files above 500 lines, each with the reason it is not split.
-const LONG_FILES: [(&str, &str); 0] = [];
+const LONG_FILES: [(&str, &str); 1] =
+    [("kernels/paged_attention/cpu.rs", "one kernel: its tiles, masks and reductions are only understood together")];
 const LONG: usize = 500;
 
 #[test]
@@ -95,7 +96,8 @@ fn files_stay_short() {
     }
     assert!(long.is_empty(), "split these, or give a reason in LONG_FILES: {long:#?}");
     for (path, reason) in LONG_FILES {
-        assert!(root().join(path).is_file() && !reason.is_empty(), "{path} in LONG_FILES is gone");
+        let text = fs::read_to_string(root().join(path)).unwrap_or_default();
+        assert!(text.lines().count() > LONG && !reason.is_empty(), "{path} needs no place in LONG_FILES any more");
     }
 }
 
