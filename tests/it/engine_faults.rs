@@ -231,8 +231,8 @@ fn what_cannot_be_computed_is_refused_at_once() {
         "allowed_token_ids: must hold at least one token"
     );
     assert_eq!(
-        refusal(sampling(SamplingParams { repetition_penalty: 1e-30, ..default() })),
-        "repetition_penalty: must be between 0.01 and 10, got 0.000000000000000000000000000001"
+        refusal(sampling(SamplingParams { repetition_penalty: 0.001, ..default() })),
+        "repetition_penalty: must be between 0.01 and 10, got 0.001"
     );
     let mut ending = sampling(SamplingParams { allowed_token_ids: Some(vec![2, 3]), ..default() });
     (ending.stop.eos_token_ids, ending.stop.stop_token_ids) = (vec![2], vec![3]);
