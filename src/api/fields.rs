@@ -1,5 +1,5 @@
 //! Every request field that the server knows, and what becomes of it: the single table behind the checks of
-//! [`super::body::Fields`], behind `docs/api.md`, and behind the test that asks for each field over HTTP.
+//! `Fields`, behind `docs/api.md`, and behind the test that asks for each field over HTTP.
 
 mod tables;
 

@@ -2,8 +2,8 @@
 //!
 //! [`app`] is the router; one file per resource has its handler and its data; [`error`] is the single map to
 //! status and body; [`fields`] says what becomes of every request field; [`generation`] is the one place where
-//! engine updates become text. A request's life: [`request`] (id, admission) -> [`body`] (limits, JSON, fields)
-//! -> a checked job -> [`generation`] -> one JSON object, or a stream through [`sse`].
+//! engine updates become text. A request's life: `request` (id, admission) -> `body` (limits, JSON, fields)
+//! -> a checked job -> [`generation`] -> one JSON object, or a stream through `sse`.
 //!
 //! Invariants: no request can harm another, whatever it sends or fails to read; and no field is ignored: it is
 //! honoured, asks for nothing, or is refused by name.

@@ -1,7 +1,7 @@
 //! Logits of one row -> the next token. Pure functions of the logits, the parameters, the sequence so far
 //! and, for the draw, of (seed, index of the token): what else is in the batch cannot matter.
 //!
-//! [`distribution`] and [`sample`] share every stage ([`adjust`], then [`candidates`]); the goldens test the
+//! [`distribution`] and [`sample`] share every stage (`adjust`, then `candidates`); the goldens test the
 //! first, so they hold for the second. Knows nothing of batches, blocks or streams.
 
 mod adjust;

@@ -137,7 +137,7 @@ mod tests {
         check(&["<s>"], "x <", "x <|");
         check(&["<s>"], " s> <s ", " s|> <|s ");
         check(&["éé"], "xéééx", "xé|é|éx");
-        check(&["<s>"], "< s >", "<| s |>");
+        check(&["<s>"], "> s <", "|> s <|");
         check(&["<s>"], "nothing", "nothing");
     }
 
