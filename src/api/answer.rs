@@ -6,8 +6,25 @@ use serde::Serialize;
 use super::{
     error::ApiError,
     generation::{Delta, Event, Finished, Generation, ScoredToken},
+    state::{ServedModel, unix_seconds},
 };
 use crate::{engine::TokenLogprobs, prompt::OutputEvent};
+
+/// What all parts of one answer repeat.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    pub(super) id: String,
+    pub(super) created: u64, // Unix seconds
+    pub(super) model: String,
+    pub(super) system_fingerprint: String,
+}
+
+impl Head {
+    /// The head of an answer that begins now.
+    pub(super) fn new(id: String, model_name: String, model: &ServedModel) -> Self {
+        Self { id, created: unix_seconds(), model: model_name, system_fingerprint: model.fingerprint() }
+    }
+}
 
 /// Letters and digits of the ids that Mistral's tokenizers accept for tool calls.
 pub(super) const TOOL_CALL_ID_ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

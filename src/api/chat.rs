@@ -20,23 +20,14 @@ pub(super) use self::{
     response::stop_reason,
 };
 use super::{
-    answer::{UsageCounter, collect},
+    answer::{Head, UsageCounter, collect},
     body::JsonText,
     error::ApiError,
     generation,
     request::{Work, off_thread, set_request_id},
     sse,
-    state::{ServedModel, unix_seconds},
+    state::ServedModel,
 };
-
-/// What all parts of one answer repeat.
-#[derive(Clone, Debug)]
-struct Head {
-    id: String,
-    created: u64, // Unix seconds
-    model: String,
-    system_fingerprint: String,
-}
 
 /// Answers a chat request, at once or as a stream.
 pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
@@ -46,12 +37,7 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
         off_thread(&state, text.len(), move || ChatCall::parse(&text, &model, deadline)).await?
     };
     let request_id = call.options.request_id.clone().unwrap_or(request_id);
-    let head = Head {
-        id: format!("chatcmpl-{request_id}"),
-        created: unix_seconds(),
-        model: call.model_name.clone(),
-        system_fingerprint: model.fingerprint(),
-    };
+    let head = Head::new(format!("chatcmpl-{request_id}"), call.model_name.clone(), &model);
     let generations = generation::start(&model, &call.job)?;
     generation::observe_params(&model, std::slice::from_ref(&call.job));
     let mut response = match call.options.stream {

@@ -13,23 +13,14 @@ use axum::{
 
 use self::request::CompletionCall;
 use super::{
-    answer::{UsageCounter, collect},
+    answer::{Head, UsageCounter, collect},
     body::JsonText,
     error::ApiError,
     generation::{self, Generation},
     request::{Work, off_thread, set_request_id},
     sse,
-    state::{ServedModel, unix_seconds},
+    state::ServedModel,
 };
-
-/// What all parts of one answer repeat.
-#[derive(Clone, Debug)]
-struct Head {
-    id: String,
-    created: u64, // Unix seconds
-    model: String,
-    system_fingerprint: String,
-}
 
 /// Answers a completion request, at once or as a stream.
 pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
@@ -39,12 +30,7 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
         off_thread(&state, text.len(), move || CompletionCall::parse(&text, &model, deadline)).await?
     };
     let request_id = call.options.request_id.clone().unwrap_or(request_id);
-    let head = Head {
-        id: format!("cmpl-{request_id}"),
-        created: unix_seconds(),
-        model: call.model_name.clone(),
-        system_fingerprint: model.fingerprint(),
-    };
+    let head = Head::new(format!("cmpl-{request_id}"), call.model_name.clone(), &model);
     let generations = start(&model, &call)?;
     let mut response = match call.options.stream {
         Some(options) => sse::respond(state.limits(), in_flight, async move |sender| {
