@@ -11,6 +11,7 @@
 
 pub mod combine_experts;
 pub mod embedding;
+pub mod gpu;
 pub mod linear;
 pub mod paged_attention;
 mod paged_batch;

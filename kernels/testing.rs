@@ -2,8 +2,11 @@
 //! reproducible random values.
 
 use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+use crate::gpu::{Device as _, DevicePointer, Emulated, Float16, Launch, Order};
 
 /// Types that weights and caches come in.
 pub(crate) const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
@@ -74,5 +77,96 @@ pub(crate) fn assert_same_in_any_pool(op: &str, shape: &[usize], compute: impl F
     let alone = in_pool_of(1);
     for threads in [2, 5] {
         assert_same_bits(&format!("{op} with {threads} threads"), shape, &in_pool_of(threads), &alone);
+    }
+}
+
+/// A device for tests of CUDA kernels: emulated, so that they run everywhere.
+pub(crate) struct OnDevice(Emulated);
+
+/// Runs `check` with every order of threads: a kernel that lacks a barrier differs between them.
+pub(crate) fn each_device(check: impl Fn(&OnDevice)) {
+    for order in [Order::Forward, Order::Reverse, Order::Shuffled] {
+        check(&OnDevice(Emulated::new(order)));
+    }
+}
+
+impl OnDevice {
+    /// Memory that holds `bytes`.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> DevicePointer {
+        let pointer = self.0.allocate(bytes.len()).unwrap();
+        // SAFETY: the allocation is as long as the bytes.
+        unsafe { self.0.upload(pointer, bytes) }.unwrap();
+        pointer
+    }
+
+    pub(crate) fn f32(&self, values: &[f32]) -> DevicePointer {
+        self.bytes(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())
+    }
+
+    pub(crate) fn u32(&self, values: &[u32]) -> DevicePointer {
+        self.bytes(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())
+    }
+
+    /// `values` rounded to `dtype`.
+    pub(crate) fn rounded(&self, dtype: Float16, values: &[f32]) -> DevicePointer {
+        let round = |&value| match dtype {
+            Float16::Bf16 => bf16::from_f32(value).to_le_bytes(),
+            Float16::F16 => f16::from_f32(value).to_le_bytes(),
+        };
+        self.bytes(&values.iter().flat_map(round).collect::<Vec<_>>())
+    }
+
+    /// `len` NaNs of `dtype`: what a kernel does not write shows.
+    pub(crate) fn poisoned(&self, dtype: Float16, len: usize) -> DevicePointer {
+        self.rounded(dtype, &vec![f32::NAN; len])
+    }
+
+    /// `len` NaNs of f32.
+    pub(crate) fn poisoned_f32(&self, len: usize) -> DevicePointer {
+        self.f32(&vec![f32::NAN; len])
+    }
+
+    /// Runs a kernel on memory of this device.
+    pub(crate) fn run(&self, launch: &Launch) {
+        // SAFETY: tests hand over memory of this device, of the sizes that the operator states.
+        unsafe { self.0.launch(launch) }.unwrap();
+    }
+
+    pub(crate) fn read_f32(&self, from: DevicePointer, len: usize) -> Vec<f32> {
+        self.words(from, len).into_iter().map(f32::from_bits).collect()
+    }
+
+    pub(crate) fn read_u32(&self, from: DevicePointer, len: usize) -> Vec<u32> {
+        self.words(from, len)
+    }
+
+    /// `len` values of `dtype`, widened.
+    pub(crate) fn read(&self, from: DevicePointer, dtype: Float16, len: usize) -> Vec<f32> {
+        let widen = |pair: &[u8]| match dtype {
+            Float16::Bf16 => bf16::from_le_bytes([pair[0], pair[1]]).to_f32(),
+            Float16::F16 => f16::from_le_bytes([pair[0], pair[1]]).to_f32(),
+        };
+        self.download(from, 2 * len).chunks_exact(2).map(widen).collect()
+    }
+
+    /// Tolerance for results that are rounded to `dtype` at the end: a unit in the last place of values up to some
+    /// times the root mean square.
+    pub(crate) fn rounding(&self, dtype: Float16) -> f64 {
+        match dtype {
+            Float16::Bf16 => 1.6e-2,
+            Float16::F16 => 2e-3,
+        }
+    }
+
+    fn words(&self, from: DevicePointer, len: usize) -> Vec<u32> {
+        let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
+        self.download(from, 4 * len).chunks_exact(4).map(word).collect()
+    }
+
+    fn download(&self, from: DevicePointer, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        // SAFETY: tests read what they have allocated.
+        unsafe { self.0.download(from, &mut bytes) }.unwrap();
+        bytes
     }
 }

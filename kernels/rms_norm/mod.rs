@@ -3,6 +3,9 @@
 //! `x / sqrt(mean(x^2) + eps) * weight` over the last dimension (arXiv 1910.07467).
 
 mod cpu;
+pub mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
