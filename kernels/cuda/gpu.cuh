@@ -84,6 +84,20 @@ __device__ __forceinline__ Vector16 load16_streaming(const void* from) {
 #endif
 }
 
+// The same, or zeros if `valid` is false (`from` is then not read).
+__device__ __forceinline__ Vector16 load16_streaming(const void* from, bool valid) {
+#ifdef __CUDACC__
+    Vector16 value;
+    asm volatile("{.reg .pred p; setp.ne.u32 p, %5, 0; mov.u32 %0, 0; mov.u32 %1, 0; mov.u32 %2, 0; mov.u32 %3, 0;\n"
+                 "@p ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];}"
+                 : "=&r"(value.word[0]), "=&r"(value.word[1]), "=&r"(value.word[2]), "=&r"(value.word[3])
+                 : "l"(from), "r"(unsigned(valid)));
+    return value;
+#else
+    return valid ? load16(from) : zero16();
+#endif
+}
+
 // Starts a copy of 16 bytes from global to shared memory; writes zeros if `valid` is false (`from` is then not read).
 // Nothing may be read before `copy_wait` and a barrier.
 __device__ __forceinline__ void copy16_async(void* shared, const void* from, bool valid) {
