@@ -174,11 +174,18 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
 }
 inline bool __any_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote) != 0; }
 inline bool __all_sync(unsigned mask, bool vote) { return __ballot_sync(mask, !vote) == 0; }
+inline unsigned __reduce_max_sync(unsigned, unsigned value) {
+    auto shown = emulation::exchange(value);
+    unsigned largest = 0;
+    for (unsigned i = 0; i < emulation::WARP_SIZE; i++) largest = std::max(largest, shown(i));
+    return largest;
+}
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(unsigned(bits)); }
 
 template <typename T> T atomicAdd(T* address, T value) { return std::atomic_ref<T>(*address).fetch_add(value); }
+template <typename T> T atomicOr(T* address, T value) { return std::atomic_ref<T>(*address).fetch_or(value); }
 template <typename T> T atomicExch(T* address, T value) { return std::atomic_ref<T>(*address).exchange(value); }
 template <typename T> T atomicCAS(T* address, T expected, T value) {
     std::atomic_ref<T>(*address).compare_exchange_strong(expected, value);
@@ -200,6 +207,11 @@ inline unsigned atomicInc(unsigned* address, unsigned limit) {
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float a, float b) { return a / b; }
+// Arithmetic that nvcc does not contract to a fused multiply-add.
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __int_as_float(int bits) { float value; std::memcpy(&value, &bits, 4); return value; }
 inline int __float_as_int(float value) { int bits; std::memcpy(&bits, &value, 4); return bits; }

@@ -25,6 +25,11 @@ const SHARED: [&str; 3] = ["config", "types", "telemetry"];
 /// Folders of `kernels/` that hold what operators are made of.
 const NO_OPERATORS: [&str; 1] = ["kernels/simd"];
 
+/// Operators that exist on devices alone, each with the reason it has no `cpu.rs`: the kernels are held against
+/// `reference.rs` by `cuda_tests.rs`.
+const DEVICE_ONLY: [(&str, &str); 1] =
+    [("kernels/sampling", "without a device the engine's own sampler chooses, from the same definition")];
+
 /// Files above 500 lines, each with the reason it is not split.
 const LONG_FILES: [(&str, &str); 1] =
     [("kernels/paged_attention/cpu.rs", "one kernel: its tiles, masks and reductions are only understood together")];
@@ -74,13 +79,19 @@ fn every_operator_has_its_reference_and_its_tests() {
         if !folder.join("mod.rs").is_file() || NO_OPERATORS.contains(&relative(&folder).as_str()) {
             continue;
         }
-        for file in ["mod.rs", "reference.rs", "cpu.rs", "tests.rs"] {
+        let device_only = DEVICE_ONLY.iter().any(|(path, _)| *path == relative(&folder));
+        let (fast, tests) = if device_only { ("cuda.rs", "cuda_tests.rs") } else { ("cpu.rs", "tests.rs") };
+        for file in ["mod.rs", "reference.rs", fast, tests] {
             if !folder.join(file).is_file() {
                 missing.push(relative(&folder.join(file)));
             }
         }
     }
     assert!(missing.is_empty(), "operators without {missing:#?}");
+    for (path, reason) in DEVICE_ONLY {
+        let folder = root().join(path);
+        assert!(!reason.is_empty() && !folder.join("cpu.rs").exists(), "{path} needs no place in DEVICE_ONLY any more");
+    }
 }
 
 #[test]
