@@ -5,8 +5,9 @@
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-// `KERNEL(name, threads)(parameters) { ... }`: an entry point for blocks of at most `threads` threads.
-#define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
+// `KERNEL(name, threads)(parameters) { ... }`: an entry point for blocks of at most `threads` threads. With a third
+// argument the compiler limits registers such that a multiprocessor has room for so many blocks.
+#define KERNEL(name, ...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name
 #define REGISTER_KERNEL(name)
 // The block's dynamic shared memory, 16-byte aligned, as an array of `type`.
 #define DYNAMIC_SHARED(type, name)                                      \

@@ -148,7 +148,7 @@ template <typename T> std::function<T(unsigned)> exchange(T value) {
 #define blockDim (emulation::launch().block)
 #define gridDim (emulation::launch().grid)
 
-#define KERNEL(name, threads) static void name
+#define KERNEL(name, ...) static void name
 #define REGISTER_KERNEL(name) static const emulation::Registration register_##name(#name, &name);
 #define DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(emulation::dynamic_shared())
 
