@@ -91,6 +91,11 @@ pub(crate) fn each_device(check: impl Fn(&OnDevice)) {
 }
 
 impl OnDevice {
+    /// A device whose threads run in one order, for tests that are too long for all of them.
+    pub(crate) fn forward() -> Self {
+        Self(Emulated::new(Order::Forward))
+    }
+
     /// Memory that holds `bytes`.
     pub(crate) fn bytes(&self, bytes: &[u8]) -> DevicePointer {
         let pointer = self.0.allocate(bytes.len()).unwrap();
