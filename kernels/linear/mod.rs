@@ -3,6 +3,9 @@
 //! Each element is accumulated in f32 along `in` in one fixed order, whatever `n` is.
 
 mod cpu;
+pub mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

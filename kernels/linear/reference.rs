@@ -12,3 +12,13 @@ pub(super) fn linear<T: Element>(x: &[f32], weight: &[T], in_features: usize) ->
     }
     out
 }
+
+/// `silu(gate) * up` of a product with a packed weight: `(rows, out_features)` of `(rows, 2 * out_features)`.
+pub(super) fn swiglu(product: &[f64], out_features: usize) -> Vec<f64> {
+    let mut out = Vec::new();
+    for row in product.chunks_exact(2 * out_features) {
+        let (gate, up) = row.split_at(out_features);
+        out.extend(gate.iter().zip(up).map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up));
+    }
+    out
+}

@@ -1,6 +1,9 @@
 //! `silu(gate) * up` on the packed result of one projection (arXiv 2002.05202).
 
 mod cpu;
+pub mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

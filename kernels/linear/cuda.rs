@@ -1,0 +1,171 @@
+//! The launches of `cuda.cu`: which of its kernels serves how many rows.
+
+use crate::gpu::{DevicePointer, Float16, Launch};
+
+/// Multiprocessors that a grid should fill; that of an H100 and an H200. Others run the same grids, perhaps slower.
+const MULTIPROCESSORS: usize = 132;
+
+/// What becomes of the product. The numbers are those of `output.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epilogue {
+    /// Rounded to the type of the weight.
+    Store = 0,
+    /// Stored as f32, as logits are.
+    StoreF32 = 1,
+    /// Added to the f32 that is there: the residual.
+    Add = 2,
+    /// `silu(gate) * up`, rounded. The weight has the rows of the gates, then those of the ups. Gate and up stay f32,
+    /// whereas [`Epilogue::Store`] and `swiglu` round them in between.
+    SwiGlu = 3,
+}
+
+/// Operands of a product on a device. All begin at multiples of 16 bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    /// Of type `dtype`, `(rows, in_features)`
+    pub x: DevicePointer,
+    /// Of type `dtype`, `(out_features, in_features)`; with SwiGLU `(2 * out_features, in_features)`
+    pub weight: DevicePointer,
+    /// `(rows, out_features)`: f32 for [`Epilogue::StoreF32`] and [`Epilogue::Add`], else of type `dtype`
+    pub out: DevicePointer,
+    /// Above 0. A row's results have the same bits in any batch of up to [`Linear::SKINNY_ROWS`], and in any of more.
+    pub rows: usize,
+    /// A multiple of 8.
+    pub in_features: usize,
+    /// Above 0.
+    pub out_features: usize,
+    /// What becomes of the product.
+    pub epilogue: Epilogue,
+    /// Of the weight and of x.
+    pub dtype: Float16,
+}
+
+/// A product whose rows are normalised first, as by `rms_norm` and with the same bits. For few rows: every block
+/// computes the norm anew.
+#[derive(Clone, Copy, Debug)]
+pub struct NormedLinear {
+    /// The product; its `x` is the residual, f32 `(rows, in_features)`, and its epilogue is not [`Epilogue::Add`], which
+    /// would change what others still read.
+    pub linear: Linear,
+    /// f32 `(in_features)`
+    pub norm_weight: DevicePointer,
+    /// Added to the mean square.
+    pub epsilon: f32,
+}
+
+/// A kernel that streams the weight past up to 64 rows, named for bf16 and for f16.
+#[derive(Clone, Copy)]
+struct Skinny {
+    names: (&'static str, &'static str),
+    /// Tiles of 16 rows of the weight per block.
+    weight_tiles: usize,
+}
+
+impl Skinny {
+    const THREADS: u32 = 256;
+
+    /// The weight's ring in shared memory: a step takes 8 KiB per tile. As `RING_STEPS` in `skinny.cuh`.
+    fn ring_bytes(self) -> usize {
+        let steps = if self.weight_tiles == 4 { 3 } else { 8 / self.weight_tiles };
+        steps * self.weight_tiles * 8192
+    }
+}
+
+impl Linear {
+    /// The most rows that one pass over the weight serves.
+    pub const SKINNY_ROWS: usize = 64;
+
+    /// One launch for any number of rows.
+    ///
+    /// # Panics
+    /// If the operands are not as documented.
+    pub fn launch(&self) -> Launch {
+        self.check();
+        if self.rows <= Self::SKINNY_ROWS { self.skinny() } else { self.tiled() }
+    }
+
+    fn skinny(&self) -> Launch {
+        let kernel = self.choose_skinny();
+        let name = self.dtype.pick(kernel.names.0, kernel.names.1);
+        let blocks = self.weight_rows().div_ceil(16 * kernel.weight_tiles);
+        self.with_operands(Launch::new(name, [blocks as u32, 1, 1], Skinny::THREADS, kernel.ring_bytes() as u32))
+    }
+
+    /// More tiles per block mean less traffic of x; fewer mean more blocks. `wide` where there are about two for each
+    /// multiprocessor even so. The bits are the same.
+    fn choose_skinny(&self) -> Skinny {
+        let wide = |weight_tiles| self.weight_rows() >= 2 * MULTIPROCESSORS * 16 * weight_tiles;
+        let (names, weight_tiles) = match self.rows {
+            ..=8 if wide(2) => (("linear_rows8_wide_bf16", "linear_rows8_wide_f16"), 2),
+            ..=8 => (("linear_rows8_bf16", "linear_rows8_f16"), 1),
+            9..=16 if wide(4) => (("linear_rows16_wide_bf16", "linear_rows16_wide_f16"), 4),
+            9..=16 => (("linear_rows16_bf16", "linear_rows16_f16"), 2),
+            17..=32 => (("linear_rows32_bf16", "linear_rows32_f16"), 4),
+            33.. => (("linear_rows64_bf16", "linear_rows64_f16"), 4),
+        };
+        Skinny { names, weight_tiles }
+    }
+
+    fn tiled(&self) -> Launch {
+        let blocks = |tile| [self.rows.div_ceil(tile), self.weight_rows().div_ceil(tile)];
+        let large = blocks(128).iter().product::<usize>() >= MULTIPROCESSORS;
+        let (name, tile, threads) = match large {
+            true => (self.dtype.pick("linear_tiled128_bf16", "linear_tiled128_f16"), 128, 256),
+            false => (self.dtype.pick("linear_tiled64_bf16", "linear_tiled64_f16"), 64, 128),
+        };
+        let [x, y] = blocks(tile).map(|count| count as u32);
+        // Blocks next to each other in x, which run together, read the same rows of the weight.
+        self.with_operands(Launch::new(name, [x, y, 1], threads, tile as u32 * 512))
+    }
+
+    fn with_operands(&self, launch: Launch) -> Launch {
+        self.with_sizes(launch.pointer(self.x).pointer(self.weight).pointer(self.out))
+    }
+
+    fn with_sizes(&self, launch: Launch) -> Launch {
+        launch.int(self.rows).int(self.in_features).int(self.out_features).int(self.epilogue as usize)
+    }
+
+    fn weight_rows(&self) -> usize {
+        match self.epilogue {
+            Epilogue::SwiGlu => 2 * self.out_features,
+            Epilogue::Store | Epilogue::StoreF32 | Epilogue::Add => self.out_features,
+        }
+    }
+
+    fn check(&self) {
+        assert!(self.rows > 0 && self.in_features > 0 && self.out_features > 0, "an empty product: {self:?}");
+        assert!(self.in_features.is_multiple_of(8), "linear: {} input features are not a multiple of 8", self.in_features);
+        for (name, pointer) in [("x", self.x), ("weight", self.weight), ("out", self.out)] {
+            assert!(pointer.0.is_multiple_of(16), "linear: {name} at {:#x} is not aligned to 16 bytes", pointer.0);
+        }
+    }
+}
+
+impl NormedLinear {
+    /// The most rows. Up to 4 pay off: more read more of the residual than of the weight.
+    pub const MAX_ROWS: usize = 8;
+
+    /// One launch. Its shared memory holds the normalised rows beside the weight's ring: 16 KiB for each of 8192.
+    ///
+    /// # Panics
+    /// If the operands are not as documented.
+    pub fn launch(&self) -> Launch {
+        let linear = &self.linear;
+        linear.check();
+        assert!(linear.rows <= Self::MAX_ROWS, "linear_normed: {} rows are more than {}", linear.rows, Self::MAX_ROWS);
+        assert_ne!(linear.epilogue, Epilogue::Add, "linear_normed: the residual is an input");
+        let kernel = Skinny { names: ("linear_normed_bf16", "linear_normed_f16"), weight_tiles: 2 };
+        let name = linear.dtype.pick(kernel.names.0, kernel.names.1);
+        let row_bytes = (linear.in_features.next_multiple_of(64) + 32) * Float16::BYTES;
+        let shared_bytes = kernel.ring_bytes() + linear.rows * row_bytes;
+        let blocks = linear.weight_rows().div_ceil(16 * kernel.weight_tiles);
+        let launch = Launch::new(name, [blocks as u32, 1, 1], Skinny::THREADS, shared_bytes as u32)
+            .pointer(linear.x)
+            .pointer(self.norm_weight)
+            .float(self.epsilon)
+            .pointer(linear.weight)
+            .pointer(linear.out);
+        linear.with_sizes(launch)
+    }
+}

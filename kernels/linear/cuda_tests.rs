@@ -1,0 +1,226 @@
+//! The CUDA kernels, emulated, against the reference, against themselves with other rows, and fused against unfused.
+
+use super::cuda::{Epilogue, Linear, NormedLinear};
+use super::reference;
+use crate::gpu::{DevicePointer, Float16, Launch};
+use crate::rms_norm::cuda::RmsNorm;
+use crate::swiglu::cuda::SwiGlu;
+use crate::testing::{OnDevice, assert_close, assert_same_bits, each_device, random};
+
+/// Rows, in, out.
+type Shape = (usize, usize, usize);
+
+const DTYPES: [Float16; 2] = [Float16::Bf16, Float16::F16];
+const EPILOGUES: [Epilogue; 4] = [Epilogue::Store, Epilogue::StoreF32, Epilogue::Add, Epilogue::SwiGlu];
+/// Elements after the result that must stay as they are.
+const GUARD: usize = 64;
+/// What the residual holds before.
+const RESIDUAL: f32 = 0.375;
+
+/// A product with its inputs on a device.
+struct Case<'a> {
+    device: &'a OnDevice,
+    linear: Linear,
+    /// As rounded.
+    x: Vec<f32>,
+    weight: Vec<f32>,
+}
+
+impl<'a> Case<'a> {
+    fn new(device: &'a OnDevice, dtype: Float16, epilogue: Epilogue, shape: Shape, magnitude: f32) -> Self {
+        let (rows, in_features, out_features) = shape;
+        let weight_rows = if epilogue == Epilogue::SwiGlu { 2 * out_features } else { out_features };
+        let x = device.rounded(dtype, &random(1, rows * in_features, magnitude));
+        let weight = device.rounded(dtype, &random(2, weight_rows * in_features, 1.0));
+        let out = DevicePointer::NULL;
+        Self {
+            device,
+            linear: Linear { x, weight, out, rows, in_features, out_features, epilogue, dtype },
+            x: device.read(x, dtype, rows * in_features),
+            weight: device.read(weight, dtype, weight_rows * in_features),
+        }
+    }
+
+    fn is_f32(&self) -> bool {
+        matches!(self.linear.epilogue, Epilogue::StoreF32 | Epilogue::Add)
+    }
+
+    /// Runs what `launch` makes of the product, and checks what lies behind the result.
+    fn run(&self, launch: impl Fn(&Linear) -> Launch) -> Vec<f32> {
+        let Linear { rows, out_features, epilogue, dtype, .. } = self.linear;
+        let len = rows * out_features;
+        let mut before = vec![if epilogue == Epilogue::Add { RESIDUAL } else { f32::NAN }; len];
+        before.extend([f32::NAN; GUARD]);
+        let out = if self.is_f32() { self.device.f32(&before) } else { self.device.rounded(dtype, &before) };
+        self.device.run(&launch(&Linear { out, ..self.linear }));
+        let mut found = match self.is_f32() {
+            true => self.device.read_f32(out, len + GUARD),
+            false => self.device.read(out, dtype, len + GUARD),
+        };
+        assert!(found.split_off(len).iter().all(|value| value.is_nan()), "{:?} wrote past its end", self.linear);
+        found
+    }
+
+    fn expected(&self) -> Vec<f64> {
+        let Linear { in_features, out_features, epilogue, .. } = self.linear;
+        let product = reference::linear(&self.x, &self.weight, in_features);
+        match epilogue {
+            Epilogue::Store | Epilogue::StoreF32 => product,
+            Epilogue::Add => product.iter().map(|value| value + f64::from(RESIDUAL)).collect(),
+            Epilogue::SwiGlu => reference::swiglu(&product, out_features),
+        }
+    }
+
+    fn tolerance(&self) -> f64 {
+        if self.is_f32() { 1e-5 } else { self.device.rounding(self.linear.dtype) }
+    }
+
+    fn check(&self) {
+        let Linear { rows, in_features, out_features, epilogue, dtype, .. } = self.linear;
+        let name = format!("linear {dtype:?} {epilogue:?}");
+        let found = self.run(Linear::launch);
+        assert_close(&name, &[rows, in_features, out_features], &found, &self.expected(), self.tolerance());
+    }
+}
+
+/// Every kernel by its rows; one, odd and many columns; inputs below a step, off a unit, past the ring.
+const SHAPES: [Shape; 15] = [
+    (1, 8, 1),
+    (1, 4104, 17),
+    (7, 40, 33),
+    (8, 1032, 16),
+    (9, 2112, 18),
+    (16, 72, 40),
+    (17, 520, 65),
+    (31, 8, 7),
+    (33, 1608, 17),
+    (64, 104, 66),
+    (65, 8, 1),
+    (66, 168, 17),
+    (130, 40, 65),
+    (70, 264, 130),
+    (129, 16, 3),
+];
+
+#[test]
+fn agrees_with_the_reference() {
+    each_device(|device| {
+        for shape in SHAPES {
+            for dtype in DTYPES {
+                for epilogue in EPILOGUES {
+                    Case::new(device, dtype, epilogue, shape, 0.25).check();
+                }
+            }
+        }
+    });
+}
+
+/// The kernels that only large outputs choose.
+#[test]
+fn wide_kernels_agree_with_the_reference() {
+    each_device(|device| {
+        Case::new(device, Float16::Bf16, Epilogue::Store, (1, 8, 8449), 1.0).check();
+        Case::new(device, Float16::F16, Epilogue::SwiGlu, (3, 8, 4227), 1.0).check();
+        Case::new(device, Float16::Bf16, Epilogue::StoreF32, (9, 8, 16897), 1.0).check();
+        Case::new(device, Float16::F16, Epilogue::Add, (129, 8, 8449), 1.0).check();
+    });
+}
+
+#[test]
+fn survives_huge_and_tiny_values() {
+    each_device(|device| {
+        for rows in [1, 40, 65] {
+            for magnitude in [1e15, 1e-20] {
+                Case::new(device, Float16::Bf16, Epilogue::StoreF32, (rows, 136, 17), magnitude).check();
+                Case::new(device, Float16::Bf16, Epilogue::SwiGlu, (rows, 136, 17), magnitude).check();
+            }
+        }
+    });
+}
+
+/// Row by row, the same bits as alone, for every number of rows and wherever the row lies.
+#[test]
+fn other_rows_change_no_bit() {
+    let device = OnDevice::forward();
+    for (dtype, epilogue) in DTYPES.into_iter().flat_map(|dtype| [(dtype, Epilogue::StoreF32), (dtype, Epilogue::SwiGlu)]) {
+        let (in_features, out_features) = (584, 19);
+        let all = Case::new(&device, dtype, epilogue, (64, in_features, out_features), 0.25);
+        let of_rows = |first: usize, rows: usize| {
+            let x = all.linear.x.plus(2 * first * in_features);
+            let case = Case { linear: Linear { x, rows, ..all.linear }, x: Vec::new(), weight: Vec::new(), device: &device };
+            case.run(Linear::launch)
+        };
+        let alone: Vec<f32> = (0..64).flat_map(|row| of_rows(row, 1)).collect();
+        for rows in (1..=64).step_by(if epilogue == Epilogue::StoreF32 && dtype == Float16::Bf16 { 1 } else { 7 }) {
+            let first = 64 - rows;
+            let expected = &alone[first * out_features..];
+            assert_same_bits("linear", &[rows, in_features, out_features], &of_rows(first, rows), expected);
+        }
+    }
+}
+
+/// Large and small tiles, and the wide kernels, compute what their siblings do.
+#[test]
+fn the_choice_of_kernel_changes_no_bit() {
+    let device = OnDevice::forward();
+    for (rows, in_features, few, many) in [(3, 136, 40, 8448), (10, 136, 40, 16896), (67, 24, 70, 16896)] {
+        let all = Case::new(&device, Float16::Bf16, Epilogue::StoreF32, (rows, in_features, many), 1.0);
+        let some = Case { linear: Linear { out_features: few, ..all.linear }, x: vec![], weight: vec![], device: &device };
+        let names = [all.linear.launch().kernel, some.linear.launch().kernel];
+        assert_ne!(names[0], names[1]);
+        let expected: Vec<f32> = all.run(Linear::launch).chunks(many).flat_map(|row| row[..few].to_vec()).collect();
+        assert_same_bits(&format!("{names:?}"), &[rows, in_features, few], &some.run(Linear::launch), &expected);
+    }
+}
+
+/// The norm in passing gives the bits of the norm alone, so a row does not depend on which of both a batch takes.
+#[test]
+fn fused_norm_has_the_bits_of_the_norm() {
+    each_device(|device| {
+        for (rows, in_features, out_features) in [(1, 8, 1), (3, 1032, 35), (8, 264, 17)] {
+            for dtype in DTYPES {
+                for epilogue in [Epilogue::Store, Epilogue::StoreF32, Epilogue::SwiGlu] {
+                    let case = Case::new(device, dtype, epilogue, (rows, in_features, out_features), 1.0);
+                    let residual = device.f32(&random(3, rows * in_features, 20.0));
+                    let norm_weight = device.f32(&random(4, in_features, 2.0));
+                    let epsilon = 1e-5;
+                    let fused = case.run(|linear| {
+                        NormedLinear { linear: Linear { x: residual, ..*linear }, norm_weight, epsilon }.launch()
+                    });
+                    let (weight, columns) = (norm_weight, in_features);
+                    let out = case.linear.x;
+                    device.run(&RmsNorm { residual, weight, out, rows, columns, epsilon, dtype }.launch());
+                    let unfused = case.run(Linear::launch);
+                    assert_same_bits("linear_normed", &[rows, in_features, out_features], &fused, &unfused);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn fused_swiglu_agrees_with_the_operator() {
+    each_device(|device| {
+        for rows in [2, 70] {
+            let (in_features, columns) = (136, 24);
+            for dtype in DTYPES {
+                let case = Case::new(device, dtype, Epilogue::SwiGlu, (rows, in_features, columns), 0.25);
+                let (gate_up, out) = (device.poisoned(dtype, rows * 2 * columns), device.poisoned(dtype, rows * columns));
+                let linear = Linear { out: gate_up, out_features: 2 * columns, epilogue: Epilogue::Store, ..case.linear };
+                device.run(&linear.launch());
+                device.run(&SwiGlu { gate_up, out, rows, columns, dtype }.launch());
+                let unfused: Vec<f64> = device.read(out, dtype, rows * columns).into_iter().map(f64::from).collect();
+                let found = case.run(Linear::launch);
+                assert_close("swiglu", &[rows, in_features, columns], &found, &unfused, 2.0 * device.rounding(dtype));
+            }
+        }
+    });
+}
+
+#[test]
+#[should_panic(expected = "linear: 12 input features are not a multiple of 8")]
+fn refuses_inputs_that_are_no_vectors() {
+    let null = DevicePointer::NULL;
+    let (rows, in_features, out_features, epilogue, dtype) = (1, 12, 8, Epilogue::Store, Float16::Bf16);
+    Linear { x: null, weight: null, out: null, rows, in_features, out_features, epilogue, dtype }.launch();
+}
