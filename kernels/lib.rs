@@ -18,6 +18,7 @@ mod paged_batch;
 pub mod rms_norm;
 pub mod rotary_kv_write;
 pub mod route_experts;
+pub mod sampling;
 mod simd;
 mod storage;
 pub mod swiglu;
