@@ -41,6 +41,32 @@ pub(crate) fn assert_close(op: &str, shape: &[usize], found: &[f32], expected: &
     }
 }
 
+/// Panics unless every element is as near to the reference as `roundings` to the nearest `dtype` can leave it, beside
+/// an error of f32 sums. Unlike [`assert_close`] it is as strict with elements far below the root mean square.
+pub(crate) fn assert_rounded(
+    op: &str,
+    shape: &[usize],
+    found: &[f32],
+    expected: &[f64],
+    (dtype, roundings): (Float16, f64),
+) {
+    assert_eq!(found.len(), expected.len(), "{op} {shape:?}: number of elements");
+    // Half a unit in the last place: of the smallest normal mantissa, and of a subnormal number.
+    let (relative, absolute) = match dtype {
+        Float16::Bf16 => (2f64.powi(-8), 2f64.powi(-134)),
+        Float16::F16 => (2f64.powi(-11), 2f64.powi(-25)),
+    };
+    let mean_square = expected.iter().map(|v| v * v).sum::<f64>() / expected.len().max(1) as f64;
+    for (i, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+        let allowed = roundings * (relative * expected.abs() + absolute) + 1e-5 * mean_square.sqrt();
+        let difference = (f64::from(found) - expected).abs();
+        assert!(
+            difference <= allowed,
+            "{op} {shape:?}: element {i} is {found} but should be {expected}: difference {difference:e}, allowed {allowed:e}"
+        );
+    }
+}
+
 /// Panics with the first element that differs in any bit.
 pub(crate) fn assert_same_bits(op: &str, shape: &[usize], found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len(), "{op} {shape:?}: number of elements");
