@@ -5,7 +5,7 @@ use super::reference;
 use crate::gpu::{DevicePointer, Float16, Launch};
 use crate::rms_norm::cuda::RmsNorm;
 use crate::swiglu::cuda::SwiGlu;
-use crate::testing::{OnDevice, assert_close, assert_same_bits, each_device, random};
+use crate::testing::{OnDevice, assert_close, assert_rounded, assert_same_bits, each_device, random};
 
 /// Rows, in, out.
 type Shape = (usize, usize, usize);
@@ -71,15 +71,15 @@ impl<'a> Case<'a> {
         }
     }
 
-    fn tolerance(&self) -> f64 {
-        if self.is_f32() { 1e-5 } else { self.device.rounding(self.linear.dtype) }
-    }
-
     fn check(&self) {
         let Linear { rows, in_features, out_features, epilogue, dtype, .. } = self.linear;
         let name = format!("linear {dtype:?} {epilogue:?}");
         let found = self.run(Linear::launch);
-        assert_close(&name, &[rows, in_features, out_features], &found, &self.expected(), self.tolerance());
+        let shape = [rows, in_features, out_features];
+        match self.is_f32() {
+            true => assert_close(&name, &shape, &found, &self.expected(), 1e-5),
+            false => assert_rounded(&name, &shape, &found, &self.expected(), (dtype, 1.0)),
+        }
     }
 }
 
@@ -105,11 +105,9 @@ const SHAPES: [Shape; 15] = [
 #[test]
 fn agrees_with_the_reference() {
     each_device(|device| {
-        for shape in SHAPES {
-            for dtype in DTYPES {
-                for epilogue in EPILOGUES {
-                    Case::new(device, dtype, epilogue, shape, 0.25).check();
-                }
+        for (i, shape) in SHAPES.into_iter().enumerate() {
+            for (j, epilogue) in EPILOGUES.into_iter().enumerate() {
+                Case::new(device, DTYPES[(i + j) % 2], epilogue, shape, 0.25).check();
             }
         }
     });
@@ -118,12 +116,11 @@ fn agrees_with_the_reference() {
 /// The kernels that only large outputs choose.
 #[test]
 fn wide_kernels_agree_with_the_reference() {
-    each_device(|device| {
-        Case::new(device, Float16::Bf16, Epilogue::Store, (1, 8, 8449), 1.0).check();
-        Case::new(device, Float16::F16, Epilogue::SwiGlu, (3, 8, 4227), 1.0).check();
-        Case::new(device, Float16::Bf16, Epilogue::StoreF32, (9, 8, 16897), 1.0).check();
-        Case::new(device, Float16::F16, Epilogue::Add, (129, 8, 8449), 1.0).check();
-    });
+    let device = OnDevice::forward();
+    Case::new(&device, Float16::Bf16, Epilogue::Store, (1, 8, 8449), 1.0).check();
+    Case::new(&device, Float16::F16, Epilogue::SwiGlu, (3, 8, 4227), 1.0).check();
+    Case::new(&device, Float16::Bf16, Epilogue::StoreF32, (9, 8, 16897), 1.0).check();
+    Case::new(&device, Float16::F16, Epilogue::Add, (129, 8, 8449), 1.0).check();
 }
 
 #[test]
@@ -138,24 +135,41 @@ fn survives_huge_and_tiny_values() {
     });
 }
 
-/// Row by row, the same bits as alone, for every number of rows and wherever the row lies.
+/// Row by row, the same bits as alone, in every number of rows and wherever the row lies.
 #[test]
 fn other_rows_change_no_bit() {
     let device = OnDevice::forward();
-    for (dtype, epilogue) in DTYPES.into_iter().flat_map(|dtype| [(dtype, Epilogue::StoreF32), (dtype, Epilogue::SwiGlu)]) {
-        let (in_features, out_features) = (584, 19);
-        let all = Case::new(&device, dtype, epilogue, (64, in_features, out_features), 0.25);
-        let of_rows = |first: usize, rows: usize| {
-            let x = all.linear.x.plus(2 * first * in_features);
-            let case = Case { linear: Linear { x, rows, ..all.linear }, x: Vec::new(), weight: Vec::new(), device: &device };
-            case.run(Linear::launch)
-        };
-        let alone: Vec<f32> = (0..64).flat_map(|row| of_rows(row, 1)).collect();
-        for rows in (1..=64).step_by(if epilogue == Epilogue::StoreF32 && dtype == Float16::Bf16 { 1 } else { 7 }) {
-            let first = 64 - rows;
-            let expected = &alone[first * out_features..];
-            assert_same_bits("linear", &[rows, in_features, out_features], &of_rows(first, rows), expected);
+    let all = Rows64::new(&device, Float16::Bf16, Epilogue::StoreF32);
+    let alone: Vec<f32> = (0..64).flat_map(|row| all.run(row, 1)).collect();
+    for rows in 1..=64 {
+        let first = 64 - rows;
+        assert_same_bits("linear", &[rows], &all.run(first, rows), &alone[first * Rows64::OUT..]);
+    }
+    for (dtype, epilogue) in [(Float16::F16, Epilogue::Store), (Float16::Bf16, Epilogue::SwiGlu), (Float16::F16, Epilogue::Add)] {
+        let all = Rows64::new(&device, dtype, epilogue);
+        let (of_last, last) = (all.run(63, 1), Rows64::OUT);
+        for rows in [2, 8, 9, 16, 17, 32, 33, 64] {
+            let found = all.run(64 - rows, rows);
+            assert_same_bits("linear", &[rows], &found[(rows - 1) * last..], &of_last);
         }
+    }
+}
+
+/// A product whose rows are computed in parts.
+struct Rows64<'a>(Case<'a>);
+
+impl<'a> Rows64<'a> {
+    const IN: usize = 584;
+    const OUT: usize = 19;
+
+    fn new(device: &'a OnDevice, dtype: Float16, epilogue: Epilogue) -> Self {
+        Self(Case::new(device, dtype, epilogue, (64, Self::IN, Self::OUT), 0.25))
+    }
+
+    fn run(&self, first: usize, rows: usize) -> Vec<f32> {
+        let Case { device, linear, .. } = self.0;
+        let x = linear.x.plus(Float16::BYTES * first * Self::IN);
+        Case { device, linear: Linear { x, rows, ..linear }, x: Vec::new(), weight: Vec::new() }.run(Linear::launch)
     }
 }
 
@@ -211,7 +225,8 @@ fn fused_swiglu_agrees_with_the_operator() {
                 device.run(&SwiGlu { gate_up, out, rows, columns, dtype }.launch());
                 let unfused: Vec<f64> = device.read(out, dtype, rows * columns).into_iter().map(f64::from).collect();
                 let found = case.run(Linear::launch);
-                assert_close("swiglu", &[rows, in_features, columns], &found, &unfused, 2.0 * device.rounding(dtype));
+                // The gate is rounded once and silu multiplies that error by up to its size; then up, both results.
+                assert_rounded("swiglu", &[rows, in_features, columns], &found, &unfused, (dtype, 8.0));
             }
         }
     });
