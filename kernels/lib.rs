@@ -11,6 +11,7 @@
 
 pub mod combine_experts;
 pub mod embedding;
+pub mod expert_linear;
 pub mod gpu;
 pub mod linear;
 pub mod paged_attention;

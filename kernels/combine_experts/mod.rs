@@ -2,6 +2,9 @@
 //! ranking, so that the result does not depend on how tokens were grouped by expert.
 
 mod cpu;
+pub mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Gathers rows of a table and widens them to f32.
 
 mod cpu;
+pub mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

@@ -4,6 +4,9 @@
 //! constant, with an online softmax: the order and the tile boundaries depend on its own position only.
 
 mod cpu;
+pub mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

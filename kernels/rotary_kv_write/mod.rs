@@ -5,6 +5,9 @@
 //! paired with `i + head_dim / 2`.
 
 mod cpu;
+pub mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

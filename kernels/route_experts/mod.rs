@@ -1,6 +1,9 @@
 //! Chooses each token's experts as Mixtral does: softmax over all experts, the best `k`, renormalised.
 
 mod cpu;
+pub mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

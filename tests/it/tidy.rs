@@ -27,8 +27,10 @@ const NO_OPERATORS: [&str; 1] = ["kernels/simd"];
 
 /// Operators that exist on devices alone, each with the reason it has no `cpu.rs`: the kernels are held against
 /// `reference.rs` by `cuda_tests.rs`.
-const DEVICE_ONLY: [(&str, &str); 1] =
-    [("kernels/sampling", "without a device the engine's own sampler chooses, from the same definition")];
+const DEVICE_ONLY: [(&str, &str); 2] = [
+    ("kernels/expert_linear", "on the CPU each expert is a product of its own"),
+    ("kernels/sampling", "without a device the engine's own sampler chooses, from the same definition"),
+];
 
 /// Files above 500 lines, each with the reason it is not split.
 const LONG_FILES: [(&str, &str); 1] =
