@@ -1,5 +1,6 @@
 //! What the operators' tests share: the tolerance table, a comparison that tells where it failed, and
 //! reproducible random values.
+#![expect(unsafe_code, reason = "device memory is addressed by number")]
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};

@@ -3,6 +3,7 @@
 //! Each operator's `cuda.rs` turns its operands into a [`Launch`], a plain value; a [`Device`] runs it. There are
 //! two: the CPU that emulates a GPU, for tests, and CUDA. Both take the same launches, so grids, strides, tables and
 //! tails are tested where there is no GPU. Invariant: a launch names memory of the device that runs it.
+#![expect(unsafe_code, reason = "device memory is addressed by number")]
 
 #[cfg(any(test, feature = "emulation"))]
 mod emulated;

@@ -231,17 +231,31 @@ impl std::fmt::Debug for Batch {
     }
 }
 
+/// Weights are rounded to the type before they meet the values, and the result is rounded too: single elements may be
+/// off by a unit in the last place and a half, all of them together by much less.
+fn assert_attended(name: &str, batch: &Batch, found: &[f32], expected: &[f64]) {
+    let (single, together) = match batch.case.dtype {
+        Float16::Bf16 => (3.2e-2, 5e-3),
+        Float16::F16 => (4e-3, 6.5e-4),
+    };
+    assert_close(name, &batch.shape(), found, expected, single);
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
+    let error = square(&mut found.iter().zip(expected).map(|(&found, expected)| f64::from(found) - expected));
+    let share = (error / square(&mut expected.iter().copied()).max(1e-60)).sqrt();
+    assert!(share <= together, "{name} {:?}: the error is {share:e} of the result, allowed {together:e}", batch.shape());
+}
+
 fn check_decode(device: &OnDevice, case: Case, contexts: &[usize]) {
     let sequences: Vec<_> = contexts.iter().enumerate().map(|(i, &len)| decode(i as u64, len)).collect();
     let batch = Batch::new(case, &sequences, PLAIN);
     let name = format!("paged_decode {case:?}");
-    assert_close(&name, &batch.shape(), &batch.decode(device), &batch.expected(device), device.rounding(case.dtype));
+    assert_attended(&name, &batch, &batch.decode(device), &batch.expected(device));
 }
 
 fn check_prefill(device: &OnDevice, case: Case, sequences: &[Sequence]) {
     let batch = Batch::new(case, sequences, PLAIN);
     let name = format!("paged_prefill {case:?}");
-    assert_close(&name, &batch.shape(), &batch.prefill(device), &batch.expected(device), device.rounding(case.dtype));
+    assert_attended(&name, &batch, &batch.prefill(device), &batch.expected(device));
 }
 
 #[test]
