@@ -66,3 +66,10 @@ fn agrees_with_the_reference() {
         }
     });
 }
+
+/// Little work: `scripts/check-kernels-sanitizers` runs it with a real thread per thread of a block.
+#[test]
+fn sanitized() {
+    let device = &OnDevice::forward();
+    check(device, &Case { tokens: 2, width: 20, k: 2, dtype: Float16::Bf16, magnitude: 1.0 });
+}

@@ -76,3 +76,10 @@ fn gathers_f32() {
         }
     });
 }
+
+/// Little work: `scripts/check-kernels-sanitizers` runs it with a real thread per thread of a block.
+#[test]
+fn sanitized() {
+    let device = &OnDevice::forward();
+    check(device, Float16::Bf16, 20, 1.0);
+}

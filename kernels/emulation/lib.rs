@@ -17,6 +17,9 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
+/// True if the threads of a block are threads of the operating system, which run in no order.
+pub const WITH_THREADS: bool = option_env!("TRAMONTANE_EMULATION_SANITIZER").is_some();
+
 /// The order in which the threads of a block run between two barriers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {

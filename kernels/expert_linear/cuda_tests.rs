@@ -188,3 +188,11 @@ fn a_row_does_not_depend_on_the_others() {
 fn refuses_rows_that_are_not_whole_vectors() {
     each_device(|device| drop(Case { depth: 12, ..PLAIN }.run(device, &[0, 1])));
 }
+
+/// Little work: `scripts/check-kernels-sanitizers` runs it with a real thread per thread of a block.
+#[test]
+fn sanitized() {
+    let device = &OnDevice::forward();
+    PLAIN.check(device, &in_turn(3));
+    SWIGLU.check(device, &in_turn(3));
+}

@@ -53,8 +53,9 @@ impl Device for Emulated {
         let kernel = launch.kernel;
         // SAFETY: the operator's `cuda.rs` lists the parameters as its `cuda.cu` declares them, and the caller
         // answers for what they point to.
-        let done =
-            unsafe { emulation::launch(kernel, (grid, block), shared_bytes, &mut launch.argument_pointers(), self.order) };
+        let done = unsafe {
+            emulation::launch(kernel, (grid, block), shared_bytes, &mut launch.argument_pointers(), self.order)
+        };
         done.map_err(|error| DeviceError::Launch {
             kernel,
             reason: match error {

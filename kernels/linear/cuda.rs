@@ -135,7 +135,11 @@ impl Linear {
 
     fn check(&self) {
         assert!(self.rows > 0 && self.in_features > 0 && self.out_features > 0, "an empty product: {self:?}");
-        assert!(self.in_features.is_multiple_of(8), "linear: {} input features are not a multiple of 8", self.in_features);
+        assert!(
+            self.in_features.is_multiple_of(8),
+            "linear: {} input features are not a multiple of 8",
+            self.in_features
+        );
         for (name, pointer) in [("x", self.x), ("weight", self.weight), ("out", self.out)] {
             assert!(pointer.0.is_multiple_of(16), "linear: {name} at {:#x} is not aligned to 16 bytes", pointer.0);
         }

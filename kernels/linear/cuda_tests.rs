@@ -145,7 +145,9 @@ fn other_rows_change_no_bit() {
         let first = 64 - rows;
         assert_same_bits("linear", &[rows], &all.run(first, rows), &alone[first * Rows64::OUT..]);
     }
-    for (dtype, epilogue) in [(Float16::F16, Epilogue::Store), (Float16::Bf16, Epilogue::SwiGlu), (Float16::F16, Epilogue::Add)] {
+    for (dtype, epilogue) in
+        [(Float16::F16, Epilogue::Store), (Float16::Bf16, Epilogue::SwiGlu), (Float16::F16, Epilogue::Add)]
+    {
         let all = Rows64::new(&device, dtype, epilogue);
         let (of_last, last) = (all.run(63, 1), Rows64::OUT);
         for rows in [2, 8, 9, 16, 17, 32, 33, 64] {
@@ -179,7 +181,8 @@ fn the_choice_of_kernel_changes_no_bit() {
     let device = OnDevice::forward();
     for (rows, in_features, few, many) in [(3, 136, 40, 8448), (10, 136, 40, 16896), (67, 24, 70, 16896)] {
         let all = Case::new(&device, Float16::Bf16, Epilogue::StoreF32, (rows, in_features, many), 1.0);
-        let some = Case { linear: Linear { out_features: few, ..all.linear }, x: vec![], weight: vec![], device: &device };
+        let some =
+            Case { linear: Linear { out_features: few, ..all.linear }, x: vec![], weight: vec![], device: &device };
         let names = [all.linear.launch().kernel, some.linear.launch().kernel];
         assert_ne!(names[0], names[1]);
         let expected: Vec<f32> = all.run(Linear::launch).chunks(many).flat_map(|row| row[..few].to_vec()).collect();
@@ -219,8 +222,10 @@ fn fused_swiglu_agrees_with_the_operator() {
             let (in_features, columns) = (136, 24);
             for dtype in DTYPES {
                 let case = Case::new(device, dtype, Epilogue::SwiGlu, (rows, in_features, columns), 0.25);
-                let (gate_up, out) = (device.poisoned(dtype, rows * 2 * columns), device.poisoned(dtype, rows * columns));
-                let linear = Linear { out: gate_up, out_features: 2 * columns, epilogue: Epilogue::Store, ..case.linear };
+                let (gate_up, out) =
+                    (device.poisoned(dtype, rows * 2 * columns), device.poisoned(dtype, rows * columns));
+                let linear =
+                    Linear { out: gate_up, out_features: 2 * columns, epilogue: Epilogue::Store, ..case.linear };
                 device.run(&linear.launch());
                 device.run(&SwiGlu { gate_up, out, rows, columns, dtype }.launch());
                 let unfused: Vec<f64> = device.read(out, dtype, rows * columns).into_iter().map(f64::from).collect();
@@ -238,4 +243,14 @@ fn refuses_inputs_that_are_no_vectors() {
     let null = DevicePointer::NULL;
     let (rows, in_features, out_features, epilogue, dtype) = (1, 12, 8, Epilogue::Store, Float16::Bf16);
     Linear { x: null, weight: null, out: null, rows, in_features, out_features, epilogue, dtype }.launch();
+}
+
+/// Little work: `scripts/check-kernels-sanitizers` runs it with a real thread per thread of a block.
+#[test]
+fn sanitized() {
+    let device = &OnDevice::forward();
+    for (rows, epilogue) in [(1, Epilogue::SwiGlu), (9, Epilogue::Store), (33, Epilogue::Add), (66, Epilogue::StoreF32)]
+    {
+        Case::new(device, Float16::Bf16, epilogue, (rows, 136, 18), 0.25).check();
+    }
 }

@@ -173,11 +173,8 @@ impl Batch {
         let (dtype, len, group) = (self.case.dtype, self.q.len(), self.case.heads.group);
         let lens: Vec<u32> = self.sequences.iter().map(|sequence| sequence.query_len as u32).collect();
         let starts: Vec<u32> = (0..lens.len()).map(|i| lens[..i].iter().sum()).collect();
-        let as_chunk = |(sequence, s): (usize, &Sequence)| Chunk {
-            sequence,
-            query_len: s.query_len,
-            context_len: s.context_len,
-        };
+        let as_chunk =
+            |(sequence, s): (usize, &Sequence)| Chunk { sequence, query_len: s.query_len, context_len: s.context_len };
         let chunks: Vec<_> = self.sequences.iter().enumerate().map(as_chunk).collect();
         let mut tiles = PagedPrefill::tiles(&chunks, group);
         tiles.insert(1, [NO_TILE, 0]);
@@ -214,7 +211,8 @@ impl Batch {
                 expected.extend(vec![0.0; rows.len()]);
                 continue;
             }
-            let slot = |position: usize| table[position / block_size] * block_size as u32 + (position % block_size) as u32;
+            let slot =
+                |position: usize| table[position / block_size] * block_size as u32 + (position % block_size) as u32;
             let slots = (context_len - query_len..context_len).map(slot).collect();
             let paged = PagedSequence { query_start: 0, query_len, context_len, block_table: table.clone() };
             let batch = PagedBatch::new(slots, vec![paged], geometry).unwrap();
@@ -242,7 +240,11 @@ fn assert_attended(name: &str, batch: &Batch, found: &[f32], expected: &[f64]) {
     let square = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
     let error = square(&mut found.iter().zip(expected).map(|(&found, expected)| f64::from(found) - expected));
     let share = (error / square(&mut expected.iter().copied()).max(1e-60)).sqrt();
-    assert!(share <= together, "{name} {:?}: the error is {share:e} of the result, allowed {together:e}", batch.shape());
+    assert!(
+        share <= together,
+        "{name} {:?}: the error is {share:e} of the result, allowed {together:e}",
+        batch.shape()
+    );
 }
 
 fn check_decode(device: &OnDevice, case: Case, contexts: &[usize]) {
@@ -270,7 +272,9 @@ fn decode_agrees_at_the_edges_of_tiles_and_splits() {
 #[test]
 fn decode_agrees_for_groups_and_head_dims() {
     each_device(|device| {
-        for (group, kv_heads, head_dim) in [(1, 3, 64), (2, 2, 32), (8, 1, 96), (4, 2, 128), (5, 1, 64), (12, 1, 32), (19, 2, 32)] {
+        for (group, kv_heads, head_dim) in
+            [(1, 3, 64), (2, 2, 32), (8, 1, 96), (4, 2, 128), (5, 1, 64), (12, 1, 32), (19, 2, 32)]
+        {
             check_decode(device, case(group, kv_heads, head_dim, Float16::Bf16), &[140, 3]);
         }
         check_decode(device, case(8, 1, 128, Float16::F16), &[150]);
@@ -397,4 +401,13 @@ fn refuses_head_dims_that_are_not_compiled() {
 #[should_panic(expected = "a block size of 12 is not a power of two")]
 fn refuses_block_sizes_that_are_no_power_of_two() {
     each_device(|device| check_decode(device, Case { block_size: 12, ..case(1, 1, 32, Float16::Bf16) }, &[1]));
+}
+
+/// Little work: `scripts/check-kernels-sanitizers` runs it with a real thread per thread of a block.
+#[test]
+fn sanitized() {
+    let device = &OnDevice::forward();
+    let case = case(4, 1, 32, Float16::Bf16);
+    check_decode(device, case, &[1, 300]);
+    check_prefill(device, case, &[chunk(1, 20, 40), chunk(2, 0, 3)]);
 }

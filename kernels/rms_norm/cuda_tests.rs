@@ -28,3 +28,10 @@ fn agrees_with_the_reference() {
         }
     });
 }
+
+/// Little work: `scripts/check-kernels-sanitizers` runs it with a real thread per thread of a block.
+#[test]
+fn sanitized() {
+    let device = &OnDevice::forward();
+    check(device, Float16::Bf16, 2, 257, 1.0);
+}

@@ -144,3 +144,11 @@ fn refuses_odd_heads() {
         Case { heads, dtype: Float16::Bf16, magnitude: 1.0, scaled: false }.run(device, 0);
     });
 }
+
+/// Little work: `scripts/check-kernels-sanitizers` runs it with a real thread per thread of a block.
+#[test]
+fn sanitized() {
+    let device = &OnDevice::forward();
+    let heads = RotaryHeads { heads: 4, kv_heads: 2, head_dim: 16 };
+    check(device, &Case { heads, dtype: Float16::Bf16, magnitude: 1.0, scaled: true });
+}

@@ -110,3 +110,11 @@ fn groups_in_order() {
 fn refuses_more_experts_than_there_are() {
     each_device(|device| drop(route(device, &[0.0; 4], None, 4, 5)));
 }
+
+/// Little work: `scripts/check-kernels-sanitizers` runs it with a real thread per thread of a block.
+#[test]
+fn sanitized() {
+    let device = &OnDevice::forward();
+    route(device, &random(1, 3 * 8, 1.0), None, 8, 2);
+    check_groups(device, &[2, 0, 2, 1, u32::MAX, 2], 4);
+}

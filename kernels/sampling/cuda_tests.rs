@@ -381,3 +381,11 @@ fn what_else_is_in_the_batch_does_not_matter() {
     let together: Vec<_> = run(&device, &batch).into_iter().flatten().rev().map(Some).collect();
     assert_eq!(together, alone);
 }
+
+/// Little work: `scripts/check-kernels-sanitizers` runs it with a real thread per thread of a block.
+#[test]
+fn sanitized() {
+    let device = &OnDevice::forward();
+    check(device, &cases(1, 40, 4.0));
+    check(device, &edited_cases(45));
+}

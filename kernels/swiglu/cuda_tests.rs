@@ -52,3 +52,10 @@ fn refuses_columns_that_are_no_vectors() {
     let null = crate::gpu::DevicePointer::NULL;
     SwiGlu { gate_up: null, out: null, rows: 1, columns: 12, dtype: Float16::Bf16 }.launch();
 }
+
+/// Little work: `scripts/check-kernels-sanitizers` runs it with a real thread per thread of a block.
+#[test]
+fn sanitized() {
+    let device = &OnDevice::forward();
+    check(device, Float16::Bf16, 2, 24, 1.0);
+}
