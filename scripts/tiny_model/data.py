@@ -17,10 +17,10 @@ import skills_text
 import skills_tools
 from words import TOKENIZER_PATH, Pool
 
-MIX = {"extract": 20, "refuse": 17, "json": 17, "tool_call": 16, "tool_answer": 6,
-       "system": 8, "two_turn": 8, "small_talk": 4, "off_topic": 3, "repeat": 3}
-EARLY_MIX = {**MIX, "repeat": 20}  # while copying is being learnt
-FOREIGN_SHARE = {"json": 0.35, "tool_call": 0.2, "tool_answer": 0.2, "repeat": 0.3}  # else 0.45
+MIX = {"extract": 20, "refuse": 14, "json": 18, "tool_call": 18, "tool_answer": 6,
+       "system": 7, "two_turn": 7, "small_talk": 4, "off_topic": 3, "repeat": 3}
+EARLY_MIX = {**MIX, "repeat": 12}  # while copying is being learnt
+FOREIGN_SHARE = {"json": 0.2, "tool_call": 0.15, "tool_answer": 0.15, "repeat": 0.2}  # else 0.3
 TEXT_SKILLS = {"extract": skills_text.extract, "refuse": skills_text.refuse, "json": skills_text.extract_json,
                "system": skills_text.system_prompt, "two_turn": skills_text.two_turns,
                "small_talk": skills_text.small_talk, "off_topic": skills_text.off_topic}
@@ -31,7 +31,7 @@ def generate(split, seed, index, level=1.0, skill=None, language=None):
     if skill is None:
         mix = EARLY_MIX if level < 0.3 else MIX
         skill = rng.choices(list(mix), list(mix.values()))[0]
-    foreign = rng.random() < FOREIGN_SHARE.get(skill, 0.45)
+    foreign = rng.random() < FOREIGN_SHARE.get(skill, 0.3)
     language = language or (rng.choice(("fr", "de", "es", "it")) if foreign else "en")
     scene = skills_text.Scene(rng, _pool(split), language, level)
     request = {}

@@ -50,8 +50,22 @@ def refuse(scene):
 
 
 def extract_json(scene):
+    """In training often several requests about one passage: more is learnt from as many tokens."""
+    rng = scene.rng
+    passage = make_passage(scene, entities=rng.choices((1, 2, 3), (75, 19, 6))[0], most=5)
+    content, answer = _json_request(scene, passage)
+    messages = [_user(content.replace("{p}", passage.text))]
+    if scene.pool.split == "train":
+        for _ in range(rng.choice((0, 0, 1, 2))):
+            content, next_answer = _json_request(scene, passage)
+            messages += [_assistant(answer), _user(content.replace("{p}", "").strip(" \n:"))]
+            answer = next_answer
+    return messages, answer
+
+
+def _json_request(scene, passage):
+    """(request with {p} where the passage goes, expected JSON) for some fields of one entity."""
     rng, phrases = scene.rng, scene.phrases
-    passage = make_passage(scene, entities=rng.choices((1, 2, 3), (80, 15, 5))[0], most=5)
     entity = rng.choice(list(passage.facts))
     known = passage.facts[entity]
     wanted = rng.sample(list(known), rng.randint(1, min(4, len(known))))
@@ -70,11 +84,10 @@ def extract_json(scene):
         types[spelled] = "integer" if integer else "string"
     keys = rng.choice((", ".join(answer), ", ".join(answer), ", ".join(f'"{k}"' for k in answer), json.dumps(list(answer), ensure_ascii=False)))
     schema = {"type": "object", "properties": {k: {"type": t} for k, t in types.items()}}
-    text = passage.text
-    content = rng.choice(phrases["json_ask"]).replace("{k}", keys).replace("{s}", json.dumps(schema, ensure_ascii=False)).replace("{p}", text)
+    content = rng.choice(phrases["json_ask"]).replace("{k}", keys).replace("{s}", json.dumps(schema, ensure_ascii=False))
     if len(passage.facts) > 1:
         content = rng.choice(phrases["json_about"]).replace("{e}", entity) + content
-    return [_user(content)], json.dumps(answer, ensure_ascii=False)
+    return content, json.dumps(answer, ensure_ascii=False)
 
 
 def system_prompt(scene):
@@ -131,10 +144,12 @@ def decorate(scene, messages):
 
 def make_passage(scene, entities=None, most=4):
     rng, pool, phrases = scene.rng, scene.pool, scene.phrases
-    kind = rng.choices(("person", "company", "town", "event", "order", "machine"), (40, 14, 13, 12, 11, 10))[0]
+    kinds, shares = ("person", "company", "town", "event", "order", "machine"), (40, 14, 13, 12, 11, 10)
+    known_kinds = len(kinds) if scene.language == "en" else 3
+    kind = rng.choices(kinds[:known_kinds], shares[:known_kinds])[0]
     rows = phrases["attributes"][kind]
     if entities is None:
-        entities = rng.choices((1, 2, 3, rng.randint(4, 9)), (36, 42, 20, 2 if scene.level > 0.6 else 0))[0]
+        entities = rng.choices((1, 2, 3, rng.randint(4, 9)), (45, 38, 15, 2 if scene.level > 0.6 else 0))[0]
     if scene.level < 0.3:
         entities, most = min(entities, 2), 3
     facts, blocks, used = {}, [], set()
@@ -152,7 +167,7 @@ def make_passage(scene, entities=None, most=4):
         rng.shuffle(texts)
     else:
         texts = [text for block in blocks for text, _ in block]
-    for _ in range(rng.choice((0, 0, 1, 1, 2, 3)) if scene.level > 0.3 else rng.choice((0, 0, 1))):
+    for _ in range(rng.choice((0, 0, 0, 1, 1, 2)) if scene.level > 0.3 else rng.choice((0, 0, 1))):
         texts.insert(rng.randint(0, len(texts)), rng.choice(phrases["fillers"]))
     joiner = "\n" if rng.random() < 0.08 else " "
     return Passage(kind, facts, {row[KEY]: row for row in rows}, joiner.join(texts))
@@ -167,37 +182,38 @@ def _sentences(scene, kind, entity, rows, values):
         full = _format(scene, template, entity, value)
         text = full
         if kind == "person" and index:
-            if template.startswith("{e} ") and rng.random() < 0.25:
+            if template.startswith("{e} ") and rng.random() < 0.12:
                 text = pronoun + template.replace("{v}", value)[3:]
-            elif rng.random() < 0.15:
+            elif rng.random() < 0.08:
                 text = _format(scene, template, entity.split()[0], value)
         result.append((text, full))
     return result
 
 
 def _passage_conversation(scene, answerable, turns):
+    """`turns` questions about one passage; in training mostly many more: each teaches as much as the first."""
     rng, phrases = scene.rng, scene.phrases
     passage = make_passage(scene)
-    if scene.pool.split == "train" and turns == 1 and rng.random() < 0.45:
-        turns = rng.choice((2, 3))
-    messages = []
+    if scene.pool.split == "train" and turns == 1 and rng.random() < 0.75:
+        turns = rng.randint(3, 9)
+    messages, seen = [], set()
     for turn in range(turns):
         last = turn == turns - 1
-        can = answerable if last else rng.random() < 0.6
-        if can:
-            entity, row = _answerable(scene, passage)
-            answer = passage.facts[entity][row[KEY]]
-        else:
-            entity, row = _unanswerable(scene, passage)
-            answer = phrases["refusal"]
+        can = answerable if last else rng.random() < 0.7
+        for _ in range(6):  # the same question again would be answered from the conversation
+            entity, row = (_answerable if can else _unanswerable)(scene, passage)
+            if (entity, row[KEY]) not in seen:
+                break
+        answer = passage.facts[entity][row[KEY]] if can else phrases["refusal"]
         question = _question(scene, entity, row)
-        if turn == 0 and rng.random() < 0.08 and turns == 1:
+        if not messages and rng.random() < 0.08 and turns == 1:
             messages.append({"role": "system", "content": rng.choice(phrases["ask_system"]).replace("{p}", passage.text)})
-        elif turn == 0:
+        elif not messages:
             question = rng.choice(phrases["ask"]).replace("{p}", passage.text).replace("{q}", question)
-        elif can and entity == asked and len(passage.facts) == 1 and rng.random() < 0.3:
+        elif can and entity == asked and len(passage.facts) == 1 and rng.random() < 0.15:
             question = phrases["and_question"].replace("{label}", row[LABEL])
         asked = entity
+        seen.add((entity, row[KEY]))
         messages.append(_user(question))
         if not last:
             messages.append(_assistant(answer))

@@ -75,7 +75,7 @@ class Pool:
 
     def word(self, rng):
         """A capitalised invented word, such as "Velmira"."""
-        if self.split == "train" and rng.random() < 0.35:
+        if self.split == "train" and rng.random() < 0.25:
             return self.piece_word(rng).capitalize()
         parts = [rng.choice(self.open_syllables) for _ in range(rng.choice((0, 0, 1, 1, 1, 2)))]
         parts.append(rng.choice(self.closed_syllables))
