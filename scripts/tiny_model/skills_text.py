@@ -12,6 +12,13 @@ from phrases import LANGUAGES
 from words import INTEGER_KINDS, Pool
 
 KEY, LABEL, KIND, STATEMENTS, QUESTIONS = range(5)
+# How much of the phrases is used: a model of this size needs to see each of them often.
+MOST_ATTRIBUTES = {True: {"person": 12, "company": 6, "town": 6, "order": 5},
+                   False: {"person": 8, "company": 4, "town": 4, "order": 0}}
+MOST_TEMPLATES = 2
+MOST_REQUESTS = 5
+LIST_REQUESTS = {"en": ["Write as a JSON list: {r}", "JSON list of: {r}"], "fr": ["Liste JSON : {r}"], "de": ["Als JSON-Liste: {r}"],
+                 "es": ["Lista JSON: {r}"], "it": ["Elenco JSON: {r}"]}
 NAME_KEYS = {"en": "name", "fr": "nom", "de": "name", "es": "nombre", "it": "nome"}
 CONTRACTIONS = {"fr": [(" de le ", " du "), (" à le ", " au ")], "de": [], "en": [],
                 "es": [(" de el ", " del "), (" a el ", " al ")],
@@ -84,7 +91,7 @@ def _json_request(scene, passage):
         types[spelled] = "integer" if integer else "string"
     keys = rng.choice((", ".join(answer), ", ".join(answer), ", ".join(f'"{k}"' for k in answer), json.dumps(list(answer), ensure_ascii=False)))
     schema = {"type": "object", "properties": {k: {"type": t} for k, t in types.items()}}
-    content = rng.choice(phrases["json_ask"]).replace("{k}", keys).replace("{s}", json.dumps(schema, ensure_ascii=False))
+    content = rng.choice(phrases["json_ask"][:MOST_REQUESTS]).replace("{k}", keys).replace("{s}", json.dumps(schema, ensure_ascii=False))
     if len(passage.facts) > 1:
         content = rng.choice(phrases["json_about"]).replace("{e}", entity) + content
     return content, json.dumps(answer, ensure_ascii=False)
@@ -125,14 +132,23 @@ def off_topic(scene):
     return [_user(_off_topic_question(scene))], scene.phrases["cannot"]
 
 
-def repeat(scene, vocabulary):
-    """Copy random pieces of the whole vocabulary: spreads copying over every token."""
-    rng = scene.rng
-    if rng.random() < 0.6:
-        text = vocabulary(rng, rng.randint(1, 14))
-    else:
-        text = " ".join(rng.choice((scene.pool.word, scene.pool.piece_word, scene.pool.code))(rng) for _ in range(rng.randint(1, 10)))
+def repeat(scene):
+    """Copy some invented words and codes."""
+    rng, pool = scene.rng, scene.pool
+    text = " ".join(rng.choice((pool.word, pool.plain_word, pool.code))(rng) for _ in range(rng.randint(1, 10)))
     return [_user(rng.choice(scene.phrases["repeat"]).replace("{r}", text))], text
+
+
+def json_list(scene):
+    """Quote some values: within quotes a word is other tokens than after a space, and that has to be learnt."""
+    rng, pool = scene.rng, scene.pool
+    kinds = ("person", "name", "place", "company", "code", "email", "date", "job", "color", "dish", "hobby", "word", "word", "phrase")
+    drawn = [rng.choice(kinds) for _ in range(rng.randint(1, 7))]
+    values = [{"word": pool.plain_word, "phrase": pool.phrase}[kind](rng) if kind in ("word", "phrase")
+              else scene.value(kind if kind in scene.phrases["lists"] or kind not in ("job", "color", "dish", "hobby") else "name")
+              for kind in drawn]
+    request = rng.choice(LIST_REQUESTS[scene.language]).replace("{r}", "; ".join(values))
+    return [_user(request)], json.dumps(values, ensure_ascii=False)
 
 
 def decorate(scene, messages):
@@ -144,10 +160,8 @@ def decorate(scene, messages):
 
 def make_passage(scene, entities=None, most=4):
     rng, pool, phrases = scene.rng, scene.pool, scene.phrases
-    kinds, shares = ("person", "company", "town", "event", "order", "machine"), (40, 14, 13, 12, 11, 10)
-    known_kinds = len(kinds) if scene.language == "en" else 3
-    kind = rng.choices(kinds[:known_kinds], shares[:known_kinds])[0]
-    rows = phrases["attributes"][kind]
+    kind = rng.choices(("person", "company", "town", "order"), (50, 20, 20, 10 if scene.language == "en" else 0))[0]
+    rows = [_limited(row) for row in phrases["attributes"][kind][: MOST_ATTRIBUTES[scene.language == "en"][kind]]]
     if entities is None:
         entities = rng.choices((1, 2, 3, rng.randint(4, 9)), (45, 38, 15, 2 if scene.level > 0.6 else 0))[0]
     if scene.level < 0.3:
@@ -171,6 +185,10 @@ def make_passage(scene, entities=None, most=4):
         texts.insert(rng.randint(0, len(texts)), rng.choice(phrases["fillers"]))
     joiner = "\n" if rng.random() < 0.08 else " "
     return Passage(kind, facts, {row[KEY]: row for row in rows}, joiner.join(texts))
+
+
+def _limited(row):
+    return (*row[:STATEMENTS], row[STATEMENTS][:MOST_TEMPLATES], row[QUESTIONS][:MOST_TEMPLATES])
 
 
 def _sentences(scene, kind, entity, rows, values):
@@ -209,7 +227,7 @@ def _passage_conversation(scene, answerable, turns):
         if not messages and rng.random() < 0.08 and turns == 1:
             messages.append({"role": "system", "content": rng.choice(phrases["ask_system"]).replace("{p}", passage.text)})
         elif not messages:
-            question = rng.choice(phrases["ask"]).replace("{p}", passage.text).replace("{q}", question)
+            question = rng.choice(phrases["ask"][:MOST_REQUESTS]).replace("{p}", passage.text).replace("{q}", question)
         elif can and entity == asked and len(passage.facts) == 1 and rng.random() < 0.15:
             question = phrases["and_question"].replace("{label}", row[LABEL])
         asked = entity
@@ -246,7 +264,7 @@ def _unanswerable(scene, passage):
 
 
 def _question(scene, entity, row):
-    if " " in entity and scene.rng.random() < 0.08 and row in scene.phrases["attributes"]["person"]:
+    if " " in entity and scene.rng.random() < 0.08 and row[KEY] in {known[KEY] for known in scene.phrases["attributes"]["person"]}:
         entity = entity.split()[0]
     return _format(scene, scene.rng.choice(row[QUESTIONS]), entity, "")
 
@@ -267,7 +285,7 @@ def _forced_language(scene):
     else:
         passage = make_passage(scene)
         entity, row = (_answerable if topic == "extract" else _unanswerable)(scene, passage)
-        content = rng.choice(asked_in["ask"]).replace("{p}", passage.text).replace("{q}", _question(scene, entity, row))
+        content = rng.choice(asked_in["ask"][:MOST_REQUESTS]).replace("{p}", passage.text).replace("{q}", _question(scene, entity, row))
         messages = [_user(content)]
         expected = passage.facts[entity][row[KEY]] if topic == "extract" else answers["refusal"]
     return [{"role": "system", "content": system}, *messages], expected

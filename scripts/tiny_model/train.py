@@ -39,6 +39,8 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("/tmp/tramontane-tiny"))
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--steps", type=int, help="a budget of steps instead of minutes (reproducible)")
+    parser.add_argument("--weights", type=pathlib.Path, help="begin with the weights of this checkpoint of another run")
+    parser.add_argument("--chunk", type=int, default=0, help="begin at this chunk of the data, and of its curriculum")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--decay-share", type=float, default=0.3)
@@ -72,6 +74,8 @@ class Run:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = Decoder(Config()).to(self.device)
         initialise(self.model)
+        if arguments.weights:
+            self.model.load_state_dict(torch.load(arguments.weights, map_location=self.device, weights_only=True)["model"])
         trained = {n: p for n, p in self.model.named_parameters() if not n.startswith("embed")}
         circuits = [p for n, p in trained.items() if n.startswith(CIRCUIT_LAYERS)]
         matrices = [p for n, p in trained.items() if p.dim() == 2 and not n.startswith(CIRCUIT_LAYERS)]
@@ -81,7 +85,7 @@ class Run:
         self.adam = torch.optim.AdamW(groups, betas=BETAS)
         self.row_adam = RowAdam(self.model.embed_tokens.weight.detach(), BETAS)
         self.optimizers = [self.adam, self.row_adam]
-        self.state = {"step": 0, "chunk": 0, "tokens": 0, "seconds": 0.0, "decay_from": 1.0 - arguments.decay_share}
+        self.state = {"step": 0, "chunk": arguments.chunk, "tokens": 0, "seconds": 0.0, "decay_from": 1.0 - arguments.decay_share}
         self.budget = 60.0 * arguments.minutes  # seconds
         self.next_factor = 0.01  # rank 0 decides on the learning rate, the others are told
         self.checkpoint = arguments.out / "checkpoint.pt"
@@ -152,7 +156,8 @@ class Run:
         torch.nn.utils.clip_grad_norm_([*self.parameters, table], 1.0)
         rate = self.arguments.learning_rate * max(self.next_factor, 0.0)
         first, last = CIRCUIT_SHARE
-        slow = rate * (first + (last - first) * min(1.0, self.state["step"] / CIRCUIT_STEPS))
+        circuits_hold = self.arguments.weights is not None
+        slow = rate * (last if circuits_hold else first + (last - first) * min(1.0, self.state["step"] / CIRCUIT_STEPS))
         for group, group_rate in zip(self.adam.param_groups, (slow, rate, rate)):
             group["lr"] = group_rate
         self.adam.step()
