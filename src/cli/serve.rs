@@ -68,8 +68,10 @@ async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) ->
         drained = &mut serving => drained,
         model = loading => {
             let model = model??;
-            announce(address, &model, style);
             state.set_model(model);
+            if let Some(model) = state.loaded_model() {
+                announce(address, model, style);
+            }
             serving.await
         }
     };
