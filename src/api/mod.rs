@@ -17,6 +17,7 @@ pub mod error;
 pub mod fields;
 pub mod generation;
 mod health;
+mod idle;
 mod logprobs;
 mod models;
 mod params;

@@ -35,7 +35,7 @@ pub struct HttpLimits {
     pub all_bodies_bytes: usize,
     /// Longest request head (HTTP/1) or header list (HTTP/2), in bytes; at least 8192.
     pub header_bytes: usize,
-    /// Time for a request's head to arrive; also how long an idle connection is kept.
+    /// Time for a request's head to arrive; also how long a connection without an open request is kept.
     pub header_timeout: Duration,
     /// Time for a request's body to arrive.
     pub body_timeout: Duration,

@@ -5,6 +5,7 @@ mod chat;
 mod completions;
 mod errors;
 mod fields;
+mod http2;
 mod isolation;
 mod limits;
 mod operations;
