@@ -12,6 +12,7 @@ mod answer;
 mod assembler;
 mod body;
 mod chat;
+mod chunks;
 mod completions;
 pub mod error;
 pub mod fields;
