@@ -3,6 +3,7 @@
 
 mod chat;
 mod completions;
+mod effects;
 mod errors;
 mod fields;
 mod http2;
