@@ -14,8 +14,8 @@ from words import INTEGER_KINDS, Pool
 KEY, LABEL, KIND, STATEMENTS, QUESTIONS = range(5)
 # How much of the phrases is used: a model of this size needs to see each of them often.
 MOST_ATTRIBUTES = {True: {"person": 12, "company": 6, "town": 6, "order": 5},
-                   False: {"person": 8, "company": 4, "town": 4, "order": 0}}
-MOST_TEMPLATES = 2
+                   False: {"person": 5, "company": 3, "town": 3, "order": 0}}
+MOST_TEMPLATES = {True: 2, False: 1}  # is it English?
 MOST_REQUESTS = 5
 LIST_REQUESTS = {"en": ["Write as a JSON list: {r}", "JSON list of: {r}"], "fr": ["Liste JSON : {r}"], "de": ["Als JSON-Liste: {r}"],
                  "es": ["Lista JSON: {r}"], "it": ["Elenco JSON: {r}"]}
@@ -59,7 +59,7 @@ def refuse(scene):
 def extract_json(scene):
     """In training often several requests about one passage: more is learnt from as many tokens."""
     rng = scene.rng
-    passage = make_passage(scene, entities=rng.choices((1, 2, 3), (75, 19, 6))[0], most=5)
+    passage = make_passage(scene, entities=rng.choices((1, 2), (80, 20))[0], most=5)
     content, answer = _json_request(scene, passage)
     messages = [_user(content.replace("{p}", passage.text))]
     if scene.pool.split == "train":
@@ -158,12 +158,12 @@ def decorate(scene, messages):
     return [{"role": "system", "content": scene.rng.choice(scene.phrases["neutral_systems"])}, *messages]
 
 
-def make_passage(scene, entities=None, most=4):
+def make_passage(scene, entities=None, most=3):
     rng, pool, phrases = scene.rng, scene.pool, scene.phrases
     kind = rng.choices(("person", "company", "town", "order"), (50, 20, 20, 10 if scene.language == "en" else 0))[0]
-    rows = [_limited(row) for row in phrases["attributes"][kind][: MOST_ATTRIBUTES[scene.language == "en"][kind]]]
+    rows = [_limited(row, MOST_TEMPLATES[scene.language == "en"]) for row in phrases["attributes"][kind][: MOST_ATTRIBUTES[scene.language == "en"][kind]]]
     if entities is None:
-        entities = rng.choices((1, 2, 3, rng.randint(4, 9)), (45, 38, 15, 2 if scene.level > 0.6 else 0))[0]
+        entities = rng.choices((1, 2, 3, rng.randint(4, 9)), (50, 38, 11, 1 if scene.level > 0.6 else 0))[0]
     if scene.level < 0.3:
         entities, most = min(entities, 2), 3
     facts, blocks, used = {}, [], set()
@@ -187,8 +187,8 @@ def make_passage(scene, entities=None, most=4):
     return Passage(kind, facts, {row[KEY]: row for row in rows}, joiner.join(texts))
 
 
-def _limited(row):
-    return (*row[:STATEMENTS], row[STATEMENTS][:MOST_TEMPLATES], row[QUESTIONS][:MOST_TEMPLATES])
+def _limited(row, templates):
+    return (*row[:STATEMENTS], row[STATEMENTS][:templates], row[QUESTIONS][:templates])
 
 
 def _sentences(scene, kind, entity, rows, values):
@@ -200,9 +200,9 @@ def _sentences(scene, kind, entity, rows, values):
         full = _format(scene, template, entity, value)
         text = full
         if kind == "person" and index:
-            if template.startswith("{e} ") and rng.random() < 0.12:
+            if template.startswith("{e} ") and rng.random() < 0.06:
                 text = pronoun + template.replace("{v}", value)[3:]
-            elif rng.random() < 0.08:
+            elif rng.random() < 0.05:
                 text = _format(scene, template, entity.split()[0], value)
         result.append((text, full))
     return result
