@@ -78,7 +78,7 @@ pub struct EngineLimits {
     pub max_model_len: ContextLength,
     /// Sequences computed at once.
     pub max_running: usize,
-    /// Requests that may wait; one more is refused.
+    /// Requests admitted beyond `max_running`, whether they wait or run; one more is refused.
     pub max_waiting: usize,
     /// Query tokens per step.
     pub max_batched_tokens: usize,

@@ -5,49 +5,47 @@ i) alone, so a run that is resumed at chunk i sees the same data. Must not know 
 """
 
 import multiprocessing
-import random
 
 import numpy
 
 from data import generate
 from render import Renderer
 
-CHUNK_SAMPLES = 2800
-STEP_SAMPLES = 56
-MICROBATCHES = 4
+CHUNK_SAMPLES = 1600
+STEP_SAMPLES = 32
+MICROBATCHES = 5
 MAX_TOKENS = 1536
-SHORT_CHUNKS, RAMP_CHUNKS = 3, 20  # the curriculum: shortest passages first
+SHORT_CHUNKS, RAMP_CHUNKS = 14, 16  # the curriculum: shortest passages first, then longer and longer ones
 
 
 def level_of(chunk):
-    return 0.1 if chunk < SHORT_CHUNKS else min(1.0, 0.4 + chunk / RAMP_CHUNKS)
+    return 0.1 if chunk < SHORT_CHUNKS else min(1.0, 0.45 + 0.55 * (chunk - SHORT_CHUNKS) / RAMP_CHUNKS)
 
 
 def make_chunk(renderer, seed, chunk):
-    """A list of steps. A step is a random mix of samples, as a list of microbatches by length.
-
-    Sorting a whole chunk by length would pad less, but then a step would hold one skill only.
-    """
+    """A list of steps. A step is a random mix of (tokens, mask)."""
     samples = []
     for index in range(chunk * CHUNK_SAMPLES, (chunk + 1) * CHUNK_SAMPLES):
         tokens, mask = renderer.training_tokens(generate("train", seed, index, level_of(chunk)))
         if len(tokens) <= MAX_TOKENS:
             samples.append((tokens, mask))
-    random.Random(f"{seed}/{chunk}").shuffle(samples)
-    return [split(samples[first : first + STEP_SAMPLES]) for first in range(0, len(samples), STEP_SAMPLES)]
+    return [samples[first : first + STEP_SAMPLES] for first in range(0, len(samples), STEP_SAMPLES)]
 
 
-def split(samples):
-    """(tokens int32 (b, n), loss weights float32 (b, n)) per microbatch, of about equal size."""
-    samples = sorted(samples, key=lambda sample: len(sample[0]))
-    share = sum(len(tokens) for tokens, _ in samples) / MICROBATCHES
-    groups, filled = [[]], 0
-    for sample in samples:
-        if filled >= share * len(groups):
-            groups.append([])
-        groups[-1].append(sample)
-        filled += len(sample[0])
-    return [_pad(rows) for rows in groups]
+def split(samples, rank=0, workers=1):
+    """The share of `rank` as (tokens int32 (b, n), loss weights float32 (b, n)) per microbatch.
+
+    Every rank gets like lengths; the microbatches are cut where the least padding results.
+    """
+    samples = sorted(samples, key=lambda sample: len(sample[0]))[rank::workers]
+    lengths = [len(tokens) for tokens, _ in samples]
+    # cheapest[k] = (padded tokens, cuts) of the first k samples in so many microbatches as were tried.
+    cheapest = [(lengths[k - 1] * k if k else 0, [0]) for k in range(len(samples) + 1)]
+    for _ in range(MICROBATCHES - 1):
+        cheapest = [min([cheapest[k]] + [(cheapest[cut][0] + (k - cut) * lengths[k - 1], [*cheapest[cut][1], cut]) for cut in range(1, k)])
+                    for k in range(len(samples) + 1)]
+    cuts = [*cheapest[-1][1], len(samples)]
+    return [_pad(samples[first:last]) for first, last in zip(cuts, cuts[1:])]
 
 
 def stream(seed, first_chunk):

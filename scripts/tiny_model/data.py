@@ -2,8 +2,8 @@
 
 Main function: `generate(split, seed, index, level)`, a pure function of its arguments. A sample is
 {"request": {"messages", "tools"?}, "expected": {"content"} or {"tool_calls": [{"name",
-"arguments"}]}, "skill", "language"}. Invariant: names, numbers and word lists of the split
-"heldout" never occur in "train" (see words.py). Must not know how a model is trained.
+"arguments"}]}, "skill", "language"}. Invariant: invented names of the split "heldout" never occur
+in "train" (see words.py). Must not know how a model is trained.
 
     python data.py --split heldout --seed 1 --samples 1000 > heldout.jsonl
 """
@@ -15,15 +15,15 @@ import random
 
 import skills_text
 import skills_tools
-from words import TOKENIZER_PATH, Pool
+from words import Pool
 
-MIX = {"extract": 20, "refuse": 17, "json": 17, "tool_call": 16, "tool_answer": 6,
-       "system": 8, "two_turn": 8, "small_talk": 4, "off_topic": 3, "repeat": 3}
-EARLY_MIX = {**MIX, "repeat": 20}  # while copying is being learnt
-FOREIGN_SHARE = {"json": 0.35, "tool_call": 0.2, "tool_answer": 0.2, "repeat": 0.3}  # else 0.45
+MIX = {"extract": 20, "refuse": 14, "json": 18, "tool_call": 18, "tool_answer": 6,
+       "system": 7, "two_turn": 7, "small_talk": 4, "off_topic": 3, "repeat": 3, "list": 12}
+EARLY_MIX = {**MIX, "repeat": 12}  # while copying is being learnt
+FOREIGN_SHARE = {"json": 0.2, "tool_call": 0.15, "tool_answer": 0.15, "repeat": 0.2, "list": 0.2}  # else 0.25
 TEXT_SKILLS = {"extract": skills_text.extract, "refuse": skills_text.refuse, "json": skills_text.extract_json,
                "system": skills_text.system_prompt, "two_turn": skills_text.two_turns,
-               "small_talk": skills_text.small_talk, "off_topic": skills_text.off_topic}
+               "small_talk": skills_text.small_talk, "off_topic": skills_text.off_topic, "list": skills_text.json_list}
 
 
 def generate(split, seed, index, level=1.0, skill=None, language=None):
@@ -31,7 +31,7 @@ def generate(split, seed, index, level=1.0, skill=None, language=None):
     if skill is None:
         mix = EARLY_MIX if level < 0.3 else MIX
         skill = rng.choices(list(mix), list(mix.values()))[0]
-    foreign = rng.random() < FOREIGN_SHARE.get(skill, 0.45)
+    foreign = rng.random() < FOREIGN_SHARE.get(skill, 0.25)
     language = language or (rng.choice(("fr", "de", "es", "it")) if foreign else "en")
     scene = skills_text.Scene(rng, _pool(split), language, level)
     request = {}
@@ -40,13 +40,13 @@ def generate(split, seed, index, level=1.0, skill=None, language=None):
         request["messages"], request["tools"], expected = make(scene)
     else:
         if skill == "repeat":
-            request["messages"], answer = skills_text.repeat(scene, _random_text)
+            request["messages"], answer = skills_text.repeat(scene)
         else:
             request["messages"], answer = TEXT_SKILLS[skill](scene)
         expected = {"content": answer}
         if skill in ("small_talk", "extract", "refuse", "two_turn") and rng.random() < 0.06:
             request["tools"] = skills_tools.offered_in_vain(scene)
-    if skill not in ("system", "repeat"):
+    if skill not in ("system", "repeat", "list"):
         request["messages"] = skills_text.decorate(scene, request["messages"])
     return {"request": request, "expected": expected, "skill": skill, "language": language}
 
@@ -54,18 +54,6 @@ def generate(split, seed, index, level=1.0, skill=None, language=None):
 @functools.cache
 def _pool(split):
     return Pool(split)
-
-
-@functools.cache
-def _tokenizer():
-    import sentencepiece
-
-    return sentencepiece.SentencePieceProcessor(model_file=str(TOKENIZER_PATH))
-
-
-def _random_text(rng, pieces):
-    """Text of random pieces of the whole vocabulary (from 1027 on: no control or byte pieces)."""
-    return " ".join(_tokenizer().decode([rng.randrange(1027, 32768) for _ in range(pieces)]).split()) or "a"
 
 
 if __name__ == "__main__":

@@ -90,8 +90,9 @@ class Layer(nn.Module):
         self.post_attention_layernorm = Norm(config)
         self.mlp = Mlp(config)
 
-    def forward(self, x, cos, sin, cache=None):
+    def forward(self, x, cos, sin, cache=None, wanted=None):
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache)
+        x = x if wanted is None else x[wanted]
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -107,13 +108,17 @@ class Decoder(nn.Module):
                 depth = (2 * config.num_hidden_layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
                 nn.init.normal_(weight, std=0.02 * depth if name.startswith("embed") else depth * weight.shape[1] ** -0.5)
 
-    def forward(self, tokens, first_position=0, caches=None, table=None):
-        """tokens (b, n) -> normed hidden states (b, n, hidden). `table` replaces the embedding."""
+    def forward(self, tokens, first_position=0, caches=None, table=None, wanted=None):
+        """tokens (b, n) -> normed hidden states (b, n, hidden), or those `wanted` = (rows, columns): (n_wanted, hidden).
+
+        `table` replaces the embedding.
+        """
         positions = torch.arange(first_position, first_position + tokens.shape[1], device=tokens.device)
         cos, sin = rope(self.config, positions)
         x = functional.embedding(tokens, self.embed_tokens.weight if table is None else table)
         for index, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, None if caches is None else caches[index])
+            is_last = index + 1 == len(self.layers)
+            x = layer(x, cos, sin, None if caches is None else caches[index], wanted if is_last else None)
         return self.norm(x)
 
     def logits(self, hidden):

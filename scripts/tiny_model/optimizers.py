@@ -9,7 +9,7 @@ import torch
 
 
 class RowAdam:
-    def __init__(self, weight, betas=(0.9, 0.98), epsilon=1e-6):
+    def __init__(self, weight, betas, epsilon=1e-6):
         self.weight, self.betas, self.epsilon = weight, betas, epsilon
         self.mean, self.square = torch.zeros_like(weight), torch.zeros_like(weight)
         self.count = torch.zeros(len(weight), 1, device=weight.device)

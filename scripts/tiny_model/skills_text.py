@@ -12,6 +12,13 @@ from phrases import LANGUAGES
 from words import INTEGER_KINDS, Pool
 
 KEY, LABEL, KIND, STATEMENTS, QUESTIONS = range(5)
+# How much of the phrases is used: a model of this size needs to see each of them often.
+MOST_ATTRIBUTES = {True: {"person": 12, "company": 6, "town": 6, "order": 5},
+                   False: {"person": 5, "company": 3, "town": 3, "order": 0}}
+MOST_TEMPLATES = {True: 2, False: 1}  # is it English?
+MOST_REQUESTS = 5
+LIST_REQUESTS = {"en": ["Write as a JSON list: {r}", "JSON list of: {r}"], "fr": ["Liste JSON : {r}"], "de": ["Als JSON-Liste: {r}"],
+                 "es": ["Lista JSON: {r}"], "it": ["Elenco JSON: {r}"]}
 NAME_KEYS = {"en": "name", "fr": "nom", "de": "name", "es": "nombre", "it": "nome"}
 CONTRACTIONS = {"fr": [(" de le ", " du "), (" à le ", " au ")], "de": [], "en": [],
                 "es": [(" de el ", " del "), (" a el ", " al ")],
@@ -50,8 +57,22 @@ def refuse(scene):
 
 
 def extract_json(scene):
+    """In training often several requests about one passage: more is learnt from as many tokens."""
+    rng = scene.rng
+    passage = make_passage(scene, entities=rng.choices((1, 2), (80, 20))[0], most=5)
+    content, answer = _json_request(scene, passage)
+    messages = [_user(content.replace("{p}", passage.text))]
+    if scene.pool.split == "train":
+        for _ in range(rng.choice((0, 0, 1, 2))):
+            content, next_answer = _json_request(scene, passage)
+            messages += [_assistant(answer), _user(content.replace("{p}", "").strip(" \n:"))]
+            answer = next_answer
+    return messages, answer
+
+
+def _json_request(scene, passage):
+    """(request with {p} where the passage goes, expected JSON) for some fields of one entity."""
     rng, phrases = scene.rng, scene.phrases
-    passage = make_passage(scene, entities=rng.choices((1, 2, 3), (80, 15, 5))[0], most=5)
     entity = rng.choice(list(passage.facts))
     known = passage.facts[entity]
     wanted = rng.sample(list(known), rng.randint(1, min(4, len(known))))
@@ -70,11 +91,10 @@ def extract_json(scene):
         types[spelled] = "integer" if integer else "string"
     keys = rng.choice((", ".join(answer), ", ".join(answer), ", ".join(f'"{k}"' for k in answer), json.dumps(list(answer), ensure_ascii=False)))
     schema = {"type": "object", "properties": {k: {"type": t} for k, t in types.items()}}
-    text = passage.text
-    content = rng.choice(phrases["json_ask"]).replace("{k}", keys).replace("{s}", json.dumps(schema, ensure_ascii=False)).replace("{p}", text)
+    content = rng.choice(phrases["json_ask"][:MOST_REQUESTS]).replace("{k}", keys).replace("{s}", json.dumps(schema, ensure_ascii=False))
     if len(passage.facts) > 1:
         content = rng.choice(phrases["json_about"]).replace("{e}", entity) + content
-    return [_user(content)], json.dumps(answer, ensure_ascii=False)
+    return content, json.dumps(answer, ensure_ascii=False)
 
 
 def system_prompt(scene):
@@ -112,14 +132,23 @@ def off_topic(scene):
     return [_user(_off_topic_question(scene))], scene.phrases["cannot"]
 
 
-def repeat(scene, vocabulary):
-    """Copy random pieces of the whole vocabulary: spreads copying over every token."""
-    rng = scene.rng
-    if rng.random() < 0.6:
-        text = vocabulary(rng, rng.randint(1, 14))
-    else:
-        text = " ".join(rng.choice((scene.pool.word, scene.pool.piece_word, scene.pool.code))(rng) for _ in range(rng.randint(1, 10)))
+def repeat(scene):
+    """Copy some invented words and codes."""
+    rng, pool = scene.rng, scene.pool
+    text = " ".join(rng.choice((pool.word, pool.plain_word, pool.code))(rng) for _ in range(rng.randint(1, 10)))
     return [_user(rng.choice(scene.phrases["repeat"]).replace("{r}", text))], text
+
+
+def json_list(scene):
+    """Quote some values: within quotes a word is other tokens than after a space, and that has to be learnt."""
+    rng, pool = scene.rng, scene.pool
+    kinds = ("person", "name", "place", "company", "code", "email", "date", "job", "color", "dish", "hobby", "word", "word", "phrase")
+    drawn = [rng.choice(kinds) for _ in range(rng.randint(1, 7))]
+    values = [{"word": pool.plain_word, "phrase": pool.phrase}[kind](rng) if kind in ("word", "phrase")
+              else scene.value(kind if kind in scene.phrases["lists"] or kind not in ("job", "color", "dish", "hobby") else "name")
+              for kind in drawn]
+    request = rng.choice(LIST_REQUESTS[scene.language]).replace("{r}", "; ".join(values))
+    return [_user(request)], json.dumps(values, ensure_ascii=False)
 
 
 def decorate(scene, messages):
@@ -129,12 +158,12 @@ def decorate(scene, messages):
     return [{"role": "system", "content": scene.rng.choice(scene.phrases["neutral_systems"])}, *messages]
 
 
-def make_passage(scene, entities=None, most=4):
+def make_passage(scene, entities=None, most=3):
     rng, pool, phrases = scene.rng, scene.pool, scene.phrases
-    kind = rng.choices(("person", "company", "town", "event", "order", "machine"), (40, 14, 13, 12, 11, 10))[0]
-    rows = phrases["attributes"][kind]
+    kind = rng.choices(("person", "company", "town", "order"), (50, 20, 20, 10 if scene.language == "en" else 0))[0]
+    rows = [_limited(row, MOST_TEMPLATES[scene.language == "en"]) for row in phrases["attributes"][kind][: MOST_ATTRIBUTES[scene.language == "en"][kind]]]
     if entities is None:
-        entities = rng.choices((1, 2, 3, rng.randint(4, 9)), (36, 42, 20, 2 if scene.level > 0.6 else 0))[0]
+        entities = rng.choices((1, 2, 3, rng.randint(4, 9)), (50, 38, 11, 1 if scene.level > 0.6 else 0))[0]
     if scene.level < 0.3:
         entities, most = min(entities, 2), 3
     facts, blocks, used = {}, [], set()
@@ -152,10 +181,14 @@ def make_passage(scene, entities=None, most=4):
         rng.shuffle(texts)
     else:
         texts = [text for block in blocks for text, _ in block]
-    for _ in range(rng.choice((0, 0, 1, 1, 2, 3)) if scene.level > 0.3 else rng.choice((0, 0, 1))):
+    for _ in range(rng.choice((0, 0, 0, 1, 1, 2)) if scene.level > 0.3 else rng.choice((0, 0, 1))):
         texts.insert(rng.randint(0, len(texts)), rng.choice(phrases["fillers"]))
     joiner = "\n" if rng.random() < 0.08 else " "
     return Passage(kind, facts, {row[KEY]: row for row in rows}, joiner.join(texts))
+
+
+def _limited(row, templates):
+    return (*row[:STATEMENTS], row[STATEMENTS][:templates], row[QUESTIONS][:templates])
 
 
 def _sentences(scene, kind, entity, rows, values):
@@ -167,37 +200,38 @@ def _sentences(scene, kind, entity, rows, values):
         full = _format(scene, template, entity, value)
         text = full
         if kind == "person" and index:
-            if template.startswith("{e} ") and rng.random() < 0.25:
+            if template.startswith("{e} ") and rng.random() < 0.06:
                 text = pronoun + template.replace("{v}", value)[3:]
-            elif rng.random() < 0.15:
+            elif rng.random() < 0.05:
                 text = _format(scene, template, entity.split()[0], value)
         result.append((text, full))
     return result
 
 
 def _passage_conversation(scene, answerable, turns):
+    """`turns` questions about one passage; in training mostly many more: each teaches as much as the first."""
     rng, phrases = scene.rng, scene.phrases
     passage = make_passage(scene)
-    if scene.pool.split == "train" and turns == 1 and rng.random() < 0.45:
-        turns = rng.choice((2, 3))
-    messages = []
+    if scene.pool.split == "train" and turns == 1 and rng.random() < 0.75:
+        turns = rng.randint(3, 9)
+    messages, seen = [], set()
     for turn in range(turns):
         last = turn == turns - 1
-        can = answerable if last else rng.random() < 0.6
-        if can:
-            entity, row = _answerable(scene, passage)
-            answer = passage.facts[entity][row[KEY]]
-        else:
-            entity, row = _unanswerable(scene, passage)
-            answer = phrases["refusal"]
+        can = answerable if last else rng.random() < 0.7
+        for _ in range(6):  # the same question again would be answered from the conversation
+            entity, row = (_answerable if can else _unanswerable)(scene, passage)
+            if (entity, row[KEY]) not in seen:
+                break
+        answer = passage.facts[entity][row[KEY]] if can else phrases["refusal"]
         question = _question(scene, entity, row)
-        if turn == 0 and rng.random() < 0.08 and turns == 1:
+        if not messages and rng.random() < 0.08 and turns == 1:
             messages.append({"role": "system", "content": rng.choice(phrases["ask_system"]).replace("{p}", passage.text)})
-        elif turn == 0:
-            question = rng.choice(phrases["ask"]).replace("{p}", passage.text).replace("{q}", question)
-        elif can and entity == asked and len(passage.facts) == 1 and rng.random() < 0.3:
+        elif not messages:
+            question = rng.choice(phrases["ask"][:MOST_REQUESTS]).replace("{p}", passage.text).replace("{q}", question)
+        elif can and entity == asked and len(passage.facts) == 1 and rng.random() < 0.15:
             question = phrases["and_question"].replace("{label}", row[LABEL])
         asked = entity
+        seen.add((entity, row[KEY]))
         messages.append(_user(question))
         if not last:
             messages.append(_assistant(answer))
@@ -230,7 +264,7 @@ def _unanswerable(scene, passage):
 
 
 def _question(scene, entity, row):
-    if " " in entity and scene.rng.random() < 0.08 and row in scene.phrases["attributes"]["person"]:
+    if " " in entity and scene.rng.random() < 0.08 and row[KEY] in {known[KEY] for known in scene.phrases["attributes"]["person"]}:
         entity = entity.split()[0]
     return _format(scene, scene.rng.choice(row[QUESTIONS]), entity, "")
 
@@ -251,7 +285,7 @@ def _forced_language(scene):
     else:
         passage = make_passage(scene)
         entity, row = (_answerable if topic == "extract" else _unanswerable)(scene, passage)
-        content = rng.choice(asked_in["ask"]).replace("{p}", passage.text).replace("{q}", _question(scene, entity, row))
+        content = rng.choice(asked_in["ask"][:MOST_REQUESTS]).replace("{p}", passage.text).replace("{q}", _question(scene, entity, row))
         messages = [_user(content)]
         expected = passage.facts[entity][row[KEY]] if topic == "extract" else answers["refusal"]
     return [{"role": "system", "content": system}, *messages], expected

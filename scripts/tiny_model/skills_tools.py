@@ -9,6 +9,8 @@ import json
 from tool_catalog import (ENUMS, ERRORS, FOREIGN_REQUESTS, INTEGER_KINDS, INTENTS, LEADS, NOUNS, RESULT_FIELDS,
                           SLOTS, VERBS)
 
+COMMON = INTENTS[:16]  # a model of this size needs to see each of them often
+MOST_REQUESTS = 3
 ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 RESULT_WORDS = {"fr": "Résultat : ", "de": "Ergebnis: ", "es": "Resultado: ", "it": "Risultato: "}
 ERROR_WORDS = {"en": "The tool reported an error: ", "fr": "L'outil a signalé une erreur : ", "de": "Das Werkzeug meldete einen Fehler: ",
@@ -51,7 +53,7 @@ def _request(scene):
     """(message, tools, calls) for one request; a few ask for two calls of one tool."""
     rng = scene.rng
     foreign = scene.language != "en"
-    if not foreign and rng.random() < 0.3:
+    if not foreign and rng.random() < 0.25:
         intent, tool, spelled, slots = _composed(scene)
         content = rng.choice(LEADS)
         if rng.random() < 0.5:
@@ -65,12 +67,12 @@ def _request(scene):
         near = [t for t in near if t["function"]["description"] != tool["function"]["description"]]
         tools, _ = _offer(scene, [tool, *near])
         return content, tools, [_call(tool, {spelled[s]: values[s][1] for s in slots})]
-    choices = [i for i in INTENTS if i.names[0] in FOREIGN_REQUESTS] if foreign else INTENTS
-    intent = INTENTS[0] if rng.random() < 0.12 else rng.choice(choices)
+    choices = [i for i in COMMON if i.names[0] in FOREIGN_REQUESTS] if foreign else COMMON
+    intent = COMMON[0] if rng.random() < 0.12 else rng.choice(choices)
     tool, spelled = _spell(scene, intent)
     templates = FOREIGN_REQUESTS[intent.names[0]][scene.language] if foreign else intent.requests
-    template = rng.choice(templates)
-    twice = not foreign and intent is INTENTS[0] and rng.random() < 0.3
+    template = rng.choice(templates[:MOST_REQUESTS])
+    twice = not foreign and intent is COMMON[0] and rng.random() < 0.3
     if twice:
         template = rng.choice(("What is the weather in {city} and in {other}?", "Compare the weather in {city} and {other}.", "Weather in {city} and in {other}, please."))
     values = {slot: _value(scene, tool, spelled[slot], param.kind) for slot, param in intent.params.items() if f"{{{slot}}}" in template}
@@ -94,11 +96,11 @@ def _call(tool, arguments):
 def _offer(scene, tools, intent=None):
     """The needed tools and up to three others, shuffled."""
     rng, tools = scene.rng, list(tools)
-    wanted = max(len(tools), rng.choices((1, 2, 3, 4), (42, 34, 16, 8) if scene.level > 0.3 else (60, 40, 0, 0))[0])
+    wanted = max(len(tools), rng.choices((1, 2, 3, 4), (45, 35, 20, 0) if scene.level > 0.3 else (60, 40, 0, 0))[0])
     names = {t["function"]["name"] for t in tools}
     intents = {intent.names[0]} if intent else set()
     while len(tools) < wanted:
-        other = rng.choice(INTENTS)
+        other = rng.choice(COMMON)
         tool, _ = _spell(scene, other)
         if other.names[0] not in intents and tool["function"]["name"] not in names:
             intents.add(other.names[0])
@@ -111,21 +113,15 @@ def _offer(scene, tools, intent=None):
 def _spell(scene, intent):
     """A tool's definition, and how its slots are called in it."""
     rng = scene.rng
-    known = intent.names[:-1]
-    name = intent.names[-1] if scene.pool.split == "heldout" and rng.random() < 0.3 else rng.choice(known)
-    if scene.pool.split == "train" and rng.random() < 0.12:
-        name = scene.pool.identifier(rng, rng.choice((1, 2, 2)))
-    return _definition(scene, name, rng.choice(intent.descriptions), intent.params)
+    name = rng.choice(intent.names)
+    if rng.random() < 0.12:
+        name = scene.pool.identifier(rng, rng.choice((1, 2)))
+    return _definition(scene, name, rng.choice(intent.descriptions[:2]), intent.params)
 
 
 def _composed(scene, verb=None):
     rng = scene.rng
-    verbs, nouns = list(VERBS["train"]), list(NOUNS["train"])
-    if scene.pool.split == "heldout":
-        verbs, nouns = verbs + VERBS["heldout"] * 3, nouns + NOUNS["heldout"] * 3
-    verb, noun = verb or rng.choice(verbs), rng.choice(nouns)
-    if scene.pool.split == "train" and rng.random() < 0.2:
-        noun = scene.pool.identifier(rng, 1)
+    verb, noun = verb or rng.choice(VERBS), rng.choice(NOUNS)
     name = rng.choices((f"{verb}_{noun}", f"{noun}_{verb}", f"{verb}{noun.capitalize()}", f"do_{verb}_{noun}"), (60, 15, 15, 10))[0]
     slots = rng.sample(list(SLOTS), rng.choice((1, 1, 2, 2, 3)))
     description = rng.choice((f"{verb.capitalize()} a {noun}", f"{verb.capitalize()} the {noun}", f"Use this to {verb} a {noun}"))
@@ -136,7 +132,7 @@ def _composed(scene, verb=None):
 def _definition(scene, name, description, params):
     rng = scene.rng
     properties, spelled, required = {}, {}, []
-    described, random_names = rng.random() < 0.7, scene.pool.split == "train" and rng.random() < 0.08
+    described, random_names = rng.random() < 0.7, rng.random() < 0.05
     for slot, param in params.items():
         key = rng.choice(param.names)
         while key in properties:
@@ -188,7 +184,7 @@ def _draw(scene, kind):
     if kind == "phrase":
         return scene.pool.phrase(rng)
     if kind in ("phrase1", "word"):
-        return scene.pool.piece_word(rng).lower()
+        return scene.pool.plain_word(rng)
     return scene.value(kind)
 
 
@@ -203,8 +199,6 @@ def _result(scene):
         value = str(_draw(scene, rng.choice(("word", "person", "amount", "code", "isodate", "phrase"))))
         return value, f"The result is {value}." if language == "en" else f"{RESULT_WORDS[language]}{value}."
     fields = {key: _draw(scene, RESULT_FIELDS[key]) for key in rng.sample(list(RESULT_FIELDS), rng.choice((1, 2, 2, 3)))}
-    if scene.pool.split == "train" and rng.random() < 0.2:
-        fields[scene.pool.piece_word(rng).lower()] = _draw(scene, "amount")
     if language == "en":
         parts = [f"the {key.replace('_', ' ')} is {value}" for key, value in fields.items()]
         text = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]

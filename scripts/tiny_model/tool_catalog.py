@@ -1,8 +1,8 @@
 """The tools that samples offer, and the requests that call for them.
 
 Main type: `Intent`. Invariant: every argument value stands word for word in the request. Names of
-functions and parameters vary (the last function name of an intent is kept for evaluation), so that
-a model has to copy them from the offered list. Knows nothing of prompts or tokens.
+functions and parameters vary, so that a model has to copy them from the offered list. Knows nothing of
+prompts or tokens.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Param:
 
 @dataclasses.dataclass
 class Intent:
-    names: list          # the last one is held out
+    names: list          # alternatives; one is drawn per sample
     descriptions: list
     params: dict         # slot in the requests -> Param
     requests: list       # templates with {slot}; a template may leave out optional slots
@@ -136,10 +136,8 @@ FOREIGN_REQUESTS = {
 }
 
 # Composed tools: "<verb>_<noun>" with parameters in any combination.
-VERBS = {"train": "cancel create delete update find print archive rename close approve share export start stop book list check assign order reset".split(),
-         "heldout": "review open submit lock".split()}
-NOUNS = {"train": "invoice reservation report account file project task note user device meeting contract room backup ticket customer product visit playlist machine subscription document".split(),
-         "heldout": "folder shipment booking survey".split()}
+VERBS = "cancel create delete update find print close approve share start stop book check assign reset review".split()
+NOUNS = "invoice reservation report account file project task note user device meeting room ticket customer visit document".split()
 SLOTS = {
     "person": (_p("customer|owner|name|user|assignee", "person", "Name of the person"), ["for {v}", "of {v}"]),
     "code": (_p("code|id|reference|number", "code", "The identifier"), ["with the code {v}", "with the id {v}", "number {v}"]),

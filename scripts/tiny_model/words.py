@@ -1,24 +1,22 @@
 """Invented names, numbers and dates, drawn from pools that differ by split.
 
-Main type: `Pool`, one per split ("train" or "heldout"). Invariant: the syllables and the closed
-word lists of the two splits are disjoint, so a held-out name was never seen in training. Training
-names are partly glued from random vocabulary pieces, so that nearly every token is copied at times.
-Knows nothing of skills or of chat messages.
+Main type: `Pool`, one per split ("train" or "heldout"). Invariant: the syllables of the two splits
+are disjoint, so a held-out name was never seen in training. Closed word lists (colours, dishes, jobs)
+are shared. Words are such that quotes around them change no more than the first token's leading space:
+to learn how every word is spelled otherwise takes a larger model. Knows nothing of skills or of chat
+messages.
 """
 
 import functools
 import pathlib
-import random
 import zlib
 
 TOKENIZER_PATH = pathlib.Path(__file__).resolve().parents[2] / "models/tiny/tokenizer.model.v3"
 
-ONSETS = ("b br c ch cl d dr f fl g gl gr h j k kl kr l m n p pl pr qu r s sh sk st t th tr v vl w y z zv").split()
-NUCLEI = "a e i o u ae ai au ea ei ia ie io oa ou".split()
-CODAS = "l m n r s t k x th nd rn rk lm sk ld nt v z d b".split()
-COMPANY_ENDINGS = {"train": ["Ltd", "Systems", "Group", "Labs", "Works", "Foods", "Logistics"],
-                   "heldout": ["Partners", "Studio", "Energy"]}
-LETTERS = "abcdefghijklmnopqrstuvwxyzàâäáéèêëíîïìñóôöòúùûüçß"
+ONSETS = "b br c d f g gr h j k l m n p pl r s st t tr v z".split()
+NUCLEI = "a e i o u ai ea io".split()
+CODAS = "l m n r s t x th nd rk sk ld".split()
+COMPANY_ENDINGS = ["Ltd", "Systems", "Group", "Labs", "Works", "Foods", "Energy"]
 HELDOUT_SHARE = 5  # one syllable in five is kept for evaluation
 
 
@@ -28,22 +26,18 @@ def is_heldout(text):
 
 
 @functools.cache
-def vocabulary_pieces():
-    """(word-initial pieces without their marker, continuation pieces), letters only."""
+def _tokenizer():
     import sentencepiece
 
-    model = sentencepiece.SentencePieceProcessor(model_file=str(TOKENIZER_PATH))
-    initial, continuation = [], []
-    for token in range(771, model.vocab_size()):
-        piece = model.id_to_piece(token)
-        bare = piece.lstrip("\u2581")
-        if not bare.isalpha() or not all(c in LETTERS for c in bare.lower()) or len(bare) < 2:
-            continue
-        if piece.startswith("\u2581") and len(bare) >= 3:
-            initial.append(bare)
-        elif piece == bare and bare.islower():
-            continuation.append(bare)
-    return initial, continuation
+    return sentencepiece.SentencePieceProcessor(model_file=str(TOKENIZER_PATH))
+
+
+@functools.cache
+def quotes_alike(text):
+    """Is `text` within quotes made of the same tokens as after a space, but for the first one's space?"""
+    spaced = _tokenizer().encode(text, out_type=str)
+    quoted = _tokenizer().encode(f'"{text}"', out_type=str)
+    return quoted[1:-1] == [spaced[0].removeprefix("\u2581"), *spaced[1:]]
 
 
 class Pool:
@@ -57,31 +51,22 @@ class Pool:
         self.closed_syllables = [o + n + c for o in ONSETS for n in NUCLEI[:5] for c in CODAS
                                  if is_heldout(o + n + c) == wanted]
 
-    def choose(self, rng, words):
-        """One of a closed list; the last third belongs to the held-out split."""
-        cut = len(words) - max(1, len(words) // 3)
-        if self.split == "heldout":
-            return rng.choice(words[cut:])
-        if rng.random() < 0.2:
-            return self.piece_word(rng).lower()
-        return rng.choice(words[:cut])
-
-    def piece_word(self, rng):
-        """An ordinary or glued word of vocabulary pieces, as they come (often lower case)."""
-        initial, continuation = vocabulary_pieces()
-        while is_heldout(word := rng.choice(initial)) != (self.split == "heldout"):
-            pass
-        return word + rng.choice(continuation) if rng.random() < 0.3 else word
-
     def word(self, rng):
         """A capitalised invented word, such as "Velmira"."""
-        if self.split == "train" and rng.random() < 0.35:
-            return self.piece_word(rng).capitalize()
-        parts = [rng.choice(self.open_syllables) for _ in range(rng.choice((0, 0, 1, 1, 1, 2)))]
-        parts.append(rng.choice(self.closed_syllables))
-        if rng.random() < 0.25:
-            parts.append(rng.choice("aeio"))
-        return "".join(parts).capitalize()
+        return self._drawn(rng, str.capitalize)
+
+    def plain_word(self, rng):
+        """An invented word in lower case."""
+        return self._drawn(rng, str.lower)
+
+    def _drawn(self, rng, spell):
+        while True:
+            parts = [rng.choice(self.open_syllables) for _ in range(rng.choice((0, 0, 1, 1, 1, 2)))]
+            parts.append(rng.choice(self.closed_syllables))
+            if rng.random() < 0.25:
+                parts.append(rng.choice("aeio"))
+            if quotes_alike(word := spell("".join(parts))):
+                return word
 
     def person(self, rng):
         if rng.random() < 0.12:
@@ -93,16 +78,14 @@ class Pool:
         return f"{rng.choice(('Port', 'San', 'New', 'Bad', 'Saint'))} {word}" if rng.random() < 0.1 else word
 
     def identifier(self, rng, words):
-        """A name as programmers write it, ASCII only."""
-        while not (name := "_".join(self.piece_word(rng).lower() for _ in range(words))).isascii():
-            pass
-        return name
+        """A name as programmers write it."""
+        return "_".join(self.plain_word(rng) for _ in range(words))
 
     def phrase(self, rng):
-        return " ".join(self.piece_word(rng).lower() for _ in range(rng.choice((1, 2, 2, 3, 4))))
+        return " ".join(self.plain_word(rng) for _ in range(rng.choice((1, 1, 2, 2, 3))))
 
     def company(self, rng):
-        return f"{self.word(rng)} {rng.choice(COMPANY_ENDINGS[self.split])}"
+        return f"{self.word(rng)} {rng.choice(COMPANY_ENDINGS)}"
 
     def machine(self, rng):
         return f"{self.word(rng)} {rng.choice('ABCDEFGHKLMNPRSTXZ')}{rng.randint(2, 990)}"
@@ -121,7 +104,7 @@ class Pool:
         if kind == "date":
             return self.date(rng, phrases)
         if kind in phrases["lists"]:
-            return self.choose(rng, phrases["lists"][kind])
+            return rng.choice([word for word in phrases["lists"][kind] if quotes_alike(word)])
         return NUMERIC_KINDS[kind](rng, phrases)
 
     def date(self, rng, phrases):

@@ -13,15 +13,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use self::request::ChatCall;
 pub(super) use self::{
     conversation::{chat_request, check_conversation},
     request::check_prompt_logprobs,
     response::stop_reason,
 };
+use self::{request::ChatCall, stream::ChatChoices};
 use super::{
     answer::{Head, UsageCounter, collect},
     body::JsonText,
+    chunks::{Chunks, produce},
     error::ApiError,
     generation,
     request::{Work, off_thread, set_request_id},
@@ -41,9 +42,13 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
     let generations = generation::start(&model, &call.job)?;
     generation::observe_params(&model, std::slice::from_ref(&call.job));
     let mut response = match call.options.stream {
-        Some(options) => sse::respond(state.limits(), in_flight, async move |sender| {
-            stream::produce(stream::ChatStream::new(head, &call, options, &model), generations, sender).await
-        }),
+        Some(options) => {
+            let prompt_ids = call.options.return_token_ids.then(|| call.job.prompt_ids.clone());
+            let (n, usage, metrics) = (call.job.params.n, counter(&call), Arc::clone(&model.metrics));
+            let chunks = Chunks { head, options, n, usage, prompt_ids, metrics };
+            let choices = ChatChoices::new(&call, &model);
+            sse::respond(state.limits(), in_flight, |sender| produce(chunks, choices, generations, sender))
+        }
         None => complete(head, &call, &model, generations).await?,
     };
     set_request_id(&mut response, &request_id);
@@ -56,7 +61,7 @@ async fn complete(
     model: &ServedModel,
     generations: Vec<generation::Generation>,
 ) -> Result<Response, ApiError> {
-    let mut usage = UsageCounter { prompt_tokens: call.job.prompt_ids.len(), ..UsageCounter::default() };
+    let mut usage = counter(call);
     let mut answers = Vec::new();
     for generation in generations {
         let answer = collect(generation).await?;
@@ -66,4 +71,8 @@ async fn complete(
     let longest = answers.iter().map(|answer| answer.finished.counts.completion).max();
     model.metrics.longest_choice(longest.unwrap_or(0));
     Ok(Json(response::body(head, call, model, answers, &usage)).into_response())
+}
+
+fn counter(call: &ChatCall) -> UsageCounter {
+    UsageCounter { prompt_tokens: call.job.prompt_ids.len(), ..UsageCounter::default() }
 }

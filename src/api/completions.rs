@@ -11,10 +11,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use self::request::CompletionCall;
+use self::{request::CompletionCall, stream::CompletionChoices};
 use super::{
     answer::{Head, UsageCounter, collect},
     body::JsonText,
+    chunks::{Chunks, produce},
     error::ApiError,
     generation::{self, Generation},
     request::{Work, off_thread, set_request_id},
@@ -33,9 +34,14 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
     let head = Head::new(format!("cmpl-{request_id}"), call.model_name.clone(), &model);
     let generations = start(&model, &call)?;
     let mut response = match call.options.stream {
-        Some(options) => sse::respond(state.limits(), in_flight, async move |sender| {
-            stream::produce(stream::CompletionStream::new(head, call, options, &model), generations, sender).await
-        }),
+        Some(options) => {
+            // Of several prompts each choice has its own.
+            let prompt_ids = None;
+            let (n, usage, metrics) = (call.n, counter(&call), Arc::clone(&model.metrics));
+            let chunks = Chunks { head, options, n, usage, prompt_ids, metrics };
+            let choices = CompletionChoices::new(call, &model);
+            sse::respond(state.limits(), in_flight, |sender| produce(chunks, choices, generations, sender))
+        }
         None => complete(head, &call, &model, generations).await?,
     };
     set_request_id(&mut response, &request_id);
@@ -58,7 +64,7 @@ async fn complete(
     model: &ServedModel,
     generations: Vec<Generation>,
 ) -> Result<Response, ApiError> {
-    let mut usage = UsageCounter { prompt_tokens: call.prompt_tokens(), ..UsageCounter::default() };
+    let mut usage = counter(call);
     let mut answers = Vec::new();
     for (index, generation) in generations.into_iter().enumerate() {
         let answer = collect(generation).await?;
@@ -68,4 +74,8 @@ async fn complete(
     let longest = answers.iter().map(|answer| answer.finished.counts.completion).max();
     model.metrics.longest_choice(longest.unwrap_or(0));
     Ok(Json(response::body(head, call, model, answers, &usage)).into_response())
+}
+
+fn counter(call: &CompletionCall) -> UsageCounter {
+    UsageCounter { prompt_tokens: call.prompt_tokens(), ..UsageCounter::default() }
 }

@@ -1,32 +1,36 @@
 //! Connections: accepting, limits on what a client may hold, and an orderly end.
 //!
-//! Invariants: a client that sends too slowly or stops reading loses its connection and nothing else; once
-//! shutdown begins no new work starts, and [`serve`] returns within `drain_timeout`.
+//! Invariants: a client that sends too slowly or stops reading loses its connection and nothing else; a connection
+//! without a request is closed in time, and a running request never cut for that; once shutdown begins no new work
+//! starts, and [`serve`] returns within `drain_timeout`.
 
 use std::{
+    convert::Infallible,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, routing::future::RouteFuture};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::conn::auto,
     service::TowerToHyperService,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::{Sleep, sleep},
 };
+use tower::util::MapFuture;
 
 use super::{
     app,
+    idle::OpenRequests,
     state::{AppState, HttpLimits},
 };
 
@@ -53,15 +57,15 @@ pub enum Drained {
 pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future<Output = ()>) -> Drained {
     let server = Server::new(state);
     let mut connections = JoinSet::new();
-    let graceful = GracefulShutdown::new();
-    let mut shutdown = std::pin::pin!(shutdown);
+    let running = watch::Sender::new(());
+    let mut shutdown = pin!(shutdown);
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
             accepted = server.accept(&listener) => accepted,
         };
         match accepted {
-            Ok((stream, permit)) => drop(connections.spawn(server.connection(stream, permit, &graceful))),
+            Ok((stream, permit)) => drop(connections.spawn(server.connection(stream, permit, running.subscribe()))),
             // A client that left before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
@@ -72,7 +76,7 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
         while connections.try_join_next().is_some() {}
     }
     drop(listener);
-    server.drain(graceful, connections).await
+    server.drain(running, connections).await
 }
 
 struct Server {
@@ -102,31 +106,50 @@ impl Server {
         Ok((stream, permit))
     }
 
-    /// A future that serves one connection to its end.
+    /// A future that serves one connection to its end, which comes once it is idle or the sender of `running` is
+    /// gone.
     fn connection(
         &self,
         stream: TcpStream,
         permit: OwnedSemaphorePermit,
-        graceful: &GracefulShutdown,
+        mut running: watch::Receiver<()>,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let watcher = graceful.watcher();
         let protocol = self.protocol.clone();
+        let idle_timeout = self.state.limits().header_timeout;
         let stream = Guarded::new(stream, self.state.limits());
-        let service = TowerToHyperService::new(self.router.clone());
+        let requests = OpenRequests::none();
+        let counting = requests.clone();
+        let counted = move |answer: RouteFuture<Infallible>| counting.open().until_answered(answer);
+        let service = TowerToHyperService::new(MapFuture::new(self.router.clone(), counted));
         async move {
-            let connection = protocol.serve_connection(TokioIo::new(stream), service);
+            let mut connection = pin!(protocol.serve_connection(TokioIo::new(stream), service));
+            let over = async {
+                tokio::select! {
+                    () = requests.idle_for(idle_timeout) => {}
+                    _ = running.changed() => {}
+                }
+            };
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = over => {
+                    // Requests that run are still answered. HTTP/2 clients are told by GOAWAY and connect anew.
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
             // A client that goes away or misbehaves is no event worth more than this.
-            if let Err(error) = watcher.watch(connection.into_owned()).await {
+            if let Err(error) = ended {
                 tracing::debug!(error, "connection ended");
             }
             drop(permit);
         }
     }
 
-    async fn drain(self, graceful: GracefulShutdown, mut connections: JoinSet<()>) -> Drained {
+    async fn drain(self, running: watch::Sender<()>, mut connections: JoinSet<()>) -> Drained {
         self.state.start_draining();
+        drop(running); // which every connection notices
         let finished = async {
-            graceful.shutdown().await;
+            while connections.join_next().await.is_some() {}
             if let Some(model) = self.state.loaded_model() {
                 model.engine.drain().await;
             }

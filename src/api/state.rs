@@ -35,7 +35,7 @@ pub struct HttpLimits {
     pub all_bodies_bytes: usize,
     /// Longest request head (HTTP/1) or header list (HTTP/2), in bytes; at least 8192.
     pub header_bytes: usize,
-    /// Time for a request's head to arrive; also how long an idle connection is kept.
+    /// Time for a request's head to arrive; also how long a connection without an open request is kept.
     pub header_timeout: Duration,
     /// Time for a request's body to arrive.
     pub body_timeout: Duration,
@@ -54,18 +54,20 @@ pub struct HttpLimits {
 }
 
 impl Default for HttpLimits {
+    /// Those of `serve` when nothing is set.
     fn default() -> Self {
+        let request_timeout = Duration::from_secs(600);
         Self {
-            body_bytes: 10 << 20,
+            body_bytes: 16 << 20,
             all_bodies_bytes: 256 << 20,
             header_bytes: 32 << 10,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
-            request_timeout: Duration::from_secs(600),
+            request_timeout,
             stall_timeout: Duration::from_secs(60),
-            drain_timeout: Duration::from_secs(30),
+            drain_timeout: request_timeout, // so that no request needs to be cut
             ping_interval: Duration::from_secs(15),
-            max_requests: 1024,
+            max_requests: 320,
             max_connections: 4096,
         }
     }

@@ -68,8 +68,10 @@ async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) ->
         drained = &mut serving => drained,
         model = loading => {
             let model = model??;
-            announce(address, &model, style);
             state.set_model(model);
+            if let Some(model) = state.loaded_model() {
+                announce(address, model, style);
+            }
             serving.await
         }
     };
@@ -136,5 +138,48 @@ fn report(drained: Drained, config: &Config) -> Result<()> {
             let drain_timeout = config.http.drain_timeout;
             bail!("stopped; drain_timeout = {drain_timeout:?} was over, so {connections} connections were cut")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, FromArgMatches};
+
+    use super::*;
+    use crate::config::{Defaults, LogArgs};
+
+    #[derive(clap::Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        serve: ServeArgs,
+        #[command(flatten)]
+        log: LogArgs,
+    }
+
+    fn limits(line: &str) -> HttpLimits {
+        let command = CommandLine::command().mut_args(|arg| arg.env(None));
+        let matches = command.get_matches_from(std::iter::once("serve").chain(line.split_whitespace()));
+        let CommandLine { serve, log } = CommandLine::from_arg_matches(&matches).expect("valid flags");
+        let args = Args { log, ..serve.settings() };
+        let config = Config::resolve(&args, &matches, &Defaults { threads: 1, log_level: "info" });
+        http_limits(&config.expect("valid settings"))
+    }
+
+    #[test]
+    fn the_default_limits_are_those_of_the_default_settings() {
+        assert_eq!(limits(""), HttpLimits::default());
+    }
+
+    #[test]
+    fn running_requests_may_finish_unless_told_otherwise() {
+        let seconds = |line| limits(line).drain_timeout.as_secs();
+        assert_eq!(seconds("--request-timeout 5m"), 300);
+        assert_eq!(seconds("--request-timeout 5m --drain-timeout 20s"), 20);
+    }
+
+    /// What `--help` says of `--max-waiting`.
+    #[test]
+    fn as_many_requests_are_handled_as_the_engine_admits() {
+        assert_eq!(limits("--max-running 3 --max-waiting 4").max_requests, 7);
     }
 }

@@ -3,8 +3,10 @@
 
 mod chat;
 mod completions;
+mod effects;
 mod errors;
 mod fields;
+mod http2;
 mod isolation;
 mod limits;
 mod operations;

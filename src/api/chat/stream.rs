@@ -1,33 +1,27 @@
-//! An answer as a stream of chunks.
+//! The choices of a streamed answer: a message in pieces.
 
 use std::sync::Arc;
 
-use futures_util::StreamExt;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Head, request::ChatCall, response::stop_reason};
+use super::{request::ChatCall, response::stop_reason};
 use crate::{
     api::{
-        answer::{Usage, UsageCounter, merge, tool_call_id},
-        generation::{Delta, Event, Finished, Generation},
+        answer::tool_call_id,
+        chunks::WriteChoices,
+        generation::{Delta, Event, Finished},
         logprobs::{ChatLogprobs, TokenNames},
-        params::StreamOptions,
-        sse::{Broken, Sender},
         state::ServedModel,
     },
     prompt::OutputEvent,
 };
 
-/// Turns events into chunks. Knows which choices have begun, and what has been counted.
-pub(super) struct ChatStream {
-    head: Head,
+/// Turns events into pieces of messages. Knows which choices have begun.
+pub(super) struct ChatChoices {
     model: Arc<ServedModel>,
-    options: StreamOptions,
     show: Show,
-    usage: UsageCounter,
-    prompt_ids: Option<Vec<u32>>,
-    choices: Vec<ChoiceState>,
+    begun: Vec<bool>,
 }
 
 /// What the client wants to see.
@@ -39,29 +33,8 @@ struct Show {
     reasoning: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct ChoiceState {
-    begun: bool,
-    completion_tokens: usize,
-}
-
 #[derive(Debug, Serialize)]
-struct Chunk<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    system_fingerprint: &'a str,
-    choices: Vec<ChunkChoice>,
-    /// Absent unless asked for; null in all chunks but the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Option<Usage>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_token_ids: Option<Vec<u32>>,
-}
-
-#[derive(Debug, Serialize)]
-struct ChunkChoice {
+pub(super) struct ChunkChoice {
     index: usize,
     delta: ChunkDelta,
     logprobs: Option<ChatLogprobs>,
@@ -101,49 +74,29 @@ struct FunctionDelta {
     arguments: String,
 }
 
-/// Sends every chunk of the answer.
-pub(super) async fn produce(
-    mut chunks: ChatStream,
-    generations: Vec<Generation>,
-    sender: Sender,
-) -> Result<(), Broken> {
-    let mut events = merge(generations);
-    while let Some((index, event)) = events.next().await {
-        match event? {
-            Event::Started { cached_tokens } if index == 0 => chunks.usage.cached_tokens = cached_tokens,
-            // Refused together with `stream`.
-            Event::Started { .. } | Event::PromptLogprobs(_) => {}
-            Event::Delta(delta) => chunks.delta(index, delta, &sender).await?,
-            Event::Finished(finished) => chunks.finished(index, finished, &sender).await?,
-        }
-    }
-    chunks.end(&sender).await
-}
-
-impl ChatStream {
-    pub(super) fn new(head: Head, call: &ChatCall, options: StreamOptions, model: &Arc<ServedModel>) -> Self {
+impl ChatChoices {
+    pub(super) fn new(call: &ChatCall, model: &Arc<ServedModel>) -> Self {
         Self {
-            head,
             model: Arc::clone(model),
-            options,
             show: Show {
                 logprobs: call.job.params.logprobs.is_some(),
                 token_ids: call.options.return_token_ids,
                 tokens_as_token_ids: call.options.tokens_as_token_ids,
                 reasoning: call.include_reasoning,
             },
-            usage: UsageCounter { prompt_tokens: call.job.prompt_ids.len(), ..UsageCounter::default() },
-            prompt_ids: call.options.return_token_ids.then(|| call.job.prompt_ids.clone()),
-            choices: vec![ChoiceState::default(); call.job.params.n],
+            begun: vec![false; call.job.params.n],
         }
     }
 
-    async fn delta(&mut self, index: usize, delta: Delta, sender: &Sender) -> Result<(), Broken> {
-        self.usage.completion_tokens += delta.token_ids.len();
-        self.choices[index].completion_tokens += delta.token_ids.len();
-        self.begin(index, sender).await?;
-        let show_reasoning = self.show.reasoning;
-        let visible = |event: &OutputEvent| show_reasoning || !matches!(event, OutputEvent::Reasoning(_));
+    /// The first piece of a choice names the role.
+    fn begin(&mut self, index: usize) -> Option<ChunkChoice> {
+        let role = || ChunkDelta { role: Some("assistant"), content: Some(String::new()), ..ChunkDelta::default() };
+        let is_first = !std::mem::replace(&mut self.begun[index], true);
+        is_first.then(|| choice(index, role()))
+    }
+
+    fn delta(&self, index: usize, delta: Delta) -> Vec<ChunkChoice> {
+        let visible = |event: &OutputEvent| self.show.reasoning || !matches!(event, OutputEvent::Reasoning(_));
         let mut deltas: Vec<ChunkDelta> = delta.events.into_iter().filter(visible).map(chunk_delta).collect();
         let names = TokenNames { codec: &self.model.codec, as_token_ids: self.show.tokens_as_token_ids };
         let logprobs = names.chat(&delta.logprobs);
@@ -152,66 +105,34 @@ impl ChatStream {
         if deltas.is_empty() && (logprobs.is_some() || token_ids.is_some()) {
             deltas.push(ChunkDelta { content: Some(String::new()), ..ChunkDelta::default() });
         }
-        let (mut logprobs, mut token_ids) = (logprobs, token_ids); // of the first chunk
-        for delta in deltas {
-            let choice = ChunkChoice { logprobs: logprobs.take(), token_ids: token_ids.take(), ..choice(index, delta) };
-            self.send(choice, sender).await?;
+        let mut choices: Vec<ChunkChoice> = deltas.into_iter().map(|delta| choice(index, delta)).collect();
+        if let Some(first) = choices.first_mut() {
+            (first.logprobs, first.token_ids) = (logprobs, token_ids);
         }
-        Ok(())
+        choices
     }
+}
 
-    async fn finished(&mut self, index: usize, finished: Finished, sender: &Sender) -> Result<(), Broken> {
-        self.begin(index, sender).await?;
-        self.usage.reasoning_tokens += finished.counts.reasoning;
-        let last = ChunkChoice {
-            finish_reason: Some(finished.reason.as_str()),
-            stop_reason: stop_reason(finished.stop_reason),
-            ..choice(index, ChunkDelta::default())
+impl WriteChoices for ChatChoices {
+    const OBJECT: &'static str = "chat.completion.chunk";
+    type Choice = ChunkChoice;
+
+    fn write(&mut self, index: usize, event: Event) -> Vec<ChunkChoice> {
+        let pieces = match event {
+            // `prompt_logprobs` is refused together with `stream`.
+            Event::Started { .. } | Event::PromptLogprobs(_) => return Vec::new(),
+            Event::Delta(delta) => self.delta(index, delta),
+            Event::Finished(finished) => vec![last(index, finished)],
         };
-        self.send(last, sender).await
+        self.begin(index).into_iter().chain(pieces).collect()
     }
+}
 
-    /// The first chunk of a choice names the role.
-    async fn begin(&mut self, index: usize, sender: &Sender) -> Result<(), Broken> {
-        if std::mem::replace(&mut self.choices[index].begun, true) {
-            return Ok(());
-        }
-        let role = ChunkDelta { role: Some("assistant"), content: Some(String::new()), ..ChunkDelta::default() };
-        self.send(choice(index, role), sender).await
-    }
-
-    async fn send(&mut self, choice: ChunkChoice, sender: &Sender) -> Result<(), Broken> {
-        let so_far = self.options.continuous_usage_stats.then(|| self.usage.usage());
-        let usage = (self.options.include_usage || so_far.is_some()).then_some(so_far);
-        let prompt_token_ids = self.prompt_ids.take();
-        sender.send(&self.chunk(vec![choice], usage, prompt_token_ids)).await
-    }
-
-    async fn end(self, sender: &Sender) -> Result<(), Broken> {
-        let longest = self.choices.iter().map(|choice| choice.completion_tokens).max();
-        self.model.metrics.longest_choice(longest.unwrap_or(0));
-        if self.options.include_usage {
-            sender.send(&self.chunk(Vec::new(), Some(Some(self.usage.usage())), None)).await?;
-        }
-        Ok(())
-    }
-
-    fn chunk(
-        &self,
-        choices: Vec<ChunkChoice>,
-        usage: Option<Option<Usage>>,
-        prompt_token_ids: Option<Vec<u32>>,
-    ) -> Chunk<'_> {
-        Chunk {
-            id: &self.head.id,
-            object: "chat.completion.chunk",
-            created: self.head.created,
-            model: &self.head.model,
-            system_fingerprint: &self.head.system_fingerprint,
-            choices,
-            usage,
-            prompt_token_ids,
-        }
+fn last(index: usize, finished: Finished) -> ChunkChoice {
+    ChunkChoice {
+        finish_reason: Some(finished.reason.as_str()),
+        stop_reason: stop_reason(finished.stop_reason),
+        ..choice(index, ChunkDelta::default())
     }
 }
 

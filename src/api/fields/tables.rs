@@ -3,83 +3,65 @@
 use super::{Field, Table, honoured, label, neutral};
 
 /// `POST /v1/chat/completions`.
-pub static CHAT: Table = Table { resource: "POST /v1/chat/completions", groups: &[CHAT_ONLY, GENERATION, LABELS] };
+pub static CHAT: Table =
+    Table { resource: "POST /v1/chat/completions", groups: &[CHAT_ONLY, TEMPLATE, GENERATION, LABELS] };
 
 /// `POST /v1/completions`.
 pub static COMPLETIONS: Table =
     Table { resource: "POST /v1/completions", groups: &[COMPLETIONS_ONLY, GENERATION, LABELS] };
 
 /// `POST /tokenize`.
-pub static TOKENIZE: Table = Table {
-    resource: "POST /tokenize",
-    groups: &[&[
-        honoured(
-            "model",
-            r#""model": "tiny""#,
-            r#""model": 1"#,
-            "One of the served names; the served model if absent.",
-        ),
-        honoured("prompt", r#""prompt": "Hello""#, r#""prompt": 1"#, "Text to tokenize; or give `messages`."),
-        honoured(
-            "messages",
-            r#""messages": [{"role": "user", "content": "Hello"}]"#,
-            r#""messages": "Hello""#,
-            "A conversation, tokenized as `/v1/chat/completions` would; needs `model`.",
-        ),
-        honoured(
-            "tools",
-            r#""messages": [{"role": "user", "content": "Hello"}], "tools": []"#,
-            r#""messages": [{"role": "user", "content": "Hello"}], "tools": 1"#,
-            "With `messages`: the tools offered.",
-        ),
-        honoured(
-            "add_special_tokens",
-            r#""add_special_tokens": false"#,
-            r#""add_special_tokens": 1"#,
-            "With `prompt`: begin with the beginning-of-sequence token; true by default.",
-        ),
-        honoured(
-            "return_token_strs",
-            r#""return_token_strs": true"#,
-            r#""return_token_strs": "yes""#,
-            "Adds `token_strs`.",
-        ),
-        neutral(
-            "add_generation_prompt",
-            &["true"],
-            r#""add_generation_prompt": false"#,
-            "Mistral's templates always end where the answer begins.",
-        ),
-        neutral(
-            "continue_final_message",
-            &["false"],
-            r#""continue_final_message": true"#,
-            "Use `prefix` on the last message.",
-        ),
-        neutral("chat_template", &[], r#""chat_template": "x""#, "The template is the checkpoint's."),
-        neutral(
-            "chat_template_kwargs",
-            &["{}"],
-            r#""chat_template_kwargs": {"a": 1}"#,
-            "The template takes no arguments.",
-        ),
-        neutral("mm_processor_kwargs", &["{}"], r#""mm_processor_kwargs": {"a": 1}"#, "Only text is served."),
-    ]],
-};
+pub static TOKENIZE: Table = Table { resource: "POST /tokenize", groups: &[SERVED_MODEL, TOKENIZE_ONLY, TEMPLATE] };
 
 /// `POST /detokenize`.
 pub static DETOKENIZE: Table = Table {
     resource: "POST /detokenize",
-    groups: &[&[
-        honoured(
-            "model",
-            r#""model": "tiny""#,
-            r#""model": 1"#,
-            "One of the served names; the served model if absent.",
-        ),
-        honoured("tokens", r#""tokens": [1, 2]"#, r#""tokens": [-1]"#, "Token ids."),
-    ]],
+    groups: &[SERVED_MODEL, &[honoured("tokens", r#""tokens": [1, 2]"#, r#""tokens": [-1]"#, "Token ids.")]],
 };
+
+/// `model` where nothing is generated.
+const SERVED_MODEL: &[Field] =
+    &[honoured("model", r#""model": "tiny""#, r#""model": 1"#, "One of the served names; the served model if absent.")];
+
+const TOKENIZE_ONLY: &[Field] = &[
+    honoured("prompt", r#""prompt": "Hello""#, r#""prompt": 1"#, "Text to tokenize; or give `messages`."),
+    honoured(
+        "messages",
+        r#""messages": [{"role": "user", "content": "Hello"}]"#,
+        r#""messages": "Hello""#,
+        "A conversation, tokenized as `/v1/chat/completions` would; needs `model`.",
+    ),
+    honoured(
+        "tools",
+        r#""messages": [{"role": "user", "content": "Hello"}], "tools": []"#,
+        r#""messages": [{"role": "user", "content": "Hello"}], "tools": 1"#,
+        "With `messages`: the tools offered.",
+    ),
+    honoured(
+        "add_special_tokens",
+        r#""add_special_tokens": false"#,
+        r#""add_special_tokens": 1"#,
+        "With `prompt`: begin with the beginning-of-sequence token; true by default.",
+    ),
+    honoured(
+        "return_token_strs",
+        r#""return_token_strs": true"#,
+        r#""return_token_strs": "yes""#,
+        "Adds `token_strs`.",
+    ),
+    neutral(
+        "add_generation_prompt",
+        &["true"],
+        r#""add_generation_prompt": false"#,
+        "Mistral's templates always end where the answer begins.",
+    ),
+    neutral(
+        "continue_final_message",
+        &["false"],
+        r#""continue_final_message": true"#,
+        "Use `prefix` on the last message.",
+    ),
+];
 
 const CHAT_ONLY: &[Field] = &[
     honoured(
@@ -130,18 +112,6 @@ const CHAT_ONLY: &[Field] = &[
         r#""parallel_tool_calls": false"#,
         "The model decides how many tools it calls.",
     ),
-    neutral(
-        "response_format",
-        &[r#"{"type":"text"}"#],
-        r#""response_format": {"type": "json_object"}"#,
-        "Structured output is not there yet.",
-    ),
-    neutral(
-        "structured_outputs",
-        &[],
-        r#""structured_outputs": {"regex": "a"}"#,
-        "Structured output is not there yet.",
-    ),
     neutral("verbosity", &[r#""medium""#], r#""verbosity": "low""#, "Mistral's models have no such setting."),
     neutral("prediction", &[], r#""prediction": {"type": "content", "content": "x"}"#, "Predicted output is not used."),
     neutral("modalities", &[r#"["text"]"#], r#""modalities": ["audio"]"#, "Only text is served."),
@@ -171,10 +141,7 @@ const CHAT_ONLY: &[Field] = &[
     neutral("echo", &["false"], r#""echo": true"#, "The answer never repeats the prompt."),
     neutral("add_special_tokens", &["false"], r#""add_special_tokens": true"#, "The template writes them."),
     neutral("documents", &["[]"], r#""documents": [{"text": "a"}]"#, "Put documents into a message."),
-    neutral("chat_template", &[], r#""chat_template": "x""#, "The template is the checkpoint's."),
-    neutral("chat_template_kwargs", &["{}"], r#""chat_template_kwargs": {"a": 1}"#, "The template takes no arguments."),
     neutral("media_io_kwargs", &["{}"], r#""media_io_kwargs": {"a": 1}"#, "Only text is served."),
-    neutral("mm_processor_kwargs", &["{}"], r#""mm_processor_kwargs": {"a": 1}"#, "Only text is served."),
     neutral("thinking_token_budget", &[], r#""thinking_token_budget": 10"#, "Thinking cannot be cut short."),
     neutral("safe_prompt", &["false"], r#""safe_prompt": true"#, "Write the system message that you want."),
     neutral(
@@ -218,19 +185,14 @@ const COMPLETIONS_ONLY: &[Field] = &[
         r#""add_special_tokens": "no""#,
         "Begin a text prompt with the beginning-of-sequence token; true by default.",
     ),
-    neutral(
-        "response_format",
-        &[r#"{"type":"text"}"#],
-        r#""response_format": {"type": "json_object"}"#,
-        "Structured output is not there yet.",
-    ),
-    neutral(
-        "structured_outputs",
-        &[],
-        r#""structured_outputs": {"regex": "a"}"#,
-        "Structured output is not there yet.",
-    ),
     neutral("prompt_embeds", &[], r#""prompt_embeds": "AAAA""#, "Prompts are text or token ids."),
+];
+
+/// Fields that would change how a conversation becomes a prompt.
+const TEMPLATE: &[Field] = &[
+    neutral("chat_template", &[], r#""chat_template": "x""#, "The template is the checkpoint's."),
+    neutral("chat_template_kwargs", &["{}"], r#""chat_template_kwargs": {"a": 1}"#, "The template takes no arguments."),
+    neutral("mm_processor_kwargs", &["{}"], r#""mm_processor_kwargs": {"a": 1}"#, "Only text is served."),
 ];
 
 /// Fields that shape generation, whatever the prompt was.
@@ -356,6 +318,18 @@ const GENERATION: &[Field] = &[
         r#""return_tokens_as_token_ids": true"#,
         r#""return_tokens_as_token_ids": 1"#,
         "Log-probabilities name tokens as `token_id:5`.",
+    ),
+    neutral(
+        "response_format",
+        &[r#"{"type":"text"}"#],
+        r#""response_format": {"type": "json_object"}"#,
+        "Structured output is not there yet.",
+    ),
+    neutral(
+        "structured_outputs",
+        &[],
+        r#""structured_outputs": {"regex": "a"}"#,
+        "Structured output is not there yet.",
     ),
     neutral("use_beam_search", &["false"], r#""use_beam_search": true"#, "There is no beam search."),
     neutral("length_penalty", &["1.0", "1"], r#""length_penalty": 2"#, "There is no beam search."),

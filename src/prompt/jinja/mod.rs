@@ -2,9 +2,8 @@
 //!
 //! Main type: [`JinjaTemplate`]. The template gets the variables that Hugging Face's
 //! `apply_chat_template` passes and renders one text, in which control tokens are recognized by
-//! their written form. Text from the request must not be recognized: `guard` marks it before
-//! rendering. The markers are also why the template is never asked to write a control token that
-//! the request brought along.
+//! their written form, in the template's own text and nowhere else: `literals` finds that text, and
+//! `stand_ins` puts characters for the names there, which no request contains.
 //!
 //! A template is a program that came with the weights: what it may compute and write is limited, so
 //! that no template holds up the server.
@@ -12,15 +11,16 @@
 //! Which messages make sense, only the template knows: it raises an exception, which becomes an
 //! error about `messages`.
 
-mod guard;
+mod literals;
 mod python;
+mod stand_ins;
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::SystemTime;
 
 use minijinja::value::Value as JinjaValue;
 use minijinja::{Environment, ErrorKind};
-use regex::Regex;
 
 use super::ChatPrompt;
 use super::error::PromptError;
@@ -28,7 +28,8 @@ use super::json::{Object, Value};
 use super::normalize::parse_or_keep;
 use super::request::{ChatRequest, Chunk, Content, Message, ToolCall};
 use super::tokenizer::{RenderedText, Tokenizer};
-use guard::Guard;
+use literals::map_literals;
+use stand_ins::{Names, StandIns, add_private_use, add_private_use_of};
 
 /// What rendering may cost: an instruction takes 1, and so do 64 bytes of text that it makes. Writing a
 /// conversation of thousands of messages takes a hundredth of this; using it up takes about a second.
@@ -45,44 +46,33 @@ pub(super) struct TemplateSources {
     pub(super) tool_use: Option<String>,
 }
 
-/// A compiled chat template.
+/// A chat template for one vocabulary.
 #[derive(Debug)]
 pub(super) struct JinjaTemplate {
+    sources: TemplateSources,
+    names: Names,
+    compiled: Compiled,
+}
+
+/// The templates with stand-ins for control tokens.
+#[derive(Debug)]
+struct Compiled {
     environment: Environment<'static>,
     has_tool_use: bool,
-    guard: Guard,
-    /// Any control token of the vocabulary; `None` if it has none.
-    control_tokens: Option<Regex>,
+    stand_ins: StandIns,
 }
 
 impl JinjaTemplate {
     /// Compiles the templates for one vocabulary.
     pub(super) fn new(sources: &TemplateSources, tokenizer: &Tokenizer) -> Result<JinjaTemplate, PromptError> {
-        let refuse = |error: minijinja::Error| PromptError::ChatTemplate { reason: described(&error) };
-        let mut environment = python::environment();
-        environment.set_fuel(Some(FUEL));
-        environment.add_template_owned("default", sources.default.clone()).map_err(refuse)?;
-        if let Some(source) = &sources.tool_use {
-            environment.add_template_owned("tool_use", source.clone()).map_err(refuse)?;
-        }
-        let mut names: Vec<&str> = tokenizer.control_tokens().into_iter().map(|(name, _)| name).collect();
-        // Of two names where one begins with the other, the longer one is meant.
-        names.sort_by_key(|name| std::cmp::Reverse(name.len()));
-        // A name of one character has no place for a marker, so wherever it stands it is text.
-        let (names, letters): (Vec<&str>, Vec<&str>) =
-            names.into_iter().partition(|name| name.chars().nth(1).is_some());
-        if letters.iter().any(|name| !name.is_empty()) {
-            tracing::warn!(?letters, "control tokens of one character are text where a chat template writes them");
-        }
-        let alternatives: Vec<String> = names.iter().map(|name| regex::escape(name)).collect();
-        let control_tokens = match alternatives.is_empty() {
-            true => None,
-            false => Some(Regex::new(&alternatives.join("|")).map_err(|error| PromptError::ChatTemplate {
-                reason: format!("cannot look for {} control tokens: {error}", names.len()),
-            })?),
+        let names = Names::of(tokenizer)?;
+        let Some(compiled) = Compiled::new(sources, &names, BTreeSet::new())? else {
+            let reason = "its vocabulary has more control tokens than there are characters for private use";
+            return Err(PromptError::ChatTemplate { reason: reason.to_owned() });
         };
-        let guard = Guard::new(names.into_iter().map(str::to_owned).collect());
-        Ok(JinjaTemplate { environment, has_tool_use: sources.tool_use.is_some(), guard, control_tokens })
+        let template = JinjaTemplate { sources: sources.clone(), names, compiled };
+        template.warn_of_composed_names(tokenizer);
+        Ok(template)
     }
 
     /// The prompt of a chat request. `now` is what `strftime_now` tells the template.
@@ -98,33 +88,79 @@ impl JinjaTemplate {
         }
         let messages = messages_json(&request.messages)?;
         let tools = Value::Array(request.tools.iter().map(|tool| tool.to_json()).collect());
-        let Some(marker) = self.guard.marker_for(&[&messages, &tools]) else {
-            let expected = "text that leaves one of U+FDD0 to U+FDEF (never characters) unused";
-            return Err(PromptError::rule("messages", "text with all of U+FDD0 to U+FDEF", expected));
-        };
-        let guarded_messages = self.guard.mark(&messages, marker);
-        let continued = continued_text(&request.messages, &guarded_messages);
-        let variables = Variables {
-            messages: guarded_messages,
-            tools: self.guard.mark(&tools, marker),
-            continues: continued.is_some(),
-        };
-        let rendered = self.render(tokenizer, &variables, now)?;
+        let other = self.compiled_without([&messages, &tools])?;
+        let compiled = other.as_ref().unwrap_or(&self.compiled);
+        let continued = continued_text(&request.messages, &messages);
+        let variables = Variables { messages, tools, continues: continued.is_some() };
+        let rendered = compiled.render(tokenizer, &variables, now)?;
         let Some(continued) = continued else {
-            return Ok(ChatPrompt { ids: self.encode(tokenizer, &rendered, marker), n_continued: 0 });
+            return Ok(ChatPrompt { ids: compiled.encode(tokenizer, &rendered), n_continued: 0 });
         };
         let (before, whole) = cut_after(&rendered, &continued)?;
-        let ids = self.encode(tokenizer, whole, marker);
-        let n_before = self.encode(tokenizer, before, marker).len();
+        let ids = compiled.encode(tokenizer, whole);
+        let n_before = compiled.encode(tokenizer, before).len();
         Ok(ChatPrompt { n_continued: ids.len().saturating_sub(n_before), ids })
+    }
+
+    /// The templates with other stand-ins, if the request contains some of the usual ones.
+    fn compiled_without(&self, values: [&Value; 2]) -> Result<Option<Compiled>, PromptError> {
+        let mut taken = BTreeSet::new();
+        values.into_iter().for_each(|value| add_private_use_of(value, &mut taken));
+        if !taken.iter().any(|character| self.compiled.stand_ins.id(*character).is_some()) {
+            return Ok(None);
+        }
+        match Compiled::new(&self.sources, &self.names, taken)? {
+            Some(compiled) => Ok(Some(compiled)),
+            None => {
+                let expected = "text that leaves more characters for private use unused";
+                Err(PromptError::rule("messages", "text with characters all over U+108000 to U+10FFFD", expected))
+            }
+        }
+    }
+
+    /// A name that the template puts together is text, as part of it could be the request's. That it has one
+    /// shows in any conversation.
+    fn warn_of_composed_names(&self, tokenizer: &Tokenizer) {
+        let content = Content::Text("Hello".to_owned());
+        let Ok(messages) = messages_json(&[Message::User { content }]) else { return };
+        let variables = Variables { messages, tools: Value::Array(Vec::new()), continues: false };
+        // A template may refuse the conversation.
+        let rendered = self.compiled.render(tokenizer, &variables, SystemTime::now()).unwrap_or_default();
+        let names = self.names.found_in(&rendered);
+        if !names.is_empty() {
+            tracing::warn!(?names, "the chat template puts control tokens together from parts, which makes them text");
+        }
+    }
+}
+
+impl Compiled {
+    /// `None` if `taken`, which grows by what the templates contain, leaves no stand-ins.
+    fn new(
+        sources: &TemplateSources,
+        names: &Names,
+        mut taken: BTreeSet<char>,
+    ) -> Result<Option<Compiled>, PromptError> {
+        let templates = [("default", Some(&sources.default)), ("tool_use", sources.tool_use.as_ref())];
+        templates.iter().filter_map(|(_, source)| *source).for_each(|source| add_private_use(source, &mut taken));
+        let Some(stand_ins) = names.stand_ins(&taken) else { return Ok(None) };
+        let mut environment = python::environment();
+        environment.set_fuel(Some(FUEL));
+        for (name, source) in templates {
+            let Some(source) = source else { continue };
+            let source = map_literals(source, &|text| names.replaced(text, &stand_ins));
+            environment
+                .add_template_owned(name, source)
+                .map_err(|error| PromptError::ChatTemplate { reason: stand_ins.spelled(&described(&error)) })?;
+        }
+        Ok(Some(Compiled { environment, has_tool_use: sources.tool_use.is_some(), stand_ins }))
     }
 
     fn render(&self, tokenizer: &Tokenizer, variables: &Variables, now: SystemTime) -> Result<String, PromptError> {
         let has_tools = variables.tools.as_array().is_some_and(|tools| !tools.is_empty());
         let name = if has_tools && self.has_tool_use { "tool_use" } else { "default" };
-        let token = |id: Option<u32>| match id.map(|id| tokenizer.piece(id)) {
-            Some(super::Piece::Control(name)) => JinjaValue::from(name.as_ref()),
-            Some(_) | None => JinjaValue::from(""),
+        let token = |id: Option<u32>| match id.and_then(|id| self.stand_ins.of(id)) {
+            Some(stand_in) => JinjaValue::from(stand_in.to_string()),
+            None => JinjaValue::from(""),
         };
         let context = JinjaValue::from_pairs([
             ("messages", python::to_jinja(&variables.messages)),
@@ -144,23 +180,23 @@ impl JinjaTemplate {
         match template.render_captured_to(context, &mut output).map(drop) {
             Ok(()) => String::from_utf8(output.bytes)
                 .map_err(|error| PromptError::ChatTemplate { reason: format!("writes what is not UTF-8: {error}") }),
-            Err(error) => Err(render_error(&error, output.is_full)),
+            Err(error) => Err(render_error(&self.stand_ins.spelled(&described(&error)), &error, output.is_full)),
         }
     }
 
-    /// Ids of a rendered prompt: control tokens where the template wrote them, text elsewhere.
-    fn encode(&self, tokenizer: &Tokenizer, rendered: &str, marker: char) -> Vec<u32> {
+    /// Ids of a rendered prompt: control tokens where their stand-ins are, text elsewhere.
+    fn encode(&self, tokenizer: &Tokenizer, rendered: &str) -> Vec<u32> {
         let mut parts = Vec::new();
         let mut at = 0;
-        for found in self.control_tokens.iter().flat_map(|pattern| pattern.find_iter(rendered)) {
-            if let Some(id) = tokenizer.control_id(found.as_str()) {
-                parts.push(RenderedText::Text(&rendered[at..found.start()]));
+        for (start, character) in rendered.char_indices() {
+            if let Some(id) = self.stand_ins.id(character) {
+                parts.push(RenderedText::Text(&rendered[at..start]));
                 parts.push(RenderedText::Control(id));
-                at = found.end();
+                at = start + character.len_utf8();
             }
         }
         parts.push(RenderedText::Text(&rendered[at..]));
-        tokenizer.encode_rendered(&parts, marker)
+        tokenizer.encode_rendered(&parts)
     }
 }
 
@@ -192,13 +228,13 @@ impl Write for LimitedOutput {
     }
 }
 
-fn render_error(error: &minijinja::Error, is_full: bool) -> PromptError {
+fn render_error(description: &str, error: &minijinja::Error, is_full: bool) -> PromptError {
     let found = if is_full {
         format!("made into more than {MAX_OUTPUT_BYTES} bytes by the model's chat template")
     } else if is_out_of_fuel(error) {
         format!("more than the model's chat template can write in {FUEL} steps")
     } else {
-        format!("refused by the model's chat template ({})", described(error))
+        format!("refused by the model's chat template ({description})")
     };
     PromptError::rule("messages", found, "a conversation the template can write")
 }
@@ -294,12 +330,12 @@ fn call_json(call: &ToolCall, index: usize, place: usize) -> Result<Value, Promp
     Ok(Value::Object(object))
 }
 
-/// The guarded text of a last message that the model is to continue.
-fn continued_text(messages: &[Message], guarded: &Value) -> Option<String> {
+/// The text of a last message that the model is to continue.
+fn continued_text(messages: &[Message], written: &Value) -> Option<String> {
     let Some(Message::Assistant { prefix: true, .. }) = messages.last() else {
         return None;
     };
-    let content = guarded.as_array()?.last()?.get("content")?;
+    let content = written.as_array()?.last()?.get("content")?;
     let last_text = |chunks: &[Value]| chunks.last().and_then(|chunk| chunk.get("text")).cloned();
     let text = match content {
         Value::Array(chunks) => last_text(chunks)?,

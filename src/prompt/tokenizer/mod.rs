@@ -62,7 +62,7 @@ pub(crate) enum Piece<'a> {
 pub(crate) enum RenderedText<'a> {
     /// A control token.
     Control(u32),
-    /// Text between control tokens, with markers that are not part of it.
+    /// Text between control tokens.
     Text(&'a str),
 }
 
@@ -151,16 +151,16 @@ impl Tokenizer {
         }
     }
 
-    /// The ids of a rendered prompt, `marker` taken out of its text.
-    pub(crate) fn encode_rendered(&self, parts: &[RenderedText<'_>], marker: char) -> Vec<u32> {
+    /// The ids of a rendered prompt.
+    pub(crate) fn encode_rendered(&self, parts: &[RenderedText<'_>]) -> Vec<u32> {
         let mut ids = Vec::new();
         for (index, part) in parts.iter().enumerate() {
             match (part, self) {
                 (RenderedText::Control(id), _) => ids.push(*id),
                 (RenderedText::Text(text), Tokenizer::HuggingFace(tokenizer)) if index > 0 => {
-                    tokenizer.encode_inner_into(&text.replace(marker, ""), &mut ids);
+                    tokenizer.encode_inner_into(text, &mut ids);
                 }
-                (RenderedText::Text(text), _) => self.encode_text_into(&text.replace(marker, ""), &mut ids),
+                (RenderedText::Text(text), _) => self.encode_text_into(text, &mut ids),
             }
         }
         ids

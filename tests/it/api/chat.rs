@@ -3,23 +3,13 @@
 use expect_test::expect;
 use serde_json::{Value, json};
 
-use super::support::{EOS, Harness, answers, babbles, codec, ids, lines, redacted, says};
+use super::support::{EOS, Harness, answers, babbles, control, ids, lines, redacted, says, thinks};
 
 const TOOLS: &str = r#"[{"type": "function", "function": {"name": "roll", "parameters": {"type": "object"}}}]"#;
-
-/// The id of a control token.
-fn control(name: &str) -> u32 {
-    let is_it = |id: &u32| codec().is_control(*id) && codec().token_bytes(*id) == name.as_bytes();
-    (0..200).find(is_it).expect("the tokenizer has it")
-}
 
 fn calls_a_tool() -> Vec<u32> {
     let arguments = ids(r#"{"sides": 6}"#);
     [vec![control("[TOOL_CALLS]")], ids("roll"), vec![control("[ARGS]")], arguments].concat()
-}
-
-fn thinks() -> Vec<u32> {
-    [vec![control("[THINK]")], ids("Hm."), vec![control("[/THINK]")], ids("Yes.")].concat()
 }
 
 #[tokio::test]
@@ -136,7 +126,7 @@ async fn without_tools_a_call_is_text() {
 
 #[tokio::test]
 async fn reasoning_is_told_apart_and_counted() {
-    let harness = Harness::new(answers(thinks()));
+    let harness = Harness::new(thinks());
     let answer = harness.chat(json!({})).await.json();
     assert_eq!(answer["choices"][0]["message"]["reasoning"], "Hm.");
     assert_eq!(answer["choices"][0]["message"]["content"], "Yes.");
@@ -153,7 +143,7 @@ async fn reasoning_is_told_apart_and_counted() {
 
 #[tokio::test]
 async fn raw_text_keeps_control_tokens() {
-    let answer = Harness::new(answers(thinks())).chat(json!({ "skip_special_tokens": false })).await;
+    let answer = Harness::new(thinks()).chat(json!({ "skip_special_tokens": false })).await;
     assert_eq!(answer.text(), "[THINK]Hm.[/THINK]Yes.");
 }
 

@@ -14,18 +14,18 @@ use tramontane::api::{Drained, HttpLimits, serve};
 use super::support::{Harness, babbles, chat, eventually, says, small_engine};
 
 const MOMENT: Duration = Duration::from_millis(150);
-const LONG: Duration = Duration::from_secs(20);
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
 /// A server on a loopback port.
-struct Running {
-    harness: Harness,
+pub(super) struct Running {
+    pub(super) harness: Harness,
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     served: JoinHandle<Drained>,
 }
 
 impl Running {
-    async fn start(harness: Harness) -> Self {
+    pub(super) async fn start(harness: Harness) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_send_buffer_size(8192).expect("a buffer"); // so that a client that does not read soon shows
         socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
@@ -37,7 +37,7 @@ impl Running {
         Self { harness, address, stop: Some(stop), served }
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub(super) async fn connect(&self) -> TcpStream {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(8192).expect("a buffer");
         socket.connect(self.address).await.expect("the server accepts")
@@ -49,11 +49,11 @@ impl Running {
         stream
     }
 
-    fn shut_down(&mut self) {
+    pub(super) fn shut_down(&mut self) {
         self.stop.take().expect("not stopped yet").send(()).expect("the server runs");
     }
 
-    async fn ended(self) -> Drained {
+    pub(super) async fn ended(self) -> Drained {
         tokio::time::timeout(LONG, self.served).await.expect("the server ends").expect("no panic")
     }
 }
@@ -72,7 +72,7 @@ async fn rest(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn quick(more: impl FnOnce(&mut HttpLimits)) -> HttpLimits {
+pub(super) fn quick(more: impl FnOnce(&mut HttpLimits)) -> HttpLimits {
     let mut limits = HttpLimits::default();
     more(&mut limits);
     limits

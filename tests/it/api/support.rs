@@ -56,8 +56,22 @@ pub fn ids(text: &str) -> Vec<u32> {
     codec().encode_text(text, false)
 }
 
+/// The id of a control token.
+pub fn control(name: &str) -> u32 {
+    let is_it = |id: &u32| codec().is_control(*id) && codec().token_bytes(*id) == name.as_bytes();
+    (0..200).find(is_it).expect("the tokenizer has it")
+}
+
 /// What a model says next, given everything before.
 pub type Script = Box<dyn Fn(&[u32]) -> u32 + Send>;
+
+/// What a model would like to say next, given everything before: ids with their logits. Those of all others are 0.
+pub type Preferences = Box<dyn Fn(&[u32]) -> Vec<(u32, f32)> + Send>;
+
+/// Sure of what the script says.
+pub fn sure(script: Script) -> Preferences {
+    Box::new(move |history| vec![(script(history), 10.0)])
+}
 
 /// Answers every instruction with these tokens, then ends.
 pub fn answers(tokens: Vec<u32>) -> Script {
@@ -70,6 +84,11 @@ pub fn answers(tokens: Vec<u32>) -> Script {
 /// Answers every instruction with this text.
 pub fn says(text: &str) -> Script {
     answers(ids(text))
+}
+
+/// Thinks "Hm.", then says "Yes.".
+pub fn thinks() -> Script {
+    answers([vec![control("[THINK]")], ids("Hm."), vec![control("[/THINK]")], ids("Yes.")].concat())
 }
 
 /// Continues a prompt with these tokens, then ends.
@@ -119,7 +138,7 @@ struct ScriptedModel {
     vocab_size: usize,
     block_size: usize,
     cache: Vec<u32>,
-    script: Script,
+    preferences: Preferences,
     gate: Gate,
 }
 
@@ -142,7 +161,9 @@ impl ForwardPass for ScriptedModel {
                 |position| blocks[position / self.block_size] as usize * self.block_size + position % self.block_size;
             let history: Vec<u32> = (0..=batch.positions[row] as usize).map(|p| self.cache[slot(p)]).collect();
             let mut logits = vec![0.0; self.vocab_size];
-            logits[(self.script)(&history) as usize] = 10.0;
+            for (id, logit) in (self.preferences)(&history) {
+                logits[id as usize] = logit;
+            }
             values.extend(logits);
         }
         Ok(Logits { values, vocab_size: self.vocab_size })
@@ -178,24 +199,29 @@ impl Harness {
 
     /// With a tokenizer of another version.
     pub fn with_codec(script: Script, codec: Codec) -> Self {
-        let harness = Self::build(script, codec, small_engine(), HttpLimits::default());
+        let harness = Self::build(sure(script), codec, small_engine(), HttpLimits::default());
         harness.gate.open();
         harness
     }
 
     /// With a closed gate.
     pub fn with(script: Script, engine: EngineConfig, limits: HttpLimits) -> Self {
-        Self::build(script, codec(), engine, limits)
+        Self::build(sure(script), codec(), engine, limits)
     }
 
-    fn build(script: Script, codec: Codec, engine: EngineConfig, limits: HttpLimits) -> Self {
+    /// With a model that is not sure what to say, and a closed gate.
+    pub fn with_preferences(preferences: Preferences, engine: EngineConfig) -> Self {
+        Self::build(preferences, codec(), engine, HttpLimits::default())
+    }
+
+    fn build(preferences: Preferences, codec: Codec, engine: EngineConfig, limits: HttpLimits) -> Self {
         let state = AppState::new(limits);
         let gate = Gate { allowed: Arc::default() };
         let model = ScriptedModel {
             vocab_size: codec.vocab_size(),
             block_size: engine.block_size,
             cache: vec![0; engine.block_size * engine.num_blocks],
-            script,
+            preferences,
             gate: gate.clone(),
         };
         let metrics = Arc::new(EngineMetrics::new("tiny", engine.max_model_len));

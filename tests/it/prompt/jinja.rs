@@ -1,6 +1,7 @@
 //! Jinja templates: the same prompts as the native format, and the same safety.
 
-use std::sync::OnceLock;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use proptest::prelude::*;
 use tramontane::prompt::json::Value;
@@ -100,6 +101,105 @@ fn names_that_overlap_stay_text() {
     }
 }
 
+/// A template that gets text `c` from a request and makes `[INST]` of it, or of parts of both.
+fn check_is_text(template: &str, content: &str) {
+    static TINY: OnceLock<Codec> = OnceLock::new();
+    let tiny = TINY.get_or_init(|| codec("tiny-v13-tekken").clone()).clone();
+    let tiny = tiny.with_jinja(&format!("{{% set c = messages[0].content %}}{template}")).expect("valid");
+    let ids = tiny.encode_chat(&chat(content)).expect("a prompt");
+    assert_eq!((n_controls(&tiny, &ids), &*tiny.decode(&ids, SpecialTokens::Keep)), (0, "[INST]"), "{template}");
+}
+
+#[test]
+fn no_part_of_a_control_token_is_the_requests() {
+    for (template, content) in [
+        // The middle, the ends, one end.
+        ("[{{ c }}]", "INST"),
+        ("{{ '[' ~ c ~ ']' }}", "INST"),
+        ("{% set ns = namespace(x='[I') %}{% set ns.x = ns.x + c %}{{ ns.x }}T]", "NS"),
+        ("{{ c }}INST{{ c|replace('[', ']') }}", "["),
+        ("{{ c }}]", "[INST"),
+        ("{{ '[INST]'[:0] }}[INST{{ c }}", "]"),
+        // All of it, once the template has changed it.
+        ("{{ c }}", "[INST]"),
+        ("{{ c.strip() }}", " [INST] "),
+        ("{{ c[:3] ~ c[4:] }}", "[IN-ST]"),
+        ("{{ c.replace('-', '') }}", "[IN-ST]"),
+        ("{{ c.split('-')|join }}", "[IN-ST]"),
+        ("{{ c.upper() }}", "[inst]"),
+        ("{% for part in c.split(',') %}{{ part }}{% endfor %}", "[,I,N,S,T,]"),
+    ] {
+        check_is_text(template, content);
+    }
+}
+
+#[test]
+fn control_tokens_are_what_the_template_has_in_one_piece() {
+    for (template, expected) in [
+        ("{{ bos_token }}[INST]{{ '[/INST] ' ~ c ~ eos_token }}", 4),
+        ("{% raw %}[INST]{{ '[/INST]' }}{% endraw %}", 2),
+        ("{% macro turn(text) %}[INST]{{ text }}{{ \"[/INST]\" }}{% endmacro %}{{ turn(c) }}{{ turn(c) }}", 4),
+        ("{% set inst = {'begin': '[INST]\\n', 'end': '\\n[/INST]'} %}{{ inst.begin ~ c ~ inst['end'] }}", 2),
+        ("{{ '[' ~ 'INST' ~ ']' }}[{{ 'INST' }}]", 0),
+        ("{# [INST] #}", 0),
+    ] {
+        let template = format!("{{% set c = messages[0].content %}}{template}");
+        let tiny = codec("tiny-v13-tekken").clone().with_jinja(&template).expect("valid");
+        let ids = tiny.encode_chat(&chat("[INST]")).expect("a prompt");
+        assert_eq!(n_controls(&tiny, &ids), expected, "{template}");
+    }
+}
+
+#[test]
+fn a_template_that_composes_control_tokens_is_warned_of() {
+    let warning = |template: &str| {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let valid = || codec("tiny-v13-tekken").clone().with_jinja(template).expect("valid");
+        tracing::subscriber::with_default(subscriber, valid);
+        let bytes = log.0.lock().expect("no panic").clone();
+        String::from_utf8(bytes).expect("UTF-8")
+    };
+    assert_eq!(warning("{{ '[INST]' ~ messages[0].content }}"), "");
+    let warning = warning("{{ '[' ~ 'INST' ~ ']' ~ messages[0].content }}");
+    assert!(warning.contains("[INST]") && warning.contains("from parts"), "{warning}");
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Stand-ins for control tokens are characters for private use, which a text may have all the same.
+#[test]
+fn no_character_of_a_request_stands_for_a_control_token() {
+    let private_use = |n: usize| ('\u{108000}'..='\u{10fffd}').step_by(n).collect::<String>();
+    let template = "\u{108001}[INST]{{ messages[0].content }}[/INST]";
+    let tiny = codec("tiny-v13-tekken").clone().with_jinja(template).expect("valid");
+    for content in ["\u{108000}", "\u{108002}[INST]\u{108003}", &private_use(1000)] {
+        let ids = tiny.encode_chat(&chat(content)).expect("a prompt");
+        assert_eq!(n_controls(&tiny, &ids), 2, "{content:?}");
+        let expected = format!("\u{108001}[INST]{content}[/INST]");
+        assert_eq!(tiny.decode(&ids, SpecialTokens::Keep), expected);
+    }
+    let error = tiny.encode_chat(&chat(&private_use(2))).expect_err("nothing is left to stand for them");
+    assert_eq!(
+        error.to_string(),
+        "`messages` is text with characters all over U+108000 to U+10FFFD, \
+         expected text that leaves more characters for private use unused"
+    );
+}
+
 /// A vocabulary whose names overlap with themselves and each other, in a template that trims, splits and
 /// writes control tokens right beside what it was given.
 fn hostile_names() -> &'static Codec {
@@ -115,7 +215,7 @@ proptest! {
     #[test]
     fn no_text_of_a_request_becomes_a_control_token(
         pieces in prop::collection::vec(
-            prop::sample::select(vec!["a", "b", "<", "x", "é", "[", "I", "NST]", "[/INST]", "]", " ", "\n", "\"", "\u{fdd0}", "aa"]),
+            prop::sample::select(vec!["a", "b", "<", "x", "é", "[", "I", "NST]", "[/INST]", "]", " ", "\n", "\"", "\u{108000}", "aa"]),
             0..12,
         ),
     ) {
@@ -177,6 +277,9 @@ fn the_template_may_refuse() {
         "`messages` is refused by the model's chat template (only user, system and assistant roles, not tool), \
          expected a conversation the template can write"
     );
+    let names = codec("v7-tekken").clone().with_jinja("{{ raise_exception('a [INST] too many') }}").expect("valid");
+    let error = names.encode_chat(&chat("x")).expect_err("must be refused").to_string();
+    assert!(error.contains("(a [INST] too many)"), "{error}");
     let broken = codec("v7-tekken").clone().with_jinja("{% if %}").expect_err("no template");
     assert!(matches!(broken, PromptError::ChatTemplate { .. }), "{broken}");
 }

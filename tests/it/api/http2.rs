@@ -1,0 +1,174 @@
+//! HTTP/2 connections: how long an idle one is kept, and that no request is cut when one is closed.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tramontane::api::{Drained, HttpLimits};
+
+use super::{
+    server::{LONG, Running, quick},
+    support::{Harness, chat, eventually, says, small_engine},
+};
+
+// Types and flags of frames (RFC 9113, section 6).
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// How long an idle connection is kept here: longer than a loopback connection takes to send its request.
+const IDLE: Duration = Duration::from_millis(300);
+
+/// What a server says first when it closes a connection in an orderly way; then it says which streams it knows.
+const NO_NEW_STREAMS: &str = "goaway 2147483647, error 0";
+
+/// A client that writes frames by hand, so that a test sees those of the server.
+struct Client {
+    stream: TcpStream,
+}
+
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream_id: u32,
+    payload: Vec<u8>,
+}
+
+impl Client {
+    async fn connect(running: &Running) -> Self {
+        let mut client = Self { stream: running.connect().await };
+        client.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("the server reads");
+        client.send(SETTINGS, 0, 0, &[]).await;
+        client
+    }
+
+    async fn send(&mut self, kind: u8, flags: u8, stream_id: u32, payload: &[u8]) {
+        let len = u32::try_from(payload.len()).expect("a short frame").to_be_bytes();
+        let head = [&len[1..], &[kind, flags], &stream_id.to_be_bytes()].concat();
+        self.stream.write_all(&[&head, payload].concat()).await.expect("the server reads");
+    }
+
+    async fn get(&mut self, stream_id: u32, path: &str) {
+        let (method, scheme) = (0x82, 0x86); // GET and http in HPACK's static table (RFC 7541, appendix A)
+        let headers = [&[method, scheme], &literal(&[0x04], path)[..]].concat();
+        self.send(HEADERS, END_HEADERS | END_STREAM, stream_id, &headers).await;
+    }
+
+    async fn post_chat(&mut self, stream_id: u32, more: Value) {
+        let (method, scheme) = (0x83, 0x86); // POST and http
+        let path = literal(&[0x04], "/v1/chat/completions");
+        let content_type = literal(&[0x0f, 0x10], "application/json");
+        let headers = [&[method, scheme], &path[..], &content_type[..]].concat();
+        self.send(HEADERS, END_HEADERS, stream_id, &headers).await;
+        self.send(DATA, END_STREAM, stream_id, chat(more).to_string().as_bytes()).await;
+    }
+
+    /// The next frame that says something; settings and pings are answered. `None` at the end.
+    async fn next(&mut self) -> Option<Frame> {
+        loop {
+            let mut head = [0; 9];
+            self.stream.read_exact(&mut head).await.ok()?;
+            let [a, b, c, kind, flags, id @ ..] = head;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            self.stream.read_exact(&mut payload).await.ok()?;
+            match kind {
+                SETTINGS if flags & ACK == 0 => self.send(SETTINGS, ACK, 0, &[]).await,
+                PING if flags & ACK == 0 => self.send(PING, ACK, 0, &payload).await,
+                DATA | HEADERS | GOAWAY => {
+                    return Some(Frame { kind, flags, stream_id: u32::from_be_bytes(id), payload });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What the server says until it closes the connection, which it must do: the end of each stream with its
+    /// data, and each GOAWAY.
+    async fn rest(&mut self) -> Vec<String> {
+        let mut said = Vec::new();
+        let mut data = String::new();
+        while let Some(frame) = timeout(LONG, self.next()).await.expect("the server closes") {
+            if frame.kind == GOAWAY {
+                let number = |at: usize| u32::from_be_bytes(frame.payload[at..at + 4].try_into().expect("4 bytes"));
+                said.push(format!("goaway {}, error {}", number(0), number(4)));
+                continue;
+            }
+            if frame.kind == DATA {
+                data.push_str(&String::from_utf8_lossy(&frame.payload));
+            }
+            if frame.flags & END_STREAM != 0 {
+                said.push(format!("stream {}: {}", frame.stream_id, std::mem::take(&mut data)));
+            }
+        }
+        said
+    }
+}
+
+/// A header that is in no table afterwards: the index of its name, its value (RFC 7541, section 6.2.2).
+fn literal(name: &[u8], value: &str) -> Vec<u8> {
+    [name, &[u8::try_from(value.len()).expect("a short value")], value.as_bytes()].concat()
+}
+
+/// A server that does not keep idle connections for long. The gate is closed.
+async fn start() -> Running {
+    let limits = quick(|limits| limits.header_timeout = IDLE);
+    Running::start(Harness::with(says("All is well."), small_engine(), limits)).await
+}
+
+#[tokio::test]
+async fn a_connection_without_streams_is_closed() {
+    let running = start().await;
+    assert_eq!(Client::connect(&running).await.rest().await, [NO_NEW_STREAMS, "goaway 0, error 0"]);
+
+    let mut served = Client::connect(&running).await;
+    served.get(1, "/health/live").await;
+    served.get(3, "/version").await;
+    let said = served.rest().await;
+    assert_eq!(said.len(), 4, "{said:?}");
+    assert!(said[..2].iter().all(|said| said.starts_with("stream ")), "{said:?}");
+    assert_eq!(said[2..], [NO_NEW_STREAMS, "goaway 3, error 0"]);
+}
+
+#[tokio::test]
+async fn a_connection_with_a_stream_is_not_idle_however_long_it_takes() {
+    for (more, answer) in [(json!({}), "All is well."), (json!({ "stream": true }), "data: [DONE]")] {
+        let running = start().await;
+        let mut busy = Client::connect(&running).await;
+        busy.post_chat(1, more).await;
+        eventually("the request runs", || running.harness.state.in_flight() == 1).await;
+        // That another connection has been closed meanwhile says that the time is over.
+        assert_eq!(Client::connect(&running).await.rest().await.len(), 2);
+        running.harness.gate.open();
+        let said = busy.rest().await;
+        assert!(said[0].starts_with("stream 1: ") && said[0].contains(answer), "{said:?}");
+        assert_eq!(said[1..], [NO_NEW_STREAMS, "goaway 1, error 0"]);
+    }
+}
+
+#[tokio::test]
+async fn shutdown_closes_idle_connections_and_lets_streams_finish() {
+    let mut running = Running::start(Harness::with(says("All is well."), small_engine(), HttpLimits::default())).await;
+    let mut idle = Client::connect(&running).await;
+    idle.get(1, "/health/live").await;
+    while idle.next().await.expect("an answer").flags & END_STREAM == 0 {}
+    let mut busy = Client::connect(&running).await;
+    busy.post_chat(1, json!({ "stream": true })).await;
+    eventually("the request runs", || running.harness.state.in_flight() == 1).await;
+    running.shut_down();
+    assert_eq!(idle.rest().await, [NO_NEW_STREAMS, "goaway 1, error 0"]);
+    assert_eq!(running.harness.chat(json!({})).await.status, 503);
+    running.harness.gate.open();
+    let said = busy.rest().await;
+    assert_eq!(said[0], NO_NEW_STREAMS, "{said:?}");
+    assert!(said.iter().any(|said| said.starts_with("stream 1: ") && said.contains("data: [DONE]")), "{said:?}");
+    assert_eq!(running.ended().await, Drained::Complete);
+}
