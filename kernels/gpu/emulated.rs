@@ -26,6 +26,8 @@ impl Emulated {
 }
 
 impl Device for Emulated {
+    type Graph = Vec<Launch>;
+
     fn allocate(&self, bytes: usize) -> Result<DevicePointer, DeviceError> {
         let lines = vec![Line([0; 256]); bytes.div_ceil(256).max(1)].into_boxed_slice();
         let address = lines.as_ptr().expose_provenance() as u64;
@@ -63,5 +65,17 @@ impl Device for Emulated {
                 NotLaunched::PartialWarp => format!("{} threads are not a multiple of 32", launch.threads),
             },
         })
+    }
+
+    unsafe fn record(&self, launches: &[Launch]) -> Result<Self::Graph, DeviceError> {
+        Ok(launches.to_vec())
+    }
+
+    unsafe fn replay(&self, graph: &Self::Graph) -> Result<(), DeviceError> {
+        for launch in graph {
+            // SAFETY: the caller answers for it as for a launch.
+            unsafe { self.launch(launch) }?;
+        }
+        Ok(())
     }
 }

@@ -65,6 +65,9 @@ pub enum DeviceError {
 
 /// Memory, copies and launches, all in the order in which they are asked for.
 pub trait Device {
+    /// Recorded launches.
+    type Graph;
+
     /// Zeroed memory, aligned to 256 bytes, that lives as long as the device.
     fn allocate(&self, bytes: usize) -> Result<DevicePointer, DeviceError>;
 
@@ -85,4 +88,16 @@ pub trait Device {
     /// # Safety
     /// Every pointer among the arguments is to memory that the kernel may read and write as it does.
     unsafe fn launch(&self, launch: &Launch) -> Result<(), DeviceError>;
+
+    /// Records launches for [`Self::replay`], without running them.
+    ///
+    /// # Safety
+    /// As of [`Self::launch`], at every replay.
+    unsafe fn record(&self, launches: &[Launch]) -> Result<Self::Graph, DeviceError>;
+
+    /// Runs recorded launches in their order.
+    ///
+    /// # Safety
+    /// As of [`Self::launch`], for each of them.
+    unsafe fn replay(&self, graph: &Self::Graph) -> Result<(), DeviceError>;
 }

@@ -19,6 +19,16 @@ pub enum Epilogue {
     SwiGlu = 3,
 }
 
+impl Epilogue {
+    /// Size of a result.
+    fn bytes(self) -> usize {
+        match self {
+            Self::Store | Self::SwiGlu => Float16::BYTES,
+            Self::StoreF32 | Self::Add => 4,
+        }
+    }
+}
+
 /// Operands of a product on a device. All begin at multiples of 16 bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
@@ -28,7 +38,7 @@ pub struct Linear {
     pub weight: DevicePointer,
     /// `(rows, out_features)`: f32 for [`Epilogue::StoreF32`] and [`Epilogue::Add`], else of type `dtype`
     pub out: DevicePointer,
-    /// Above 0. A row's results have the same bits in any batch of up to [`Linear::SKINNY_ROWS`], and in any of more.
+    /// Above 0.
     pub rows: usize,
     /// A multiple of 8.
     pub in_features: usize,
@@ -71,17 +81,44 @@ impl Skinny {
     }
 }
 
+/// Two ways to compute a product. Their sums have different orders, so a row's results have the same bits in any batch
+/// only as long as it takes the same way: generated tokens are streamed, those of a prompt are tiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Bound by reading the weight: it is streamed past up to [`Linear::STREAMED_ROWS`] rows at a time.
+    Streamed,
+    /// Bound by arithmetic: tiles of rows and features.
+    Tiled,
+}
+
 impl Linear {
     /// The most rows that one pass over the weight serves.
-    pub const SKINNY_ROWS: usize = 64;
+    pub const STREAMED_ROWS: usize = 64;
 
-    /// One launch for any number of rows.
+    /// The launches of any number of rows.
     ///
     /// # Panics
     /// If the operands are not as documented.
-    pub fn launch(&self) -> Launch {
+    pub fn launches(&self, family: Family) -> Vec<Launch> {
         self.check();
-        if self.rows <= Self::SKINNY_ROWS { self.skinny() } else { self.tiled() }
+        match family {
+            Family::Streamed => self.passes().map(|pass| pass.skinny()).collect(),
+            Family::Tiled => vec![self.tiled()],
+        }
+    }
+
+    /// Where the operands of rows after the first `rows` are: of `x` and of `out`.
+    pub fn after(&self, rows: usize) -> (DevicePointer, DevicePointer) {
+        let x = self.x.plus(rows * self.in_features * Float16::BYTES);
+        (x, self.out.plus(rows * self.out_features * self.epilogue.bytes()))
+    }
+
+    /// The product in parts of at most [`Linear::STREAMED_ROWS`] rows.
+    fn passes(&self) -> impl Iterator<Item = Self> {
+        (0..self.rows).step_by(Self::STREAMED_ROWS).map(|first| {
+            let (x, out) = self.after(first);
+            Self { x, out, rows: (self.rows - first).min(Self::STREAMED_ROWS), ..*self }
+        })
     }
 
     fn skinny(&self) -> Launch {
@@ -149,6 +186,8 @@ impl Linear {
 impl NormedLinear {
     /// The most rows. Up to 4 pay off: more read more of the residual than of the weight.
     pub const MAX_ROWS: usize = 8;
+    /// The widest rows for which [`Self::MAX_ROWS`] of them fit into shared memory beside the ring.
+    pub const MOST_FEATURES: usize = 8192;
 
     /// One launch. Its shared memory holds the normalised rows beside the weight's ring: 16 KiB for each of 8192.
     ///

@@ -1,6 +1,6 @@
 //! The CUDA kernels, emulated, against the reference, against themselves with other rows, and fused against unfused.
 
-use super::cuda::{Epilogue, Linear, NormedLinear};
+use super::cuda::{Epilogue, Family, Linear, NormedLinear};
 use super::reference;
 use crate::gpu::{DevicePointer, Float16, Launch};
 use crate::rms_norm::cuda::RmsNorm;
@@ -45,14 +45,16 @@ impl<'a> Case<'a> {
         matches!(self.linear.epilogue, Epilogue::StoreF32 | Epilogue::Add)
     }
 
-    /// Runs what `launch` makes of the product, and checks what lies behind the result.
-    fn run(&self, launch: impl Fn(&Linear) -> Launch) -> Vec<f32> {
+    /// Runs what `launches` makes of the product, and checks what lies behind the result.
+    fn run(&self, launches: impl Fn(&Linear) -> Vec<Launch>) -> Vec<f32> {
         let Linear { rows, out_features, epilogue, dtype, .. } = self.linear;
         let len = rows * out_features;
         let mut before = vec![if epilogue == Epilogue::Add { RESIDUAL } else { f32::NAN }; len];
         before.extend([f32::NAN; GUARD]);
         let out = if self.is_f32() { self.device.f32(&before) } else { self.device.rounded(dtype, &before) };
-        self.device.run(&launch(&Linear { out, ..self.linear }));
+        for launch in launches(&Linear { out, ..self.linear }) {
+            self.device.run(&launch);
+        }
         let mut found = match self.is_f32() {
             true => self.device.read_f32(out, len + GUARD),
             false => self.device.read(out, dtype, len + GUARD),
@@ -73,12 +75,14 @@ impl<'a> Case<'a> {
 
     fn check(&self) {
         let Linear { rows, in_features, out_features, epilogue, dtype, .. } = self.linear;
-        let name = format!("linear {dtype:?} {epilogue:?}");
-        let found = self.run(Linear::launch);
-        let shape = [rows, in_features, out_features];
-        match self.is_f32() {
-            true => assert_close(&name, &shape, &found, &self.expected(), 1e-5),
-            false => assert_rounded(&name, &shape, &found, &self.expected(), (dtype, 1.0)),
+        let (shape, expected) = ([rows, in_features, out_features], self.expected());
+        for family in [Family::Streamed, Family::Tiled] {
+            let name = format!("linear {family:?} {dtype:?} {epilogue:?}");
+            let found = self.run(|linear| linear.launches(family));
+            match self.is_f32() {
+                true => assert_close(&name, &shape, &found, &expected, 1e-5),
+                false => assert_rounded(&name, &shape, &found, &expected, (dtype, 1.0)),
+            }
         }
     }
 }
@@ -139,40 +143,49 @@ fn survives_huge_and_tiny_values() {
 #[test]
 fn other_rows_change_no_bit() {
     let device = OnDevice::forward();
-    let all = Rows64::new(&device, Float16::Bf16, Epilogue::StoreF32);
+    let all = LastRows::new(&device, (Float16::Bf16, Epilogue::StoreF32), Family::Streamed, 64);
     let alone: Vec<f32> = (0..64).flat_map(|row| all.run(row, 1)).collect();
     for rows in 1..=64 {
         let first = 64 - rows;
-        assert_same_bits("linear", &[rows], &all.run(first, rows), &alone[first * Rows64::OUT..]);
+        assert_same_bits("linear", &[rows], &all.run(first, rows), &alone[first * LastRows::OUT..]);
     }
-    for (dtype, epilogue) in
-        [(Float16::F16, Epilogue::Store), (Float16::Bf16, Epilogue::SwiGlu), (Float16::F16, Epilogue::Add)]
-    {
-        let all = Rows64::new(&device, dtype, epilogue);
-        let (of_last, last) = (all.run(63, 1), Rows64::OUT);
-        for rows in [2, 8, 9, 16, 17, 32, 33, 64] {
-            let found = all.run(64 - rows, rows);
-            assert_same_bits("linear", &[rows], &found[(rows - 1) * last..], &of_last);
+    for kind in [(Float16::F16, Epilogue::Store), (Float16::Bf16, Epilogue::SwiGlu), (Float16::F16, Epilogue::Add)] {
+        for family in [Family::Streamed, Family::Tiled] {
+            let all = LastRows::new(&device, kind, family, 140);
+            let of_last = all.run(139, 1);
+            for rows in [2, 8, 9, 16, 17, 32, 33, 64, 65, 130, 140] {
+                let found = all.run(140 - rows, rows);
+                let name = format!("linear {family:?}");
+                assert_same_bits(&name, &[rows], &found[(rows - 1) * LastRows::OUT..], &of_last);
+            }
         }
     }
 }
 
-/// A product whose rows are computed in parts.
-struct Rows64<'a>(Case<'a>);
+/// A product of which some rows are computed.
+struct LastRows<'a> {
+    case: Case<'a>,
+    family: Family,
+}
 
-impl<'a> Rows64<'a> {
+impl<'a> LastRows<'a> {
     const IN: usize = 584;
     const OUT: usize = 19;
 
-    fn new(device: &'a OnDevice, dtype: Float16, epilogue: Epilogue) -> Self {
-        Self(Case::new(device, dtype, epilogue, (64, Self::IN, Self::OUT), 0.25))
+    fn new(device: &'a OnDevice, (dtype, epilogue): (Float16, Epilogue), family: Family, rows: usize) -> Self {
+        Self { case: Case::new(device, dtype, epilogue, (rows, Self::IN, Self::OUT), 0.25), family }
     }
 
     fn run(&self, first: usize, rows: usize) -> Vec<f32> {
-        let Case { device, linear, .. } = self.0;
+        let Case { device, linear, .. } = self.case;
         let x = linear.x.plus(Float16::BYTES * first * Self::IN);
-        Case { device, linear: Linear { x, rows, ..linear }, x: Vec::new(), weight: Vec::new() }.run(Linear::launch)
+        let case = Case { device, linear: Linear { x, rows, ..linear }, x: Vec::new(), weight: Vec::new() };
+        case.run(|linear| linear.launches(self.family))
     }
+}
+
+fn usual(linear: &Linear) -> Vec<Launch> {
+    linear.launches(if linear.rows <= Linear::STREAMED_ROWS { Family::Streamed } else { Family::Tiled })
 }
 
 /// Large and small tiles, and the wide kernels, compute what their siblings do.
@@ -183,10 +196,10 @@ fn the_choice_of_kernel_changes_no_bit() {
         let all = Case::new(&device, Float16::Bf16, Epilogue::StoreF32, (rows, in_features, many), 1.0);
         let some =
             Case { linear: Linear { out_features: few, ..all.linear }, x: vec![], weight: vec![], device: &device };
-        let names = [all.linear.launch().kernel, some.linear.launch().kernel];
+        let names = [&all, &some].map(|case| usual(&case.linear)[0].kernel);
         assert_ne!(names[0], names[1]);
-        let expected: Vec<f32> = all.run(Linear::launch).chunks(many).flat_map(|row| row[..few].to_vec()).collect();
-        assert_same_bits(&format!("{names:?}"), &[rows, in_features, few], &some.run(Linear::launch), &expected);
+        let expected: Vec<f32> = all.run(usual).chunks(many).flat_map(|row| row[..few].to_vec()).collect();
+        assert_same_bits(&format!("{names:?}"), &[rows, in_features, few], &some.run(usual), &expected);
     }
 }
 
@@ -202,12 +215,12 @@ fn fused_norm_has_the_bits_of_the_norm() {
                     let norm_weight = device.f32(&random(4, in_features, 2.0));
                     let epsilon = 1e-5;
                     let fused = case.run(|linear| {
-                        NormedLinear { linear: Linear { x: residual, ..*linear }, norm_weight, epsilon }.launch()
+                        vec![NormedLinear { linear: Linear { x: residual, ..*linear }, norm_weight, epsilon }.launch()]
                     });
                     let (weight, columns) = (norm_weight, in_features);
                     let out = case.linear.x;
                     device.run(&RmsNorm { residual, weight, out, rows, columns, epsilon, dtype }.launch());
-                    let unfused = case.run(Linear::launch);
+                    let unfused = case.run(usual);
                     assert_same_bits("linear_normed", &[rows, in_features, out_features], &fused, &unfused);
                 }
             }
@@ -226,10 +239,10 @@ fn fused_swiglu_agrees_with_the_operator() {
                     (device.poisoned(dtype, rows * 2 * columns), device.poisoned(dtype, rows * columns));
                 let linear =
                     Linear { out: gate_up, out_features: 2 * columns, epilogue: Epilogue::Store, ..case.linear };
-                device.run(&linear.launch());
+                usual(&linear).iter().for_each(|launch| device.run(launch));
                 device.run(&SwiGlu { gate_up, out, rows, columns, dtype }.launch());
                 let unfused: Vec<f64> = device.read(out, dtype, rows * columns).into_iter().map(f64::from).collect();
-                let found = case.run(Linear::launch);
+                let found = case.run(usual);
                 // The gate is rounded once and silu multiplies that error by up to its size; then up, both results.
                 assert_rounded("swiglu", &[rows, in_features, columns], &found, &unfused, (dtype, 8.0));
             }
@@ -242,7 +255,7 @@ fn fused_swiglu_agrees_with_the_operator() {
 fn refuses_inputs_that_are_no_vectors() {
     let null = DevicePointer::NULL;
     let (rows, in_features, out_features, epilogue, dtype) = (1, 12, 8, Epilogue::Store, Float16::Bf16);
-    Linear { x: null, weight: null, out: null, rows, in_features, out_features, epilogue, dtype }.launch();
+    Linear { x: null, weight: null, out: null, rows, in_features, out_features, epilogue, dtype }.launches(Family::Streamed);
 }
 
 /// Little work: `scripts/check-kernels-sanitizers` runs it with a real thread per thread of a block.

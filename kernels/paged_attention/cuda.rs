@@ -9,7 +9,8 @@ use crate::gpu::{DevicePointer, Float16, Launch};
 use crate::paged_batch::KvGeometry;
 
 const THREADS: u32 = 128;
-const HEAD_DIMS: [usize; 4] = [32, 64, 96, 128];
+/// Widths of heads that the kernels are compiled for.
+pub const HEAD_DIMS: [usize; 4] = [32, 64, 96, 128];
 
 // As in `decode.cuh`.
 const DECODE_ROWS: usize = 16;
@@ -72,6 +73,19 @@ pub struct PagedDecode {
 }
 
 impl PagedDecode {
+    /// Rows of a launch, as a measure for `partials`; more are possible.
+    pub const MAX_ROWS: usize = 256;
+
+    /// The most that [`Self::partials_len`] is with `n` rows, of any context.
+    pub fn most_partials(n: usize, heads: usize, head_dim: usize) -> usize {
+        n * heads * MAX_SPLITS * (head_dim + 4)
+    }
+
+    /// [`Self::counters_len`] of `n` rows.
+    pub fn most_counters(n: usize, heads: usize, kv_heads: usize) -> usize {
+        n * kv_heads * (heads / kv_heads).div_ceil(DECODE_ROWS)
+    }
+
     /// A block per split, KV head and sequence. Takes 72 KB of shared memory with a `head_dim` of 128.
     pub fn launch(&self) -> Launch {
         let group = self.keys.group(self.heads);
@@ -101,7 +115,7 @@ impl PagedDecode {
 
     /// Length of `counters`, for this launch and for any of fewer sequences.
     pub fn counters_len(&self) -> usize {
-        self.n * self.row_tiles()
+        Self::most_counters(self.n, self.heads, self.keys.kv_heads)
     }
 
     /// Splits of the longest context. A window that begins inside a split adds one.

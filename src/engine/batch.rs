@@ -36,7 +36,9 @@ fn append(batch: &mut Batch, item: Scheduled, scheduler: &Scheduler) -> OutputRo
         (first..context_len)
             .map(|position| block_table[position / block_size] * block_size as u32 + (position % block_size) as u32),
     );
-    batch.sequences.push(BatchSequence { query_start, query_len: item.query_len, context_len, block_table });
+    let generated = context_len.saturating_sub(first.max(sequence.prompt().len()));
+    let query_len = item.query_len;
+    batch.sequences.push(BatchSequence { query_start, query_len, context_len, block_table, generated });
 
     let positions = sequence.prompt_rows(item.query_len);
     let row_of = |position: usize| (query_start + position - first) as u32;

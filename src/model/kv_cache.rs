@@ -25,6 +25,19 @@ impl KvCacheConfig {
         let attention = &config.attention;
         2 * config.num_hidden_layers * attention.num_key_value_heads * attention.head_dim * dtype.size_in_bytes()
     }
+
+    /// The size of a layer's cache, if it is one.
+    pub(super) fn geometry(&self) -> Result<KvGeometry, ModelError> {
+        let &Self { num_blocks, block_size, .. } = self;
+        if num_blocks == 0 || block_size == 0 {
+            return Err(ModelError::InvalidConfig { field: "num_blocks, block_size", reason: "must be above 0" });
+        }
+        // Slots are u32 in a batch.
+        if num_blocks.checked_mul(block_size).is_none_or(|slots| slots > u32::MAX as usize) {
+            return Err(ModelError::InvalidConfig { field: "num_blocks", reason: "has more slots than a u32 counts" });
+        }
+        Ok(KvGeometry { num_blocks, block_size })
+    }
 }
 
 /// Keys and values of all layers.
@@ -37,14 +50,8 @@ pub(super) struct KvCache {
 impl KvCache {
     /// Allocates zeros: reserved at once, touched as blocks come into use.
     pub(super) fn new(config: &Config, cache: KvCacheConfig) -> Result<Self, ModelError> {
+        let geometry = cache.geometry()?;
         let KvCacheConfig { num_blocks, block_size, dtype } = cache;
-        if num_blocks == 0 || block_size == 0 {
-            return Err(ModelError::InvalidConfig { field: "num_blocks, block_size", reason: "must be above 0" });
-        }
-        // Slots are u32 in a batch.
-        if num_blocks.checked_mul(block_size).is_none_or(|slots| slots > u32::MAX as usize) {
-            return Err(ModelError::InvalidConfig { field: "num_blocks", reason: "has more slots than a u32 counts" });
-        }
         let bytes = Self::bytes(config, cache);
         // Asking first turns a refusal into an error; zeroed memory can only be had or be aborted for. Memory
         // that is only reserved is never touched.
@@ -52,7 +59,7 @@ impl KvCache {
         let attention = &config.attention;
         let shape = Shape::from((2, num_blocks, block_size, attention.num_key_value_heads, attention.head_dim));
         let layers = (0..config.num_hidden_layers).map(|_| untouched_zeros(&shape, dtype)).collect::<Result<_, _>>()?;
-        Ok(Self { layers, geometry: KvGeometry { num_blocks, block_size } })
+        Ok(Self { layers, geometry })
     }
 
     /// Size of all layers, at most `usize::MAX`.

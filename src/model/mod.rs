@@ -6,6 +6,7 @@ mod attention;
 pub mod checkpoint;
 pub mod config;
 mod decoder;
+pub mod gpu;
 mod kv_cache;
 mod mlp;
 mod moe;
@@ -19,7 +20,7 @@ pub use decoder::Decoder;
 pub use kv_cache::KvCacheConfig;
 
 use candle_core::DType;
-use tramontane_kernels::PagedBatchError;
+use tramontane_kernels::{PagedBatchError, gpu::DeviceError};
 
 use crate::types::Batch;
 
@@ -130,6 +131,29 @@ pub enum ModelError {
         /// Tokens in the batch.
         n_tokens: usize,
     },
+    /// More generated tokens than there are.
+    #[error("sequence {sequence} has {generated} generated tokens among {query_len}")]
+    Generated {
+        /// Index of the sequence.
+        sequence: usize,
+        /// Its generated query tokens.
+        generated: usize,
+        /// Its query tokens.
+        query_len: usize,
+    },
+    /// A batch of more than the decoder has memory for.
+    #[error("batch has {found} {field}, at most {most} were planned for")]
+    BatchTooLarge {
+        /// What there is too much of.
+        field: &'static str,
+        /// How much.
+        found: usize,
+        /// The limit.
+        most: usize,
+    },
+    /// The GPU refused, or failed.
+    #[error("GPU: {0}")]
+    Device(#[from] DeviceError),
     /// The batch does not fit the KV cache.
     #[error("batch does not fit the KV cache: {0}")]
     Paging(#[from] PagedBatchError),

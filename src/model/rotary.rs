@@ -19,6 +19,14 @@ pub(super) struct Rotary {
     temperature: Option<AttentionTemperature>,
 }
 
+/// Rotations of some positions.
+pub(super) struct RotaryTable {
+    /// `(positions, head_dim)`: cosines of the pairs, then their sines.
+    pub(super) cos_sin: Vec<f32>,
+    /// `(positions)`
+    pub(super) query_scale: Vec<f32>,
+}
+
 impl Rotary {
     pub(super) fn new(config: &Config) -> Self {
         let head_dim = config.attention.head_dim;
@@ -34,18 +42,27 @@ impl Rotary {
 
     /// Cosines, sines and query scales of tokens at `positions`.
     pub(super) fn rows(&self, positions: &[u32]) -> Result<RotaryRows, ModelError> {
-        let half = self.inverse_frequencies.len();
-        let mut cos_sin = Vec::with_capacity(positions.len() * 2 * half);
-        for &position in positions {
+        let (n_tokens, head_dim) = (positions.len(), 2 * self.inverse_frequencies.len());
+        let RotaryTable { cos_sin, query_scale } = self.values(positions.iter().copied());
+        Ok(RotaryRows {
+            cos_sin: Tensor::from_vec(cos_sin, (n_tokens, head_dim), &Device::Cpu)?,
+            query_scale: Tensor::from_vec(query_scale, n_tokens, &Device::Cpu)?,
+        })
+    }
+
+    /// The same of all positions below `max_positions`.
+    pub(super) fn table(&self, max_positions: usize) -> RotaryTable {
+        self.values(0..max_positions as u32)
+    }
+
+    fn values(&self, positions: impl Iterator<Item = u32> + Clone) -> RotaryTable {
+        let mut cos_sin = Vec::new();
+        for position in positions.clone() {
             let angles = self.inverse_frequencies.iter().map(|frequency| frequency * position as f32);
             cos_sin.extend(angles.clone().map(|angle| f64::from(angle).cos() as f32 * self.attention_factor));
             cos_sin.extend(angles.map(|angle| f64::from(angle).sin() as f32 * self.attention_factor));
         }
-        let query_scale: Vec<f32> = positions.iter().map(|&position| self.query_scale(position)).collect();
-        Ok(RotaryRows {
-            cos_sin: Tensor::from_vec(cos_sin, (positions.len(), 2 * half), &Device::Cpu)?,
-            query_scale: Tensor::from_vec(query_scale, positions.len(), &Device::Cpu)?,
-        })
+        RotaryTable { cos_sin, query_scale: positions.map(|position| self.query_scale(position)).collect() }
     }
 
     fn query_scale(&self, position: u32) -> f32 {

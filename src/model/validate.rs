@@ -7,7 +7,7 @@ use tramontane_kernels::PagedBatch;
 use super::ModelError;
 use super::config::{Config, RopeScaling};
 use super::weights::{FeedForwardWeights, SwiGluWeights, Weights};
-use crate::types::Batch;
+use crate::types::{Batch, BatchSequence};
 
 /// Refuses a configuration that contradicts itself.
 pub(super) fn config(config: &Config) -> Result<(), ModelError> {
@@ -131,6 +131,16 @@ pub(super) fn positions(batch: &Batch, paged: &PagedBatch) -> Result<(), ModelEr
         }
     }
     Ok(())
+}
+
+/// Refuses more generated tokens than a sequence has.
+pub(super) fn generated(batch: &Batch) -> Result<(), ModelError> {
+    match batch.sequences.iter().enumerate().find(|(_, sequence)| sequence.generated > sequence.query_len) {
+        Some((sequence, &BatchSequence { generated, query_len, .. })) => {
+            Err(ModelError::Generated { sequence, generated, query_len })
+        }
+        None => Ok(()),
+    }
 }
 
 fn swiglu(name: &str, weights: &SwiGluWeights, config: &Config) -> Result<(), ModelError> {

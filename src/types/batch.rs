@@ -31,6 +31,9 @@ pub struct BatchSequence {
     pub context_len: usize,
     /// KV blocks that hold positions `0..context_len`, in order.
     pub block_table: Vec<u32>,
+    /// How many of the last query tokens were generated; those before are the prompt's. A decode step has 1, a chunk of
+    /// a prompt 0, and a sequence that begins again after preemption may have both kinds.
+    pub generated: usize,
 }
 
 impl Batch {

@@ -11,7 +11,9 @@ use tramontane::engine::sampler::token_logprobs;
 use tramontane::model::checkpoint::{Checkpoint, CheckpointError, ComputeDtype, NoProgress, Subject};
 use tramontane::model::config::Config;
 use tramontane::model::weights::Weights;
+use tramontane::model::gpu::{GpuDecoder, GpuLimits};
 use tramontane::model::{Decoder, ForwardPass, KvCacheConfig};
+use tramontane_kernels::gpu::Emulated;
 
 use crate::golden_case::{Case, Expected, Logprobs, Prompt};
 use crate::golden_run::{BLOCK_SIZE, Chosen, Run, argmax, generate};
@@ -33,9 +35,30 @@ const NOT_SERVED: [&str; 6] =
     ["embed-", "mistral-large4", "mistral3-mistral4", "mistral4", "native-mistral4", "seqcls"];
 /// Cases of the repository's own directory that must pass, of adapters their base model.
 const COMMITTED: usize = 33;
+/// The same through the GPU's kernels.
+const COMMITTED_CUDA: usize = 33;
+
+/// What computes.
+#[derive(Clone, Copy)]
+enum Target {
+    Cpu(ComputeDtype),
+    /// The kernels and the runner of CUDA, emulated, in bf16.
+    EmulatedCuda,
+}
 
 #[test]
 fn golden() {
+    check_all(COMMITTED, run);
+}
+
+/// The same on the GPU's side: its kernels, its launches and its arrangement of a batch, in bf16.
+#[test]
+fn golden_cuda() {
+    check_all(COMMITTED_CUDA, run_cuda);
+}
+
+/// Runs every case of the directory, of which `committed` must pass if it is the repository's own.
+fn check_all(committed: usize, run: impl Fn(&Case) -> Result<Outcome>) {
     let named = std::env::var_os("TRAMONTANE_GOLDEN_DIR").map(PathBuf::from);
     let directory = named.clone().unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden"));
     let cases = Case::discover(&directory).unwrap();
@@ -65,7 +88,7 @@ fn golden() {
     println!("{passed} of {} cases passed, {} failed", cases.len(), failures.len());
     assert!(failures.is_empty(), "{} of {} cases failed:\n{}", failures.len(), cases.len(), failures.join("\n"));
     match named {
-        None => assert_eq!(passed, COMMITTED, "cases passed in {}", directory.display()),
+        None => assert_eq!(passed, committed, "cases passed in {}", directory.display()),
         Some(_) => assert!(passed > 0, "no case of a served architecture in {}", directory.display()),
     }
 }
@@ -76,18 +99,16 @@ enum Outcome {
 }
 
 fn run(case: &Case) -> Result<Outcome> {
-    let checkpoint = match Checkpoint::open(&case.checkpoint) {
+    let checkpoint = match open(case)? {
         Ok(checkpoint) => checkpoint,
-        Err(CheckpointError::Unsupported { subject: subject @ Subject::Architecture, found, .. }) => {
-            return Ok(Outcome::NotServed(format!("{subject} {found}")));
-        }
-        Err(error) => return Err(error.into()),
+        Err(not_served) => return Ok(not_served),
     };
     let summary = match case.expected()? {
         Expected::Causal(prompts) => {
             let f32_max = check_f32(&checkpoint, &prompts).context("f32")?;
             check_engine(&checkpoint, &prompts).context("through the engine")?;
-            let bf16 = check_bf16(&checkpoint, &prompts, case.reference_bf16_rms).context("bf16")?;
+            let cpu = Target::Cpu(ComputeDtype::Bf16);
+            let bf16 = check_bf16(&checkpoint, &prompts, case.reference_bf16_rms, cpu).context("bf16")?;
             format!("f32 max {f32_max:.1e}, bf16 {bf16}")
         }
         Expected::Logprobs(expected) => {
@@ -97,6 +118,32 @@ fn run(case: &Case) -> Result<Outcome> {
         Expected::NotServed(kind) => return Ok(Outcome::NotServed(format!("{kind} output"))),
     };
     Ok(Outcome::Passed(summary))
+}
+
+fn run_cuda(case: &Case) -> Result<Outcome> {
+    let checkpoint = match open(case)? {
+        Ok(checkpoint) => checkpoint,
+        Err(not_served) => return Ok(not_served),
+    };
+    match case.expected()? {
+        Expected::Causal(prompts) => {
+            let summary = check_bf16(&checkpoint, &prompts, case.reference_bf16_rms, Target::EmulatedCuda)?;
+            Ok(Outcome::Passed(summary))
+        }
+        Expected::Logprobs(_) => Ok(Outcome::Passed("nothing to compare in bf16".to_owned())),
+        Expected::NotServed(kind) => Ok(Outcome::NotServed(format!("{kind} output"))),
+    }
+}
+
+/// The case's checkpoint, or why its architecture is not served.
+fn open(case: &Case) -> Result<Result<Checkpoint, Outcome>> {
+    match Checkpoint::open(&case.checkpoint) {
+        Ok(checkpoint) => Ok(Ok(checkpoint)),
+        Err(CheckpointError::Unsupported { subject: subject @ Subject::Architecture, found, .. }) => {
+            Ok(Err(Outcome::NotServed(format!("{subject} {found}"))))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A model with room in its cache for all prompts at once.
@@ -110,16 +157,30 @@ pub fn decoder(
     Ok(Decoder::new(config.clone(), weights, cache)?)
 }
 
-fn load(checkpoint: &Checkpoint, dtype: ComputeDtype, num_blocks: usize) -> Result<impl ForwardPass + use<>> {
+fn load(checkpoint: &Checkpoint, target: Target, num_blocks: usize) -> Result<Box<dyn ForwardPass>> {
+    let dtype = match target {
+        Target::Cpu(dtype) => dtype,
+        Target::EmulatedCuda => ComputeDtype::Bf16,
+    };
     let weights = checkpoint.load(dtype, &Device::Cpu, &NoProgress)?;
-    decoder(checkpoint.config(), weights, dtype, num_blocks)
+    match target {
+        Target::Cpu(_) => Ok(Box::new(decoder(checkpoint.config(), weights, dtype, num_blocks)?)),
+        Target::EmulatedCuda => {
+            let cache = KvCacheConfig { num_blocks, block_size: BLOCK_SIZE, dtype: dtype.dtype() };
+            // A prompt of any length in one go, all prompts together.
+            let limits = GpuLimits { max_tokens: num_blocks * BLOCK_SIZE, max_sequences: num_blocks };
+            let decoder =
+                GpuDecoder::new(checkpoint.config().clone(), &weights, cache, limits, Emulated::default())?;
+            Ok(Box::new(decoder))
+        }
+    }
 }
 
 /// Logits of every position within [`F32_MAX`], in one prefill and in chunks, and all greedy tokens equal,
 /// each prompt alone and all together. Returns the largest difference.
 fn check_f32(checkpoint: &Checkpoint, prompts: &[Prompt]) -> Result<f64> {
     let mut worst: f64 = 0.0;
-    for_each_way(checkpoint, prompts, ComputeDtype::F32, |way| {
+    for_each_way(checkpoint, prompts, Target::Cpu(ComputeDtype::F32), |way| {
         match way {
             Way::Logits { prompt, logits } => {
                 let difference = Difference::between(logits, &prompt.logits)?;
@@ -140,7 +201,7 @@ fn check_engine(checkpoint: &Checkpoint, prompts: &[Prompt]) -> Result<()> {
     let ids: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.input_ids.as_slice()).collect();
     let n_new = prompts.iter().map(|prompt| prompt.greedy_ids.len()).max().unwrap_or(0);
     let num_blocks = Run::blocks_needed(&ids, n_new);
-    let model = load(checkpoint, ComputeDtype::F32, num_blocks)?;
+    let model = load(checkpoint, Target::Cpu(ComputeDtype::F32), num_blocks)?;
     let wanted = iter::zip(ids, prompts.iter().map(|prompt| prompt.greedy_ids.len()));
     for (index, tokens) in generate(model, num_blocks, wanted)?.iter().enumerate() {
         let prompt = &prompts[index];
@@ -150,11 +211,16 @@ fn check_engine(checkpoint: &Checkpoint, prompts: &[Prompt]) -> Result<()> {
 }
 
 /// The same in bf16 with its tolerances; returns them as a summary.
-fn check_bf16(checkpoint: &Checkpoint, prompts: &[Prompt], reference_rms: Option<f64>) -> Result<String> {
+fn check_bf16(
+    checkpoint: &Checkpoint,
+    prompts: &[Prompt],
+    reference_rms: Option<f64>,
+    target: Target,
+) -> Result<String> {
     let has_experts = checkpoint.config().feed_forward.experts.is_some();
     let vocab_size = checkpoint.config().vocab_size;
     let (mut rms, mut max, mut steps): (f64, f64, usize) = (0.0, 0.0, 0);
-    for_each_way(checkpoint, prompts, ComputeDtype::Bf16, |way| {
+    for_each_way(checkpoint, prompts, target, |way| {
         match way {
             Way::Logits { prompt, logits } => {
                 let difference = Difference::between(logits, &prompt.logits)?;
@@ -211,31 +277,31 @@ enum Way<'a> {
 fn for_each_way(
     checkpoint: &Checkpoint,
     prompts: &[Prompt],
-    dtype: ComputeDtype,
+    target: Target,
     mut check: impl FnMut(Way<'_>) -> Result<()>,
 ) -> Result<()> {
     let all: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.input_ids.as_slice()).collect();
     let n_new = prompts.iter().map(|prompt| prompt.greedy_ids.len()).max().unwrap_or(0);
     let vocab_size = checkpoint.config().vocab_size;
-    let mut model = load(checkpoint, dtype, Run::blocks_needed(&all, n_new))?;
+    let mut model = load(checkpoint, target, Run::blocks_needed(&all, n_new))?;
     for (index, prompt) in prompts.iter().enumerate() {
         let ids = &[all[index]];
-        let whole = Run::new(&mut model, ids, 0).prefill(&[usize::MAX])?;
+        let whole = Run::new(&mut *model, ids, 0).prefill(&[usize::MAX])?;
         check(Way::Logits { prompt, logits: &whole }).with_context(|| format!("prompt {index}, one prefill"))?;
-        let chunked = Run::new(&mut model, ids, 0).prefill(&CHUNKS)?;
+        let chunked = Run::new(&mut *model, ids, 0).prefill(&CHUNKS)?;
         check(Way::Logits { prompt, logits: &chunked }).with_context(|| format!("prompt {index}, in chunks"))?;
         let same = whole.iter().zip(&chunked).all(|(a, b)| a.to_bits() == b.to_bits());
         ensure!(same && whole.len() == chunked.len(), "prompt {index}: chunks of {CHUNKS:?} change the logits");
         let n_steps = prompt.greedy_ids.len();
         let path = [&prompt.input_ids, &prompt.greedy_ids[..n_steps.saturating_sub(1)]].concat();
-        let followed = Run::new(&mut model, &[&path], 0).prefill(&[usize::MAX])?;
+        let followed = Run::new(&mut *model, &[&path], 0).prefill(&[usize::MAX])?;
         let tokens: Vec<u32> = followed.chunks(vocab_size).skip(prompt.input_ids.len() - 1).map(argmax).collect();
         check(Way::Followed { prompt, tokens: &tokens }).with_context(|| format!("prompt {index}, followed"))?;
-        let alone = Run::new(&mut model, ids, n_new).greedy(n_new)?;
+        let alone = Run::new(&mut *model, ids, n_new).greedy(n_new)?;
         let tokens: Vec<u32> = alone[0].iter().map(|chosen| chosen.token).collect();
         check(Way::Greedy { prompt, tokens: &tokens }).with_context(|| format!("prompt {index}, alone"))?;
     }
-    let together = Run::new(&mut model, &all, n_new).greedy(n_new)?;
+    let together = Run::new(&mut *model, &all, n_new).greedy(n_new)?;
     for (index, (prompt, chosen)) in prompts.iter().zip(&together).enumerate() {
         let tokens: Vec<u32> = chosen.iter().map(|chosen| chosen.token).collect();
         check(Way::Greedy { prompt, tokens: &tokens }).with_context(|| format!("prompt {index}, with the others"))?;
@@ -288,8 +354,8 @@ fn check_logprobs(checkpoint: &Checkpoint, expected: &Logprobs) -> Result<f64> {
     let vocab_size = checkpoint.config().vocab_size;
     let ids: &[&[u32]] = &[&expected.input_ids];
     let n_new = expected.greedy_ids.len();
-    let mut model = load(checkpoint, ComputeDtype::F32, Run::blocks_needed(ids, n_new))?;
-    let logits = Run::new(&mut model, ids, 0).prefill(&[usize::MAX])?;
+    let mut model = load(checkpoint, Target::Cpu(ComputeDtype::F32), Run::blocks_needed(ids, n_new))?;
+    let logits = Run::new(&mut *model, ids, 0).prefill(&[usize::MAX])?;
     let rows: Vec<&[f32]> = logits.chunks(vocab_size).collect();
     ensure!(rows.len() == expected.top.len() && rows.len() == expected.prompt.len() + 1, "{} rows", rows.len());
     let mut worst: f64 = 0.0;
@@ -309,7 +375,7 @@ fn check_logprobs(checkpoint: &Checkpoint, expected: &Logprobs) -> Result<f64> {
         ensure!(ranks.contains(rank), "prompt token {token}: rank within {ranks:?}, expected {rank}");
         ensure!(ranks.contains(&(found.rank as usize)), "prompt token {token}: rank {}, not {rank}", found.rank);
     }
-    let chosen = Run::new(&mut model, ids, n_new).greedy(n_new)?.remove(0);
+    let chosen = Run::new(&mut *model, ids, n_new).greedy(n_new)?.remove(0);
     for (step, Chosen { token, logits }) in chosen.iter().enumerate() {
         ensure!(*token == expected.greedy_ids[step], "greedy step {step}: {token}, not {}", expected.greedy_ids[step]);
         let found = token_logprobs(logits, *token, 0);

@@ -25,6 +25,7 @@ pub struct Chosen {
 
 struct Sequence {
     tokens: Vec<u32>,
+    prompt_len: usize,
     /// Tokens whose keys and values are in the cache.
     computed: usize,
     block_table: Vec<u32>,
@@ -42,6 +43,7 @@ impl<'a> Run<'a> {
             .iter()
             .map(|prompt| Sequence {
                 tokens: prompt.to_vec(),
+                prompt_len: prompt.len(),
                 computed: 0,
                 block_table: free.by_ref().take(blocks(prompt)).collect(),
             })
@@ -104,7 +106,9 @@ impl<'a> Run<'a> {
             }
             let used = context_len.div_ceil(BLOCK_SIZE);
             let block_table = sequence.block_table[..used].to_vec();
-            batch.sequences.push(BatchSequence { query_start, query_len: *n_query, context_len, block_table });
+            let generated = context_len - sequence.prompt_len.clamp(sequence.computed, context_len);
+            let query_len = *n_query;
+            batch.sequences.push(BatchSequence { query_start, query_len, context_len, block_table, generated });
             sequence.computed = context_len;
         }
         Ok(self.model.forward(&batch)?)
@@ -114,13 +118,13 @@ impl<'a> Run<'a> {
 /// Has an engine continue all prompts greedily, each by so many tokens, prefills cut small. Nothing ends a
 /// sequence early.
 pub fn generate<'a>(
-    model: impl ForwardPass + 'static,
+    model: Box<dyn ForwardPass>,
     num_blocks: usize,
     wanted: impl Iterator<Item = (&'a [u32], usize)>,
 ) -> Result<Vec<Vec<u32>>> {
     let config = EngineConfig { block_size: BLOCK_SIZE, num_blocks, max_batched_tokens: 13, ..EngineConfig::default() };
     let vocabulary = 0..model.vocab_size() as u32;
-    let engine = EngineHandle::spawn(Box::new(model), config, Arc::default());
+    let engine = EngineHandle::spawn(model, config, Arc::default());
     let request = |(prompt_ids, max_tokens): (&[u32], usize)| Request {
         prompt_ids: prompt_ids.to_vec(),
         sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },

@@ -158,6 +158,7 @@ pub(super) fn batch_of(sequences: &mut [(&mut Progress, usize)]) -> Batch {
             query_len: *chunk,
             context_len: progress.done,
             block_table: progress.blocks[..progress.done.div_ceil(BLOCK_SIZE)].to_vec(),
+            generated: 0,
         });
     }
     batch.output_rows = (0..batch.n_tokens() as u32).collect();

@@ -1,0 +1,211 @@
+//! The decoder on a GPU: what `decoder.rs` computes, as launches of kernels over memory that is allocated once.
+//!
+//! The main type is [`GpuDecoder`]. A step is a [`Step`], the integers of a batch in the order in which a device wants
+//! them, and the launches that its [`Shape`] alone decides (`launches.rs`); so the launches of decode steps are
+//! recorded once per shape and replayed.
+//!
+//! Invariant: generated tokens and those of a prompt take different kernels, whatever their number, and each kernel
+//! gives a row the same bits in any company. Only the device knows whether it is CUDA or its emulation.
+#![expect(unsafe_code, reason = "device memory is addressed by number")]
+
+mod arena;
+mod launches;
+mod step;
+mod weights;
+
+use std::collections::HashMap;
+
+use tramontane_kernels::gpu::{Device, DeviceError, Float16, Launch};
+use tramontane_kernels::{KvGeometry, PagedBatch, PagedSequence};
+
+use self::{
+    arena::Arena,
+    launches::Launches,
+    step::{Shape, Step},
+    weights::GpuWeights,
+};
+use super::config::Config;
+use super::kv_cache::KvCacheConfig;
+use super::rotary::Rotary;
+use super::weights::Weights;
+use super::{ForwardPass, Logits, ModelError, validate};
+use crate::types::Batch;
+
+/// How much a step computes at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuLimits {
+    /// Query tokens.
+    pub max_tokens: usize,
+    /// Sequences.
+    pub max_sequences: usize,
+}
+
+/// A Mistral-family decoder whose weights, cache and activations are in the memory of a GPU.
+#[derive(Debug)]
+pub struct GpuDecoder<D: Device> {
+    device: D,
+    model: Model,
+    arena: Arena,
+    /// Decode steps.
+    graphs: HashMap<Shape, D::Graph>,
+}
+
+/// What launches are made of, beside the step.
+#[derive(Debug)]
+struct Model {
+    config: Config,
+    dtype: Float16,
+    geometry: KvGeometry,
+    /// Heads as the device has them: padded to a width that its kernels know.
+    head_dim: usize,
+    /// Rows of the rotary tables: no position is beyond them.
+    max_positions: usize,
+    weights: GpuWeights,
+}
+
+impl<D: Device> GpuDecoder<D> {
+    /// Checks `config` and `weights`, then uploads the weights and allocates everything that steps within `limits`
+    /// need. Weights, cache and activations are of `cache.dtype`, bf16 or f16; sums and the residual are f32.
+    pub fn new(
+        config: Config,
+        weights: &Weights,
+        cache: KvCacheConfig,
+        limits: GpuLimits,
+        device: D,
+    ) -> Result<Self, ModelError> {
+        validate::config(&config)?;
+        validate::weights(&config, weights)?;
+        let dtype = weights::float16(cache.dtype)?;
+        let head_dim = weights::device_head_dim(config.attention.head_dim)?;
+        weights::check_widths(&config)?;
+        let geometry = cache.geometry()?;
+        let max_positions = config.max_position_embeddings.min(geometry.num_blocks * geometry.block_size);
+        let rotary = Rotary::new(&config).table(max_positions);
+        let cache_bytes = 2 * geometry.num_blocks * geometry.block_size * config.attention.num_key_value_heads * head_dim;
+        let cache_bytes = cache_bytes * Float16::BYTES;
+        let weights = GpuWeights::upload(&device, (&config, weights), &rotary, cache_bytes, dtype)?;
+        let model = Model { config, dtype, geometry, head_dim, max_positions, weights };
+        let arena = Arena::new(&device, &model, limits)?;
+        Ok(Self { device, model, arena, graphs: HashMap::new() })
+    }
+
+    fn compute(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
+        self.check(batch)?;
+        let vocab_size = self.model.config.vocab_size;
+        if batch.n_tokens() == 0 {
+            return Ok(Logits { values: Vec::new(), vocab_size });
+        }
+        let step = Step::new(batch, self.model.geometry, self.model.group());
+        // SAFETY: the batch is within the limits that the arena was made for.
+        unsafe { self.device.upload(self.arena.inputs, bytemuck::cast_slice(&step.words)) }?;
+        let n_outputs = batch.output_rows.len();
+        let mut values = vec![0.0; n_outputs * vocab_size];
+        if step.shape.is_plain_decode() && n_outputs <= Arena::LOGIT_ROWS {
+            self.decode(&step.shape)?;
+            self.read_logits(&mut values)?;
+        } else {
+            let launches = Launches::new(&self.model, &self.arena, &step.shape);
+            self.run(&launches.layers())?;
+            for (index, part) in values.chunks_mut(Arena::LOGIT_ROWS * vocab_size).enumerate() {
+                let first = index * Arena::LOGIT_ROWS;
+                self.run(&launches.head(first..first + part.len() / vocab_size))?;
+                self.read_logits(part)?;
+            }
+        }
+        Ok(Logits { values: step.in_order_of_the_batch(values, vocab_size), vocab_size })
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), ModelError> {
+        let Model { config, max_positions, geometry, .. } = &self.model;
+        validate::batch(batch, config.vocab_size, *max_positions)?;
+        let sequences = batch.sequences.iter().map(|sequence| PagedSequence {
+            query_start: sequence.query_start,
+            query_len: sequence.query_len,
+            context_len: sequence.context_len,
+            block_table: sequence.block_table.clone(),
+        });
+        let paged = PagedBatch::new(batch.slots.clone(), sequences.collect(), *geometry)?;
+        validate::positions(batch, &paged)?;
+        validate::generated(batch)?;
+        let GpuLimits { max_tokens, max_sequences } = self.arena.limits;
+        for (field, found, most) in
+            [("tokens", batch.n_tokens(), max_tokens), ("sequences", batch.sequences.len(), max_sequences)]
+        {
+            if found > most {
+                return Err(ModelError::BatchTooLarge { field, found, most });
+            }
+        }
+        Ok(())
+    }
+
+    /// A step without prompts, recorded when its shape comes up for the first time.
+    fn decode(&mut self, shape: &Shape) -> Result<(), DeviceError> {
+        if !self.graphs.contains_key(shape) {
+            let launches = Launches::new(&self.model, &self.arena, shape);
+            let mut all = launches.layers();
+            all.extend(launches.head(0..shape.outputs()));
+            // SAFETY: as in `run`.
+            let graph = unsafe { self.device.record(&all) }?;
+            self.graphs.insert(*shape, graph);
+        }
+        // SAFETY: as in `run`.
+        unsafe { self.device.replay(&self.graphs[shape]) }
+    }
+
+    fn run(&self, launches: &[Launch]) -> Result<(), DeviceError> {
+        for launch in launches {
+            // SAFETY: all pointers are into the arena, the weights and the cache, which are as large as `launches.rs`
+            // takes them to be; what indexes them was checked with the batch.
+            unsafe { self.device.launch(launch) }?;
+        }
+        Ok(())
+    }
+
+    /// The first of the arena's logits, `(n, vocab_size)` with `n` of at most [`Arena::LOGIT_ROWS`].
+    fn read_logits(&self, values: &mut [f32]) -> Result<(), DeviceError> {
+        // SAFETY: the arena has `LOGIT_ROWS` rows.
+        unsafe { self.device.download(self.arena.logits, bytemuck::cast_slice_mut(values)) }
+    }
+}
+
+impl<D: Device + Send> ForwardPass for GpuDecoder<D>
+where
+    D::Graph: Send,
+{
+    fn vocab_size(&self) -> usize {
+        self.model.config.vocab_size
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
+        self.compute(batch)
+    }
+}
+
+impl Model {
+    /// Query heads per KV head.
+    fn group(&self) -> usize {
+        self.config.attention.num_attention_heads / self.config.attention.num_key_value_heads
+    }
+
+    /// Elements of the queries of a token.
+    fn q_width(&self) -> usize {
+        self.config.attention.num_attention_heads * self.head_dim
+    }
+
+    /// Elements of the queries, keys and values of a token.
+    fn qkv_width(&self) -> usize {
+        self.q_width() + 2 * self.config.attention.num_key_value_heads * self.head_dim
+    }
+}
+
+/// Of keys and values that one cached token takes over all layers on a device.
+pub fn kv_bytes_per_token(config: &Config) -> Result<usize, ModelError> {
+    let head_dim = weights::device_head_dim(config.attention.head_dim)?;
+    Ok(2 * config.num_hidden_layers * config.attention.num_key_value_heads * head_dim * Float16::BYTES)
+}
+
+/// Bytes of everything but weights and cache, and of the rotary tables for as many positions.
+pub fn working_bytes(config: &Config, limits: GpuLimits, block_size: usize, max_positions: usize) -> Result<usize, ModelError> {
+    let head_dim = weights::device_head_dim(config.attention.head_dim)?;
+    Ok(arena::bytes(config, head_dim, limits, block_size, max_positions) + max_positions * (head_dim + 1) * 4)
+}
