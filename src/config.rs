@@ -24,7 +24,7 @@ pub use error::ConfigError;
 pub use layers::{Origin, Resolved};
 pub use units::{ByteSize, Span};
 pub use values::{
-    ContextLength, Dtype, LogFilter, LogFormat, ModelName, Names, Switch, TemplateChoice, TokenizerVersion,
+    ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, ModelName, Names, Switch, TemplateChoice, TokenizerVersion,
 };
 
 /// The model that is served when none is named.
@@ -51,6 +51,8 @@ pub struct ModelConfig {
     pub model: ModelName,
     /// Names that requests may use; empty means the model's own.
     pub served_model_name: Names,
+    /// What computes.
+    pub device: DeviceChoice,
     /// Type of weights and activations.
     pub dtype: Dtype,
     /// Tokenizer file that replaces the checkpoint's own.
@@ -124,6 +126,8 @@ pub struct Defaults {
     pub threads: usize,
     /// Level of logs.
     pub log_level: &'static str,
+    /// A GPU will be used unless the CPU is asked for.
+    pub gpu: bool,
 }
 
 impl Config {
@@ -134,6 +138,7 @@ impl Config {
         let model = ModelConfig {
             model: layers.take("model", ModelName::from_text(DEFAULT_MODEL))?,
             served_model_name: layers.take("served_model_name", Names::default())?,
+            device: layers.take("device", DeviceChoice::Auto)?,
             dtype: layers.take("dtype", Dtype::Auto)?,
             tokenizer: layers.take_optional("tokenizer", "that of the checkpoint")?,
             tokenizer_version: layers.take_optional("tokenizer_version", "the one that the tokenizer states")?,
@@ -142,7 +147,12 @@ impl Config {
             threads: layers
                 .take_where("threads", defaults.threads, "between 1 and 1024", |n| (1..=1024).contains(n))?,
         };
-        let engine = engine_limits(&mut layers)?;
+        let on_gpu = match model.device {
+            DeviceChoice::Auto => defaults.gpu,
+            DeviceChoice::Cpu => false,
+            DeviceChoice::Cuda(_) => true,
+        };
+        let engine = engine_limits(&mut layers, if on_gpu { &GPU_STEPS } else { &CPU_STEPS })?;
         let http = http_config(&mut layers)?;
         let log = LogConfig {
             format: layers.take("log_format", LogFormat::Auto)?,
@@ -172,7 +182,16 @@ fn http_config(layers: &mut Layers) -> Result<HttpConfig, ConfigError> {
     Ok(HttpConfig { bind, body_limit, request_timeout: request_timeout.into(), drain_timeout: drain_timeout.into() })
 }
 
-fn engine_limits(layers: &mut Layers) -> Result<EngineLimits, ConfigError> {
+/// Defaults of what a step computes: a GPU reaches its speed with more.
+struct Steps {
+    max_running: usize,
+    max_batched_tokens: usize,
+}
+
+const CPU_STEPS: Steps = Steps { max_running: 64, max_batched_tokens: 512 };
+const GPU_STEPS: Steps = Steps { max_running: 256, max_batched_tokens: 2048 };
+
+fn engine_limits(layers: &mut Layers, steps: &Steps) -> Result<EngineLimits, ConfigError> {
     let memory: Option<ByteSize> =
         layers.take_optional("kv_cache_memory", "a share of the memory left once the weights are loaded")?;
     let num_blocks: Option<usize> = layers.take_optional("num_blocks", "as many as kv_cache_memory holds")?;
@@ -191,8 +210,8 @@ fn engine_limits(layers: &mut Layers) -> Result<EngineLimits, ConfigError> {
             .take_where("block_size", 16, "a power of two from 1 to 256", |n| n.is_power_of_two() && *n <= 256)?,
         prefix_caching: layers.take("prefix_caching", Switch::On)?,
         max_model_len: layers.take("max_model_len", ContextLength::Auto)?,
-        max_running: layers.take_where("max_running", 64, "at least 1", positive)?,
+        max_running: layers.take_where("max_running", steps.max_running, "at least 1", positive)?,
         max_waiting: layers.take_where("max_waiting", 256, "at least 1", positive)?,
-        max_batched_tokens: layers.take_where("max_batched_tokens", 512, "at least 1", positive)?,
+        max_batched_tokens: layers.take_where("max_batched_tokens", steps.max_batched_tokens, "at least 1", positive)?,
     })
 }

@@ -5,6 +5,8 @@
 //! tails are tested where there is no GPU. Invariant: a launch names memory of the device that runs it.
 #![expect(unsafe_code, reason = "device memory is addressed by number")]
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(any(test, feature = "emulation"))]
 mod emulated;
 mod launch;

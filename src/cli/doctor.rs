@@ -4,8 +4,8 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use super::machine;
-use crate::config::{ByteSize, Config};
+use super::{accelerator, machine};
+use crate::config::{ByteSize, Config, DeviceChoice};
 
 /// Tell what this machine has: processor, memory, GPU, and which kernels will be used
 #[derive(Debug, clap::Args)]
@@ -41,20 +41,21 @@ struct Feature {
 struct Kernels {
     device: &'static str,
     instructions: &'static str,
-    /// Why no GPU is used.
-    gpu: &'static str,
+    /// Which GPU is used by default, or why none is.
+    gpu: String,
 }
 
 impl DoctorArgs {
     pub(super) fn run(&self, config: &Config) -> Result<()> {
-        let report = examine(config.model.threads);
+        let report = examine(config.model.threads, config.model.device);
         let text = if self.json { serde_json::to_string_pretty(&report)? + "\n" } else { report.to_text() };
         super::print(&text)
     }
 }
 
-fn examine(threads: usize) -> Report {
+fn examine(threads: usize, device: DeviceChoice) -> Report {
     let memory = machine::memory();
+    let accelerator = accelerator::choose(device);
     Report {
         version: env!("CARGO_PKG_VERSION"),
         os: std::env::consts::OS,
@@ -67,9 +68,14 @@ fn examine(threads: usize) -> Report {
         nvidia_driver: machine::nvidia_driver(),
         gpus: machine::nvidia_gpus(),
         kernels: Kernels {
-            device: "cpu",
+            device: accelerator.as_ref().map_or("none", |accelerator| if accelerator.is_gpu() { "cuda" } else { "cpu" }),
             instructions: tramontane_kernels::instruction_set(),
-            gpu: "not used: this build has no CUDA and no Metal kernels",
+            gpu: match &accelerator {
+                Ok(accelerator) if accelerator.is_gpu() => accelerator.name().to_owned(),
+                Ok(_) if cfg!(feature = "cuda") => "not used: there is no NVIDIA driver, or it finds no GPU".to_owned(),
+                Ok(_) => "not used: this build has no CUDA kernels (build with --features cuda)".to_owned(),
+                Err(error) => format!("not used: {error}"),
+            },
         },
     }
 }

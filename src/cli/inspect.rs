@@ -107,8 +107,8 @@ impl InspectArgs {
 impl Report {
     fn new(directory: &Path, checkpoint: &Checkpoint, codec: &Codec, config: &Config, style: LogStyle) -> Report {
         let summary = checkpoint.summary();
-        let dtype = loading::compute_dtype(config.model.dtype, checkpoint);
-        let needs = loading::needs(checkpoint, dtype);
+        let dtype = loading::cpu_dtype(config.model.dtype, checkpoint);
+        let needs = loading::cpu_needs(checkpoint, dtype);
         let stored = summary.dtypes.into_iter().map(|count| Stored {
             dtype: count.dtype,
             tensors: count.tensors,

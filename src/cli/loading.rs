@@ -8,18 +8,26 @@ use candle_core::Device;
 use tramontane_kernels::threads;
 
 use super::{
+    accelerator::{self, Accelerator},
     locate::{self, Network},
     machine,
     memory_plan::{self, MemoryPlan, Needs},
     progress::TaskProgress,
 };
+#[cfg(feature = "cuda")]
+use crate::model::{self, gpu::GpuDecoder};
+#[cfg(feature = "cuda")]
+use tramontane_kernels::gpu::cuda::Cuda;
+
 use crate::{
     api::{GenerationDefaults, GenerationParams, ServedModel},
-    config::{ByteSize, Config, Dtype, ModelConfig, TemplateChoice},
+    config::{ByteSize, Config, Dtype, EngineLimits, ModelConfig, TemplateChoice},
     engine::{EngineConfig, EngineHandle},
     model::{
-        Decoder, KvCacheConfig,
+        Decoder, ForwardPass, KvCacheConfig,
         checkpoint::{self, Checkpoint, ComputeDtype, NoProgress},
+        gpu::GpuLimits,
+        weights::Weights,
     },
     prompt::{self, Codec, CodecOptions},
     telemetry::{EngineMetrics, logs::LogStyle},
@@ -35,14 +43,18 @@ pub(super) struct Prepared {
     checkpoint: Checkpoint,
     codec: Codec,
     defaults: GenerationDefaults,
+    accelerator: Accelerator,
     dtype: ComputeDtype,
     memory: MemoryPlan,
     engine: EngineConfig,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "of a GPU's decoder"))]
+    gpu_limits: GpuLimits,
 }
 
 /// Finds the model and checks its metadata, its tokenizer, and that it fits this machine.
 pub(super) fn prepare(config: &Config, network: Network, style: LogStyle) -> Result<Prepared> {
     limit_threads(config.model.threads);
+    let accelerator = accelerator::choose(config.model.device)?;
     let located = locate::checkpoint(&config.model, network, style)?;
     let checkpoint = open(&located.directory)?;
     let codec = open_codec(&located.directory, &config.model)?;
@@ -51,14 +63,24 @@ pub(super) fn prepare(config: &Config, network: Network, style: LogStyle) -> Res
         bail!("the tokenizer has {tokens} tokens, but the model's vocabulary only {rows}: they do not belong together");
     }
     let defaults = generation_defaults(checkpoint.generation_defaults(), &codec)?;
-    let dtype = compute_dtype(config.model.dtype, &checkpoint);
-    let memory = memory_plan::plan(&config.engine, &needs(&checkpoint, dtype), machine::memory())?;
+    let (dtype, needs) = match accelerator.is_gpu() {
+        false => {
+            let dtype = cpu_dtype(config.model.dtype, &checkpoint);
+            (dtype, cpu_needs(&checkpoint, dtype))
+        }
+        true => {
+            let dtype = gpu_dtype(config.model.dtype, &checkpoint)?;
+            (dtype, gpu_needs(&checkpoint, dtype, &config.engine)?)
+        }
+    };
+    let memory = memory_plan::plan(&config.engine, &needs, accelerator.memory().or_else(machine::memory))?;
     let names = match config.model.served_model_name.as_slice() {
         [] => located.names,
         names => names.to_vec(),
     };
     let engine = engine_config(config, &memory, checkpoint.summary().parameters);
-    Ok(Prepared { names, checkpoint, codec, defaults, dtype, memory, engine })
+    let gpu_limits = accelerator::gpu_limits(&config.engine);
+    Ok(Prepared { names, checkpoint, codec, defaults, accelerator, dtype, memory, engine, gpu_limits })
 }
 
 impl Prepared {
@@ -71,14 +93,10 @@ impl Prepared {
             (digest.join(), weights)
         });
         let (digest, weights) = (digest.map_err(|_| anyhow!("hashing the weights failed"))?, weights?);
-        let cache = KvCacheConfig {
-            num_blocks: self.memory.num_blocks,
-            block_size: self.engine.block_size,
-            dtype: self.dtype.dtype(),
-        };
-        let decoder = Decoder::new(self.checkpoint.config().clone(), weights, cache)?;
+        let decoder = self.decoder(weights)?;
         tracing::info!(
             model = self.names.first(),
+            device = self.accelerator.name(),
             digest,
             dtype = ?self.dtype,
             weight_bytes = self.checkpoint.weight_bytes(self.dtype),
@@ -96,7 +114,7 @@ impl Prepared {
         let metrics = Arc::new(EngineMetrics::new(name, self.memory.max_model_len));
         metrics.set_cache_config(self.engine.block_size, self.memory.num_blocks);
         Ok(ServedModel {
-            engine: EngineHandle::spawn(Box::new(decoder), self.engine, Arc::clone(&metrics)),
+            engine: EngineHandle::spawn(decoder, self.engine, Arc::clone(&metrics)),
             names: self.names,
             codec: self.codec,
             metrics,
@@ -104,6 +122,27 @@ impl Prepared {
             max_model_len: self.memory.max_model_len,
             digest,
         })
+    }
+}
+
+impl Prepared {
+    fn decoder(&self, weights: Weights) -> Result<Box<dyn ForwardPass>> {
+        let config = self.checkpoint.config().clone();
+        let cache = KvCacheConfig {
+            num_blocks: self.memory.num_blocks,
+            block_size: self.engine.block_size,
+            dtype: self.dtype.dtype(),
+        };
+        match &self.accelerator {
+            Accelerator::Cpu => Ok(Box::new(Decoder::new(config, weights, cache)?)),
+            #[cfg(feature = "cuda")]
+            Accelerator::Cuda { ordinal, .. } => {
+                // Tables of positions that no sequence can reach would only take memory.
+                let config = model::config::Config { max_position_embeddings: self.memory.max_model_len, ..config };
+                let device = Cuda::open(*ordinal)?;
+                Ok(Box::new(GpuDecoder::new(config, &weights, cache, self.gpu_limits, device)?))
+            }
+        }
     }
 }
 
@@ -127,7 +166,7 @@ pub(super) fn open_codec(directory: &Path, model: &ModelConfig) -> Result<Codec>
 }
 
 /// The dtype that was asked for, or the checkpoint's.
-pub(super) fn compute_dtype(asked: Dtype, checkpoint: &Checkpoint) -> ComputeDtype {
+pub(super) fn cpu_dtype(asked: Dtype, checkpoint: &Checkpoint) -> ComputeDtype {
     match asked {
         Dtype::Auto => checkpoint.default_dtype(),
         Dtype::F32 => ComputeDtype::F32,
@@ -136,11 +175,29 @@ pub(super) fn compute_dtype(asked: Dtype, checkpoint: &Checkpoint) -> ComputeDty
     }
 }
 
+/// The same on a GPU, whose kernels compute with 16-bit types.
+fn gpu_dtype(asked: Dtype, checkpoint: &Checkpoint) -> Result<ComputeDtype> {
+    match (asked, checkpoint.default_dtype()) {
+        (Dtype::F32, _) => bail!("dtype = \"f32\": on a GPU it must be bf16 or f16; --device cpu computes in f32"),
+        (Dtype::F16, _) | (Dtype::Auto, ComputeDtype::F16) => Ok(ComputeDtype::F16),
+        (Dtype::Bf16 | Dtype::Auto, _) => Ok(ComputeDtype::Bf16),
+    }
+}
+
+/// What a GPU has to hold.
+fn gpu_needs(checkpoint: &Checkpoint, dtype: ComputeDtype, limits: &EngineLimits) -> Result<Needs> {
+    let config = checkpoint.config();
+    let (working_bytes, kv_bytes_per_token) = accelerator::gpu_needs(config, limits)?;
+    Ok(Needs { working_bytes, dedicated: true, kv_bytes_per_token, ..cpu_needs(checkpoint, dtype) })
+}
+
 /// What the model needs in that dtype, keys and values included.
-pub(super) fn needs(checkpoint: &Checkpoint, dtype: ComputeDtype) -> Needs {
+pub(super) fn cpu_needs(checkpoint: &Checkpoint, dtype: ComputeDtype) -> Needs {
     let config = checkpoint.config();
     Needs {
         weight_bytes: checkpoint.weight_bytes(dtype),
+        working_bytes: 0,
+        dedicated: false,
         kv_bytes_per_token: KvCacheConfig::bytes_per_token(config, dtype.dtype()) as u64,
         max_position_embeddings: config.max_position_embeddings,
     }

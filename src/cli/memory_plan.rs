@@ -4,11 +4,13 @@
 use super::machine::Memory;
 use crate::config::{ByteSize, ConfigError, ContextLength, EngineLimits, KvCache};
 
-/// Memory that is left alone: activations, buffers, the program itself.
+/// Memory that is left alone: activations, buffers, the program itself; on a GPU the driver's and recorded graphs.
 const RESERVE: u64 = 256 << 20;
-/// Share of the memory left over that an automatic pool takes, as a divisor.
-const AUTOMATIC_SHARE: u64 = 2;
-/// An automatic pool is at most this large: beyond it, say how much.
+/// Shares of the memory left over that an automatic pool takes, as percentages: a machine has other work, a GPU
+/// hardly.
+const SHARED_PERCENT: u64 = 50;
+const DEDICATED_PERCENT: u64 = 90;
+/// An automatic pool in a machine's memory is at most this large: beyond it, say how much.
 const AUTOMATIC_LIMIT: u64 = 8 << 30;
 /// And at most so many blocks, since the engine keeps books on each.
 const AUTOMATIC_BLOCKS: u64 = 1 << 20;
@@ -18,6 +20,10 @@ const AUTOMATIC_BLOCKS: u64 = 1 << 20;
 pub(super) struct Needs {
     /// Memory for the weights, in bytes.
     pub(super) weight_bytes: u64,
+    /// Memory of a step's activations, in bytes, where they are planned for.
+    pub(super) working_bytes: u64,
+    /// The memory is a GPU's.
+    pub(super) dedicated: bool,
     /// Bytes of keys and values per token.
     pub(super) kv_bytes_per_token: u64,
     /// Longest sequence that the model was made for, in tokens.
@@ -48,7 +54,7 @@ pub(super) fn plan(limits: &EngineLimits, needs: &Needs, memory: Option<Memory>)
         KvCache::Memory(size) => {
             check_pool("kv_cache_memory", size.bytes() / block_bytes, most_blocks, block_bytes, left)?
         }
-        KvCache::Automatic => automatic_blocks(limits, context, most_blocks, block_bytes),
+        KvCache::Automatic => automatic_blocks(limits, context, needs.dedicated, (most_blocks, block_bytes)),
     };
     let tokens = (num_blocks as usize).saturating_mul(limits.block_size);
     let max_model_len = match context {
@@ -90,11 +96,15 @@ fn wanted_context(limits: &EngineLimits, needs: &Needs) -> Result<Context, Confi
 fn left_over(needs: &Needs, memory: Option<Memory>) -> Result<u64, ConfigError> {
     let Some(Memory { available, .. }) = memory else { return Ok(u64::MAX) };
     let human = |bytes| ByteSize::new(bytes).human();
-    let taken = needs.weight_bytes.saturating_add(RESERVE);
+    let taken = needs.weight_bytes.saturating_add(needs.working_bytes).saturating_add(RESERVE);
     available.bytes().checked_sub(taken).filter(|left| *left > 0).ok_or_else(|| ConfigError::Unfit {
         key: "model",
         value: format!("{} of weights", human(needs.weight_bytes)),
-        reason: format!("with {} for everything else they exceed the {} available", human(RESERVE), available.human()),
+        reason: format!(
+            "with {} for everything else they exceed the {} available",
+            human(needs.working_bytes + RESERVE),
+            available.human()
+        ),
     })
 }
 
@@ -114,13 +124,17 @@ fn check_pool(key: &'static str, blocks: u64, most: u64, block_bytes: u64, left:
     Ok(blocks)
 }
 
-/// Half of what is left, at most 8 GiB, 2^20 blocks and what all running sequences can use at full length; but at
-/// least one sequence of the length that was asked for.
-fn automatic_blocks(limits: &EngineLimits, context: Context, most: u64, block_bytes: u64) -> u64 {
+/// A share of what is left, at most 8 GiB unless it is a GPU's, 2^20 blocks and what all running sequences can use at
+/// full length; but at least one sequence of the length that was asked for.
+fn automatic_blocks(limits: &EngineLimits, context: Context, dedicated: bool, (most, block_bytes): (u64, u64)) -> u64 {
     let (Context::Exactly(length) | Context::UpTo(length)) = context;
     let per_sequence = length.div_ceil(limits.block_size) as u64;
     let useful = per_sequence.saturating_mul(limits.max_running as u64);
-    let share = (most / AUTOMATIC_SHARE).min(AUTOMATIC_LIMIT / block_bytes).min(AUTOMATIC_BLOCKS);
+    let share = match dedicated {
+        false => (most * SHARED_PERCENT / 100).min(AUTOMATIC_LIMIT / block_bytes),
+        true => most * DEDICATED_PERCENT / 100,
+    };
+    let share = share.min(AUTOMATIC_BLOCKS);
     let least = match context {
         Context::Exactly(_) => per_sequence,
         Context::UpTo(_) => 1,
@@ -136,8 +150,13 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
     /// Mistral 7B in bf16.
-    const NEEDS: Needs =
-        Needs { weight_bytes: 14_483_464_192, kv_bytes_per_token: 131_072, max_position_embeddings: 32_768 };
+    const NEEDS: Needs = Needs {
+        weight_bytes: 14_483_464_192,
+        working_bytes: 0,
+        dedicated: false,
+        kv_bytes_per_token: 131_072,
+        max_position_embeddings: 32_768,
+    };
 
     fn limits(kv_cache: KvCache, max_model_len: ContextLength) -> EngineLimits {
         EngineLimits {
@@ -175,6 +194,9 @@ mod tests {
         assert_eq!(plan(None).kv_bytes, AUTOMATIC_LIMIT);
         let small = Needs { kv_bytes_per_token: 64, max_position_embeddings: 1 << 25, ..NEEDS };
         assert_eq!(super::plan(&auto, &small, with(500 * GIB)).unwrap().num_blocks, 1 << 20);
+        let gpu = Needs { dedicated: true, working_bytes: GIB, ..NEEDS };
+        // 80 GiB less weights, activations and the reserve leave 65.26 GiB.
+        assert_eq!(super::plan(&auto, &gpu, with(80 * GIB)).unwrap().num_blocks, 30_071);
         let tight = plan(with(14 * GIB));
         assert!(tight.max_model_len < 32_768 && tight.max_model_len == tight.num_blocks * 16, "{tight:?}");
     }
@@ -217,7 +239,7 @@ mod tests {
         ) {
             let context = asked.map_or(ContextLength::Auto, ContextLength::Tokens);
             let limits = limits(KvCache::Automatic, context);
-            let needs = Needs { weight_bytes, kv_bytes_per_token: kv, max_position_embeddings: positions };
+            let needs = Needs { weight_bytes, kv_bytes_per_token: kv, max_position_embeddings: positions, ..NEEDS };
             if let Ok(plan) = plan(&limits, &needs, with(available)) {
                 prop_assert!(weight_bytes + plan.kv_bytes + RESERVE <= available);
                 prop_assert!(plan.max_model_len <= positions);

@@ -6,6 +6,7 @@
 //! configuration is wrong; 130 it was interrupted.
 //! Results go to standard output; logs, progress and errors to standard error.
 
+mod accelerator;
 mod answer;
 mod chat;
 mod doctor;
@@ -96,7 +97,8 @@ impl Cli {
         let threads = tramontane_kernels::threads::default_count();
         // A server tells what it does; a command in a terminal speaks up only when something is odd.
         let log_level = if matches!(self.command, Command::Serve(_)) { "info" } else { "warn" };
-        Defaults { threads, log_level }
+        let gpu = cfg!(feature = "cuda") && machine::nvidia_driver().is_some();
+        Defaults { threads, log_level, gpu }
     }
 }
 

@@ -161,7 +161,7 @@ mod tests {
         let matches = command.get_matches_from(std::iter::once("serve").chain(line.split_whitespace()));
         let CommandLine { serve, log } = CommandLine::from_arg_matches(&matches).expect("valid flags");
         let args = Args { log, ..serve.settings() };
-        let config = Config::resolve(&args, &matches, &Defaults { threads: 1, log_level: "info" });
+        let config = Config::resolve(&args, &matches, &Defaults { threads: 1, log_level: "info", gpu: false });
         http_limits(&config.expect("valid settings"))
     }
 

@@ -34,6 +34,10 @@ pub struct ModelArgs {
     /// Names under which requests may ask for the model, separated by commas [default: the model's own]
     #[arg(long, env = "TRAMONTANE_SERVED_MODEL_NAME", hide_env = true, value_name = "NAME,..")]
     pub served_model_name: Option<String>,
+    /// What computes: cpu, cuda or cuda:N, or auto (a GPU if there is one and this build has kernels for it, else
+    /// the CPU) [default: auto]
+    #[arg(long, env = "TRAMONTANE_DEVICE", hide_env = true)]
+    pub device: Option<String>,
     /// Type of weights and activations: auto, f32, bf16 or f16 [default: auto]
     #[arg(long, env = "TRAMONTANE_DTYPE", hide_env = true)]
     pub dtype: Option<String>,
@@ -84,13 +88,13 @@ pub struct EngineArgs {
     /// Longest sequence, prompt and output, or auto [default: what the model allows and the memory holds]
     #[arg(long, env = "TRAMONTANE_MAX_MODEL_LEN", hide_env = true, value_name = "TOKENS")]
     pub max_model_len: Option<String>,
-    /// Sequences computed at once [default: 64]
+    /// Sequences computed at once [default: 64, on a GPU 256]
     #[arg(long, env = "TRAMONTANE_MAX_RUNNING", hide_env = true, value_name = "N", visible_alias = "max-num-seqs")]
     pub max_running: Option<String>,
     /// Requests admitted beyond --max-running, whether they wait or run; one more is refused [default: 256]
     #[arg(long, env = "TRAMONTANE_MAX_WAITING", hide_env = true, value_name = "N")]
     pub max_waiting: Option<String>,
-    /// Tokens computed per step, prompts and answers together [default: 512]
+    /// Tokens computed per step, prompts and answers together [default: 512, on a GPU 2048]
     #[arg(long, env = "TRAMONTANE_MAX_BATCHED_TOKENS", hide_env = true, value_name = "TOKENS")]
     pub max_batched_tokens: Option<String>,
 }

@@ -19,7 +19,7 @@ struct Everything {
     log: LogArgs,
 }
 
-const DEFAULTS: Defaults = Defaults { threads: 2, log_level: "info" };
+const DEFAULTS: Defaults = Defaults { threads: 2, log_level: "info", gpu: false };
 
 fn resolve(line: &str) -> Result<Config, ConfigError> {
     // The environment of the test run must not leak in; tests of the environment run the binary.

@@ -53,6 +53,38 @@ words! {
     }
 }
 
+/// Which device computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU that this build has kernels for, else the CPU.
+    Auto,
+    /// This machine's processor.
+    Cpu,
+    /// The NVIDIA GPU of this number.
+    Cuda(usize),
+}
+
+impl Setting for DeviceChoice {
+    const EXPECTED: &'static str = "auto, cpu, cuda or cuda:N";
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "cuda" => Some(Self::Cuda(0)),
+            _ => text.strip_prefix("cuda:")?.parse().ok().map(Self::Cuda),
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        match self {
+            Self::Auto => quoted("auto"),
+            Self::Cpu => quoted("cpu"),
+            Self::Cuda(ordinal) => quoted(&format!("cuda:{ordinal}")),
+        }
+    }
+}
+
 words! {
     /// Where the chat format comes from.
     TemplateChoice, "auto, native or jinja", {

@@ -36,8 +36,18 @@ impl BlockHash {
 
     /// The hash of the block that holds `tokens` and follows the block `self`.
     pub fn child(&self, tokens: &[u32]) -> Self {
+        self.follow(&[CHILD], tokens)
+    }
+
+    /// The same of a block whose tokens from `n_prompt` on were generated, where that makes other keys and values.
+    pub fn child_in_part_generated(&self, tokens: &[u32], n_prompt: usize) -> Self {
+        let [a, b, c, d] = (n_prompt as u32).to_le_bytes();
+        self.follow(&[GENERATED_CHILD, a, b, c, d], tokens)
+    }
+
+    fn follow(&self, kind: &[u8], tokens: &[u32]) -> Self {
         let mut digest = Sha256::new();
-        digest.update([CHILD]);
+        digest.update(kind);
         digest.update(self.0);
         for token in tokens {
             digest.update(token.to_le_bytes());
@@ -50,6 +60,7 @@ impl BlockHash {
 const NO_SALT: u8 = 0;
 const SALT: u8 = 1;
 const CHILD: u8 = 2;
+const GENERATED_CHILD: u8 = 3;
 
 /// The accounts of the block pool do not balance: a bug in the engine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -258,6 +269,7 @@ mod tests {
         let mut hashes = Vec::new();
         for root in [BlockHash::root(None), BlockHash::root(Some("")), BlockHash::root(Some("a"))] {
             hashes.extend([root, root.child(&[1, 2]), root.child(&[1]).child(&[2]), root.child(&[2, 1])]);
+            hashes.extend((0..2).map(|n_prompt| root.child_in_part_generated(&[1, 2], n_prompt)));
         }
         for (index, hash) in hashes.iter().enumerate() {
             assert!(!hashes[..index].contains(hash), "{index}");

@@ -158,8 +158,11 @@ impl Engine {
         let request = &mut submission.request;
         let key = SequenceKey { priority: request.priority, arrival: self.arrivals };
         self.arrivals += 1;
-        let options =
-            SequenceOptions { cache_salt: request.cache_salt.take(), prompt_rows: request.prompt_logprobs.is_some() };
+        let options = SequenceOptions {
+            cache_salt: request.cache_salt.take(),
+            prompt_rows: request.prompt_logprobs.is_some(),
+            generated_apart: self.model.tells_generated_tokens_apart(),
+        };
         self.scheduler.add(key, Sequence::new(mem::take(&mut request.prompt_ids), &options));
         self.requests.insert(key, InFlight::new(submission));
     }

@@ -21,6 +21,10 @@ impl GuardedModel {
         Self { vocab_size: forward_pass.vocab_size(), forward_pass }
     }
 
+    pub(super) fn tells_generated_tokens_apart(&self) -> bool {
+        self.forward_pass.tells_generated_tokens_apart()
+    }
+
     /// Logits of the shape the batch asks for, or why there are none. Keys and values of the batch's own
     /// slots are undefined after a failure; all others are as before.
     pub(super) fn forward(&mut self, batch: &Batch) -> Result<Logits, String> {

@@ -20,6 +20,9 @@ pub struct SequenceOptions {
     pub cache_salt: Option<String>,
     /// The logits of every prompt token are wanted, so none may come from the cache.
     pub prompt_rows: bool,
+    /// Generated tokens have other keys and values than the same tokens in a prompt: see
+    /// [`ForwardPass::tells_generated_tokens_apart`](crate::model::ForwardPass::tells_generated_tokens_apart).
+    pub generated_apart: bool,
 }
 
 /// A prompt and what has been generated after it.
@@ -27,6 +30,7 @@ pub struct SequenceOptions {
 pub struct Sequence {
     tokens: Vec<u32>,
     prompt_len: usize,
+    generated_apart: bool,
     pub(super) num_computed: usize,
     pub(super) block_table: Vec<BlockId>,
     root: BlockHash,
@@ -45,6 +49,7 @@ impl Sequence {
             num_computed: 0,
             block_table: Vec::new(),
             root: BlockHash::root(options.cache_salt.as_deref()),
+            generated_apart: options.generated_apart,
             hashes: Vec::new(),
             prompt_rows_done: options.prompt_rows.then_some(0),
         }
@@ -99,7 +104,12 @@ impl Sequence {
         while self.hashes.len() <= index {
             let start = self.hashes.len() * block_size;
             let parent = self.hashes.last().unwrap_or(&self.root);
-            let hash = parent.child(&self.tokens[start..start + block_size]);
+            let tokens = &self.tokens[start..start + block_size];
+            let n_prompt = self.prompt_len.saturating_sub(start);
+            let hash = match self.generated_apart && n_prompt < block_size {
+                false => parent.child(tokens),
+                true => parent.child_in_part_generated(tokens, n_prompt),
+            };
             self.hashes.push(hash);
         }
         self.hashes[index]

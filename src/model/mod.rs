@@ -166,6 +166,11 @@ pub enum ModelError {
 pub trait ForwardPass: Send {
     /// Length of a logits row.
     fn vocab_size(&self) -> usize;
+    /// True if a generated token is computed by other arithmetic than the same token in a prompt: a cached block of it
+    /// must not stand for a prompt's then.
+    fn tells_generated_tokens_apart(&self) -> bool {
+        false
+    }
     /// Runs the batch: writes keys and values to `batch.slots` and returns `(n_outputs, vocab_size)`.
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError>;
 }

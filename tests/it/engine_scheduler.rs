@@ -58,8 +58,10 @@ fn submission() -> impl Strategy<Value = Submission> {
         prompt.extend(own);
         prompt
     });
-    let options = (prop_oneof![4 => Just(None), 1 => Just(Some("salt".to_owned()))], prop::bool::weighted(0.15))
-        .prop_map(|(cache_salt, prompt_rows)| SequenceOptions { cache_salt, prompt_rows });
+    let salt = prop_oneof![4 => Just(None), 1 => Just(Some("salt".to_owned()))];
+    let options = (salt, prop::bool::weighted(0.15), any::<bool>()).prop_map(
+        |(cache_salt, prompt_rows, generated_apart)| SequenceOptions { cache_salt, prompt_rows, generated_apart },
+    );
     (prompt, 1..20usize, -1..2i32, options).prop_map(|(prompt, max_tokens, priority, options)| Submission {
         prompt,
         max_tokens,
@@ -294,7 +296,7 @@ fn a_known_prefix_is_reused_up_to_the_last_token() {
     let prompt: Vec<u32> = (0..16).collect();
     world.submit(plain(prompt.clone(), 5, 0));
     run_to_end(&mut world);
-    let salted = SequenceOptions { cache_salt: Some("other".to_owned()), prompt_rows: false };
+    let salted = SequenceOptions { cache_salt: Some("other".to_owned()), ..SequenceOptions::default() };
     let mut longer = prompt.clone();
     longer.extend(generate(&prompt, 5));
     longer.push(3);
@@ -311,4 +313,21 @@ fn a_known_prefix_is_reused_up_to_the_last_token() {
         world.scheduler.remove(key);
         world.live.clear();
     }
+}
+
+/// Where a generated token has other keys and values than the same token in a prompt, its block serves only sequences
+/// that generated it there, such as the one itself after preemption.
+#[test]
+fn generated_blocks_are_no_prompts_where_they_differ() {
+    let config = EngineConfig { block_size: 4, num_blocks: 64, ..EngineConfig::default() };
+    let mut world = World::new(config);
+    let apart = SequenceOptions { generated_apart: true, ..SequenceOptions::default() };
+    let prompt: Vec<u32> = (0..10).collect();
+    world.submit(Submission { prompt: prompt.clone(), max_tokens: 8, priority: 0, options: apart.clone() });
+    run_to_end(&mut world);
+    let mut longer = prompt.clone();
+    longer.extend(generate(&prompt, 8));
+    // The third block has two tokens of the prompt, the fourth none: only the first two are the same in a prompt.
+    world.submit(Submission { prompt: longer, max_tokens: 1, priority: 0, options: apart });
+    assert_eq!(world.scheduler.schedule().admitted[0].cached_tokens, 8);
 }

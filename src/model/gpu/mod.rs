@@ -176,6 +176,10 @@ where
         self.model.config.vocab_size
     }
 
+    fn tells_generated_tokens_apart(&self) -> bool {
+        true
+    }
+
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
         self.compute(batch)
     }

@@ -1,0 +1,462 @@
+//! An NVIDIA GPU through the driver's interface. The driver's library is looked for when a device is opened, so the
+//! same binary runs on hosts without one.
+//!
+//! One stream, in whose order everything happens; memory is freed with the device. What a step uploads and reads back
+//! goes through memory that the GPU can read directly.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+
+use cudarc::driver::{DriverError, result, sys};
+
+use super::{Device, DeviceError, DevicePointer, Launch};
+
+/// The kernels, compiled for every architecture: one image per operator. Written by the build script.
+mod images {
+    include!(concat!(env!("OUT_DIR"), "/images.rs"));
+}
+
+/// The version of CUDA that the kernels are compiled with, as the driver counts: 1000 * major + 10 * minor.
+const TOOLKIT: i32 = 13_000;
+/// The oldest architecture that the kernels are compiled for: compute capability 8.0.
+const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
+/// Bytes of pinned memory: a decode step's inputs, and its logits.
+const STAGING: usize = 64 << 20;
+/// Dynamic shared memory that a kernel has without asking.
+const PLAIN_SHARED: u32 = 48 << 10;
+
+/// Why a GPU cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// The driver is not installed.
+    #[error("there is no NVIDIA driver on this machine: libcuda.so.1 was not found")]
+    NoDriver,
+    /// The driver knows no GPU of this number.
+    #[error("there is no GPU {ordinal}: the driver finds {count}")]
+    NoDevice {
+        /// As asked for.
+        ordinal: usize,
+        /// GPUs that there are.
+        count: usize,
+    },
+    /// The driver is older than the compiler of the kernels.
+    #[error("the driver is for CUDA {found}, but the kernels need {needed} or later: update the NVIDIA driver")]
+    OldDriver {
+        /// What it supports.
+        found: String,
+        /// What it should support.
+        needed: String,
+    },
+    /// The GPU is older than the kernels.
+    #[error("{name} has compute capability {found}, but the kernels need {needed} or later")]
+    OldDevice {
+        /// The GPU's name.
+        name: String,
+        /// Its capability.
+        found: String,
+        /// The capability it should have.
+        needed: String,
+    },
+    /// Anything else.
+    #[error("the GPU cannot be opened: {0}")]
+    Failed(String),
+}
+
+/// What a GPU is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Properties {
+    /// As the driver calls it.
+    pub name: String,
+    /// Compute capability, such as (9, 0).
+    pub capability: (i32, i32),
+    /// Version of CUDA that the driver supports, such as "13.0".
+    pub driver: String,
+    /// Bytes of its memory.
+    pub total_memory: u64,
+    /// Bytes that are free.
+    pub free_memory: u64,
+}
+
+/// A GPU, opened.
+pub struct Cuda {
+    context: Arc<Context>,
+    stream: sys::CUstream,
+    functions: RefCell<HashMap<&'static str, Function>>,
+    /// Pinned, [`STAGING`] bytes.
+    staging: *mut u8,
+    /// Does the device still read it?
+    staging_busy: Cell<bool>,
+}
+
+/// The GPU's primary context, with everything that lives in it.
+struct Context {
+    device: sys::CUdevice,
+    handle: sys::CUcontext,
+    modules: Vec<sys::CUmodule>,
+    allocations: std::sync::Mutex<Vec<sys::CUdeviceptr>>,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    handle: sys::CUfunction,
+    /// Dynamic shared memory that it may have.
+    shared_bytes: u32,
+}
+
+/// Recorded launches.
+pub struct CudaGraph {
+    context: Arc<Context>,
+    executable: sys::CUgraphExec,
+}
+
+// SAFETY: the driver's handles may be used from any thread; every call makes the context current first, and a `Cuda` is
+// used by one thread at a time, for it is not `Sync`.
+unsafe impl Send for Cuda {}
+// SAFETY: as above.
+unsafe impl Send for CudaGraph {}
+// SAFETY: as above; what changes is behind a lock.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+
+/// What GPU `ordinal` is, or why it cannot be used.
+pub fn properties(ordinal: usize) -> Result<Properties, Unusable> {
+    let device = find(ordinal)?;
+    let context = Context::retain(device)?;
+    // SAFETY: the device was found, and its context is current.
+    let described = unsafe {
+        (|| {
+            let name = result::device::get_name(device)?;
+            let (free, total) = result::mem_get_info()?;
+            Ok::<_, DriverError>((name, capability(device)?, free, total))
+        })()
+    };
+    let (name, capability, free, total) = described.map_err(failed)?;
+    drop(context);
+    let driver = version(driver_version()?);
+    let properties =
+        Properties { name, capability, driver, total_memory: total as u64, free_memory: free as u64 };
+    properties.check()?;
+    Ok(properties)
+}
+
+impl Properties {
+    fn check(&self) -> Result<(), Unusable> {
+        if self.capability < OLDEST_CAPABILITY {
+            let text = |(major, minor)| format!("{major}.{minor}");
+            return Err(Unusable::OldDevice {
+                name: self.name.clone(),
+                found: text(self.capability),
+                needed: text(OLDEST_CAPABILITY),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Cuda {
+    /// Opens GPU `ordinal`, counted from 0, and loads the kernels.
+    pub fn open(ordinal: usize) -> Result<Self, Unusable> {
+        properties(ordinal)?;
+        let mut context = Context::retain(find(ordinal)?)?;
+        for image in images::IMAGES {
+            // SAFETY: the image is a fat binary that nvcc wrote; the context is current.
+            let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(failed)?;
+            context.modules.push(module);
+        }
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed)?;
+        // SAFETY: the context is current.
+        let staging = unsafe { result::malloc_host(STAGING, 0) }.map_err(failed)?.cast();
+        let functions = RefCell::default();
+        Ok(Self { context: Arc::new(context), stream, functions, staging, staging_busy: Cell::new(false) })
+    }
+
+    /// The kernel, allowed to have so much dynamic shared memory.
+    fn function(&self, kernel: &'static str, shared_bytes: u32) -> Result<sys::CUfunction, DeviceError> {
+        let mut functions = self.functions.borrow_mut();
+        let function = match functions.get(kernel) {
+            Some(&function) => function,
+            None => self.find_function(kernel)?,
+        };
+        let allowed = function.shared_bytes.max(shared_bytes);
+        if allowed > function.shared_bytes {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function belongs to a module that lives as long as the context.
+            unsafe { result::function::set_function_attribute(function.handle, attribute, allowed as i32) }
+                .map_err(|error| not_launched(kernel, &error))?;
+        }
+        functions.insert(kernel, Function { shared_bytes: allowed, ..function });
+        Ok(function.handle)
+    }
+
+    fn find_function(&self, kernel: &'static str) -> Result<Function, DeviceError> {
+        for &module in &self.context.modules {
+            let name = CString::new(kernel).expect("names of kernels are identifiers");
+            // SAFETY: the module is loaded.
+            if let Ok(handle) = unsafe { result::module::get_function(module, name) } {
+                return Ok(Function { handle, shared_bytes: PLAIN_SHARED });
+            }
+        }
+        Err(DeviceError::Launch { kernel, reason: "there is no such kernel".to_owned() })
+    }
+
+    fn enqueue(&self, launch: &Launch) -> Result<(), DeviceError> {
+        let function = self.function(launch.kernel, launch.shared_bytes)?;
+        let mut launch = launch.clone();
+        let (grid, threads, shared_bytes, kernel) = (launch.grid, launch.threads, launch.shared_bytes, launch.kernel);
+        let [x, y, z] = grid;
+        // SAFETY: whoever launches answers for the arguments, which the operator's `cuda.rs` lists as its `cuda.cu`
+        // declares them.
+        unsafe {
+            let arguments = &mut launch.argument_pointers();
+            result::launch_kernel(function, (x, y, z), (threads, 1, 1), shared_bytes, self.stream, arguments)
+        }
+        .map_err(|error| not_launched(kernel, &error))
+    }
+
+    fn synchronize(&self) -> Result<(), DeviceError> {
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(device_failed)?;
+        self.staging_busy.set(false);
+        Ok(())
+    }
+}
+
+impl Device for Cuda {
+    type Graph = CudaGraph;
+
+    fn allocate(&self, bytes: usize) -> Result<DevicePointer, DeviceError> {
+        self.context.bind()?;
+        let bytes = bytes.max(1);
+        // SAFETY: the memory is written before it is used, and freed with the context.
+        unsafe {
+            let pointer = result::malloc_sync(bytes).map_err(|error| match error.0 {
+                sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory { bytes },
+                _ => device_failed(error),
+            })?;
+            self.context.allocations.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(pointer);
+            result::memset_d8_async(pointer, 0, bytes, self.stream).map_err(device_failed)?;
+            Ok(DevicePointer(pointer))
+        }
+    }
+
+    unsafe fn upload(&self, to: DevicePointer, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.context.bind()?;
+        if self.staging_busy.get() || bytes.len() > STAGING {
+            self.synchronize()?;
+        }
+        // SAFETY: the caller answers for `to`; the staging memory is ours and nobody reads it.
+        unsafe {
+            if bytes.len() > STAGING {
+                return result::memcpy_htod_sync(to.0, bytes).map_err(device_failed);
+            }
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.staging, bytes.len());
+            let staged = std::slice::from_raw_parts(self.staging, bytes.len());
+            result::memcpy_htod_async(to.0, staged, self.stream).map_err(device_failed)?;
+        }
+        self.staging_busy.set(true);
+        Ok(())
+    }
+
+    unsafe fn download(&self, from: DevicePointer, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        self.context.bind()?;
+        let mut from = from;
+        // The stream's order keeps what is still to be uploaded from the same memory before it is overwritten.
+        for part in bytes.chunks_mut(STAGING) {
+            // SAFETY: the caller answers for `from`; the staging memory is ours.
+            unsafe {
+                let staged = std::slice::from_raw_parts_mut(self.staging, part.len());
+                result::memcpy_dtoh_async(staged, from.0, self.stream).map_err(device_failed)?;
+                self.synchronize()?;
+                std::ptr::copy_nonoverlapping(self.staging, part.as_mut_ptr(), part.len());
+            }
+            from = from.plus(part.len());
+        }
+        Ok(())
+    }
+
+    unsafe fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
+        self.context.bind()?;
+        self.enqueue(launch)
+    }
+
+    unsafe fn record(&self, launches: &[Launch]) -> Result<Self::Graph, DeviceError> {
+        self.context.bind()?;
+        for launch in launches {
+            // Loads the kernel: a capture allows launches only.
+            self.function(launch.kernel, launch.shared_bytes)?;
+        }
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is ours; a capture that has begun ends here, whatever fails.
+        unsafe {
+            result::stream::begin_capture(self.stream, mode).map_err(device_failed)?;
+            let enqueued = launches.iter().try_for_each(|launch| self.enqueue(launch));
+            let graph = result::stream::end_capture(self.stream).map_err(device_failed);
+            enqueued?;
+            let graph = graph?;
+            let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            // The executable has what it needs of it.
+            result::graph::destroy(graph).map_err(device_failed)?;
+            Ok(CudaGraph { context: Arc::clone(&self.context), executable: executable.map_err(device_failed)? })
+        }
+    }
+
+    unsafe fn replay(&self, graph: &Self::Graph) -> Result<(), DeviceError> {
+        self.context.bind()?;
+        // SAFETY: the graph lives, and the caller answers for its launches.
+        unsafe { result::graph::launch(graph.executable, self.stream) }.map_err(device_failed)
+    }
+}
+
+impl Context {
+    /// The device's primary context, current on this thread.
+    fn retain(device: sys::CUdevice) -> Result<Self, Unusable> {
+        // SAFETY: the device was found.
+        let handle = unsafe { result::primary_ctx::retain(device) }.map_err(failed)?;
+        let context = Self { device, handle, modules: Vec::new(), allocations: std::sync::Mutex::default() };
+        // SAFETY: the context is retained.
+        unsafe { result::ctx::set_current(handle) }.map_err(failed)?;
+        Ok(context)
+    }
+
+    fn bind(&self) -> Result<(), DeviceError> {
+        // SAFETY: the context is retained.
+        unsafe { result::ctx::set_current(self.handle) }.map_err(device_failed)
+    }
+}
+
+// Freeing fails only where the device has failed, and then there is nothing left to free.
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: nobody has the context, its modules or its memory any more.
+        unsafe {
+            let _ = result::ctx::set_current(self.handle);
+            let _ = result::ctx::synchronize();
+            for &pointer in &*self.allocations.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+                let _ = result::free_sync(pointer);
+            }
+            for &module in &self.modules {
+                let _ = result::module::unload(module);
+            }
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // SAFETY: the stream and the staging memory are ours, and the stream is done with them.
+        unsafe {
+            let _ = result::ctx::set_current(self.context.handle);
+            let _ = result::stream::synchronize(self.stream);
+            let _ = result::free_host(self.staging.cast::<c_void>());
+            let _ = result::stream::destroy(self.stream);
+        }
+    }
+}
+
+impl Drop for CudaGraph {
+    fn drop(&mut self) {
+        // SAFETY: the graph is ours.
+        unsafe {
+            let _ = result::ctx::set_current(self.context.handle);
+            let _ = result::graph::exec_destroy(self.executable);
+        }
+    }
+}
+
+impl std::fmt::Debug for Cuda {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cuda").field("device", &self.context.device).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for CudaGraph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CudaGraph").finish_non_exhaustive()
+    }
+}
+
+/// The device of this number, if the driver is there, new enough, and knows it.
+fn find(ordinal: usize) -> Result<sys::CUdevice, Unusable> {
+    // SAFETY: only looks for the library.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Unusable::NoDriver);
+    }
+    match result::init() {
+        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => return Err(Unusable::NoDevice { ordinal, count: 0 }),
+        other => other.map_err(failed)?,
+    }
+    let supported = driver_version()?;
+    if supported < TOOLKIT {
+        return Err(Unusable::OldDriver { found: version(supported), needed: version(TOOLKIT) });
+    }
+    let count = result::device::get_count().map_err(failed)? as usize;
+    if ordinal >= count {
+        return Err(Unusable::NoDevice { ordinal, count });
+    }
+    result::device::get(ordinal as i32).map_err(failed)
+}
+
+fn driver_version() -> Result<i32, Unusable> {
+    let mut supported = 0;
+    // SAFETY: writes one number.
+    unsafe { sys::cuDriverGetVersion(&raw mut supported) }.result().map_err(failed)?;
+    Ok(supported)
+}
+
+fn version(number: i32) -> String {
+    format!("{}.{}", number / 1000, number % 1000 / 10)
+}
+
+/// # Safety
+/// The driver knows the device.
+unsafe fn capability(device: sys::CUdevice) -> Result<(i32, i32), DriverError> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    // SAFETY: the caller says so.
+    unsafe { Ok((result::device::get_attribute(device, MAJOR)?, result::device::get_attribute(device, MINOR)?)) }
+}
+
+fn failed(error: DriverError) -> Unusable {
+    Unusable::Failed(describe(&error))
+}
+
+fn device_failed(error: DriverError) -> DeviceError {
+    DeviceError::Failed { reason: describe(&error) }
+}
+
+fn not_launched(kernel: &'static str, error: &DriverError) -> DeviceError {
+    DeviceError::Launch { kernel, reason: describe(error) }
+}
+
+fn describe(error: &DriverError) -> String {
+    match error.error_string() {
+        Ok(text) => text.to_string_lossy().into_owned(),
+        Err(_) => format!("{:?}", error.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_is_missing() {
+        assert_eq!(version(13_000), "13.0");
+        assert_eq!(version(12_080), "12.8");
+        let old = Properties {
+            name: "Tesla V100".to_owned(),
+            capability: (7, 0),
+            driver: version(TOOLKIT),
+            total_memory: 0,
+            free_memory: 0,
+        };
+        let error = old.check().unwrap_err().to_string();
+        assert_eq!(error, "Tesla V100 has compute capability 7.0, but the kernels need 8.0 or later");
+        assert!(Properties { capability: (12, 0), ..old }.check().is_ok());
+    }
+}
