@@ -109,29 +109,63 @@ pub(crate) fn assert_same_in_any_pool(op: &str, shape: &[usize], compute: impl F
     }
 }
 
-/// A device for tests of CUDA kernels: emulated, so that they run everywhere.
-pub(crate) struct OnDevice(Emulated);
+/// A device for tests of CUDA kernels: emulated, so that they run everywhere. In a build with the feature `cuda`,
+/// `TRAMONTANE_TEST_DEVICE=cuda` makes it a GPU.
+pub(crate) enum OnDevice {
+    Emulated(Emulated),
+    #[cfg(feature = "cuda")]
+    Cuda(crate::gpu::cuda::Cuda),
+}
 
-/// Runs `check` with every order of threads: a kernel that lacks a barrier differs between them.
+/// Runs `check` with every order of threads: a kernel that lacks a barrier differs between them. A GPU has its own.
 pub(crate) fn each_device(check: impl Fn(&OnDevice)) {
     let orders = [Order::Forward, Order::Reverse, Order::Shuffled];
-    for &order in if WITH_THREADS { &orders[..1] } else { &orders } {
-        check(&OnDevice(Emulated::new(order)));
+    for &order in if WITH_THREADS || on_gpu() { &orders[..1] } else { &orders } {
+        check(&OnDevice::open(order));
     }
 }
 
+fn on_gpu() -> bool {
+    match std::env::var("TRAMONTANE_TEST_DEVICE") {
+        Ok(device) if device == "cuda" && cfg!(feature = "cuda") => true,
+        Ok(other) => panic!("TRAMONTANE_TEST_DEVICE={other}: only cuda can be asked for, with the feature cuda"),
+        Err(_) => false,
+    }
+}
+
+/// Calls the device's method, whichever it is.
+macro_rules! on_device {
+    ($on:expr, $device:ident => $call:expr) => {
+        match $on {
+            OnDevice::Emulated($device) => $call,
+            #[cfg(feature = "cuda")]
+            OnDevice::Cuda($device) => $call,
+        }
+    };
+}
+
 impl OnDevice {
+    fn open(order: Order) -> Self {
+        #[cfg(feature = "cuda")]
+        if on_gpu() {
+            return Self::Cuda(crate::gpu::cuda::Cuda::open(0).unwrap());
+        }
+        Self::Emulated(Emulated::new(order))
+    }
+
     /// A device whose threads run in one order, for tests that are too long for all of them.
     pub(crate) fn forward() -> Self {
-        Self(Emulated::new(Order::Forward))
+        Self::open(Order::Forward)
     }
 
     /// Memory that holds `bytes`.
     pub(crate) fn bytes(&self, bytes: &[u8]) -> DevicePointer {
-        let pointer = self.0.allocate(bytes.len()).unwrap();
-        // SAFETY: the allocation is as long as the bytes.
-        unsafe { self.0.upload(pointer, bytes) }.unwrap();
-        pointer
+        on_device!(self, device => {
+            let pointer = device.allocate(bytes.len()).unwrap();
+            // SAFETY: the allocation is as long as the bytes.
+            unsafe { device.upload(pointer, bytes) }.unwrap();
+            pointer
+        })
     }
 
     pub(crate) fn f32(&self, values: &[f32]) -> DevicePointer {
@@ -164,7 +198,7 @@ impl OnDevice {
     /// Runs a kernel on memory of this device.
     pub(crate) fn run(&self, launch: &Launch) {
         // SAFETY: tests hand over memory of this device, of the sizes that the operator states.
-        unsafe { self.0.launch(launch) }.unwrap();
+        on_device!(self, device => unsafe { device.launch(launch) }.unwrap());
     }
 
     pub(crate) fn read_f32(&self, from: DevicePointer, len: usize) -> Vec<f32> {
@@ -201,7 +235,7 @@ impl OnDevice {
     fn download(&self, from: DevicePointer, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         // SAFETY: tests read what they have allocated.
-        unsafe { self.0.download(from, &mut bytes) }.unwrap();
+        on_device!(self, device => unsafe { device.download(from, &mut bytes) }.unwrap());
         bytes
     }
 }
