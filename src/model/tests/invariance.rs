@@ -6,16 +6,27 @@ use rand::seq::SliceRandom;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::random::{BLOCK_SIZE, Model, NUM_BLOCKS, Progress, alone, batch_of};
-use crate::model::{Decoder, ForwardPass};
+use super::random::{BLOCK_SIZE, Model, NUM_BLOCKS, Progress, batch_of, generated_alone};
+use crate::model::ForwardPass;
 
 /// Runs all sequences to their end in random company and chunks, wanting random rows; gives the logits
 /// that were asked for as (sequence, position, row).
-fn mixed(decoder: &mut Decoder, prompts: &[Vec<u32>], rng: &mut impl Rng) -> Vec<(usize, usize, Vec<f32>)> {
+/// `texts` are tokens, and how many of them are the prompt's.
+fn mixed(
+    decoder: &mut dyn ForwardPass,
+    texts: &[(Vec<u32>, usize)],
+    rng: &mut impl Rng,
+) -> Vec<(usize, usize, Vec<f32>)> {
     let mut blocks: Vec<u32> = (0..NUM_BLOCKS as u32).collect();
     blocks.shuffle(rng);
     let mut take = |len: usize| blocks.split_off(blocks.len() - len.div_ceil(BLOCK_SIZE));
-    let mut sequences: Vec<Progress> = prompts.iter().map(|p| Progress::new(p.clone(), take(p.len()))).collect();
+    let mut sequences: Vec<Progress> = texts
+        .iter()
+        .map(|(tokens, prompt_len)| Progress {
+            prompt_len: *prompt_len,
+            ..Progress::new(tokens.clone(), take(tokens.len()))
+        })
+        .collect();
     let mut found = Vec::new();
     while sequences.iter().any(|s| s.done < s.tokens.len()) {
         let mut step: Vec<(usize, &mut Progress, usize)> = Vec::new();
@@ -44,14 +55,29 @@ fn mixed(decoder: &mut Decoder, prompts: &[Vec<u32>], rng: &mut impl Rng) -> Vec
 }
 
 fn check(seed: u64, dtype: DType) {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let model = Model::random(seed, dtype);
-    let prompts: Vec<Vec<u32>> =
-        (0..rng.random_range(1..=5)).map(|i| model.tokens(seed ^ i, rng.random_range(1..=45))).collect();
-    let mut decoder = model.decoder(dtype);
-    let expected: Vec<Vec<f32>> = prompts.iter().map(|prompt| alone(&mut decoder, prompt)).collect();
+    check_decoder(seed, &model, &mut model.decoder(dtype));
+}
+
+/// On a GPU generated tokens take other kernels than those of a prompt, so each text has some of them: computed one by
+/// one as in a decode step, or several at once as after preemption.
+fn check_gpu(seed: u64, dtype: DType) {
+    let model = Model::random_for_gpu(seed, dtype);
+    check_decoder(seed, &model, &mut model.gpu_decoder(dtype));
+}
+
+fn check_decoder(seed: u64, model: &Model, decoder: &mut dyn ForwardPass) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let texts: Vec<(Vec<u32>, usize)> = (0..rng.random_range(1..=5))
+        .map(|i| {
+            let len = rng.random_range(1..=45);
+            (model.tokens(seed ^ i, len), rng.random_range(1..=len))
+        })
+        .collect();
+    let expected: Vec<Vec<f32>> =
+        texts.iter().map(|(tokens, prompt_len)| generated_alone(decoder, tokens, *prompt_len)).collect();
     let vocab_size = model.config.vocab_size;
-    for (index, position, row) in mixed(&mut decoder, &prompts, &mut rng) {
+    for (index, position, row) in mixed(decoder, &texts, &mut rng) {
         let expected = &expected[index][position * vocab_size..(position + 1) * vocab_size];
         let differs = (0..vocab_size).find(|&i| row[i].to_bits() != expected[i].to_bits());
         if let Some(i) = differs {
@@ -72,5 +98,14 @@ proptest! {
     #[test]
     fn company_chunks_and_blocks_do_not_matter_bf16(seed: u64) {
         check(seed, DType::BF16);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn company_chunks_and_blocks_do_not_matter_on_a_gpu(seed: u64, bf16: bool) {
+        check_gpu(seed, if bf16 { DType::BF16 } else { DType::F16 });
     }
 }

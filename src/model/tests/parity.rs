@@ -3,7 +3,7 @@
 use candle_core::DType;
 use proptest::prelude::*;
 
-use super::random::{Model, alone};
+use super::random::{Model, alone, generated_alone};
 use super::reference;
 
 /// Root mean square and maximum of the error.
@@ -47,5 +47,17 @@ fn bf16_cache_stays_near() {
     for seed in dense {
         check(seed, 40, DType::BF16, DType::BF16, (3e-2, 0.25));
         check(seed, 40, DType::F16, DType::F16, (5e-3, 5e-2));
+    }
+}
+
+/// The emulated GPU, dense models only for the same reason; half of each text as if it had been generated.
+#[test]
+fn a_gpu_stays_near() {
+    let models = (0..24).map(|seed| (seed, Model::random_for_gpu(seed, DType::F16)));
+    for (seed, model) in models.filter(|(_, model)| model.config.feed_forward.experts.is_none()) {
+        let tokens = model.tokens(seed, 40);
+        let found = generated_alone(&mut model.gpu_decoder(DType::F16), &tokens, 20);
+        let (rms, max) = errors(&found, &reference::logits(&model, &tokens));
+        assert!(rms <= 6e-3 && max <= 6e-2, "rms {rms:e}, max {max:e}: {:#?}", model.config);
     }
 }

@@ -4,7 +4,10 @@ use candle_core::{DType, Device, Tensor};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use tramontane_kernels::gpu::Emulated;
+
 use crate::model::config::*;
+use crate::model::gpu::{GpuDecoder, GpuLimits};
 use crate::model::weights::*;
 use crate::model::{Decoder, ForwardPass, KvCacheConfig};
 use crate::types::{Batch, BatchSequence};
@@ -25,6 +28,24 @@ impl Model {
         let config = config(&mut rng);
         let weights = weights(&mut rng, &config, dtype);
         Self { config, weights }
+    }
+
+    /// The same in widths that a GPU's kernels take.
+    pub(super) fn random_for_gpu(seed: u64, dtype: DType) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut config = config(&mut rng);
+        for width in [&mut config.hidden_size, &mut config.feed_forward.intermediate_size] {
+            *width = width.next_multiple_of(8);
+        }
+        let weights = weights(&mut rng, &config, dtype);
+        Self { config, weights }
+    }
+
+    /// On the emulated GPU.
+    pub(super) fn gpu_decoder(&self, dtype: DType) -> GpuDecoder<Emulated> {
+        let cache = KvCacheConfig { num_blocks: NUM_BLOCKS, block_size: BLOCK_SIZE, dtype };
+        let limits = GpuLimits { max_tokens: NUM_BLOCKS * BLOCK_SIZE, max_sequences: NUM_BLOCKS };
+        GpuDecoder::new(self.config.clone(), &self.weights, cache, limits, Emulated::default()).unwrap()
     }
 
     pub(super) fn decoder(&self, cache_dtype: DType) -> Decoder {
@@ -131,13 +152,15 @@ fn weights(rng: &mut impl Rng, config: &Config, dtype: DType) -> Weights {
 #[derive(Clone)]
 pub(super) struct Progress {
     pub(super) tokens: Vec<u32>,
+    /// Tokens from here on were generated.
+    pub(super) prompt_len: usize,
     pub(super) blocks: Vec<u32>,
     pub(super) done: usize,
 }
 
 impl Progress {
     pub(super) fn new(tokens: Vec<u32>, blocks: Vec<u32>) -> Self {
-        Self { tokens, blocks, done: 0 }
+        Self { prompt_len: tokens.len(), tokens, blocks, done: 0 }
     }
 }
 
@@ -158,7 +181,7 @@ pub(super) fn batch_of(sequences: &mut [(&mut Progress, usize)]) -> Batch {
             query_len: *chunk,
             context_len: progress.done,
             block_table: progress.blocks[..progress.done.div_ceil(BLOCK_SIZE)].to_vec(),
-            generated: 0,
+            generated: progress.done - progress.prompt_len.clamp(progress.done - *chunk, progress.done),
         });
     }
     batch.output_rows = (0..batch.n_tokens() as u32).collect();
@@ -166,9 +189,14 @@ pub(super) fn batch_of(sequences: &mut [(&mut Progress, usize)]) -> Batch {
 }
 
 /// Logits of every token of one sequence, computed alone in one chunk: `(tokens, vocab_size)`.
-pub(super) fn alone(decoder: &mut Decoder, tokens: &[u32]) -> Vec<f32> {
+pub(super) fn alone(decoder: &mut dyn ForwardPass, tokens: &[u32]) -> Vec<f32> {
+    generated_alone(decoder, tokens, tokens.len())
+}
+
+/// The same of a sequence whose tokens after `prompt_len` were generated.
+pub(super) fn generated_alone(decoder: &mut dyn ForwardPass, tokens: &[u32], prompt_len: usize) -> Vec<f32> {
     let blocks = (0..tokens.len().div_ceil(BLOCK_SIZE) as u32).collect();
-    let mut progress = Progress::new(tokens.to_vec(), blocks);
+    let mut progress = Progress { prompt_len, ..Progress::new(tokens.to_vec(), blocks) };
     let batch = batch_of(&mut [(&mut progress, tokens.len())]);
     decoder.forward(&batch).unwrap().values
 }
