@@ -63,7 +63,7 @@ fn check(seed: u64, dtype: DType) {
 /// one as in a decode step, or several at once as after preemption.
 fn check_gpu(seed: u64, dtype: DType) {
     let model = Model::random_for_gpu(seed, dtype);
-    check_decoder(seed, &model, &mut model.gpu_decoder(dtype));
+    check_decoder(seed, &model, &mut *model.gpu_decoder(dtype));
 }
 
 fn check_decoder(seed: u64, model: &Model, decoder: &mut dyn ForwardPass) {

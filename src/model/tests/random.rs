@@ -41,11 +41,11 @@ impl Model {
         Self { config, weights }
     }
 
-    /// On the emulated GPU.
-    pub(super) fn gpu_decoder(&self, dtype: DType) -> GpuDecoder<Emulated> {
+    /// On the emulated GPU, or on a real one where `TRAMONTANE_TEST_DEVICE` says so.
+    pub(super) fn gpu_decoder(&self, dtype: DType) -> Box<dyn ForwardPass> {
         let cache = KvCacheConfig { num_blocks: NUM_BLOCKS, block_size: BLOCK_SIZE, dtype };
         let limits = GpuLimits { max_tokens: NUM_BLOCKS * BLOCK_SIZE, max_sequences: NUM_BLOCKS };
-        GpuDecoder::new(self.config.clone(), &self.weights, cache, limits, Emulated::default()).unwrap()
+        gpu_decoder(self.config.clone(), &self.weights, cache, limits)
     }
 
     pub(super) fn decoder(&self, cache_dtype: DType) -> Decoder {
@@ -57,6 +57,15 @@ impl Model {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         (0..len).map(|_| rng.random_range(0..self.config.vocab_size as u32)).collect()
     }
+}
+
+fn gpu_decoder(config: Config, weights: &Weights, cache: KvCacheConfig, limits: GpuLimits) -> Box<dyn ForwardPass> {
+    #[cfg(feature = "cuda")]
+    if std::env::var("TRAMONTANE_TEST_DEVICE").is_ok_and(|device| device == "cuda") {
+        let device = tramontane_kernels::gpu::cuda::Cuda::open(0).unwrap();
+        return Box::new(GpuDecoder::new(config, weights, cache, limits, device).unwrap());
+    }
+    Box::new(GpuDecoder::new(config, weights, cache, limits, Emulated::default()).unwrap())
 }
 
 fn pick<T: Copy>(rng: &mut impl Rng, from: &[T]) -> T {

@@ -1,0 +1,342 @@
+//! What a decode step and a prefill cost on a GPU, and how near its kernels come to what the card can do.
+//!
+//! `cargo bench --features cuda --bench gpu -- OUT.json` measures random bf16 weights of the shape of Mistral 7B v0.3 and
+//! writes flat keys; `--emulated` instead of the file runs the same code on the emulated device with a shape that takes
+//! seconds, whose times mean nothing: it shows that the measuring works.
+//!
+//! Times are of whole calls: the inputs' upload, the replayed graph, and logits in the host's memory.
+
+#![allow(missing_docs, reason = "a program")]
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Tensor};
+use half::bf16;
+use tramontane::model::config::{AttentionConfig, Config, FeedForwardConfig, RopeConfig, RopeScaling};
+use tramontane::model::gpu::{GpuDecoder, GpuLimits};
+use tramontane::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, Weights};
+use tramontane::model::{ForwardPass, KvCacheConfig};
+use tramontane::types::{Batch, BatchSequence};
+use tramontane_kernels::gpu::{Device, DevicePointer, Float16};
+use tramontane_kernels::linear::cuda::{Epilogue, Family, Linear};
+
+const BLOCK_SIZE: usize = 16;
+/// Of each measurement, after a first call that is not counted.
+const REPEATS: usize = 10;
+
+/// What is measured on which shape.
+struct Plan {
+    config: Config,
+    /// Sequences and context of decode steps.
+    decode: Vec<(usize, usize)>,
+    /// Tokens of prompts.
+    prefill: Vec<usize>,
+    /// Bytes of the copy whose bandwidth is the ceiling.
+    copy_bytes: usize,
+    /// Rows of the square product whose rate is the ceiling.
+    product: usize,
+}
+
+/// Flat keys and what was measured.
+type Results = BTreeMap<String, f64>;
+
+fn main() {
+    let asked: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match asked.as_slice() {
+        [emulated] if emulated == "--emulated" => {
+            let results = measure(tramontane_kernels::gpu::Emulated::default, &tiny());
+            println!("{}", serde_json::to_string_pretty(&results).expect("numbers"));
+        }
+        #[cfg(feature = "cuda")]
+        [out] => on_cuda(out),
+        _ => println!("nothing measured: give --emulated, or with the feature cuda a file for the results"),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn on_cuda(out: &str) {
+    use tramontane_kernels::gpu::cuda::{self, Cuda};
+    let card = cuda::properties(0).expect("a GPU");
+    let results = measure(|| Cuda::open(0).expect("a GPU"), &mistral_7b());
+    let mut report = serde_json::json!({
+        "card": card.name,
+        "driver_cuda": card.driver,
+        "memory_bytes": card.total_memory,
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    for (key, value) in results {
+        report[key] = value.into();
+    }
+    std::fs::write(out, serde_json::to_string_pretty(&report).expect("numbers") + "\n").expect("the file for results");
+}
+
+/// Kernels alone on one device, then the decoder on another, which has the first one's memory again.
+fn measure<D: Device + Send>(open: impl Fn() -> D, plan: &Plan) -> Results
+where
+    D::Graph: Send,
+{
+    let mut results = Results::new();
+    kernels(&open(), plan, &mut results);
+    decoder(open(), plan, &mut results);
+    results
+}
+
+/// The ceilings, and the products of a decode step of one row.
+fn kernels(device: &impl Device, plan: &Plan, results: &mut Results) {
+    let copy = copy_gb_s(device, plan.copy_bytes);
+    results.insert("copy_gb_s".to_owned(), copy);
+    let n = plan.product;
+    let seconds = product_seconds(device, (n, n, n), Family::Tiled, 1);
+    results.insert("matmul_bf16_tflop_s".to_owned(), 2.0 * (n as f64).powi(3) / seconds / 1e12);
+    let config = &plan.config;
+    let (hidden, width) = (config.hidden_size, config.feed_forward.intermediate_size);
+    let attention = &config.attention;
+    let q_width = attention.num_attention_heads * attention.head_dim;
+    let qkv_width = q_width + 2 * attention.num_key_value_heads * attention.head_dim;
+    for (name, in_features, out_features) in [
+        ("qkv_proj", hidden, qkv_width),
+        ("o_proj", q_width, hidden),
+        ("gate_up_proj", hidden, 2 * width),
+        ("down_proj", width, hidden),
+        ("lm_head", hidden, config.vocab_size),
+    ] {
+        let bytes = in_features * out_features * Float16::BYTES;
+        // More copies of the weight than fit into a cache.
+        let copies = (plan.copy_bytes / bytes).clamp(1, 16);
+        let seconds = product_seconds(device, (1, in_features, out_features), Family::Streamed, copies);
+        let rate = bytes as f64 / seconds / 1e9;
+        results.insert(format!("gemv_gb_s.{name}"), rate);
+        // A copy reads and writes, a product reads.
+        results.insert(format!("gemv_fraction.{name}"), rate / copy);
+    }
+}
+
+/// Bytes read and written per second by the kernel that gathers rows, all of them in order.
+fn copy_gb_s(device: &impl Device, bytes: usize) -> f64 {
+    use tramontane_kernels::embedding::cuda::GatherRows;
+    let (width, element_bytes) = (4096, 4);
+    let rows = bytes / (width * element_bytes);
+    let (x, out) = (allocate(device, bytes), allocate(device, bytes));
+    let order: Vec<u32> = (0..rows as u32).collect();
+    let indices = upload(device, bytemuck::cast_slice(&order));
+    let launch = GatherRows { x, indices, out, size: rows, width, rows, element_bytes }.launch();
+    2.0 * bytes as f64 / graph_seconds(device, &[launch], 1) / 1e9
+}
+
+/// Of one product, rotating through copies of the weight.
+fn product_seconds(
+    device: &impl Device,
+    (rows, in_features, out_features): (usize, usize, usize),
+    family: Family,
+    copies: usize,
+) -> f64 {
+    let x = allocate(device, rows * in_features * Float16::BYTES);
+    let out = allocate(device, rows * out_features * 4);
+    let launches: Vec<_> = (0..copies)
+        .flat_map(|_| {
+            let weight = allocate(device, in_features * out_features * Float16::BYTES);
+            let (epilogue, dtype) = (Epilogue::StoreF32, Float16::Bf16);
+            Linear { x, weight, out, rows, in_features, out_features, epilogue, dtype }.launches(family)
+        })
+        .collect();
+    graph_seconds(device, &launches, copies)
+}
+
+/// Of one of `parts` equal parts of some launches.
+#[expect(unsafe_code, reason = "device memory is addressed by number")]
+fn graph_seconds(device: &impl Device, launches: &[tramontane_kernels::gpu::Launch], parts: usize) -> f64 {
+    let wait = allocate(device, 4);
+    let run = |graph: &_, times: usize| {
+        // SAFETY: the launches are on memory of their sizes.
+        unsafe {
+            for _ in 0..times {
+                device.replay(graph).expect("a launch");
+            }
+            device.download(wait, &mut [0; 4]).expect("a copy");
+        }
+    };
+    // SAFETY: as above.
+    let graph = unsafe { device.record(launches) }.expect("a recording");
+    run(&graph, 1);
+    let started = Instant::now();
+    run(&graph, REPEATS);
+    started.elapsed().as_secs_f64() / (REPEATS * parts) as f64
+}
+
+/// Decode steps and prefills of the whole model.
+fn decoder<D: Device + Send>(device: D, plan: &Plan, results: &mut Results)
+where
+    D::Graph: Send,
+{
+    let longest = plan.decode.iter().map(|&(_, context)| context).chain(plan.prefill.iter().copied()).max();
+    let tokens = plan.decode.iter().map(|&(n, context)| n * context.next_multiple_of(BLOCK_SIZE)).max();
+    let (longest, tokens) = (longest.unwrap_or(1), tokens.unwrap_or(1));
+    let config = Config { max_position_embeddings: longest, ..plan.config.clone() };
+    let num_blocks = tokens.max(longest).div_ceil(BLOCK_SIZE);
+    let cache = KvCacheConfig { num_blocks, block_size: BLOCK_SIZE, dtype: DType::BF16 };
+    let limits = GpuLimits { max_tokens: longest, max_sequences: 256 };
+    let weights = weights(&config);
+    let started = Instant::now();
+    let mut decoder = GpuDecoder::new(config, &weights, cache, limits, device).expect("a decoder");
+    results.insert("upload_s".to_owned(), started.elapsed().as_secs_f64());
+    drop(weights);
+    for &(n, context) in &plan.decode {
+        let milliseconds = forward_ms(&mut decoder, &decode_batch(n, context));
+        results.insert(format!("decode_ms.b{n}.{}", short(context)), milliseconds);
+    }
+    for &tokens in &plan.prefill {
+        let milliseconds = forward_ms(&mut decoder, &prefill_batch(tokens));
+        results.insert(format!("prefill_ms.{}", short(tokens)), milliseconds);
+    }
+}
+
+/// The median of some calls.
+fn forward_ms(decoder: &mut dyn ForwardPass, batch: &Batch) -> f64 {
+    decoder.forward(batch).expect("a step");
+    let mut times: Vec<Duration> = (0..REPEATS)
+        .map(|_| {
+            let started = Instant::now();
+            decoder.forward(batch).expect("a step");
+            started.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[REPEATS / 2].as_secs_f64() * 1e3
+}
+
+/// A token for each of `n` sequences, whose keys and values are zeros.
+fn decode_batch(n: usize, context: usize) -> Batch {
+    let blocks = context.div_ceil(BLOCK_SIZE);
+    let mut batch = Batch::default();
+    for sequence in 0..n {
+        let block_table: Vec<u32> = (0..blocks).map(|block| (sequence * blocks + block) as u32).collect();
+        let last = context - 1;
+        batch.token_ids.push(1);
+        batch.positions.push(last as u32);
+        batch.slots.push(block_table[last / BLOCK_SIZE] * BLOCK_SIZE as u32 + (last % BLOCK_SIZE) as u32);
+        batch.output_rows.push(sequence as u32);
+        batch.sequences.push(BatchSequence {
+            query_start: sequence,
+            query_len: 1,
+            context_len: context,
+            block_table,
+            generated: 1,
+        });
+    }
+    batch
+}
+
+/// A prompt in one go, of which the last token's logits are wanted.
+fn prefill_batch(tokens: usize) -> Batch {
+    Batch {
+        token_ids: vec![1; tokens],
+        positions: (0..tokens as u32).collect(),
+        slots: (0..tokens as u32).collect(),
+        sequences: vec![BatchSequence {
+            query_start: 0,
+            query_len: tokens,
+            context_len: tokens,
+            block_table: (0..tokens.div_ceil(BLOCK_SIZE) as u32).collect(),
+            generated: 0,
+        }],
+        output_rows: vec![tokens as u32 - 1],
+    }
+}
+
+fn short(tokens: usize) -> String {
+    if tokens.is_multiple_of(1024) { format!("{}k", tokens / 1024) } else { tokens.to_string() }
+}
+
+/// Small numbers without a pattern that a row could be guessed from.
+fn weights(config: &Config) -> Weights {
+    let device = candle_core::Device::Cpu;
+    let pattern: Vec<bf16> =
+        (0..1 << 20).map(|i: u32| bf16::from_f32((i.wrapping_mul(2_654_435_761) >> 8) as f32 / 1.7e7 * 0.04 - 0.02)).collect();
+    let matrix = |rows: usize, columns: usize| {
+        let values: Vec<bf16> = pattern.iter().cycle().take(rows * columns).copied().collect();
+        Tensor::from_vec(values, (rows, columns), &device).expect("a matrix")
+    };
+    let norm = || Tensor::ones(config.hidden_size, DType::F32, &device).expect("a vector");
+    let (hidden, width) = (config.hidden_size, config.feed_forward.intermediate_size);
+    let attention = &config.attention;
+    let q_width = attention.num_attention_heads * attention.head_dim;
+    let kv_width = attention.num_key_value_heads * attention.head_dim;
+    // All layers share their tensors on the host; on the device each has its own.
+    let layer = LayerWeights {
+        input_layernorm: norm(),
+        qkv_proj: matrix(q_width + 2 * kv_width, hidden),
+        o_proj: matrix(hidden, q_width),
+        post_attention_layernorm: norm(),
+        feed_forward: FeedForwardWeights::Dense(SwiGluWeights {
+            gate_up_proj: matrix(2 * width, hidden),
+            down_proj: matrix(hidden, width),
+        }),
+    };
+    Weights {
+        embed_tokens: matrix(config.vocab_size, hidden),
+        layers: vec![layer; config.num_hidden_layers],
+        norm: norm(),
+        lm_head: matrix(config.vocab_size, hidden),
+    }
+}
+
+/// Mistral 7B v0.3.
+#[cfg(feature = "cuda")]
+fn mistral_7b() -> Plan {
+    let long = [1, 8, 32].map(|n| (n, 8192));
+    let decode = [1, 8, 32, 128, 256].map(|n| (n, 1024)).into_iter().chain(long).collect();
+    Plan {
+        config: config((32_768, 4096, 32), (32, 8, 128), 14_336),
+        decode,
+        prefill: vec![128, 1024, 8192],
+        copy_bytes: 2 << 30,
+        product: 8192,
+    }
+}
+
+fn tiny() -> Plan {
+    Plan {
+        config: config((512, 64, 2), (4, 2, 32), 96),
+        decode: vec![(1, 40), (3, 40)],
+        prefill: vec![24],
+        copy_bytes: 64 << 10,
+        product: 64,
+    }
+}
+
+fn config(
+    (vocab_size, hidden_size, num_hidden_layers): (usize, usize, usize),
+    (num_attention_heads, num_key_value_heads, head_dim): (usize, usize, usize),
+    intermediate_size: usize,
+) -> Config {
+    Config {
+        vocab_size,
+        hidden_size,
+        num_hidden_layers,
+        attention: AttentionConfig {
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            windows: vec![None; num_hidden_layers],
+            temperature: None,
+        },
+        feed_forward: FeedForwardConfig { intermediate_size, experts: None },
+        rms_norm_eps: 1e-5,
+        rope: RopeConfig { theta: 1e6, scaling: RopeScaling::None },
+        tie_word_embeddings: false,
+        max_position_embeddings: 32_768,
+    }
+}
+
+fn allocate(device: &impl Device, bytes: usize) -> DevicePointer {
+    device.allocate(bytes).expect("memory")
+}
+
+#[expect(unsafe_code, reason = "device memory is addressed by number")]
+fn upload(device: &impl Device, bytes: &[u8]) -> DevicePointer {
+    let pointer = allocate(device, bytes.len());
+    // SAFETY: the allocation is as long as the bytes.
+    unsafe { device.upload(pointer, bytes) }.expect("a copy");
+    pointer
+}
