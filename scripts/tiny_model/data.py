@@ -17,10 +17,10 @@ import skills_text
 import skills_tools
 from words import Pool
 
-MIX = {"extract": 20, "refuse": 14, "json": 18, "tool_call": 18, "tool_answer": 6,
-       "system": 7, "two_turn": 7, "small_talk": 4, "off_topic": 3, "repeat": 3, "list": 12}
+MIX = {"extract": 20, "refuse": 22, "json": 24, "tool_call": 18, "tool_answer": 5,
+       "system": 5, "two_turn": 6, "small_talk": 2, "off_topic": 2, "repeat": 2, "list": 5}
 EARLY_MIX = {**MIX, "repeat": 12}  # while copying is being learnt
-FOREIGN_SHARE = {"json": 0.2, "tool_call": 0.15, "tool_answer": 0.15, "repeat": 0.2, "list": 0.2}  # else 0.25
+FOREIGN_SHARE = 0.16
 TEXT_SKILLS = {"extract": skills_text.extract, "refuse": skills_text.refuse, "json": skills_text.extract_json,
                "system": skills_text.system_prompt, "two_turn": skills_text.two_turns,
                "small_talk": skills_text.small_talk, "off_topic": skills_text.off_topic, "list": skills_text.json_list}
@@ -31,7 +31,7 @@ def generate(split, seed, index, level=1.0, skill=None, language=None):
     if skill is None:
         mix = EARLY_MIX if level < 0.3 else MIX
         skill = rng.choices(list(mix), list(mix.values()))[0]
-    foreign = rng.random() < FOREIGN_SHARE.get(skill, 0.25)
+    foreign = rng.random() < FOREIGN_SHARE
     language = language or (rng.choice(("fr", "de", "es", "it")) if foreign else "en")
     scene = skills_text.Scene(rng, _pool(split), language, level)
     request = {}

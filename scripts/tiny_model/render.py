@@ -55,12 +55,13 @@ class Renderer:
         """(tokens, mask): the mask is True where a token is to be predicted.
 
         Earlier assistant turns count too when neither tools nor a system prompt move to the last
-        user message, for then they are rendered just as they were when it was their turn.
+        user message, for then they are rendered just as they were when it was their turn. The one
+        layout that no template writes: `more` requests follow a call at once, without its result,
+        so that the definitions of the tools, most of the tokens, serve several times.
         """
-        request = sample["request"]
+        request, expected = sample["request"], sample["expected"]
         prompt = self.prompt(request)
-        answer = self.answer(answer_message(sample["expected"]))
-        mask = [False] * len(prompt) + [True] * len(answer)
+        mask = [False] * len(prompt)
         if not request.get("tools") and request["messages"][0]["role"] != "system":
             inside = False
             for index, token in enumerate(prompt):
@@ -70,7 +71,15 @@ class Renderer:
                     inside = True
                 elif token == EOS:
                     inside = False
-        return prompt + answer, mask
+        tokens = prompt
+        for part, predicted in [(self.answer(answer_message(expected)), True), *self._more(expected.get("more", ()))]:
+            tokens, mask = tokens + part, mask + [predicted] * len(part)
+        return tokens, mask
+
+    def _more(self, requests):
+        for content, calls in requests:
+            yield [INST, *self.model.encode(content), END_INST], False
+            yield self.answer(answer_message({"tool_calls": calls})), True
 
     def decode(self, tokens):
         return self.model.decode([t for t in tokens if t > 9])

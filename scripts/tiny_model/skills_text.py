@@ -59,11 +59,12 @@ def refuse(scene):
 def extract_json(scene):
     """In training often several requests about one passage: more is learnt from as many tokens."""
     rng = scene.rng
-    passage = make_passage(scene, entities=rng.choices((1, 2), (80, 20))[0], most=5)
+    two = 0.4 if scene.pool.split == "train" else 0.2  # from two entities more is learnt
+    passage = make_passage(scene, entities=2 if rng.random() < two else 1, most=4)
     content, answer = _json_request(scene, passage)
     messages = [_user(content.replace("{p}", passage.text))]
     if scene.pool.split == "train":
-        for _ in range(rng.choice((0, 0, 1, 2))):
+        for _ in range(rng.choice((0, 1, 2, 3))):
             content, next_answer = _json_request(scene, passage)
             messages += [_assistant(answer), _user(content.replace("{p}", "").strip(" \n:"))]
             answer = next_answer
@@ -75,7 +76,7 @@ def _json_request(scene, passage):
     rng, phrases = scene.rng, scene.phrases
     entity = rng.choice(list(passage.facts))
     known = passage.facts[entity]
-    wanted = rng.sample(list(known), rng.randint(1, min(4, len(known))))
+    wanted = rng.sample(list(known), rng.randint(1, min(3, len(known))))
     missing = [key for key in passage.rows if key not in known]
     if missing and rng.random() < 0.4:
         wanted += rng.sample(missing, rng.choice((1, 1, min(2, len(missing)))))
@@ -211,13 +212,14 @@ def _sentences(scene, kind, entity, rows, values):
 def _passage_conversation(scene, answerable, turns):
     """`turns` questions about one passage; in training mostly many more: each teaches as much as the first."""
     rng, phrases = scene.rng, scene.phrases
-    passage = make_passage(scene)
-    if scene.pool.split == "train" and turns == 1 and rng.random() < 0.75:
+    many = scene.pool.split == "train" and turns == 1 and rng.random() < 0.75
+    passage = make_passage(scene, entities=rng.choices((1, 2, 3), (35, 50, 15))[0] if many else None)
+    if many:
         turns = rng.randint(3, 9)
     messages, seen = [], set()
     for turn in range(turns):
         last = turn == turns - 1
-        can = answerable if last else rng.random() < 0.7
+        can = answerable if last else rng.random() < 0.55
         for _ in range(6):  # the same question again would be answered from the conversation
             entity, row = (_answerable if can else _unanswerable)(scene, passage)
             if (entity, row[KEY]) not in seen:

@@ -4,7 +4,10 @@ Each public function takes a `Scene` and returns (messages, tools, expected). In
 offered tools never contain two that fit the request. Knows nothing of tokens.
 """
 
+import dataclasses
+import functools
 import json
+from collections.abc import Callable
 
 from tool_catalog import (ENUMS, ERRORS, FOREIGN_REQUESTS, INTEGER_KINDS, INTENTS, LEADS, NOUNS, RESULT_FIELDS,
                           SLOTS, VERBS)
@@ -17,14 +20,22 @@ ERROR_WORDS = {"en": "The tool reported an error: ", "fr": "L'outil a signalé u
                "es": "La herramienta informó de un error: ", "it": "Lo strumento ha segnalato un errore: "}
 
 
+@dataclasses.dataclass
+class Offered:
+    tool: dict
+    ask: Callable  # () -> (message that asks for this tool, expected calls); None where no phrase is known for it
+
+
 def tool_call(scene):
-    content, tools, calls = _request(scene)
-    return [{"role": "user", "content": content}], tools, {"tool_calls": calls}
+    """In training often with `more` requests, as (message, calls), for the same tools: see render.py."""
+    number = scene.rng.choice((1, 1, 2, 3, 4)) if scene.pool.split == "train" else 1
+    tools, ((content, calls), *more) = _requests(scene, number)
+    return [{"role": "user", "content": content}], tools, {"tool_calls": calls, "more": more}
 
 
 def tool_answer(scene):
     rng = scene.rng
-    content, tools, calls = _request(scene)
+    tools, [(content, calls)] = _requests(scene, 1)
     messages = [{"role": "user", "content": content}]
     identifiers = ["".join(rng.choices(ALPHABET, k=9)) if rng.random() < 0.5 else f"call{i + 1:05}" for i in range(len(calls))]
     messages.append({"role": "assistant", "content": "", "tool_calls": [
@@ -46,33 +57,48 @@ def tool_answer(scene):
 
 def offered_in_vain(scene):
     """Tools for a request that needs none."""
-    return _offer(scene, [])[0]
+    return [offered.tool for offered in _offer(scene)]
 
 
-def _request(scene):
-    """(message, tools, calls) for one request; a few ask for two calls of one tool."""
+def _requests(scene, number):
+    """(tools, [(message, calls)]): so many requests, each for one of the offered tools."""
+    offered = _offer(scene)
+    asked = [o for o in offered if o.ask]
+    return [o.tool for o in offered], [scene.rng.choice(asked).ask() for _ in range(number)]
+
+
+def _offer(scene):
+    """One to three tools with different names and purposes, shuffled; at least one can be asked for."""
     rng = scene.rng
-    foreign = scene.language != "en"
-    if not foreign and rng.random() < 0.25:
-        intent, tool, spelled, slots = _composed(scene)
-        content = rng.choice(LEADS)
-        if rng.random() < 0.5:
-            rng.shuffle(slots)
-        phrases = {slot: rng.choice(SLOTS[slot][1]) for slot in slots}
-        values = {slot: _value(scene, tool, spelled[slot], SLOTS[slot][0].kind) for slot in slots}
-        words = " ".join(phrases[slot].replace("{v}", values[slot][0]) for slot in slots)
-        verb, noun = intent
-        content = content.format(verb=verb, Verb=verb.capitalize(), noun=noun, slots=words)
-        near = [_composed(scene, verb=verb if rng.random() < 0.5 else None)[1] for _ in range(rng.choice((0, 1, 1, 2)))]
-        near = [t for t in near if t["function"]["description"] != tool["function"]["description"]]
-        tools, _ = _offer(scene, [tool, *near])
-        return content, tools, [_call(tool, {spelled[s]: values[s][1] for s in slots})]
-    choices = [i for i in COMMON if i.names[0] in FOREIGN_REQUESTS] if foreign else COMMON
+    first = _composed if scene.language == "en" and rng.random() < 0.1 else _common
+    wanted = rng.choices((1, 2, 3), (45, 35, 20) if scene.level > 0.3 else (60, 40, 0))[0]
+    offered, taken = [], set()
+    while len(offered) < wanted:
+        make = first if not offered or first is _composed and rng.random() < 0.5 else _common
+        one, purpose = make(scene, must_ask=not offered)
+        if not taken & {purpose, one.tool["function"]["name"]}:
+            taken |= {purpose, one.tool["function"]["name"]}
+            offered.append(one)
+    rng.shuffle(offered)
+    return offered
+
+
+def _common(scene, must_ask):
+    """(a tool of the catalogue, its purpose)"""
+    rng, foreign = scene.rng, scene.language != "en"
+    choices = [i for i in COMMON if i.names[0] in FOREIGN_REQUESTS] if foreign and must_ask else COMMON
     intent = COMMON[0] if rng.random() < 0.12 else rng.choice(choices)
     tool, spelled = _spell(scene, intent)
-    templates = FOREIGN_REQUESTS[intent.names[0]][scene.language] if foreign else intent.requests
-    template = rng.choice(templates[:MOST_REQUESTS])
-    twice = not foreign and intent is COMMON[0] and rng.random() < 0.3
+    requests = FOREIGN_REQUESTS.get(intent.names[0], {}).get(scene.language) if foreign else intent.requests
+    ask = functools.partial(_ask_common, scene, intent, tool, spelled, requests) if requests else None
+    return Offered(tool, ask), intent.names[0]
+
+
+def _ask_common(scene, intent, tool, spelled, requests):
+    """One request, a few ask for two calls."""
+    rng = scene.rng
+    template = rng.choice(requests[:MOST_REQUESTS])
+    twice = scene.language == "en" and intent is COMMON[0] and rng.random() < 0.3
     if twice:
         template = rng.choice(("What is the weather in {city} and in {other}?", "Compare the weather in {city} and {other}.", "Weather in {city} and in {other}, please."))
     values = {slot: _value(scene, tool, spelled[slot], param.kind) for slot, param in intent.params.items() if f"{{{slot}}}" in template}
@@ -84,8 +110,7 @@ def _request(scene):
         written, value = _value(scene, tool, spelled["city"], "place")
         content = content.replace("{other}", written)
         calls.append(_call(tool, {spelled["city"]: value}))
-    tools, _ = _offer(scene, [tool], intent)
-    return content, tools, calls
+    return content, calls
 
 
 def _call(tool, arguments):
@@ -93,46 +118,39 @@ def _call(tool, arguments):
     return {"name": tool["function"]["name"], "arguments": {k: arguments[k] for k in order if k in arguments}}
 
 
-def _offer(scene, tools, intent=None):
-    """The needed tools and up to three others, shuffled."""
-    rng, tools = scene.rng, list(tools)
-    wanted = max(len(tools), rng.choices((1, 2, 3, 4), (45, 35, 20, 0) if scene.level > 0.3 else (60, 40, 0, 0))[0])
-    names = {t["function"]["name"] for t in tools}
-    intents = {intent.names[0]} if intent else set()
-    while len(tools) < wanted:
-        other = rng.choice(COMMON)
-        tool, _ = _spell(scene, other)
-        if other.names[0] not in intents and tool["function"]["name"] not in names:
-            intents.add(other.names[0])
-            names.add(tool["function"]["name"])
-            tools.append(tool)
-    rng.shuffle(tools)
-    return tools, intents
-
-
 def _spell(scene, intent):
     """A tool's definition, and how its slots are called in it."""
     rng = scene.rng
     name = rng.choice(intent.names)
-    if rng.random() < 0.12:
+    if rng.random() < 0.03:
         name = scene.pool.identifier(rng, rng.choice((1, 2)))
     return _definition(scene, name, rng.choice(intent.descriptions[:2]), intent.params)
 
 
-def _composed(scene, verb=None):
+def _composed(scene, must_ask):
+    """(a tool "<verb>_<noun>", its purpose)"""
     rng = scene.rng
-    verb, noun = verb or rng.choice(VERBS), rng.choice(NOUNS)
+    verb, noun = rng.choice(VERBS), rng.choice(NOUNS)
     name = rng.choices((f"{verb}_{noun}", f"{noun}_{verb}", f"{verb}{noun.capitalize()}", f"do_{verb}_{noun}"), (60, 15, 15, 10))[0]
     slots = rng.sample(list(SLOTS), rng.choice((1, 1, 2, 2, 3)))
     description = rng.choice((f"{verb.capitalize()} a {noun}", f"{verb.capitalize()} the {noun}", f"Use this to {verb} a {noun}"))
     tool, spelled = _definition(scene, name, description, {slot: SLOTS[slot][0] for slot in slots})
-    return (verb, noun), tool, spelled, slots
+    return Offered(tool, functools.partial(_ask_composed, scene, verb, noun, tool, spelled, slots)), (verb, noun)
+
+
+def _ask_composed(scene, verb, noun, tool, spelled, slots):
+    rng = scene.rng
+    slots = rng.sample(slots, len(slots)) if rng.random() < 0.5 else slots
+    values = {slot: _value(scene, tool, spelled[slot], SLOTS[slot][0].kind) for slot in slots}
+    words = " ".join(rng.choice(SLOTS[slot][1]).replace("{v}", values[slot][0]) for slot in slots)
+    content = rng.choice(LEADS).format(verb=verb, Verb=verb.capitalize(), noun=noun, slots=words)
+    return content, [_call(tool, {spelled[slot]: values[slot][1] for slot in slots})]
 
 
 def _definition(scene, name, description, params):
     rng = scene.rng
     properties, spelled, required = {}, {}, []
-    described, random_names = rng.random() < 0.7, rng.random() < 0.05
+    described, random_names = rng.random() < 0.7, rng.random() < 0.02
     for slot, param in params.items():
         key = rng.choice(param.names)
         while key in properties:

@@ -136,8 +136,8 @@ FOREIGN_REQUESTS = {
 }
 
 # Composed tools: "<verb>_<noun>" with parameters in any combination.
-VERBS = "cancel create delete update find print close approve share start stop book check assign reset review".split()
-NOUNS = "invoice reservation report account file project task note user device meeting room ticket customer visit document".split()
+VERBS = "cancel create delete update find print close approve share start".split()
+NOUNS = "invoice report account file project task user device meeting document".split()
 SLOTS = {
     "person": (_p("customer|owner|name|user|assignee", "person", "Name of the person"), ["for {v}", "of {v}"]),
     "code": (_p("code|id|reference|number", "code", "The identifier"), ["with the code {v}", "with the id {v}", "number {v}"]),

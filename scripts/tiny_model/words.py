@@ -2,13 +2,15 @@
 
 Main type: `Pool`, one per split ("train" or "heldout"). Invariant: the syllables of the two splits
 are disjoint, so a held-out name was never seen in training. Closed word lists (colours, dishes, jobs)
-are shared. Words are such that quotes around them change no more than the first token's leading space:
-to learn how every word is spelled otherwise takes a larger model. Knows nothing of skills or of chat
-messages.
+are shared. Words are such that quotes around them change no more than the first token's leading space,
+and made of tokens that are common in the words of "train": to learn how any word is spelled takes a
+larger model. Knows nothing of skills or of chat messages.
 """
 
+import collections
 import functools
 import pathlib
+import random
 import zlib
 
 TOKENIZER_PATH = pathlib.Path(__file__).resolve().parents[2] / "models/tiny/tokenizer.model.v3"
@@ -18,6 +20,7 @@ NUCLEI = "a e i o u ai ea io".split()
 CODAS = "l m n r s t x th nd rk sk ld".split()
 COMPANY_ENDINGS = ["Ltd", "Systems", "Group", "Labs", "Works", "Foods", "Energy"]
 HELDOUT_SHARE = 5  # one syllable in five is kept for evaluation
+COMMON_SHARE = 0.001  # a token is common if so many words have it in this place: as the first one, or later
 
 
 def is_heldout(text):
@@ -38,6 +41,25 @@ def quotes_alike(text):
     spaced = _tokenizer().encode(text, out_type=str)
     quoted = _tokenizer().encode(f'"{text}"', out_type=str)
     return quoted[1:-1] == [spaced[0].removeprefix("\u2581"), *spaced[1:]]
+
+
+def _tokens_in_quotes(word):
+    first, *rest = _tokenizer().encode(f'"{word}"', out_type=str)[1:-1]
+    return [("first", first)] + [("later", token) for token in rest]
+
+
+@functools.cache
+def _common_tokens():
+    """(place, token) of the tokens of which all words of both splits are made."""
+    pool, rng, drawn = Pool("train"), random.Random("common tokens"), 20_000
+    words = (pool.spelled(rng, rng.choice((str.capitalize, str.lower))) for _ in range(drawn))
+    counts = collections.Counter(token for word in words if quotes_alike(word) for token in _tokens_in_quotes(word))
+    return {token for token, count in counts.items() if count >= COMMON_SHARE * drawn}
+
+
+@functools.cache
+def is_easily_spelled(word):
+    return quotes_alike(word) and _common_tokens().issuperset(_tokens_in_quotes(word))
 
 
 class Pool:
@@ -61,12 +83,16 @@ class Pool:
 
     def _drawn(self, rng, spell):
         while True:
-            parts = [rng.choice(self.open_syllables) for _ in range(rng.choice((0, 0, 1, 1, 1, 2)))]
-            parts.append(rng.choice(self.closed_syllables))
-            if rng.random() < 0.25:
-                parts.append(rng.choice("aeio"))
-            if quotes_alike(word := spell("".join(parts))):
+            if is_easily_spelled(word := self.spelled(rng, spell)):
                 return word
+
+    def spelled(self, rng, spell):
+        """Any word of this split's syllables, in the case that `spell` gives it."""
+        parts = [rng.choice(self.open_syllables) for _ in range(rng.choice((0, 0, 1, 1, 1, 2)))]
+        parts.append(rng.choice(self.closed_syllables))
+        if rng.random() < 0.25:
+            parts.append(rng.choice("aeio"))
+        return spell("".join(parts))
 
     def person(self, rng):
         if rng.random() < 0.12:
@@ -91,13 +117,15 @@ class Pool:
         return f"{self.word(rng)} {rng.choice('ABCDEFGHKLMNPRSTXZ')}{rng.randint(2, 990)}"
 
     def code(self, rng):
-        letters = "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(rng.randint(1, 3)))
-        digits = rng.randint(10, 99999)
-        return rng.choice((f"{letters}-{digits}", f"{letters}{digits}", f"{digits}-{letters}"))
+        letter, digits = rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ"), rng.randint(10, 99999)
+        return rng.choice((f"{letter}-{digits}", f"{letter}{digits}", f"{digits}-{letter}"))
+
+    def email(self, rng):
+        return f"{self.plain_word(rng)}{rng.choice(('', rng.randint(1, 99)))}@example.com"
 
     def value(self, rng, kind, phrases):
         """A value of `kind` as text. `phrases` gives the language's months, units and word lists."""
-        if kind in ("person", "place", "company", "code", "machine"):
+        if kind in ("person", "place", "company", "code", "email", "machine"):
             return getattr(self, kind)(rng)
         if kind == "name":
             return self.word(rng)
@@ -124,6 +152,5 @@ NUMERIC_KINDS = {
     "weight": lambda rng, _: f"{rng.randint(2, 400)} kg",
     "temperature": lambda rng, p: f"{rng.randint(20, 400)} {p['degrees']}",
     "room": lambda rng, _: str(rng.randint(2, 799)),
-    "email": lambda rng, _: f"{''.join(rng.choice('abcdefghijklmnoprstuvz') for _ in range(rng.randint(3, 7)))}{rng.randint(1, 99)}@example.com",
 }
 INTEGER_KINDS = ("age", "year", "count", "room")

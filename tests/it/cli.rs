@@ -5,6 +5,7 @@ mod hub;
 mod pull;
 mod serve;
 mod terminal;
+mod tiny;
 
 use std::{
     path::Path,

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{check_failure, checkpoint, hub, run, tramontane};
 
 /// A server that logs JSON; killed when dropped.
-struct Server {
+pub(super) struct Server {
     process: Child,
     log: BufReader<std::process::ChildStderr>,
     address: String,
@@ -20,7 +20,7 @@ struct Server {
 
 impl Server {
     /// Starts it and waits until it says that it is ready.
-    fn start(model: &Path, arguments: &[&str]) -> Server {
+    pub(super) fn start(model: &Path, arguments: &[&str]) -> Server {
         let mut command = tramontane(&["serve", model.to_str().unwrap(), "--bind", "127.0.0.1:0"]);
         let mut process = command.args(arguments).stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(process.stderr.take().unwrap());
@@ -52,7 +52,7 @@ impl Server {
         answer(self.connect(&format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")))
     }
 
-    fn post(&self, path: &str, body: &str) -> TcpStream {
+    pub(super) fn post(&self, path: &str, body: &str) -> TcpStream {
         let head = "Host: test\r\nConnection: close\r\nContent-Type: application/json";
         let length = body.len();
         self.connect(&format!("POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}"))
