@@ -251,8 +251,9 @@ fn short(tokens: usize) -> String {
 /// Small numbers without a pattern that a row could be guessed from.
 fn weights(config: &Config) -> Weights {
     let device = candle_core::Device::Cpu;
-    let pattern: Vec<bf16> =
-        (0..1 << 20).map(|i: u32| bf16::from_f32((i.wrapping_mul(2_654_435_761) >> 8) as f32 / 1.7e7 * 0.04 - 0.02)).collect();
+    let pattern: Vec<bf16> = (0..1 << 20)
+        .map(|i: u32| bf16::from_f32((i.wrapping_mul(2_654_435_761) >> 8) as f32 / 1.7e7 * 0.04 - 0.02))
+        .collect();
     let matrix = |rows: usize, columns: usize| {
         let values: Vec<bf16> = pattern.iter().cycle().take(rows * columns).copied().collect();
         Tensor::from_vec(values, (rows, columns), &device).expect("a matrix")

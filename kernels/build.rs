@@ -6,11 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Machine code for A100 and its kin and for H100 and H200; what is later gets it from the intermediate code.
-const TARGETS: [&str; 3] = [
-    "arch=compute_80,code=sm_80",
-    "arch=compute_90a,code=sm_90a",
-    "arch=compute_80,code=compute_80",
-];
+const TARGETS: [&str; 3] =
+    ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_80,code=compute_80"];
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -24,7 +24,8 @@ pub use error::ConfigError;
 pub use layers::{Origin, Resolved};
 pub use units::{ByteSize, Span};
 pub use values::{
-    ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, ModelName, Names, Switch, TemplateChoice, TokenizerVersion,
+    ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, ModelName, Names, Switch, TemplateChoice,
+    TokenizerVersion,
 };
 
 /// The model that is served when none is named.
@@ -212,6 +213,11 @@ fn engine_limits(layers: &mut Layers, steps: &Steps) -> Result<EngineLimits, Con
         max_model_len: layers.take("max_model_len", ContextLength::Auto)?,
         max_running: layers.take_where("max_running", steps.max_running, "at least 1", positive)?,
         max_waiting: layers.take_where("max_waiting", 256, "at least 1", positive)?,
-        max_batched_tokens: layers.take_where("max_batched_tokens", steps.max_batched_tokens, "at least 1", positive)?,
+        max_batched_tokens: layers.take_where(
+            "max_batched_tokens",
+            steps.max_batched_tokens,
+            "at least 1",
+            positive,
+        )?,
     })
 }

@@ -136,8 +136,7 @@ pub fn properties(ordinal: usize) -> Result<Properties, Unusable> {
     let (name, capability, free, total) = described.map_err(failed)?;
     drop(context);
     let driver = version(driver_version()?);
-    let properties =
-        Properties { name, capability, driver, total_memory: total as u64, free_memory: free as u64 };
+    let properties = Properties { name, capability, driver, total_memory: total as u64, free_memory: free as u64 };
     properties.check()?;
     Ok(properties)
 }

@@ -255,7 +255,8 @@ fn fused_swiglu_agrees_with_the_operator() {
 fn refuses_inputs_that_are_no_vectors() {
     let null = DevicePointer::NULL;
     let (rows, in_features, out_features, epilogue, dtype) = (1, 12, 8, Epilogue::Store, Float16::Bf16);
-    Linear { x: null, weight: null, out: null, rows, in_features, out_features, epilogue, dtype }.launches(Family::Streamed);
+    Linear { x: null, weight: null, out: null, rows, in_features, out_features, epilogue, dtype }
+        .launches(Family::Streamed);
 }
 
 /// Little work: `scripts/check-kernels-sanitizers` runs it with a real thread per thread of a block.

@@ -75,7 +75,7 @@ fn check(device: &OnDevice, case: &Case) {
     let cos_sin = case.cos_sin();
     let found = case.run(device, 0);
     let rounding = device.rounding(case.dtype);
-    let mut written = vec![false; NUM_SLOTS];
+    let mut written = [false; NUM_SLOTS];
     for row in 0..ROWS {
         let queries = &found.queries[row * heads * head_dim..][..heads * head_dim];
         let slot = SLOTS[row] as usize;

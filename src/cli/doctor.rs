@@ -68,7 +68,9 @@ fn examine(threads: usize, device: DeviceChoice) -> Report {
         nvidia_driver: machine::nvidia_driver(),
         gpus: machine::nvidia_gpus(),
         kernels: Kernels {
-            device: accelerator.as_ref().map_or("none", |accelerator| if accelerator.is_gpu() { "cuda" } else { "cpu" }),
+            device: accelerator
+                .as_ref()
+                .map_or("none", |accelerator| if accelerator.is_gpu() { "cuda" } else { "cpu" }),
             instructions: tramontane_kernels::instruction_set(),
             gpu: match &accelerator {
                 Ok(accelerator) if accelerator.is_gpu() => accelerator.name().to_owned(),

@@ -41,7 +41,8 @@ impl GuardedModel {
 
     /// Can a plain token still be computed? Uses the first slot of a block that nobody holds.
     pub(super) fn probe(&mut self, block: u32, block_size: usize) -> Result<(), String> {
-        let sequence = BatchSequence { query_start: 0, query_len: 1, context_len: 1, block_table: vec![block], generated: 0 };
+        let sequence =
+            BatchSequence { query_start: 0, query_len: 1, context_len: 1, block_table: vec![block], generated: 0 };
         let batch = Batch {
             token_ids: vec![0],
             positions: vec![0],

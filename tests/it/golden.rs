@@ -10,8 +10,8 @@ use candle_core::Device;
 use tramontane::engine::sampler::token_logprobs;
 use tramontane::model::checkpoint::{Checkpoint, CheckpointError, ComputeDtype, NoProgress, Subject};
 use tramontane::model::config::Config;
-use tramontane::model::weights::Weights;
 use tramontane::model::gpu::{GpuDecoder, GpuLimits};
+use tramontane::model::weights::Weights;
 use tramontane::model::{Decoder, ForwardPass, KvCacheConfig};
 use tramontane_kernels::gpu::Emulated;
 

@@ -180,7 +180,6 @@ fn inputs(limits: GpuLimits, group: usize, rows: usize, table_stride: usize) -> 
     let tiles = rows.div_ceil(PagedPrefill::queries_per_tile(group)) + limits.max_sequences;
     let selected = Some(Selected { generated: rows, prompt: 0 });
     // All rows may be generated tokens, each with its table, or belong to prompts.
-    let largest =
-        Shape { generated: rows, prompt: rows, chunks: limits.max_sequences, tiles, table_stride, selected };
+    let largest = Shape { generated: rows, prompt: rows, chunks: limits.max_sequences, tiles, table_stride, selected };
     largest.layout().len * 4
 }

@@ -243,12 +243,8 @@ impl<'a> Launches<'a> {
     ) {
         let config = &self.model.config;
         let (hidden_size, width) = (config.hidden_size, config.feed_forward.intermediate_size);
-        let gate_up = Product {
-            weight: gate_up_proj,
-            in_features: hidden_size,
-            out_features: width,
-            epilogue: Epilogue::SwiGlu,
-        };
+        let gate_up =
+            Product { weight: gate_up_proj, in_features: hidden_size, out_features: width, epilogue: Epilogue::SwiGlu };
         let down =
             Product { weight: down_proj, in_features: width, out_features: hidden_size, epilogue: Epilogue::Add };
         let activated = self.arena.activated;
@@ -287,8 +283,7 @@ impl<'a> Launches<'a> {
             assignments: tokens * experts_per_token,
             num_experts,
         };
-        let groups =
-            ExpertGroups { rows: arena.rows, offsets: arena.offsets, num_experts, tokens, experts_per_token };
+        let groups = ExpertGroups { rows: arena.rows, offsets: arena.offsets, num_experts, tokens, experts_per_token };
         let gate_up = ExpertLinear {
             x: self.arena.normed,
             weights: experts.gate_up_proj,

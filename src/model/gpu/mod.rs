@@ -81,7 +81,8 @@ impl<D: Device> GpuDecoder<D> {
         let geometry = cache.geometry()?;
         let max_positions = config.max_position_embeddings.min(geometry.num_blocks * geometry.block_size);
         let rotary = Rotary::new(&config).table(max_positions);
-        let cache_bytes = 2 * geometry.num_blocks * geometry.block_size * config.attention.num_key_value_heads * head_dim;
+        let cache_bytes =
+            2 * geometry.num_blocks * geometry.block_size * config.attention.num_key_value_heads * head_dim;
         let cache_bytes = cache_bytes * Float16::BYTES;
         let weights = GpuWeights::upload(&device, (&config, weights), &rotary, cache_bytes, dtype)?;
         let model = Model { config, dtype, geometry, head_dim, max_positions, weights };
@@ -209,7 +210,12 @@ pub fn kv_bytes_per_token(config: &Config) -> Result<usize, ModelError> {
 }
 
 /// Bytes of everything but weights and cache, and of the rotary tables for as many positions.
-pub fn working_bytes(config: &Config, limits: GpuLimits, block_size: usize, max_positions: usize) -> Result<usize, ModelError> {
+pub fn working_bytes(
+    config: &Config,
+    limits: GpuLimits,
+    block_size: usize,
+    max_positions: usize,
+) -> Result<usize, ModelError> {
     let head_dim = weights::device_head_dim(config.attention.head_dim)?;
     Ok(arena::bytes(config, head_dim, limits, block_size, max_positions) + max_positions * (head_dim + 1) * 4)
 }

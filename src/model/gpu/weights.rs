@@ -101,10 +101,9 @@ impl GpuWeights {
 impl<D: Device> Uploader<'_, D> {
     fn layer(&self, config: &Config, weights: &LayerWeights, cache_bytes: usize) -> Result<GpuLayer, ModelError> {
         let feed_forward = match &weights.feed_forward {
-            FeedForwardWeights::Dense(SwiGluWeights { gate_up_proj, down_proj }) => GpuFeedForward::Dense {
-                gate_up_proj: self.matrix(gate_up_proj)?,
-                down_proj: self.matrix(down_proj)?,
-            },
+            FeedForwardWeights::Dense(SwiGluWeights { gate_up_proj, down_proj }) => {
+                GpuFeedForward::Dense { gate_up_proj: self.matrix(gate_up_proj)?, down_proj: self.matrix(down_proj)? }
+            }
             FeedForwardWeights::Experts { gate, experts } => {
                 let experts_per_token = config.feed_forward.experts.map_or(0, |experts| experts.experts_per_token);
                 GpuFeedForward::Experts(GpuExperts {
@@ -234,8 +233,7 @@ pub(super) fn device_head_dim(head_dim: usize) -> Result<usize, ModelError> {
 
 /// The kernels read rows in vectors of eight elements.
 pub(super) fn check_widths(config: &Config) -> Result<(), ModelError> {
-    let widths =
-        [("hidden_size", config.hidden_size), ("intermediate_size", config.feed_forward.intermediate_size)];
+    let widths = [("hidden_size", config.hidden_size), ("intermediate_size", config.feed_forward.intermediate_size)];
     match widths.into_iter().find(|(_, width)| !width.is_multiple_of(8)) {
         Some((field, _)) => Err(ModelError::InvalidConfig { field, reason: "must be a multiple of 8 on a GPU" }),
         None => Ok(()),
