@@ -1,7 +1,7 @@
 //! The decoder on a GPU: what `decoder.rs` computes, as launches of kernels over memory that is allocated once.
 //!
-//! The main type is [`GpuDecoder`]. A step is a [`Step`], the integers of a batch in the order in which a device wants
-//! them, and the launches that its [`Shape`] alone decides (`launches.rs`); so the launches of decode steps are
+//! The main type is [`GpuDecoder`]. A step is a `Step`, the integers of a batch in the order in which a device wants
+//! them, and the launches that its `Shape` alone decides (`launches.rs`); so the launches of decode steps are
 //! recorded once per shape and replayed.
 //!
 //! Invariant: generated tokens and those of a prompt take different kernels, whatever their number, and each kernel
