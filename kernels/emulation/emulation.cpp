@@ -30,6 +30,7 @@ void place(Launch& launch, unsigned linear) {
     thread.wait = Wait::Nothing;
     thread.open.clear();
     thread.groups.clear();
+    thread.overdue = 0;
 }
 
 void poison(Launch& launch) {

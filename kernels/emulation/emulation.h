@@ -69,6 +69,7 @@ struct Thread {
     Wait wait = Wait::Nothing;
     std::vector<PendingCopy> open;                // not committed
     std::vector<std::vector<PendingCopy>> groups; // committed, oldest first
+    size_t overdue = 0;                           // of them, how many were under way at the last block barrier
 #ifndef EMULATE_WITH_THREADS
     bool started = false;
     ucontext_t entry;
@@ -76,6 +77,17 @@ struct Thread {
     std::unique_ptr<char[]> stack;
 #endif
 };
+
+// The oldest `count` groups of copies arrive.
+inline void land(Thread& thread, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        for (const auto& copy : thread.groups[i]) {
+            if (copy.from) std::memcpy(copy.to, copy.from, copy.bytes);
+            else std::memset(copy.to, 0, copy.bytes);
+        }
+    thread.groups.erase(thread.groups.begin(), thread.groups.begin() + count);
+    thread.overdue -= std::min(thread.overdue, count);
+}
 
 struct Launch {
     Dim3 grid, block, block_index;
@@ -152,7 +164,13 @@ template <typename T> std::function<T(unsigned)> exchange(T value) {
 #define REGISTER_KERNEL(name) static const emulation::Registration register_##name(#name, &name);
 #define DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(emulation::dynamic_shared())
 
-inline void __syncthreads() { emulation::block_barrier(); }
+// Copies may land at any time, and the emulation lets them land late, to show what did not wait for them: a barrier does
+// not. Those that were under way at one barrier land when their thread comes to the next.
+inline void __syncthreads() {
+    emulation::land(emulation::self(), emulation::self().overdue);
+    emulation::block_barrier();
+    emulation::self().overdue = emulation::self().groups.size();
+}
 inline void __syncwarp(unsigned = ~0u) { emulation::warp_barrier(); }
 inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 

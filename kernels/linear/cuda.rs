@@ -186,8 +186,19 @@ impl Linear {
 impl NormedLinear {
     /// The most rows. Up to 4 pay off: more read more of the residual than of the weight.
     pub const MAX_ROWS: usize = 8;
-    /// The widest rows for which [`Self::MAX_ROWS`] of them fit into shared memory beside the ring.
-    pub const MOST_FEATURES: usize = 8192;
+    const KERNEL: Skinny = Skinny { names: ("linear_normed_bf16", "linear_normed_f16"), weight_tiles: 2 };
+
+    /// True if the shared memory that every GPU since compute capability 8.0 has, 99 KiB for a block, holds so many
+    /// normalised rows beside the weight's ring.
+    pub fn fits(rows: usize, in_features: usize) -> bool {
+        const EVERYWHERE: usize = 99 << 10;
+        const STATIC: usize = 1 << 10; // the kernel has less
+        rows <= Self::MAX_ROWS && Self::shared_bytes(rows, in_features) + STATIC <= EVERYWHERE
+    }
+
+    fn shared_bytes(rows: usize, in_features: usize) -> usize {
+        Self::KERNEL.ring_bytes() + rows * (in_features.next_multiple_of(64) + 32) * Float16::BYTES
+    }
 
     /// One launch. Its shared memory holds the normalised rows beside the weight's ring: 16 KiB for each of 8192.
     ///
@@ -198,11 +209,9 @@ impl NormedLinear {
         linear.check();
         assert!(linear.rows <= Self::MAX_ROWS, "linear_normed: {} rows are more than {}", linear.rows, Self::MAX_ROWS);
         assert_ne!(linear.epilogue, Epilogue::Add, "linear_normed: the residual is an input");
-        let kernel = Skinny { names: ("linear_normed_bf16", "linear_normed_f16"), weight_tiles: 2 };
-        let name = linear.dtype.pick(kernel.names.0, kernel.names.1);
-        let row_bytes = (linear.in_features.next_multiple_of(64) + 32) * Float16::BYTES;
-        let shared_bytes = kernel.ring_bytes() + linear.rows * row_bytes;
-        let blocks = linear.weight_rows().div_ceil(16 * kernel.weight_tiles);
+        let name = linear.dtype.pick(Self::KERNEL.names.0, Self::KERNEL.names.1);
+        let shared_bytes = Self::shared_bytes(linear.rows, linear.in_features);
+        let blocks = linear.weight_rows().div_ceil(16 * Self::KERNEL.weight_tiles);
         let launch = Launch::new(name, [blocks as u32, 1, 1], Skinny::THREADS, shared_bytes as u32)
             .pointer(linear.x)
             .pointer(self.norm_weight)

@@ -127,6 +127,7 @@ __device__ __forceinline__ void multiply(float (&sum)[ROW_TILES][WEIGHT_TILES][4
         }
         k += ROUND;
     }
+    copy_wait<0>(); // what was begun past the end writes zeros into the ring, where the sums go next
 }
 
 // Adds up what the warps have, and writes it. At most 32 rows at a time, so that the sums fit where the ring was.

@@ -336,7 +336,8 @@ impl<'a> Launches<'a> {
         rows: Rows,
         launches: &mut Vec<Launch>,
     ) {
-        if rows.prompt == 0 && rows.generated <= NORMED_ROWS && product.in_features <= NormedLinear::MOST_FEATURES {
+        let few = rows.prompt == 0 && rows.generated <= NORMED_ROWS;
+        if few && NormedLinear::fits(rows.generated, product.in_features) {
             let linear = self.linear(product, (rows.residual, out), rows.generated);
             let epsilon = self.model.config.rms_norm_eps;
             launches.push(NormedLinear { linear, norm_weight, epsilon }.launch());
