@@ -1,4 +1,4 @@
-//! What a decode step and a prefill cost on a GPU, and how near its kernels come to what the card can do.
+//! What a decode step and a prefill cost on a GPU, and how near its kernels for few rows come to a copy's bandwidth.
 //!
 //! `cargo bench --features cuda --bench gpu -- OUT.json` measures random bf16 weights of the shape of Mistral 7B v0.3 and
 //! writes flat keys; `--emulated` instead of the file runs the same code on the emulated device with a shape that takes
@@ -34,7 +34,7 @@ struct Plan {
     prefill: Vec<usize>,
     /// Bytes of the copy whose bandwidth is the ceiling.
     copy_bytes: usize,
-    /// Rows of the square product whose rate is the ceiling.
+    /// Rows of the square product that is measured.
     product: usize,
 }
 
@@ -82,13 +82,13 @@ where
     results
 }
 
-/// The ceilings, and the products of a decode step of one row.
+/// Our own copy and large product, and the products of a decode step of one row.
 fn kernels(device: &impl Device, plan: &Plan, results: &mut Results) {
     let copy = copy_gb_s(device, plan.copy_bytes);
     results.insert("copy_gb_s".to_owned(), copy);
     let n = plan.product;
     let seconds = product_seconds(device, (n, n, n), Family::Tiled, 1);
-    results.insert("matmul_bf16_tflop_s".to_owned(), 2.0 * (n as f64).powi(3) / seconds / 1e12);
+    results.insert("tiled_bf16_tflop_s".to_owned(), 2.0 * (n as f64).powi(3) / seconds / 1e12);
     let config = &plan.config;
     let (hidden, width) = (config.hidden_size, config.feed_forward.intermediate_size);
     let attention = &config.attention;

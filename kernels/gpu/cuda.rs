@@ -229,7 +229,7 @@ impl Device for Cuda {
     fn allocate(&self, bytes: usize) -> Result<DevicePointer, DeviceError> {
         self.context.bind()?;
         let bytes = bytes.max(1);
-        // SAFETY: the memory is written before it is used, and freed with the context.
+        // SAFETY: the memory is zeroed in the stream's order, and freed with the context.
         unsafe {
             let pointer = result::malloc_sync(bytes).map_err(|error| match error.0 {
                 sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => DeviceError::OutOfMemory { bytes },
@@ -243,19 +243,21 @@ impl Device for Cuda {
 
     unsafe fn upload(&self, to: DevicePointer, bytes: &[u8]) -> Result<(), DeviceError> {
         self.context.bind()?;
-        if self.staging_busy.get() || bytes.len() > STAGING {
-            self.synchronize()?;
-        }
-        // SAFETY: the caller answers for `to`; the staging memory is ours and nobody reads it.
-        unsafe {
-            if bytes.len() > STAGING {
-                return result::memcpy_htod_sync(to.0, bytes).map_err(device_failed);
+        let mut to = to;
+        // All of it by the stream, whose order a copy from other memory would not keep.
+        for part in bytes.chunks(STAGING) {
+            if self.staging_busy.get() {
+                self.synchronize()?;
             }
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.staging, bytes.len());
-            let staged = std::slice::from_raw_parts(self.staging, bytes.len());
-            result::memcpy_htod_async(to.0, staged, self.stream).map_err(device_failed)?;
+            // SAFETY: the caller answers for `to`; the staging memory is ours and nobody reads it.
+            unsafe {
+                std::ptr::copy_nonoverlapping(part.as_ptr(), self.staging, part.len());
+                let staged = std::slice::from_raw_parts(self.staging, part.len());
+                result::memcpy_htod_async(to.0, staged, self.stream).map_err(device_failed)?;
+            }
+            self.staging_busy.set(true);
+            to = to.plus(part.len());
         }
-        self.staging_busy.set(true);
         Ok(())
     }
 
@@ -292,13 +294,17 @@ impl Device for Cuda {
         unsafe {
             result::stream::begin_capture(self.stream, mode).map_err(device_failed)?;
             let enqueued = launches.iter().try_for_each(|launch| self.enqueue(launch));
-            let graph = result::stream::end_capture(self.stream).map_err(device_failed);
-            enqueued?;
-            let graph = graph?;
-            let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            let graph = result::stream::end_capture(self.stream).map_err(device_failed)?;
+            let executable = match enqueued {
+                Ok(()) => {
+                    let flags = sys::CUgraphInstantiate_flags(0);
+                    result::graph::instantiate(graph, flags).map_err(device_failed)
+                }
+                Err(error) => Err(error),
+            };
             // The executable has what it needs of it.
             result::graph::destroy(graph).map_err(device_failed)?;
-            Ok(CudaGraph { context: Arc::clone(&self.context), executable: executable.map_err(device_failed)? })
+            Ok(CudaGraph { context: Arc::clone(&self.context), executable: executable? })
         }
     }
 

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::machine::Memory;
-use crate::config::{DeviceChoice, EngineLimits};
+use crate::config::{ContextLength, DeviceChoice, EngineLimits};
 use crate::model::config::Config;
 use crate::model::gpu::{self, GpuLimits};
 #[cfg(feature = "cuda")]
@@ -88,6 +88,10 @@ pub(super) fn gpu_limits(limits: &EngineLimits) -> GpuLimits {
 
 /// Bytes on a GPU beside weights and cache, and bytes of keys and values per token.
 pub(super) fn gpu_needs(config: &Config, limits: &EngineLimits) -> Result<(u64, u64)> {
-    let working = gpu::working_bytes(config, gpu_limits(limits), limits.block_size, config.max_position_embeddings)?;
+    let positions = match limits.max_model_len {
+        ContextLength::Auto => config.max_position_embeddings,
+        ContextLength::Tokens(tokens) => tokens.min(config.max_position_embeddings),
+    };
+    let working = gpu::working_bytes(config, gpu_limits(limits), limits.block_size, positions)?;
     Ok((working as u64, gpu::kv_bytes_per_token(config)? as u64))
 }

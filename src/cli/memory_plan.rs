@@ -101,9 +101,13 @@ fn left_over(needs: &Needs, memory: Option<Memory>) -> Result<u64, ConfigError> 
         key: "model",
         value: format!("{} of weights", human(needs.weight_bytes)),
         reason: format!(
-            "with {} for everything else they exceed the {} available",
+            "with {} for everything else they exceed the {} available{}",
             human(needs.working_bytes + RESERVE),
-            available.human()
+            available.human(),
+            match needs.dedicated {
+                true => "; a lower max_batched_tokens, max_running or max_model_len needs less",
+                false => "",
+            }
         ),
     })
 }

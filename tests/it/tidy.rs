@@ -29,7 +29,7 @@ const NO_OPERATORS: [&str; 1] = ["kernels/simd"];
 /// `reference.rs` by `cuda_tests.rs`.
 const DEVICE_ONLY: [(&str, &str); 2] = [
     ("kernels/expert_linear", "on the CPU each expert is a product of its own"),
-    ("kernels/sampling", "without a device the engine's own sampler chooses, from the same definition"),
+    ("kernels/sampling", "no step runs them yet: the engine's own sampler chooses, from the same definition"),
 ];
 
 /// Files above 500 lines, each with the reason it is not split.

@@ -31,6 +31,9 @@ use super::weights::Weights;
 use super::{ForwardPass, Logits, ModelError, validate};
 use crate::types::Batch;
 
+/// Recordings that are kept; a server's load rarely has more shapes.
+const MOST_GRAPHS: usize = 64;
+
 /// How much a step computes at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GpuLimits {
@@ -139,15 +142,21 @@ impl<D: Device> GpuDecoder<D> {
         Ok(())
     }
 
-    /// A step without prompts, recorded when its shape comes up for the first time.
+    /// A step without prompts, recorded when its shape comes up for the first time. Where there is no memory for a
+    /// recording the launches run as they are.
     fn decode(&mut self, shape: &Shape) -> Result<(), DeviceError> {
         if !self.graphs.contains_key(shape) {
             let launches = Launches::new(&self.model, &self.arena, shape);
             let mut all = launches.layers();
             all.extend(launches.head(0..shape.outputs()));
+            if self.graphs.len() == MOST_GRAPHS {
+                return self.run(&all);
+            }
             // SAFETY: as in `run`.
-            let graph = unsafe { self.device.record(&all) }?;
-            self.graphs.insert(*shape, graph);
+            match unsafe { self.device.record(&all) } {
+                Ok(graph) => self.graphs.insert(*shape, graph),
+                Err(_) => return self.run(&all),
+            };
         }
         // SAFETY: as in `run`.
         unsafe { self.device.replay(&self.graphs[shape]) }

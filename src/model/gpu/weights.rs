@@ -234,9 +234,15 @@ pub(super) fn device_head_dim(head_dim: usize) -> Result<usize, ModelError> {
 /// The kernels read rows in vectors of eight elements.
 pub(super) fn check_widths(config: &Config) -> Result<(), ModelError> {
     let widths = [("hidden_size", config.hidden_size), ("intermediate_size", config.feed_forward.intermediate_size)];
-    match widths.into_iter().find(|(_, width)| !width.is_multiple_of(8)) {
-        Some((field, _)) => Err(ModelError::InvalidConfig { field, reason: "must be a multiple of 8 on a GPU" }),
-        None => Ok(()),
+    if let Some((field, _)) = widths.into_iter().find(|(_, width)| !width.is_multiple_of(8)) {
+        return Err(ModelError::InvalidConfig { field, reason: "must be a multiple of 8 on a GPU" });
+    }
+    // Rows of the router's logits begin at multiples of 16 bytes.
+    match config.feed_forward.experts {
+        Some(experts) if !experts.num_experts.is_multiple_of(4) => {
+            Err(ModelError::InvalidConfig { field: "num_experts", reason: "must be a multiple of 4 on a GPU" })
+        }
+        _ => Ok(()),
     }
 }
 
