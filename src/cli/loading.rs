@@ -70,6 +70,7 @@ pub(super) fn prepare(config: &Config, network: Network, style: LogStyle) -> Res
         }
         true => {
             let dtype = gpu_dtype(config.model.dtype, &checkpoint)?;
+            check_host_memory(checkpoint.weight_bytes(dtype))?;
             (dtype, gpu_needs(&checkpoint, dtype, &config.engine)?)
         }
     };
@@ -181,6 +182,18 @@ fn gpu_dtype(asked: Dtype, checkpoint: &Checkpoint) -> Result<ComputeDtype> {
         (Dtype::F32, _) => bail!("dtype = \"f32\": on a GPU it must be bf16 or f16; --device cpu computes in f32"),
         (Dtype::F16, _) | (Dtype::Auto, ComputeDtype::F16) => Ok(ComputeDtype::F16),
         (Dtype::Bf16 | Dtype::Auto, _) => Ok(ComputeDtype::Bf16),
+    }
+}
+
+/// On their way to a GPU all weights are in the machine's memory.
+fn check_host_memory(weight_bytes: u64) -> Result<()> {
+    match machine::memory() {
+        Some(memory) if memory.available.bytes() < weight_bytes => bail!(
+            "the weights take {} of the machine's memory while they are loaded to the GPU; {} are available",
+            ByteSize::new(weight_bytes).human(),
+            memory.available.human()
+        ),
+        _ => Ok(()),
     }
 }
 

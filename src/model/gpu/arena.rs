@@ -61,35 +61,30 @@ impl Arena {
 
     pub(super) fn new(device: &impl Device, model: &Model, limits: GpuLimits) -> Result<Self, DeviceError> {
         let sizes = Sizes::new(&model.config, model.head_dim, limits, model.geometry.block_size, model.max_positions);
-        let base = device.allocate(sizes.total())?;
-        let mut end = base;
-        let mut next = |bytes: usize| {
-            let begin = end;
-            end = end.plus(padded(bytes));
-            begin
-        };
+        // Each on its own, so that a memory checker sees where one ends.
+        let next = |bytes: usize| device.allocate(bytes);
         Ok(Self {
             limits,
-            inputs: next(sizes.inputs),
-            residual: next(sizes.residual),
-            selected_residual: next(sizes.residual),
-            normed: next(sizes.normed),
-            qkv: next(sizes.qkv),
-            queries: next(sizes.queries),
-            attended: next(sizes.queries),
-            selected_attended: next(sizes.queries),
-            activated: next(sizes.activated),
+            inputs: next(sizes.inputs)?,
+            residual: next(sizes.residual)?,
+            selected_residual: next(sizes.residual)?,
+            normed: next(sizes.normed)?,
+            qkv: next(sizes.qkv)?,
+            queries: next(sizes.queries)?,
+            attended: next(sizes.queries)?,
+            selected_attended: next(sizes.queries)?,
+            activated: next(sizes.activated)?,
             experts: ExpertsArena {
-                router_logits: next(sizes.router_logits),
-                chosen: next(sizes.assignments),
-                weights: next(sizes.assignments),
-                rows: next(sizes.assignments),
-                offsets: next(sizes.offsets),
-                outputs: next(sizes.expert_outputs),
+                router_logits: next(sizes.router_logits)?,
+                chosen: next(sizes.assignments)?,
+                weights: next(sizes.assignments)?,
+                rows: next(sizes.assignments)?,
+                offsets: next(sizes.offsets)?,
+                outputs: next(sizes.expert_outputs)?,
             },
-            partials: next(sizes.partials),
-            counters: next(sizes.counters),
-            logits: next(sizes.logits),
+            partials: next(sizes.partials)?,
+            counters: next(sizes.counters)?,
+            logits: next(sizes.logits)?,
         })
     }
 }
@@ -170,7 +165,7 @@ impl Sizes {
     }
 }
 
-/// Parts begin at multiples of 256 bytes.
+/// Devices allocate multiples of 256 bytes.
 fn padded(bytes: usize) -> usize {
     bytes.next_multiple_of(256)
 }
