@@ -17,8 +17,8 @@ import skills_text
 import skills_tools
 from words import Pool
 
-MIX = {"extract": 20, "refuse": 22, "json": 24, "tool_call": 18, "tool_answer": 5,
-       "system": 5, "two_turn": 6, "small_talk": 2, "off_topic": 2, "repeat": 2, "list": 5}
+MIX = {"extract": 26, "refuse": 28, "json": 22, "tool_call": 17, "tool_answer": 4,
+       "system": 5, "two_turn": 5, "small_talk": 3, "off_topic": 2, "repeat": 2, "list": 3}
 EARLY_MIX = {**MIX, "repeat": 12}  # while copying is being learnt
 FOREIGN_SHARE = 0.16
 TEXT_SKILLS = {"extract": skills_text.extract, "refuse": skills_text.refuse, "json": skills_text.extract_json,
