@@ -2,7 +2,7 @@
 
 Main function: `generate(split, seed, index, level)`, a pure function of its arguments. A sample is
 {"request": {"messages", "tools"?}, "expected": {"content"} or {"tool_calls": [{"name",
-"arguments"}]}, "skill", "language"}. Invariant: invented names of the split "heldout" never occur
+"arguments"}], "more"?}, "skill", "language"}; `more` has further requests for the same tools, in training alone. Invariant: invented names of the split "heldout" never occur
 in "train" (see words.py). Must not know how a model is trained.
 
     python data.py --split heldout --seed 1 --samples 1000 > heldout.jsonl
@@ -27,7 +27,8 @@ TEXT_SKILLS = {"extract": skills_text.extract, "refuse": skills_text.refuse, "js
 
 
 def generate(split, seed, index, level=1.0, skill=None, language=None):
-    rng = random.Random(f"{split}/{seed}/{index}")
+    # A skill that is asked for has samples of its own, so that skills are measured independently.
+    rng = random.Random(f"{split}/{seed}/{index}/{skill or 'any'}")
     if skill is None:
         mix = EARLY_MIX if level < 0.3 else MIX
         skill = rng.choices(list(mix), list(mix.values()))[0]

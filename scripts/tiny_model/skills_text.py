@@ -113,7 +113,7 @@ def two_turns(scene):
         passage = make_passage(scene)
         entity, row = _answerable(scene, passage)
         opening = rng.choice(("{p}", "Text: {p}")).replace("{p}", passage.text)
-        return ([_user(opening), _assistant(phrases["noted"]), _user(_question(scene, entity, row))], passage.facts[entity][row[KEY]])
+        return ([_user(opening), _assistant(phrases["noted"]), _user(_question(scene, passage, entity, row))], passage.facts[entity][row[KEY]])
     if shape == "talk_first":
         opening = _talk(scene)
         messages, expected = _passage_conversation(scene, answerable=rng.random() < 0.7, turns=1)
@@ -228,7 +228,7 @@ def _passage_conversation(scene, answerable, turns):
             if (entity, row[KEY]) not in seen:
                 break
         answer = passage.facts[entity][row[KEY]] if can else phrases["refusal"]
-        question = _question(scene, entity, row)
+        question = _question(scene, passage, entity, row)
         if not messages and rng.random() < 0.08 and turns == 1:
             messages.append({"role": "system", "content": rng.choice(phrases["ask_system"]).replace("{p}", passage.text)})
         elif not messages:
@@ -268,8 +268,9 @@ def _unanswerable(scene, passage):
     return entity, passage.rows[key]
 
 
-def _question(scene, entity, row):
-    if " " in entity and scene.rng.random() < 0.08 and row[KEY] in {known[KEY] for known in scene.phrases["attributes"]["person"]}:
+def _question(scene, passage, entity, row):
+    known_person = passage.kind == "person" and entity in passage.facts
+    if known_person and " " in entity and scene.rng.random() < 0.08 and row[KEY] in {known[KEY] for known in scene.phrases["attributes"]["person"]}:
         entity = entity.split()[0]
     return _format(scene, scene.rng.choice(row[QUESTIONS]), entity, "")
 
@@ -290,7 +291,7 @@ def _forced_language(scene):
     else:
         passage = make_passage(scene)
         entity, row = (_answerable if topic == "extract" else _unanswerable)(scene, passage)
-        content = rng.choice(asked_in["ask"][:MOST_REQUESTS]).replace("{p}", passage.text).replace("{q}", _question(scene, entity, row))
+        content = rng.choice(asked_in["ask"][:MOST_REQUESTS]).replace("{p}", passage.text).replace("{q}", _question(scene, passage, entity, row))
         messages = [_user(content)]
         expected = passage.facts[entity][row[KEY]] if topic == "extract" else answers["refusal"]
     return [{"role": "system", "content": system}, *messages], expected
@@ -355,7 +356,7 @@ def _entity(scene, kind):
         return pool.place(rng)
     form = rng.choice(scene.phrases["entity_forms"][kind])
     code = rng.choice((str(rng.randint(1000, 999999)), pool.code(rng)))
-    return form.format(n=pool.word(rng), c=code, m=pool.machine(rng))
+    return form.format(c=code)
 
 
 def _format(scene, template, entity, value):
