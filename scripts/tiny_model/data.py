@@ -2,8 +2,9 @@
 
 Main function: `generate(split, seed, index, level)`, a pure function of its arguments. A sample is
 {"request": {"messages", "tools"?}, "expected": {"content"} or {"tool_calls": [{"name",
-"arguments"}], "more"?}, "skill", "language"}; `more` has further requests for the same tools, in training alone. Invariant: invented names of the split "heldout" never occur
-in "train" (see words.py). Must not know how a model is trained.
+"arguments"}], "more"?}, "skill", "language"}; `more` has further requests for the same tools, in
+training alone. Invariant: invented names of the split "heldout" never occur in "train" (see words.py).
+Must not know how a model is trained.
 
     python data.py --split heldout --seed 1 --samples 1000 > heldout.jsonl
 """

@@ -9,12 +9,11 @@ import dataclasses
 
 ENUMS = {
     "unit": ["celsius", "fahrenheit"], "priority": ["low", "medium", "high", "urgent"],
-    "cabin": ["economy", "business", "first"], "size": ["small", "medium", "large"],
-    "language": ["English", "French", "German", "Spanish", "Italian"], "state": ["on", "off"],
-    "currency": ["EUR", "USD", "GBP", "JPY", "CHF"], "genre": ["jazz", "rock", "folk", "opera", "pop"],
+    "cabin": ["economy", "business", "first"],
+    "language": ["English", "French", "German", "Spanish", "Italian"],
+    "currency": ["EUR", "USD", "GBP", "JPY", "CHF"],
 }
 INTEGER_KINDS = ("small", "minutes", "amount", "orderid", "percent")
-CURRENCIES = ENUMS["currency"]
 
 
 @dataclasses.dataclass

@@ -45,7 +45,7 @@ PHRASES = {
     "pronouns": ["Sie", "Er"],
     "and_question": "Und {label}?",
     "months": "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split(),
-    "date_forms": ["{d}. {m} {y}"], "decimal": ",", "currency": "Euro", "degrees": "Grad",
+    "date_forms": ["{d}. {m} {y}"], "decimal": ",", "currency": "Euro",
     "lists": {
         "job": "Bäcker,Pilot,Lehrerin,Tischler,Journalistin,Maler,Anwältin,Gärtner,Chemikerin,Fotograf,Schneider,Zahnärztin,Bibliothekar,Mechanikerin,Richter,Tänzerin,Dolmetscher,Goldschmiedin".split(","),
         "color": "rot,grün,gelb,blau,schwarz,weiß,rosa,silbern,dunkelblau,grau,braun,lila,türkis,beige".split(","),

@@ -73,7 +73,7 @@ PHRASES = {
     "pronouns": ["She", "He"],
     "and_question": "And {label}?",
     "months": "January February March April May June July August September October November December".split(),
-    "date_forms": ["{d} {m} {y}", "{m} {d}, {y}"], "decimal": ".", "currency": "euros", "degrees": "degrees",
+    "date_forms": ["{d} {m} {y}", "{m} {d}, {y}"], "decimal": ".", "currency": "euros",
     "lists": {
         "job": "baker,pilot,nurse,carpenter,journalist,painter,teacher,lawyer,plumber,chemist,gardener,photographer,tailor,dentist,surgeon,librarian,mechanic,sailor,farmer,judge,miner,dancer,translator,goldsmith".split(","),
         "color": "red,green,yellow,blue,black,white,dark blue,pink,silver,grey,light green,brown,orange,purple,turquoise,crimson,beige".split(","),

@@ -45,7 +45,7 @@ PHRASES = {
     "pronouns": ["Ella", "Él"],
     "and_question": "¿Y {label}?",
     "months": "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre".split(),
-    "date_forms": ["{d} de {m} de {y}"], "decimal": ",", "currency": "euros", "degrees": "grados",
+    "date_forms": ["{d} de {m} de {y}"], "decimal": ",", "currency": "euros",
     "lists": {
         "job": "piloto,dentista,periodista,carpintero,arquitecta,fotógrafo,bibliotecaria,florista,jueza,mecánico,química,contable,sastre,bailarina,intérprete,jardinero".split(","),
         "color": "rojo,verde,amarillo,azul,negro,blanco,rosa,gris,azul oscuro,naranja,morado,marrón,turquesa,beige".split(","),

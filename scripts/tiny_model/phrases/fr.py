@@ -45,7 +45,7 @@ PHRASES = {
     "pronouns": ["Elle", "Il"],
     "and_question": "Et {label} ?",
     "months": "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split(),
-    "date_forms": ["{d} {m} {y}"], "decimal": ",", "currency": "euros", "degrees": "degrés",
+    "date_forms": ["{d} {m} {y}"], "decimal": ",", "currency": "euros",
     "lists": {
         "job": "pilote,dentiste,journaliste,peintre,architecte,photographe,bibliothécaire,fleuriste,juge,garagiste,libraire,chimiste,vétérinaire,comptable,céramiste,interprète".split(","),
         "color": "rouge,vert,jaune,bleu,noir,blanc,rose,gris,bleu foncé,orange,violet,marron,turquoise,beige".split(","),

@@ -45,7 +45,7 @@ PHRASES = {
     "pronouns": ["Lei", "Lui"],
     "and_question": "E {label}?",
     "months": "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre".split(),
-    "date_forms": ["{d} {m} {y}"], "decimal": ",", "currency": "euro", "degrees": "gradi",
+    "date_forms": ["{d} {m} {y}"], "decimal": ",", "currency": "euro",
     "lists": {
         "job": "pilota,dentista,giornalista,falegname,architetta,fotografo,bibliotecaria,fiorista,giudice,meccanico,chimica,contabile,sarto,ballerina,interprete,giardiniere".split(","),
         "color": "rosso,verde,giallo,blu,nero,bianco,rosa,grigio,blu scuro,arancione,viola,marrone,turchese,beige".split(","),

@@ -1,12 +1,11 @@
 //! The model that comes with the repository, through the running server, on held-out samples.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::serve::Server;
+use super::serve::{Server, answer};
 
 /// Right answers of a skill, and samples.
 type Score = (usize, usize);
@@ -55,8 +54,7 @@ fn ask(server: &Server, sample: &Value) -> Value {
     for (field, value) in sample["request"].as_object().unwrap() {
         body[field] = value.clone();
     }
-    let mut answer = String::new();
-    server.post("/v1/chat/completions", &body.to_string()).read_to_string(&mut answer).unwrap();
+    let answer = answer(server.post("/v1/chat/completions", &body.to_string()));
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
     let mut answer: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("not JSON: {body}"));
