@@ -2,8 +2,9 @@
 
 Main function: `generate(split, seed, index, level)`, a pure function of its arguments. A sample is
 {"request": {"messages", "tools"?}, "expected": {"content"} or {"tool_calls": [{"name",
-"arguments"}]}, "skill", "language"}. Invariant: invented names of the split "heldout" never occur
-in "train" (see words.py). Must not know how a model is trained.
+"arguments"}], "more"?}, "skill", "language"}; `more` has further requests for the same tools, in
+training alone. Invariant: invented names of the split "heldout" never occur in "train" (see words.py).
+Must not know how a model is trained.
 
     python data.py --split heldout --seed 1 --samples 1000 > heldout.jsonl
 """
@@ -17,8 +18,8 @@ import skills_text
 import skills_tools
 from words import Pool
 
-MIX = {"extract": 20, "refuse": 22, "json": 24, "tool_call": 18, "tool_answer": 5,
-       "system": 5, "two_turn": 6, "small_talk": 2, "off_topic": 2, "repeat": 2, "list": 5}
+MIX = {"extract": 26, "refuse": 28, "json": 22, "tool_call": 17, "tool_answer": 4,
+       "system": 5, "two_turn": 5, "small_talk": 3, "off_topic": 2, "repeat": 2, "list": 3}
 EARLY_MIX = {**MIX, "repeat": 12}  # while copying is being learnt
 FOREIGN_SHARE = 0.16
 TEXT_SKILLS = {"extract": skills_text.extract, "refuse": skills_text.refuse, "json": skills_text.extract_json,
@@ -27,7 +28,8 @@ TEXT_SKILLS = {"extract": skills_text.extract, "refuse": skills_text.refuse, "js
 
 
 def generate(split, seed, index, level=1.0, skill=None, language=None):
-    rng = random.Random(f"{split}/{seed}/{index}")
+    # A skill that is asked for has samples of its own, so that skills are measured independently.
+    rng = random.Random(f"{split}/{seed}/{index}/{skill or 'any'}")
     if skill is None:
         mix = EARLY_MIX if level < 0.3 else MIX
         skill = rng.choices(list(mix), list(mix.values()))[0]

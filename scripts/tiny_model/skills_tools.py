@@ -12,7 +12,6 @@ from collections.abc import Callable
 from tool_catalog import (ENUMS, ERRORS, FOREIGN_REQUESTS, INTEGER_KINDS, INTENTS, LEADS, NOUNS, RESULT_FIELDS,
                           SLOTS, VERBS)
 
-COMMON = INTENTS[:16]  # a model of this size needs to see each of them often
 MOST_REQUESTS = 3
 ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 RESULT_WORDS = {"fr": "Résultat : ", "de": "Ergebnis: ", "es": "Resultado: ", "it": "Risultato: "}
@@ -30,7 +29,7 @@ def tool_call(scene):
     """In training often with `more` requests, as (message, calls), for the same tools: see render.py."""
     number = scene.rng.choice((1, 1, 2, 3, 4)) if scene.pool.split == "train" else 1
     tools, ((content, calls), *more) = _requests(scene, number)
-    return [{"role": "user", "content": content}], tools, {"tool_calls": calls, "more": more}
+    return [{"role": "user", "content": content}], tools, {"tool_calls": calls, **({"more": more} if more else {})}
 
 
 def tool_answer(scene):
@@ -86,8 +85,8 @@ def _offer(scene):
 def _common(scene, must_ask):
     """(a tool of the catalogue, its purpose)"""
     rng, foreign = scene.rng, scene.language != "en"
-    choices = [i for i in COMMON if i.names[0] in FOREIGN_REQUESTS] if foreign and must_ask else COMMON
-    intent = COMMON[0] if rng.random() < 0.12 else rng.choice(choices)
+    choices = [i for i in INTENTS if i.names[0] in FOREIGN_REQUESTS] if foreign and must_ask else INTENTS
+    intent = INTENTS[0] if rng.random() < 0.12 else rng.choice(choices)
     tool, spelled = _spell(scene, intent)
     requests = FOREIGN_REQUESTS.get(intent.names[0], {}).get(scene.language) if foreign else intent.requests
     ask = functools.partial(_ask_common, scene, intent, tool, spelled, requests) if requests else None
@@ -98,7 +97,7 @@ def _ask_common(scene, intent, tool, spelled, requests):
     """One request, a few ask for two calls."""
     rng = scene.rng
     template = rng.choice(requests[:MOST_REQUESTS])
-    twice = scene.language == "en" and intent is COMMON[0] and rng.random() < 0.3
+    twice = scene.language == "en" and intent is INTENTS[0] and rng.random() < 0.3
     if twice:
         template = rng.choice(("What is the weather in {city} and in {other}?", "Compare the weather in {city} and {other}.", "Weather in {city} and in {other}, please."))
     values = {slot: _value(scene, tool, spelled[slot], param.kind) for slot, param in intent.params.items() if f"{{{slot}}}" in template}

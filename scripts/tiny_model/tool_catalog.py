@@ -9,12 +9,11 @@ import dataclasses
 
 ENUMS = {
     "unit": ["celsius", "fahrenheit"], "priority": ["low", "medium", "high", "urgent"],
-    "cabin": ["economy", "business", "first"], "size": ["small", "medium", "large"],
-    "language": ["English", "French", "German", "Spanish", "Italian"], "state": ["on", "off"],
-    "currency": ["EUR", "USD", "GBP", "JPY", "CHF"], "genre": ["jazz", "rock", "folk", "opera", "pop"],
+    "cabin": ["economy", "business", "first"],
+    "language": ["English", "French", "German", "Spanish", "Italian"],
+    "currency": ["EUR", "USD", "GBP", "JPY", "CHF"],
 }
 INTEGER_KINDS = ("small", "minutes", "amount", "orderid", "percent")
-CURRENCIES = ENUMS["currency"]
 
 
 @dataclasses.dataclass
@@ -88,39 +87,6 @@ INTENTS = [
            ["Play {s} by {a}.", "I want to hear {s}.", "Put on {s} by {a}.", "Play the song {s}."]),
     Intent(["get_contact", "find_contact", "lookup_contact", "search_contact"], ["Find a contact's details", "Look up a contact"],
            {"n": _p("name|contact|person", "person", "Name of the contact")}, ["Look up the contact {n}.", "Find {n} in my contacts.", "What are the contact details of {n}?"]),
-    Intent(["get_time", "current_time", "time_in", "local_time"], ["Current time in a city", "What time it is somewhere"],
-           {"city": CITY}, ["What time is it in {city}?", "Tell me the local time in {city}.", "What is the time in {city}?"]),
-    Intent(["create_ticket", "open_ticket", "report_issue", "new_ticket"], ["Open a support ticket", "Create a ticket"],
-           {"t": _p("title|summary|subject", "phrase", "Short summary"), "p": _p("priority|urgency", "priority", "Priority", required=False)},
-           ["Open a ticket: {t}", "Create a {p} priority ticket about {t}.", "Report the issue {t} with {p} priority.", "Open a ticket about {t}."]),
-    Intent(["switch_light", "set_light", "light_control", "light"], ["Switch a light on or off", "Control a light"],
-           {"r": _p("room|location|place", "phrase1", "The room"), "s": _p("state|value", "state", "on or off")},
-           ["Turn {s} the light in {r}.", "Switch the {r} light {s}.", "Light {s} in {r}, please."]),
-    Intent(["set_temperature", "heating", "thermostat", "set_heating"], ["Set the heating", "Set the temperature of a room"],
-           {"r": _p("room|zone", "phrase1", "The room"), "n": _p("degrees|temperature|value", "small", "Degrees")},
-           ["Set {r} to {n} degrees.", "Heat {r} to {n} degrees.", "I want {n} degrees in {r}."]),
-    Intent(["search_web", "web_search", "search", "search_internet"], ["Search the web", "Search the internet"],
-           {"q": _p("query|q|text", "phrase", "The search query")}, ["Search the web for {q}.", "Look up {q} on the internet.", "Google {q}.", "Search for {q}."]),
-    Intent(["search_documents", "find_documents", "document_search"], ["Search the company's documents", "Find documents"],
-           {"q": _p("query|text|topic", "phrase", "What to look for")}, ["Find documents about {q}.", "Which documents mention {q}?", "Search our documents for {q}."]),
-    Intent(["add_numbers", "add", "sum", "plus"], ["Add two numbers", "Sum of two numbers"],
-           {"a": _p("a|x|first", "amount", "First number"), "b": _p("b|y|second", "amount", "Second number")}, ["Add {a} and {b}.", "What is {a} plus {b}?", "Compute {a} + {b}."]),
-    Intent(["multiply_numbers", "multiply", "product"], ["Multiply two numbers", "Product of two numbers"],
-           {"a": _p("a|x|first", "amount", "First number"), "b": _p("b|y|second", "amount", "Second number")}, ["Multiply {a} by {b}.", "What is {a} times {b}?", "Compute {a} * {b}."]),
-    Intent(["get_directions", "route", "find_route", "directions"], ["Directions from one place to another", "Find a route"],
-           {"a": _p("origin|from|start", "place", "Start"), "b": _p("destination|to|end", "place", "Destination")},
-           ["How do I get from {a} to {b}?", "Route from {a} to {b}.", "Directions to {b} from {a}, please."]),
-    Intent(["order_pizza", "pizza_order", "buy_pizza"], ["Order a pizza", "Order pizzas"],
-           {"n": _p("count|quantity|number", "small", "How many"), "s": _p("size", "size", "Size of the pizza")}, ["Order {n} {s} pizzas.", "I want {n} {s} pizzas, please.", "Get us {n} {s} pizzas."]),
-    Intent(["get_balance", "account_balance", "check_balance", "balance"], ["Balance of an account", "Get the account balance"],
-           {"c": _p("account|account_id|iban", "code", "Account number")}, ["What is the balance of account {c}?", "How much is on account {c}?", "Check the balance of {c}."]),
-    Intent(["transfer_money", "send_money", "make_payment", "pay"], ["Transfer money to somebody", "Send money"],
-           {"n": _p("amount|sum", "amount", "Amount"), "to": _p("recipient|to|payee", "person", "Who gets the money")},
-           ["Transfer {n} euros to {to}.", "Send {to} {n} euros.", "Pay {n} euros to {to}."]),
-    Intent(["find_recipe", "search_recipe", "recipe", "get_recipe"], ["Find a recipe", "Search a recipe for a dish"],
-           {"d": _p("dish|name|food", "dish", "The dish")}, ["Find a recipe for {d}.", "How can I cook {d}?", "Give me a recipe for {d}."]),
-    Intent(["get_employee", "employee_lookup", "find_employee"], ["Look up an employee", "Get an employee's record"],
-           {"n": _p("name|employee|employee_name", "person", "Name of the employee")}, ["Look up the employee {n}.", "Show me the record of {n}.", "Which department is {n} in?"]),
 ]
 
 # Requests in the other languages, for the slots of the intent with that first name.
@@ -130,9 +96,7 @@ FOREIGN_REQUESTS = {
     "get_order_status": {"fr": ["Où est ma commande {o} ?", "Quel est l'état de la commande {o} ?"], "de": ["Wo ist meine Bestellung {o}?", "Wie ist der Stand der Bestellung {o}?"], "es": ["¿Dónde está mi pedido {o}?", "¿Cuál es el estado del pedido {o}?"], "it": ["Dov'è il mio ordine {o}?", "Qual è lo stato dell'ordine {o}?"]},
     "search_flights": {"fr": ["Trouve un vol de {a} à {b} le {date}."], "de": ["Suche einen Flug von {a} nach {b} am {date}."], "es": ["Busca un vuelo de {a} a {b} el {date}."], "it": ["Trova un volo da {a} a {b} il {date}."]},
     "get_contact": {"fr": ["Cherche le contact {n}."], "de": ["Suche den Kontakt {n}."], "es": ["Busca el contacto {n}."], "it": ["Cerca il contatto {n}."]},
-    "get_time": {"fr": ["Quelle heure est-il à {city} ?"], "de": ["Wie spät ist es in {city}?"], "es": ["¿Qué hora es en {city}?"], "it": ["Che ore sono a {city}?"]},
     "convert_currency": {"fr": ["Convertis {n} {a} en {b}."], "de": ["Rechne {n} {a} in {b} um."], "es": ["Convierte {n} {a} a {b}."], "it": ["Converti {n} {a} in {b}."]},
-    "get_directions": {"fr": ["Comment aller de {a} à {b} ?"], "de": ["Wie komme ich von {a} nach {b}?"], "es": ["¿Cómo voy de {a} a {b}?"], "it": ["Come vado da {a} a {b}?"]},
 }
 
 # Composed tools: "<verb>_<noun>" with parameters in any combination.

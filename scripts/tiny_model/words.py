@@ -74,7 +74,7 @@ class Pool:
                                  if is_heldout(o + n + c) == wanted]
 
     def word(self, rng):
-        """A capitalised invented word, such as "Velmira"."""
+        """A capitalised invented word, such as "Zilir"."""
         return self._drawn(rng, str.capitalize)
 
     def plain_word(self, rng):
@@ -113,9 +113,6 @@ class Pool:
     def company(self, rng):
         return f"{self.word(rng)} {rng.choice(COMPANY_ENDINGS)}"
 
-    def machine(self, rng):
-        return f"{self.word(rng)} {rng.choice('ABCDEFGHKLMNPRSTXZ')}{rng.randint(2, 990)}"
-
     def code(self, rng):
         letter, digits = rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ"), rng.randint(10, 99999)
         return rng.choice((f"{letter}-{digits}", f"{letter}{digits}", f"{digits}-{letter}"))
@@ -125,7 +122,7 @@ class Pool:
 
     def value(self, rng, kind, phrases):
         """A value of `kind` as text. `phrases` gives the language's months, units and word lists."""
-        if kind in ("person", "place", "company", "code", "email", "machine"):
+        if kind in ("person", "place", "company", "code", "email"):
             return getattr(self, kind)(rng)
         if kind == "name":
             return self.word(rng)
@@ -150,7 +147,6 @@ NUMERIC_KINDS = {
     "phone": lambda rng, _: " ".join([f"0{rng.randint(100, 999)}"] + [f"{rng.randint(10, 99)}" for _ in range(3)]),
     "price": lambda rng, p: f"{rng.randint(2, 900)}{rng.choice(('', p['decimal'] + '50', p['decimal'] + f'{rng.randint(10, 99)}'))} {p['currency']}",
     "weight": lambda rng, _: f"{rng.randint(2, 400)} kg",
-    "temperature": lambda rng, p: f"{rng.randint(20, 400)} {p['degrees']}",
     "room": lambda rng, _: str(rng.randint(2, 799)),
 }
 INTEGER_KINDS = ("age", "year", "count", "room")

@@ -29,13 +29,6 @@ TOWN = [
     ("gründung", "das Gründungsjahr", "year", ["{e} wurde im Jahr {v} gegründet.", "{e} wird erstmals {v} erwähnt."], ["Wann wurde {e} gegründet?", "In welchem Jahr wurde {e} gegründet?"]),
     ("spezialität", "die Spezialität", "dish", ["Die Spezialität von {e} ist {v}.", "{e} ist berühmt für {v}."], ["Was ist die Spezialität von {e}?", "Wofür ist {e} berühmt?"]),
 ]
-EVENT = [
-    ("datum", "das Datum", "date", ["{e} findet am {v} statt.", "{e} ist für den {v} geplant."], ["Wann findet {e} statt?", "Für welchen Tag ist {e} geplant?"]),
-    ("uhrzeit", "die Uhrzeit", "time", ["{e} beginnt um {v} Uhr.", "{e} fängt um {v} Uhr an."], ["Um wie viel Uhr beginnt {e}?", "Um wie viel Uhr fängt {e} an?"]),
-    ("ort", "der Ort", "place", ["{e} findet in {v} statt.", "{e} ist dieses Jahr in {v}."], ["Wo findet {e} statt?", "Wo ist {e} dieses Jahr?"]),
-    ("redner", "der Hauptredner", "person", ["{e} wird von {v} eröffnet.", "{v} eröffnet {e}."], ["Wer eröffnet {e}?", "Von wem wird {e} eröffnet?"]),
-    ("preis", "der Eintrittspreis", "price", ["Eine Karte für {e} kostet {v}.", "Der Eintritt für {e} kostet {v}."], ["Wie viel kostet eine Karte für {e}?", "Was kostet der Eintritt für {e}?"]),
-]
 ORDER = [
     ("artikel", "der Artikel", "item", ["{e} enthält {v}."], ["Was enthält {e}?"]),
     ("preis", "der Preis", "price", ["{e} kostet {v}.", "Der Preis für {e} beträgt {v}."], ["Wie viel kostet {e}?", "Was kostet {e}?"]),
@@ -44,22 +37,15 @@ ORDER = [
     ("code", "der Sendungscode", "code", ["{e} hat den Sendungscode {v}."], ["Welchen Sendungscode hat {e}?"]),
     ("gewicht", "das Gewicht", "weight", ["{e} wiegt {v}.", "{e} hat ein Gewicht von {v}."], ["Wie viel wiegt {e}?", "Welches Gewicht hat {e}?"]),
 ]
-MACHINE = [
-    ("seriennummer", "die Seriennummer", "code", ["{e} hat die Seriennummer {v}.", "{e} trägt die Seriennummer {v}."], ["Welche Seriennummer hat {e}?"]),
-    ("hersteller", "der Hersteller", "company", ["{e} wird von {v} hergestellt.", "{e} stammt vom Hersteller {v}."], ["Wer stellt {e} her?", "Von wem wird {e} hergestellt?"]),
-    ("standort", "der Standort", "place", ["{e} steht in {v}.", "{e} ist in {v} installiert."], ["Wo steht {e}?", "Wo ist {e} installiert?"]),
-    ("passwort", "das Passwort", "code", ["{e} hat das Passwort {v}.", "Das Passwort für {e} lautet {v}."], ["Welches Passwort hat {e}?", "Wie lautet das Passwort für {e}?"]),
-    ("farbe", "die Farbe", "color", ["{e} hat die Farbe {v}."], ["Welche Farbe hat {e}?"]),
-]
 
 PHRASES = {
     "language_name": {"en": "Englisch", "fr": "Französisch", "de": "Deutsch", "es": "Spanisch", "it": "Italienisch"},
-    "attributes": {"person": PERSON, "company": COMPANY, "town": TOWN, "event": EVENT, "order": ORDER, "machine": MACHINE},
-    "entity_forms": {"event": ["die Messe {n}", "die Tagung {n}", "die Ausstellung {n}"], "order": ["die Bestellung {c}", "die Sendung {c}"], "machine": ["die Maschine {m}", "die Pumpe {m}", "die Anlage {m}"]},
+    "attributes": {"person": PERSON, "company": COMPANY, "town": TOWN, "order": ORDER},
+    "entity_forms": {"order": ["die Bestellung {c}", "die Sendung {c}"]},
     "pronouns": ["Sie", "Er"],
     "and_question": "Und {label}?",
     "months": "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split(),
-    "date_forms": ["{d}. {m} {y}"], "decimal": ",", "currency": "Euro", "degrees": "Grad",
+    "date_forms": ["{d}. {m} {y}"], "decimal": ",", "currency": "Euro",
     "lists": {
         "job": "Bäcker,Pilot,Lehrerin,Tischler,Journalistin,Maler,Anwältin,Gärtner,Chemikerin,Fotograf,Schneider,Zahnärztin,Bibliothekar,Mechanikerin,Richter,Tänzerin,Dolmetscher,Goldschmiedin".split(","),
         "color": "rot,grün,gelb,blau,schwarz,weiß,rosa,silbern,dunkelblau,grau,braun,lila,türkis,beige".split(","),

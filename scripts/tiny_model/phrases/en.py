@@ -57,14 +57,6 @@ TOWN = [
     ("speciality", "the speciality", "dish", ["{e} is famous for its {v}.", "The speciality of {e} is {v}."], ["What is {e} famous for?", "What is the speciality of {e}?"]),
     ("train_time", "the train time", "time", ["The train to {e} leaves at {v}.", "For {e} there is a train at {v}."], ["When does the train to {e} leave?", "At what time is the train to {e}?"]),
 ]
-EVENT = [
-    ("date", "the date", "date", ["{e} takes place on {v}.", "{e} is planned for {v}.", "The date of {e} is {v}."], ["When does {e} take place?", "What is the date of {e}?", "On which day is {e}?"]),
-    ("time", "the time", "time", ["{e} starts at {v}.", "{e} begins at {v}.", "The doors of {e} open at {v}."], ["At what time does {e} start?", "What time does {e} begin?"]),
-    ("place", "the place", "place", ["{e} is held in {v}.", "The venue of {e} is {v}.", "{e} will be in {v} this year."], ["Where is {e} held?", "Where does {e} take place?"]),
-    ("speaker", "the speaker", "person", ["The main speaker of {e} is {v}.", "{v} will open {e}.", "{e} will be opened by {v}."], ["Who is the main speaker of {e}?", "Who will open {e}?"]),
-    ("price", "the ticket price", "price", ["A ticket for {e} costs {v}.", "Entry to {e} is {v}."], ["How much is a ticket for {e}?", "What does entry to {e} cost?"]),
-    ("guests", "the number of guests", "count", ["{e} expects {v} guests.", "{v} guests are invited to {e}."], ["How many guests are expected at {e}?", "How many guests does {e} expect?"]),
-]
 ORDER = [
     ("item", "the item", "item", ["{e} contains {v}.", "{e} is for {v}."], ["What does {e} contain?", "What is in {e}?"]),
     ("price", "the price", "price", ["{e} costs {v}.", "The total of {e} is {v}."], ["How much does {e} cost?", "What is the total of {e}?"]),
@@ -73,24 +65,15 @@ ORDER = [
     ("tracking", "the tracking code", "code", ["{e} has the tracking code {v}.", "The tracking code of {e} is {v}."], ["What is the tracking code of {e}?", "Which tracking code does {e} have?"]),
     ("weight", "the weight", "weight", ["{e} weighs {v}.", "The weight of {e} is {v}."], ["How much does {e} weigh?", "What is the weight of {e}?"]),
 ]
-MACHINE = [
-    ("serial", "the serial number", "code", ["{e} has the serial number {v}.", "The serial number of {e} is {v}."], ["What is the serial number of {e}?", "Which serial number does {e} have?"]),
-    ("maker", "the manufacturer", "company", ["{e} is made by {v}.", "The manufacturer of {e} is {v}."], ["Who makes {e}?", "Who is the manufacturer of {e}?"]),
-    ("limit", "the maximum temperature", "temperature", ["{e} runs at up to {v}.", "The maximum temperature of {e} is {v}."], ["What is the maximum temperature of {e}?", "Up to what temperature does {e} run?"]),
-    ("location", "the location", "place", ["{e} is installed in {v}.", "{e} stands in the hall at {v}."], ["Where is {e} installed?", "Where does {e} stand?"]),
-    ("password", "the password", "code", ["The password of {e} is {v}.", "{e} is unlocked with the password {v}."], ["What is the password of {e}?", "With which password is {e} unlocked?"]),
-    ("color", "the colour", "color", ["{e} is painted {v}.", "The colour of {e} is {v}."], ["What is the colour of {e}?", "In which colour is {e} painted?"]),
-    ("inspected", "the inspection date", "date", ["{e} was inspected on {v}.", "The last inspection of {e} was on {v}."], ["When was {e} inspected?", "What is the date of the last inspection of {e}?"]),
-]
 
 PHRASES = {
     "language_name": {"en": "English", "fr": "French", "de": "German", "es": "Spanish", "it": "Italian"},
-    "attributes": {"person": PERSON, "company": COMPANY, "town": TOWN, "event": EVENT, "order": ORDER, "machine": MACHINE},
-    "entity_forms": {"event": ["the {n} Festival", "the {n} Conference", "the {n} Fair"], "order": ["order {c}", "order number {c}", "parcel {c}"], "machine": ["the {m}", "the {m} pump", "the {m} printer"]},
+    "attributes": {"person": PERSON, "company": COMPANY, "town": TOWN, "order": ORDER},
+    "entity_forms": {"order": ["order {c}", "order number {c}", "parcel {c}"]},
     "pronouns": ["She", "He"],
     "and_question": "And {label}?",
     "months": "January February March April May June July August September October November December".split(),
-    "date_forms": ["{d} {m} {y}", "{m} {d}, {y}"], "decimal": ".", "currency": "euros", "degrees": "degrees",
+    "date_forms": ["{d} {m} {y}", "{m} {d}, {y}"], "decimal": ".", "currency": "euros",
     "lists": {
         "job": "baker,pilot,nurse,carpenter,journalist,painter,teacher,lawyer,plumber,chemist,gardener,photographer,tailor,dentist,surgeon,librarian,mechanic,sailor,farmer,judge,miner,dancer,translator,goldsmith".split(","),
         "color": "red,green,yellow,blue,black,white,dark blue,pink,silver,grey,light green,brown,orange,purple,turquoise,crimson,beige".split(","),

@@ -29,13 +29,6 @@ TOWN = [
     ("fundación", "el año de fundación", "year", ["{e} fue fundada en {v}.", "{e} se menciona por primera vez en {v}."], ["¿Cuándo fue fundada {e}?", "¿En qué año fue fundada {e}?"]),
     ("especialidad", "la especialidad", "dish", ["{e} es famosa por {v}.", "La especialidad de {e} es {v}."], ["¿Cuál es la especialidad de {e}?", "¿Por qué es famosa {e}?"]),
 ]
-EVENT = [
-    ("fecha", "la fecha", "date", ["{e} se celebrará el {v}.", "{e} está previsto para el {v}."], ["¿Cuándo se celebrará {e}?", "¿Para qué día está previsto {e}?"]),
-    ("hora", "la hora", "time", ["{e} empieza a las {v}.", "Para {e}, las puertas se abren a las {v}."], ["¿A qué hora empieza {e}?"]),
-    ("lugar", "el lugar", "place", ["{e} tiene lugar en {v}.", "{e} será este año en {v}."], ["¿Dónde tiene lugar {e}?", "¿En qué ciudad será {e}?"]),
-    ("ponente", "el ponente principal", "person", ["{v} inaugurará {e}.", "{e} será inaugurado por {v}."], ["¿Quién inaugurará {e}?", "¿Por quién será inaugurado {e}?"]),
-    ("precio", "el precio de la entrada", "price", ["Una entrada para {e} cuesta {v}.", "El precio de entrada para {e} es de {v}."], ["¿Cuánto cuesta una entrada para {e}?"]),
-]
 ORDER = [
     ("artículo", "el artículo", "item", ["{e} contiene {v}."], ["¿Qué contiene {e}?"]),
     ("precio", "el precio", "price", ["{e} cuesta {v}.", "El precio de {e} es de {v}."], ["¿Cuánto cuesta {e}?", "¿Cuál es el precio de {e}?"]),
@@ -44,22 +37,15 @@ ORDER = [
     ("código", "el código de seguimiento", "code", ["{e} tiene el código de seguimiento {v}."], ["¿Qué código de seguimiento tiene {e}?"]),
     ("peso", "el peso", "weight", ["{e} pesa {v}.", "{e} tiene un peso de {v}."], ["¿Cuánto pesa {e}?", "¿Qué peso tiene {e}?"]),
 ]
-MACHINE = [
-    ("número_de_serie", "el número de serie", "code", ["{e} tiene el número de serie {v}.", "El número de serie de {e} es {v}."], ["¿Cuál es el número de serie de {e}?"]),
-    ("fabricante", "el fabricante", "company", ["{e} está fabricada por {v}.", "El fabricante de {e} es {v}."], ["¿Quién fabrica {e}?", "¿Quién es el fabricante de {e}?"]),
-    ("lugar", "el lugar", "place", ["{e} está instalada en {v}.", "{e} se encuentra en {v}."], ["¿Dónde está instalada {e}?", "¿Dónde se encuentra {e}?"]),
-    ("contraseña", "la contraseña", "code", ["La contraseña de {e} es {v}."], ["¿Cuál es la contraseña de {e}?"]),
-    ("color", "el color", "color", ["El color de {e} es el {v}."], ["¿De qué color es {e}?", "¿Cuál es el color de {e}?"]),
-]
 
 PHRASES = {
     "language_name": {"en": "inglés", "fr": "francés", "de": "alemán", "es": "español", "it": "italiano"},
-    "attributes": {"person": PERSON, "company": COMPANY, "town": TOWN, "event": EVENT, "order": ORDER, "machine": MACHINE},
-    "entity_forms": {"event": ["el Festival {n}", "el Congreso {n}", "el Salón {n}"], "order": ["el pedido {c}", "el pedido número {c}"], "machine": ["la máquina {m}", "la bomba {m}", "la impresora {m}"]},
+    "attributes": {"person": PERSON, "company": COMPANY, "town": TOWN, "order": ORDER},
+    "entity_forms": {"order": ["el pedido {c}", "el pedido número {c}"]},
     "pronouns": ["Ella", "Él"],
     "and_question": "¿Y {label}?",
     "months": "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre".split(),
-    "date_forms": ["{d} de {m} de {y}"], "decimal": ",", "currency": "euros", "degrees": "grados",
+    "date_forms": ["{d} de {m} de {y}"], "decimal": ",", "currency": "euros",
     "lists": {
         "job": "piloto,dentista,periodista,carpintero,arquitecta,fotógrafo,bibliotecaria,florista,jueza,mecánico,química,contable,sastre,bailarina,intérprete,jardinero".split(","),
         "color": "rojo,verde,amarillo,azul,negro,blanco,rosa,gris,azul oscuro,naranja,morado,marrón,turquesa,beige".split(","),

@@ -29,13 +29,6 @@ TOWN = [
     ("fondation", "l'année de fondation", "year", ["{e} a été fondée en {v}.", "{e} est mentionnée pour la première fois en {v}."], ["En quelle année {e} a été fondée ?", "Quand {e} a été fondée ?"]),
     ("spécialité", "la spécialité", "dish", ["{e} est connue pour {v}.", "La spécialité de {e} est {v}."], ["Quelle est la spécialité de {e} ?", "Pour quoi {e} est connue ?"]),
 ]
-EVENT = [
-    ("date", "la date", "date", ["{e} aura lieu le {v}.", "{e} est prévu pour le {v}."], ["Quand aura lieu {e} ?", "Quelle est la date prévue pour {e} ?"]),
-    ("heure", "l'heure", "time", ["{e} commence à {v}.", "Pour {e}, les portes ouvrent à {v}."], ["À quelle heure commence {e} ?"]),
-    ("lieu", "le lieu", "place", ["{e} se tient à {v}.", "{e} sera cette année à {v}."], ["Où se tient {e} ?", "Dans quelle ville se tient {e} ?"]),
-    ("orateur", "l'orateur principal", "person", ["{v} ouvrira {e}.", "{e} sera ouvert par {v}."], ["Qui ouvrira {e} ?", "Par qui {e} sera ouvert ?"]),
-    ("prix", "le prix du billet", "price", ["Un billet pour {e} coûte {v}.", "L'entrée pour {e} est à {v}."], ["Combien coûte un billet pour {e} ?"]),
-]
 ORDER = [
     ("article", "l'article", "item", ["{e} contient des {v}."], ["Que contient {e} ?"]),
     ("prix", "le prix", "price", ["{e} coûte {v}.", "Le prix de {e} est de {v}."], ["Combien coûte {e} ?", "Quel est le prix de {e} ?"]),
@@ -44,22 +37,15 @@ ORDER = [
     ("code", "le code de suivi", "code", ["Le code de suivi de {e} est {v}.", "{e} porte le code de suivi {v}."], ["Quel est le code de suivi de {e} ?"]),
     ("poids", "le poids", "weight", ["{e} pèse {v}.", "Le poids de {e} est de {v}."], ["Combien pèse {e} ?", "Quel est le poids de {e} ?"]),
 ]
-MACHINE = [
-    ("numéro_de_série", "le numéro de série", "code", ["Le numéro de série de {e} est {v}.", "{e} porte le numéro de série {v}."], ["Quel est le numéro de série de {e} ?"]),
-    ("fabricant", "le fabricant", "company", ["{e} est fabriquée par {v}.", "Le fabricant de {e} est {v}."], ["Qui fabrique {e} ?", "Qui est le fabricant de {e} ?"]),
-    ("lieu", "le lieu", "place", ["{e} est installée à {v}.", "{e} se trouve à {v}."], ["Où est installée {e} ?", "Où se trouve {e} ?"]),
-    ("mot_de_passe", "le mot de passe", "code", ["Le mot de passe de {e} est {v}."], ["Quel est le mot de passe de {e} ?"]),
-    ("couleur", "la couleur", "color", ["La couleur de {e} est le {v}."], ["Quelle est la couleur de {e} ?", "De quelle couleur est {e} ?"]),
-]
 
 PHRASES = {
     "language_name": {"en": "anglais", "fr": "français", "de": "allemand", "es": "espagnol", "it": "italien"},
-    "attributes": {"person": PERSON, "company": COMPANY, "town": TOWN, "event": EVENT, "order": ORDER, "machine": MACHINE},
-    "entity_forms": {"event": ["le Festival {n}", "le Salon {n}", "le Colloque {n}"], "order": ["la commande {c}", "la commande numéro {c}"], "machine": ["la machine {m}", "la pompe {m}", "l'imprimante {m}"]},
+    "attributes": {"person": PERSON, "company": COMPANY, "town": TOWN, "order": ORDER},
+    "entity_forms": {"order": ["la commande {c}", "la commande numéro {c}"]},
     "pronouns": ["Elle", "Il"],
     "and_question": "Et {label} ?",
     "months": "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split(),
-    "date_forms": ["{d} {m} {y}"], "decimal": ",", "currency": "euros", "degrees": "degrés",
+    "date_forms": ["{d} {m} {y}"], "decimal": ",", "currency": "euros",
     "lists": {
         "job": "pilote,dentiste,journaliste,peintre,architecte,photographe,bibliothécaire,fleuriste,juge,garagiste,libraire,chimiste,vétérinaire,comptable,céramiste,interprète".split(","),
         "color": "rouge,vert,jaune,bleu,noir,blanc,rose,gris,bleu foncé,orange,violet,marron,turquoise,beige".split(","),

@@ -29,13 +29,6 @@ TOWN = [
     ("fondazione", "l'anno di fondazione", "year", ["{e} è stata fondata nel {v}.", "{e} viene citata per la prima volta nel {v}."], ["Quando è stata fondata {e}?", "In che anno è stata fondata {e}?"]),
     ("specialità", "la specialità", "dish", ["La specialità di {e} è {v}.", "{e} è famosa per {v}."], ["Qual è la specialità di {e}?", "Per che cosa è famosa {e}?"]),
 ]
-EVENT = [
-    ("data", "la data", "date", ["{e} si terrà il {v}.", "{e} è previsto per il {v}."], ["Quando si terrà {e}?", "Per quale giorno è previsto {e}?"]),
-    ("ora", "l'ora", "time", ["{e} inizia alle {v}.", "Per {e} le porte aprono alle {v}."], ["A che ora inizia {e}?"]),
-    ("luogo", "il luogo", "place", ["{e} si svolge a {v}.", "{e} sarà quest'anno a {v}."], ["Dove si svolge {e}?", "In quale città si svolge {e}?"]),
-    ("relatore", "il relatore principale", "person", ["{v} aprirà {e}.", "{e} sarà aperto da {v}."], ["Chi aprirà {e}?", "Da chi sarà aperto {e}?"]),
-    ("prezzo", "il prezzo del biglietto", "price", ["Un biglietto per {e} costa {v}.", "L'ingresso per {e} costa {v}."], ["Quanto costa un biglietto per {e}?"]),
-]
 ORDER = [
     ("articolo", "l'articolo", "item", ["{e} contiene {v}."], ["Che cosa contiene {e}?"]),
     ("prezzo", "il prezzo", "price", ["{e} costa {v}.", "{e} ha un prezzo di {v}."], ["Quanto costa {e}?", "Che prezzo ha {e}?"]),
@@ -44,22 +37,15 @@ ORDER = [
     ("codice", "il codice di spedizione", "code", ["{e} ha il codice di spedizione {v}."], ["Quale codice di spedizione ha {e}?"]),
     ("peso", "il peso", "weight", ["{e} pesa {v}.", "{e} ha un peso di {v}."], ["Quanto pesa {e}?", "Che peso ha {e}?"]),
 ]
-MACHINE = [
-    ("numero_di_serie", "il numero di serie", "code", ["{e} ha il numero di serie {v}.", "{e} porta il numero di serie {v}."], ["Quale numero di serie ha {e}?"]),
-    ("produttore", "il produttore", "company", ["{e} è prodotta da {v}.", "{e} esce dalle officine di {v}."], ["Chi produce {e}?", "Da chi è prodotta {e}?"]),
-    ("luogo", "il luogo", "place", ["{e} è installata a {v}.", "{e} si trova a {v}."], ["Dove è installata {e}?", "Dove si trova {e}?"]),
-    ("password", "la password", "code", ["{e} ha la password {v}."], ["Quale password ha {e}?"]),
-    ("colore", "il colore", "color", ["{e} è di colore {v}."], ["Di che colore è {e}?"]),
-]
 
 PHRASES = {
     "language_name": {"en": "inglese", "fr": "francese", "de": "tedesco", "es": "spagnolo", "it": "italiano"},
-    "attributes": {"person": PERSON, "company": COMPANY, "town": TOWN, "event": EVENT, "order": ORDER, "machine": MACHINE},
-    "entity_forms": {"event": ["il Festival {n}", "il Congresso {n}", "il Salone {n}"], "order": ["l'ordine {c}", "l'ordine numero {c}"], "machine": ["la macchina {m}", "la pompa {m}", "la stampante {m}"]},
+    "attributes": {"person": PERSON, "company": COMPANY, "town": TOWN, "order": ORDER},
+    "entity_forms": {"order": ["l'ordine {c}", "l'ordine numero {c}"]},
     "pronouns": ["Lei", "Lui"],
     "and_question": "E {label}?",
     "months": "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre".split(),
-    "date_forms": ["{d} {m} {y}"], "decimal": ",", "currency": "euro", "degrees": "gradi",
+    "date_forms": ["{d} {m} {y}"], "decimal": ",", "currency": "euro",
     "lists": {
         "job": "pilota,dentista,giornalista,falegname,architetta,fotografo,bibliotecaria,fiorista,giudice,meccanico,chimica,contabile,sarto,ballerina,interprete,giardiniere".split(","),
         "color": "rosso,verde,giallo,blu,nero,bianco,rosa,grigio,blu scuro,arancione,viola,marrone,turchese,beige".split(","),

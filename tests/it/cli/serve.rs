@@ -76,7 +76,7 @@ impl Drop for Server {
     }
 }
 
-fn answer(mut stream: TcpStream) -> String {
+pub(super) fn answer(mut stream: TcpStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     text
