@@ -72,10 +72,7 @@ fn on_cuda(out: &str) {
 }
 
 /// Kernels alone on one device, then the decoder on another, which has the first one's memory again.
-fn measure<D: Device + Send>(open: impl Fn() -> D, plan: &Plan) -> Results
-where
-    D::Graph: Send,
-{
+fn measure<D: Device + Send>(open: impl Fn() -> D, plan: &Plan) -> Results {
     let mut results = Results::new();
     kernels(&open(), plan, &mut results);
     decoder(open(), plan, &mut results);
@@ -165,10 +162,7 @@ fn graph_seconds(device: &impl Device, launches: &[tramontane_kernels::gpu::Laun
 }
 
 /// Decode steps and prefills of the whole model.
-fn decoder<D: Device + Send>(device: D, plan: &Plan, results: &mut Results)
-where
-    D::Graph: Send,
-{
+fn decoder<D: Device + Send>(device: D, plan: &Plan, results: &mut Results) {
     let longest = plan.decode.iter().map(|&(_, context)| context).chain(plan.prefill.iter().copied()).max();
     let tokens = plan.decode.iter().map(|&(n, context)| n * context.next_multiple_of(BLOCK_SIZE)).max();
     let (longest, tokens) = (longest.unwrap_or(1), tokens.unwrap_or(1));

@@ -8,7 +8,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use tramontane::engine::{
     EngineConfig, batch,
     scheduler::Scheduler,
-    sequence::{Sequence, SequenceKey, SequenceOptions},
+    sequence::{Outlook, Sequence, SequenceKey, SequenceOptions},
 };
 
 const BLOCK_SIZE: usize = 16;
@@ -30,9 +30,10 @@ fn add(scheduler: &mut Scheduler, arrival: u64, prompt: Vec<u32>) {
 
 fn step(scheduler: &mut Scheduler) {
     let plan = scheduler.schedule();
-    black_box(batch::build(&plan.items, scheduler));
-    for item in plan.items {
-        scheduler.commit(item, Some(7));
+    let (_, rows) = black_box(batch::build(&plan.items, scheduler));
+    for (item, rows) in plan.items.into_iter().zip(rows) {
+        scheduler.start(item, rows.next.map_or(Outlook::Prefill, |row| Outlook::Token(row as u32)));
+        scheduler.commit(item, rows.next.map(|_| 7));
     }
 }
 

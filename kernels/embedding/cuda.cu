@@ -5,12 +5,15 @@
 constexpr int THREADS = 128;
 constexpr int PER_VECTOR = 8;
 
-// out (n, width) = table (size, width) at ids (n). A row whose id is outside the table, as that of padding, is zero:
-// nothing is ever read outside.
+constexpr uint32_t UNREAD = 0x80000000u, NONE = 0xffffffffu;
+
+// out (n, width) = table (size, width) at ids (n). An id with the highest bit set is an index among `chosen`. A row whose
+// id is outside the table, as that of padding, is zero: nothing is ever read outside.
 template <typename T>
-__device__ void embed_tokens(const T* __restrict__ table, const uint32_t* __restrict__ ids, float* __restrict__ out,
-                             int size, int width) {
-    const uint32_t id = ids[blockIdx.x];
+__device__ void embed_tokens(const T* __restrict__ table, const uint32_t* __restrict__ ids,
+                             const uint32_t* __restrict__ chosen, float* __restrict__ out, int size, int width) {
+    uint32_t id = ids[blockIdx.x];
+    if (id != NONE && id & UNREAD) id = chosen[id & ~UNREAD];
     const bool inside = id < uint32_t(size);
     const T* row = table + size_t(inside ? id : 0) * width;
     out += size_t(blockIdx.x) * width;
@@ -30,13 +33,15 @@ __device__ void embed_tokens(const T* __restrict__ table, const uint32_t* __rest
     for (int i = first; i < min(first + PER_VECTOR, width); i++) out[i] = inside ? to_float(row[i]) : 0.0f;
 }
 
-KERNEL(embed_tokens_bf16, THREADS)(const bf16* table, const uint32_t* ids, float* out, int size, int width) {
-    embed_tokens(table, ids, out, size, width);
+KERNEL(embed_tokens_bf16, THREADS)
+(const bf16* table, const uint32_t* ids, const uint32_t* chosen, float* out, int size, int width) {
+    embed_tokens(table, ids, chosen, out, size, width);
 }
 REGISTER_KERNEL(embed_tokens_bf16)
 
-KERNEL(embed_tokens_f16, THREADS)(const f16* table, const uint32_t* ids, float* out, int size, int width) {
-    embed_tokens(table, ids, out, size, width);
+KERNEL(embed_tokens_f16, THREADS)
+(const f16* table, const uint32_t* ids, const uint32_t* chosen, float* out, int size, int width) {
+    embed_tokens(table, ids, chosen, out, size, width);
 }
 REGISTER_KERNEL(embed_tokens_f16)
 

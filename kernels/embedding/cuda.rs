@@ -12,8 +12,11 @@ const PER_THREAD: usize = 8;
 pub struct EmbedTokens {
     /// Of type `dtype`, `(size, width)`
     pub table: DevicePointer,
-    /// u32 `(rows)`; an id outside the table, as `u32::MAX` of a padded row, gives zeros.
+    /// u32 `(rows)`; an id outside the table, as `u32::MAX` of a padded row, gives zeros. With [`EmbedTokens::UNREAD`] it
+    /// is an index among `chosen`.
     pub ids: DevicePointer,
+    /// u32: tokens that were chosen on the device, see [`Sampling::next`](crate::sampling::cuda::Sampling::next).
+    pub chosen: DevicePointer,
     /// f32 `(rows, width)`
     pub out: DevicePointer,
     /// Tokens of the table.
@@ -27,12 +30,16 @@ pub struct EmbedTokens {
 }
 
 impl EmbedTokens {
+    /// The bit of an id that says that the host has not read the token yet.
+    pub const UNREAD: u32 = 1 << 31;
+
     /// A thread per eight elements.
     pub fn launch(&self) -> Launch {
         let kernel = self.dtype.pick("embed_tokens_bf16", "embed_tokens_f16");
         Launch::new(kernel, grid(self.rows, self.width), THREADS as u32, 0)
             .pointer(self.table)
             .pointer(self.ids)
+            .pointer(self.chosen)
             .pointer(self.out)
             .int(self.size)
             .int(self.width)

@@ -11,6 +11,9 @@ use crate::testing::{OnDevice, assert_same_bits, each_device, random};
 const SIZE: usize = 9;
 /// Beside rows of the table, what must not be read: one past its end, and padding.
 const IDS: [u32; 6] = [8, 0, u32::MAX, 0, SIZE as u32, 3];
+/// The same with two tokens that only the device knows, and what it knows.
+const UNREAD_IDS: [u32; 6] = [8, 1 | EmbedTokens::UNREAD, u32::MAX, 0, SIZE as u32, EmbedTokens::UNREAD];
+const CHOSEN: [u32; 2] = [3, 0];
 /// Elements after the result that must stay as they are.
 const GUARD: usize = 8;
 
@@ -35,7 +38,8 @@ fn check(device: &OnDevice, dtype: Float16, width: usize, magnitude: f32) {
     let expected = expected_of(dtype, &values, width);
 
     let out = device.poisoned_f32(len + GUARD);
-    device.run(&EmbedTokens { table, ids, out, size: SIZE, width, rows: IDS.len(), dtype }.launch());
+    let (unread_ids, chosen) = (device.u32(&UNREAD_IDS), device.u32(&CHOSEN));
+    device.run(&EmbedTokens { table, ids: unread_ids, chosen, out, size: SIZE, width, rows: IDS.len(), dtype }.launch());
     let found = device.read_f32(out, len + GUARD);
     assert_same_bits("embed_tokens", &[SIZE, width], &found[..len], &expected);
     assert!(found[len..].iter().all(|value| value.is_nan()), "embed_tokens wrote past its rows of {width}");

@@ -2,15 +2,17 @@
 //! same binary runs on hosts without one.
 //!
 //! One stream, in whose order everything happens; memory is freed with the device. What a step uploads and reads back
-//! goes through memory that the GPU can read directly.
+//! goes through pinned memory, piece by piece, so that the host waits for the GPU only where it wants a result, or where
+//! it is several uploads ahead.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::ffi::{CString, c_void};
+use std::ffi::CString;
 use std::sync::Arc;
 
 use cudarc::driver::{DriverError, result, sys};
 
+use super::pinned::Pinned;
 use super::{Device, DeviceError, DevicePointer, Launch};
 
 /// The kernels, compiled for every architecture: one image per operator. Written by the build script.
@@ -22,8 +24,10 @@ mod images {
 const TOOLKIT: i32 = 13_000;
 /// The oldest architecture that the kernels are compiled for: compute capability 8.0.
 const OLDEST_CAPABILITY: (i32, i32) = (8, 0);
-/// Bytes of pinned memory: a decode step's inputs, and its logits.
-const STAGING: usize = 64 << 20;
+/// Pieces of pinned memory that uploads take in turn. A step has a few uploads, and two steps are on their way.
+const STAGING_PIECES: usize = 8;
+/// Bytes of a piece. What is larger goes in parts.
+const STAGING: usize = 8 << 20;
 /// Dynamic shared memory that a kernel has without asking.
 const PLAIN_SHARED: u32 = 48 << 10;
 
@@ -84,14 +88,22 @@ pub struct Cuda {
     context: Arc<Context>,
     stream: sys::CUstream,
     functions: RefCell<HashMap<&'static str, Function>>,
-    /// Pinned, [`STAGING`] bytes.
-    staging: *mut u8,
-    /// Does the device still read it?
-    staging_busy: Cell<bool>,
+    /// [`STAGING_PIECES`] of [`STAGING`] bytes
+    staging: Vec<Pinned>,
+    /// The piece whose turn it is.
+    next_piece: Cell<usize>,
+    /// Pieces that no readback has at the moment.
+    readbacks: RefCell<Vec<Pinned>>,
+}
+
+/// A copy to the host that has begun.
+pub struct CudaReadback {
+    pinned: Pinned,
+    bytes: usize,
 }
 
 /// The GPU's primary context, with everything that lives in it.
-struct Context {
+pub(super) struct Context {
     device: sys::CUdevice,
     handle: sys::CUcontext,
     modules: Vec<sys::CUmodule>,
@@ -166,10 +178,22 @@ impl Cuda {
             context.modules.push(module);
         }
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed)?;
-        // SAFETY: the context is current.
-        let staging = unsafe { result::malloc_host(STAGING, 0) }.map_err(failed)?.cast();
-        let functions = RefCell::default();
-        Ok(Self { context: Arc::new(context), stream, functions, staging, staging_busy: Cell::new(false) })
+        let context = Arc::new(context);
+        let staging = (0..STAGING_PIECES).map(|_| Pinned::new(&context, STAGING)).collect::<Result<_, _>>();
+        Ok(Self {
+            staging: staging.map_err(failed)?,
+            next_piece: Cell::new(0),
+            readbacks: RefCell::default(),
+            functions: RefCell::default(),
+            context,
+            stream,
+        })
+    }
+
+    fn next_piece(&self) -> &Pinned {
+        let index = self.next_piece.get();
+        self.next_piece.set((index + 1) % STAGING_PIECES);
+        &self.staging[index]
     }
 
     /// The kernel, allowed to have so much dynamic shared memory.
@@ -214,17 +238,11 @@ impl Cuda {
         }
         .map_err(|error| not_launched(kernel, &error))
     }
-
-    fn synchronize(&self) -> Result<(), DeviceError> {
-        // SAFETY: the stream lives as long as `self`.
-        unsafe { result::stream::synchronize(self.stream) }.map_err(device_failed)?;
-        self.staging_busy.set(false);
-        Ok(())
-    }
 }
 
 impl Device for Cuda {
     type Graph = CudaGraph;
+    type Readback = CudaReadback;
 
     fn allocate(&self, bytes: usize) -> Result<DevicePointer, DeviceError> {
         self.context.bind()?;
@@ -244,18 +262,9 @@ impl Device for Cuda {
     unsafe fn upload(&self, to: DevicePointer, bytes: &[u8]) -> Result<(), DeviceError> {
         self.context.bind()?;
         let mut to = to;
-        // All of it by the stream, whose order a copy from other memory would not keep.
         for part in bytes.chunks(STAGING) {
-            if self.staging_busy.get() {
-                self.synchronize()?;
-            }
-            // SAFETY: the caller answers for `to`; the staging memory is ours and nobody reads it.
-            unsafe {
-                std::ptr::copy_nonoverlapping(part.as_ptr(), self.staging, part.len());
-                let staged = std::slice::from_raw_parts(self.staging, part.len());
-                result::memcpy_htod_async(to.0, staged, self.stream).map_err(device_failed)?;
-            }
-            self.staging_busy.set(true);
+            // SAFETY: the caller answers for `to`.
+            unsafe { self.next_piece().upload(to.0, part, self.stream) }.map_err(device_failed)?;
             to = to.plus(part.len());
         }
         Ok(())
@@ -264,18 +273,35 @@ impl Device for Cuda {
     unsafe fn download(&self, from: DevicePointer, bytes: &mut [u8]) -> Result<(), DeviceError> {
         self.context.bind()?;
         let mut from = from;
-        // The stream's order keeps what is still to be uploaded from the same memory before it is overwritten.
         for part in bytes.chunks_mut(STAGING) {
-            // SAFETY: the caller answers for `from`; the staging memory is ours.
-            unsafe {
-                let staged = std::slice::from_raw_parts_mut(self.staging, part.len());
-                result::memcpy_dtoh_async(staged, from.0, self.stream).map_err(device_failed)?;
-                self.synchronize()?;
-                std::ptr::copy_nonoverlapping(self.staging, part.as_mut_ptr(), part.len());
-            }
+            let piece = self.next_piece();
+            // SAFETY: the caller answers for `from`.
+            unsafe { piece.begin_readback(from.0, part.len(), self.stream) }.map_err(device_failed)?;
+            piece.read(part).map_err(device_failed)?;
             from = from.plus(part.len());
         }
         Ok(())
+    }
+
+    unsafe fn begin_readback(&self, from: DevicePointer, bytes: usize) -> Result<Self::Readback, DeviceError> {
+        self.context.bind()?;
+        let mut free = self.readbacks.borrow_mut();
+        let pinned = match free.iter().position(|pinned| pinned.len() >= bytes) {
+            Some(index) => free.swap_remove(index),
+            // More than asked for, so that the next steps find it large enough.
+            None => Pinned::new(&self.context, bytes.max(1).next_power_of_two()).map_err(device_failed)?,
+        };
+        // SAFETY: the caller answers for `from`.
+        unsafe { pinned.begin_readback(from.0, bytes, self.stream) }.map_err(device_failed)?;
+        Ok(CudaReadback { pinned, bytes })
+    }
+
+    fn end_readback(&self, readback: Self::Readback) -> Result<Vec<u8>, DeviceError> {
+        self.context.bind()?;
+        let mut bytes = vec![0; readback.bytes];
+        readback.pinned.read(&mut bytes).map_err(device_failed)?;
+        self.readbacks.borrow_mut().push(readback.pinned);
+        Ok(bytes)
     }
 
     unsafe fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
@@ -326,7 +352,7 @@ impl Context {
         Ok(context)
     }
 
-    fn bind(&self) -> Result<(), DeviceError> {
+    pub(super) fn bind(&self) -> Result<(), DeviceError> {
         // SAFETY: the context is retained.
         unsafe { result::ctx::set_current(self.handle) }.map_err(device_failed)
     }
@@ -352,11 +378,10 @@ impl Drop for Context {
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        // SAFETY: the stream and the staging memory are ours, and the stream is done with them.
+        // SAFETY: the stream is ours, and done when it is destroyed.
         unsafe {
             let _ = result::ctx::set_current(self.context.handle);
             let _ = result::stream::synchronize(self.stream);
-            let _ = result::free_host(self.staging.cast::<c_void>());
             let _ = result::stream::destroy(self.stream);
         }
     }
@@ -375,6 +400,12 @@ impl Drop for CudaGraph {
 impl std::fmt::Debug for Cuda {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cuda").field("device", &self.context.device).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for CudaReadback {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CudaReadback").field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }
 

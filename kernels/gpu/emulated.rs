@@ -27,6 +27,7 @@ impl Emulated {
 
 impl Device for Emulated {
     type Graph = Vec<Launch>;
+    type Readback = Vec<u8>;
 
     fn allocate(&self, bytes: usize) -> Result<DevicePointer, DeviceError> {
         let lines = vec![Line([0; 256]); bytes.div_ceil(256).max(1)].into_boxed_slice();
@@ -47,6 +48,17 @@ impl Device for Emulated {
         // SAFETY: as above.
         unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
+    }
+
+    unsafe fn begin_readback(&self, from: DevicePointer, bytes: usize) -> Result<Self::Readback, DeviceError> {
+        let mut read = vec![0; bytes];
+        // SAFETY: the caller's word.
+        unsafe { self.download(from, &mut read) }?;
+        Ok(read)
+    }
+
+    fn end_readback(&self, readback: Self::Readback) -> Result<Vec<u8>, DeviceError> {
+        Ok(readback)
     }
 
     unsafe fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {

@@ -10,6 +10,8 @@ pub mod cuda;
 #[cfg(any(test, feature = "emulation"))]
 mod emulated;
 mod launch;
+#[cfg(feature = "cuda")]
+mod pinned;
 
 #[cfg(any(test, feature = "emulation"))]
 pub use emulated::Emulated;
@@ -68,7 +70,9 @@ pub enum DeviceError {
 /// Memory, copies and launches, all in the order in which they are asked for.
 pub trait Device {
     /// Recorded launches.
-    type Graph;
+    type Graph: Send;
+    /// A copy to the host that has begun.
+    type Readback: Send + std::fmt::Debug;
 
     /// Zeroed memory, aligned to 256 bytes, that lives as long as the device.
     fn allocate(&self, bytes: usize) -> Result<DevicePointer, DeviceError>;
@@ -84,6 +88,15 @@ pub trait Device {
     /// # Safety
     /// `from` begins an allocation, or a part of one, of at least as many bytes.
     unsafe fn download(&self, from: DevicePointer, bytes: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Begins a copy from the device, after everything before, without waiting for it.
+    ///
+    /// # Safety
+    /// As of [`Self::download`].
+    unsafe fn begin_readback(&self, from: DevicePointer, bytes: usize) -> Result<Self::Readback, DeviceError>;
+
+    /// Waits for a copy that has begun, not for what was asked for after it.
+    fn end_readback(&self, readback: Self::Readback) -> Result<Vec<u8>, DeviceError>;
 
     /// Runs a kernel.
     ///

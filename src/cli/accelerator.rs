@@ -82,8 +82,7 @@ impl Accelerator {
 
 /// How much a step computes at most on a GPU.
 pub(super) fn gpu_limits(limits: &EngineLimits) -> GpuLimits {
-    let max_tokens = limits.max_batched_tokens;
-    GpuLimits { max_tokens, max_sequences: limits.max_running.min(max_tokens) }
+    GpuLimits { max_tokens: limits.max_batched_tokens, max_sequences: limits.max_running }
 }
 
 /// Bytes on a GPU beside weights and cache, and bytes of keys and values per token.

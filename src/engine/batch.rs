@@ -27,10 +27,15 @@ fn append(batch: &mut Batch, item: Scheduled, scheduler: &Scheduler) -> OutputRo
     let sequence = scheduler.sequence(item.key).expect("planned sequences are queued");
     let block_size = scheduler.block_size();
     let query_start = batch.n_tokens();
-    let first = sequence.num_computed();
-    let context_len = first + item.query_len;
+    let first = item.first;
+    let context_len = item.end();
     let block_table = sequence.block_table()[..context_len.div_ceil(block_size)].to_vec();
-    batch.token_ids.extend_from_slice(&sequence.tokens()[first..context_len]);
+    let known = sequence.tokens();
+    batch.token_ids.extend_from_slice(&known[first.min(known.len())..context_len.min(known.len())]);
+    if context_len > known.len() {
+        let row = sequence.unread_row().expect("a token that is unknown is the one unread");
+        batch.token_ids.push(Batch::UNREAD | row);
+    }
     batch.positions.extend((first..context_len).map(|position| position as u32));
     batch.slots.extend(
         (first..context_len)
@@ -45,7 +50,7 @@ fn append(batch: &mut Batch, item: Scheduled, scheduler: &Scheduler) -> OutputRo
     let prompt_start = batch.output_rows.len();
     batch.output_rows.extend(positions.clone().map(row_of));
     let prompt = prompt_start..batch.output_rows.len();
-    let next = (context_len == sequence.tokens().len()).then(|| {
+    let next = (context_len == sequence.num_tokens()).then(|| {
         batch.output_rows.push(row_of(context_len - 1));
         batch.output_rows.len() - 1
     });

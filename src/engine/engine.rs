@@ -1,11 +1,14 @@
 //! The owner thread: all mutable state of the engine lives in [`Engine`], and only events reach it.
 //!
-//! [`Engine::step`] is the whole engine: schedule, forward, sample, commit. Invariants: `requests` and the
-//! scheduler know the same keys between steps; a failure, panic or invalid logit ends only the request it
-//! belongs to. Knows nothing of text, HTTP or who waits for a stream.
+//! [`Engine::step`] is the whole engine: schedule, start, finish, sample, commit. A model that chooses tokens itself is
+//! one step ahead of what has been read: the next step is started before the tokens of the last are known, and what it
+//! computes for a sequence that those end is thrown away.
+//!
+//! Invariants: `requests` and the scheduler know the same keys between steps; a failure, panic or invalid logit ends only
+//! the request it belongs to. Knows nothing of text, HTTP or who waits for a stream.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::AtomicBool},
@@ -22,15 +25,17 @@ use super::{
     EngineConfig, FinishReason, Request, Snapshot, TokenLogprobs, Update,
     batch::{self, OutputRows},
     blocks::IntegrityError,
-    forward::{GuardedModel, panic_message},
+    forward::{GuardedModel, Results, Row, panic_message},
     in_flight::{Chosen, InFlight},
+    sampler::SampleError,
     scheduler::{Plan, Scheduled, Scheduler},
-    sequence::{Sequence, SequenceKey, SequenceOptions},
+    sequence::{Outlook, Sequence, SequenceKey, SequenceOptions},
     status::Status,
 };
 use crate::{
-    model::{ForwardPass, Logits},
+    model::ForwardPass,
     telemetry::EngineMetrics,
+    types::{RowResult, TokenChoice},
 };
 
 /// Everything that can be asked of the engine thread.
@@ -66,6 +71,8 @@ pub(super) struct Engine {
     model: GuardedModel,
     scheduler: Scheduler,
     requests: HashMap<SequenceKey, InFlight>,
+    /// Steps whose results have not been read: at most one between two steps.
+    started: VecDeque<Started>,
     max_sequence_len: usize,
     metrics: Arc<EngineMetrics>,
     status: Arc<Status>,
@@ -73,14 +80,14 @@ pub(super) struct Engine {
     drains: Vec<oneshot::Sender<()>>,
 }
 
-/// Planned shares with their logits.
-struct Computed {
+/// Planned shares that the model computes.
+#[derive(Debug)]
+struct Started {
     items: Vec<Scheduled>,
     rows: Vec<OutputRows>,
-    logits: Logits,
 }
 
-/// What one sequence's rows of the logits led to.
+/// What one sequence's rows led to.
 struct Outcome {
     prompt_entries: Vec<TokenLogprobs>,
     chosen: Option<Chosen>,
@@ -97,6 +104,7 @@ impl Engine {
             model: GuardedModel::new(model),
             scheduler: Scheduler::new(&config),
             requests: HashMap::new(),
+            started: VecDeque::new(),
             max_sequence_len: config.max_sequence_len(),
             metrics,
             status,
@@ -115,7 +123,7 @@ impl Engine {
 
     fn serve(&mut self, events: &mut mpsc::Receiver<Event>) -> Result<(), IntegrityError> {
         loop {
-            let event = if self.scheduler.is_idle() {
+            let event = if self.scheduler.is_idle() && self.started.is_empty() {
                 self.rest()?;
                 events.blocking_recv().ok_or(TryRecvError::Disconnected)
             } else {
@@ -170,15 +178,13 @@ impl Engine {
     fn step(&mut self) -> Result<(), IntegrityError> {
         self.end_interrupted();
         let plan = self.scheduler.schedule();
-        if plan.items.is_empty() && !self.scheduler.is_idle() {
+        if plan.items.is_empty() && self.started.is_empty() && !self.scheduler.is_idle() {
             self.give_up();
             return Ok(());
         }
         self.announce(&plan);
-        for computed in self.forward(plan.items) {
-            let outcomes = self.sample(&computed);
-            self.commit(&computed.items, outcomes);
-        }
+        let leads_on = self.start(plan.items);
+        self.finish_down_to(usize::from(leads_on));
         self.report_load();
         if cfg!(debug_assertions) { self.check_integrity() } else { Ok(()) }
     }
@@ -194,7 +200,8 @@ impl Engine {
     }
 
     fn announce(&mut self, plan: &Plan) {
-        for _ in &plan.preempted {
+        for key in &plan.preempted {
+            self.model.forget(key.arrival);
             self.metrics.preempted();
             self.status.count_preemption();
         }
@@ -208,35 +215,80 @@ impl Engine {
         }
     }
 
-    /// Computes the batch. If that fails, computes each sequence alone, so that only the culprits end:
-    /// writing the same keys and values again is harmless.
-    fn forward(&mut self, items: Vec<Scheduled>) -> Vec<Computed> {
+    /// Starts the batch. If that fails, computes each sequence alone, so that only the culprits end:
+    /// writing the same keys and values again is harmless. True if the next batch may be started before the results of
+    /// this one are read.
+    fn start(&mut self, items: Vec<Scheduled>) -> bool {
         if items.is_empty() {
-            return Vec::new();
+            return false;
         }
         self.metrics.step(items.iter().map(|item| item.query_len).sum());
-        match self.compute(items.clone()) {
-            Ok(computed) => return vec![computed],
+        match self.start_batch(items.clone()) {
+            Ok(leads_on) => return leads_on,
             Err(failure) => tracing::error!(sequences = items.len(), failure, "a batch failed"),
         }
-        let mut survivors = Vec::new();
+        self.finish_down_to(0);
+        let mut survivors = 0;
         for item in items {
-            match self.compute(vec![item]) {
-                Ok(computed) => survivors.push(computed),
+            if !self.requests.contains_key(&item.key) {
+                // What was started before has ended it.
+                continue;
+            }
+            match self.start_batch(vec![item]) {
+                Ok(_) => survivors += 1,
                 Err(failure) => self.finish(item.key, FinishReason::Failed(failure)),
             }
+            self.finish_down_to(0);
         }
-        if survivors.is_empty() {
+        if survivors == 0 {
             self.probe();
         }
-        survivors
+        false
     }
 
-    fn compute(&mut self, items: Vec<Scheduled>) -> Result<Computed, String> {
+    fn start_batch(&mut self, items: Vec<Scheduled>) -> Result<bool, String> {
         let (batch, rows) = batch::build(&items, &self.scheduler);
         self.status.begin_step(batch.n_tokens());
-        let logits = self.model.forward(&batch)?;
-        Ok(Computed { items, rows, logits })
+        let mut choices: Vec<Option<TokenChoice<'_>>> = vec![None; batch.output_rows.len()];
+        let mut leads_on = self.model.runs_ahead();
+        let mut outlooks = Vec::with_capacity(items.len());
+        for (item, rows) in items.iter().zip(&rows) {
+            let request = &self.requests[&item.key];
+            let sequence = self.scheduler.sequence(item.key).expect("planned sequences run");
+            outlooks.push(outlook(request, sequence, rows, self.max_sequence_len));
+            let Some(row) = rows.next.filter(|_| request.wants_tokens()) else { continue };
+            choices[row] = request.choice(item.key, sequence).filter(|choice| self.model.can_choose(choice));
+            leads_on &= choices[row].is_some() && !request.needs_every_token();
+        }
+        self.model.start(&batch, &choices)?;
+        for (&item, outlook) in items.iter().zip(outlooks) {
+            self.scheduler.start(item, outlook);
+        }
+        self.started.push_back(Started { items, rows });
+        Ok(leads_on)
+    }
+
+    /// Reads the results of the oldest steps until so many are left.
+    fn finish_down_to(&mut self, left: usize) {
+        while self.started.len() > left {
+            let started = self.started.pop_front().expect("a step was started");
+            match self.model.finish() {
+                Ok(results) => {
+                    let outcomes = self.sample(&started, &results);
+                    self.commit(&started.items, outcomes);
+                }
+                Err(failure) => self.lose(&started, &failure),
+            }
+        }
+    }
+
+    /// The results of a step cannot be had: its sequences end.
+    fn lose(&mut self, started: &Started, failure: &str) {
+        tracing::error!(sequences = started.items.len(), failure, "the results of a batch are lost");
+        for item in &started.items {
+            self.finish(item.key, FinishReason::Failed(failure.to_owned()));
+        }
+        self.probe();
     }
 
     /// Nothing of a step could be computed. If a plain token cannot be either, the device is gone, and
@@ -250,25 +302,31 @@ impl Engine {
         self.scheduler.return_scratch(block);
     }
 
-    fn sample(&self, computed: &Computed) -> Vec<Result<Outcome, String>> {
+    /// `None` for a request that has ended since the step was started.
+    fn sample(&self, started: &Started, results: &Results) -> Vec<Option<Result<Outcome, String>>> {
         let (requests, scheduler) = (&self.requests, &self.scheduler);
         let sample_one = |(item, rows): (&Scheduled, &OutputRows)| {
-            let request = &requests[&item.key];
-            let sequence = scheduler.sequence(item.key).expect("planned sequences run");
-            catch_unwind(AssertUnwindSafe(|| read_rows(request, sequence, rows, &computed.logits)))
-                .unwrap_or_else(|panic| Err(format!("sampling panicked: {}", panic_message(&*panic))))
+            let request = requests.get(&item.key)?;
+            let sequence = scheduler.sequence(item.key).expect("every request has a sequence");
+            Some(
+                catch_unwind(AssertUnwindSafe(|| read_rows(request, sequence, rows, results)))
+                    .unwrap_or_else(|panic| Err(format!("sampling panicked: {}", panic_message(&*panic)))),
+            )
         };
-        match &computed.items[..] {
-            [item] => vec![sample_one((item, &computed.rows[0]))],
-            items => items.par_iter().zip(&computed.rows).map(sample_one).collect(),
+        match &started.items[..] {
+            items if items.len() > 1 && results.has_logits() => {
+                items.par_iter().zip(&started.rows).map(sample_one).collect()
+            }
+            items => items.iter().zip(&started.rows).map(sample_one).collect(),
         }
     }
 
-    fn commit(&mut self, items: &[Scheduled], outcomes: Vec<Result<Outcome, String>>) {
+    fn commit(&mut self, items: &[Scheduled], outcomes: Vec<Option<Result<Outcome, String>>>) {
         for (&item, outcome) in items.iter().zip(outcomes) {
             let end = match outcome {
-                Ok(outcome) => self.advance(item, outcome),
-                Err(failure) => Some(FinishReason::Failed(failure)),
+                Some(Ok(outcome)) => self.advance(item, outcome),
+                Some(Err(failure)) => Some(FinishReason::Failed(failure)),
+                None => None,
             };
             if let Some(reason) = end {
                 self.finish(item.key, reason);
@@ -280,10 +338,10 @@ impl Engine {
     fn advance(&mut self, item: Scheduled, outcome: Outcome) -> Option<FinishReason> {
         let token = outcome.chosen.as_ref().map(|chosen| chosen.id);
         self.scheduler.commit(item, token);
-        let sequence = self.scheduler.sequence(item.key).expect("committed sequences run");
+        let sequence = self.scheduler.sequence(item.key).expect("every request has a sequence");
         let request = self.requests.get_mut(&item.key).expect("every sequence has a request");
         request.add_prompt_entries(outcome.prompt_entries);
-        if sequence.num_computed() >= sequence.prompt().len() {
+        if item.end() >= sequence.prompt().len() {
             request.end_prompt();
             if !request.wants_tokens() {
                 return Some(FinishReason::Length);
@@ -298,6 +356,7 @@ impl Engine {
 
     fn finish(&mut self, key: SequenceKey, reason: FinishReason) {
         let sequence = self.scheduler.remove(key);
+        self.model.forget(key.arrival);
         if let (Some(request), Some(sequence)) = (self.requests.remove(&key), sequence) {
             if let FinishReason::Failed(failure) = &reason {
                 tracing::error!(failure, "a request failed");
@@ -367,16 +426,35 @@ impl Engine {
     }
 }
 
+/// What computing these rows leads to.
+fn outlook(request: &InFlight, sequence: &Sequence, rows: &OutputRows, max_sequence_len: usize) -> Outlook {
+    let Some(row) = rows.next else { return Outlook::Prefill };
+    if !request.wants_tokens() {
+        return Outlook::End;
+    }
+    let n_tokens = sequence.num_tokens() + 1;
+    let is_last = request.is_last(n_tokens - sequence.prompt().len(), n_tokens >= max_sequence_len);
+    if is_last { Outlook::LastToken(row as u32) } else { Outlook::Token(row as u32) }
+}
+
 /// Reads one sequence's rows: prompt log-probabilities, and the next token where the prefill is complete.
-fn read_rows(request: &InFlight, sequence: &Sequence, rows: &OutputRows, logits: &Logits) -> Result<Outcome, String> {
+fn read_rows(request: &InFlight, sequence: &Sequence, rows: &OutputRows, results: &Results) -> Result<Outcome, String> {
     let next_ids = &sequence.tokens()[rows.first_position + 1..];
-    let prompt_entries =
-        rows.prompt.clone().zip(next_ids).map(|(row, &id)| request.prompt_entry(id, logits.row(row))).collect();
-    let chosen = match rows.next.filter(|_| request.wants_tokens()) {
-        Some(row) => Some(request.choose(sequence, logits.row(row)).map_err(|error| error.to_string())?),
-        None => None,
+    let prompt_entry = |(row, &id): (usize, &u32)| match results.row(row) {
+        Row::Logits(logits) => Ok(request.prompt_entry(id, logits)),
+        Row::Chosen(_) => Err("a token was chosen in the middle of a prompt".to_owned()),
     };
-    Ok(Outcome { prompt_entries, chosen })
+    let prompt_entries = rows.prompt.clone().zip(next_ids).map(prompt_entry).collect::<Result<_, _>>()?;
+    let Some(row) = rows.next.filter(|_| request.wants_tokens()) else {
+        return Ok(Outcome { prompt_entries, chosen: None });
+    };
+    let chosen = match results.row(row) {
+        Row::Logits(logits) => request.choose(sequence, logits),
+        Row::Chosen(RowResult::Token { id, logprobs }) => Ok(Chosen { id: *id, logprobs: logprobs.clone() }),
+        Row::Chosen(RowResult::NothingAllowed) => Err(SampleError::NothingAllowed),
+        Row::Chosen(RowResult::NotFinite | RowResult::Logits(_)) => Err(SampleError::NotFinite),
+    };
+    Ok(Outcome { prompt_entries, chosen: Some(chosen.map_err(|error| error.to_string())?) })
 }
 
 /// Marks the engine as down when its thread ends, also by a panic.
@@ -391,7 +469,11 @@ impl Drop for DownWhenGone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{engine::StopRules, model::ModelError, types::Batch};
+    use crate::{
+        engine::StopRules,
+        model::{Logits, ModelError},
+        types::Batch,
+    };
 
     struct Unused;
 

@@ -1,33 +1,125 @@
-//! The model as the engine thread calls it: every kind of failure, panics included, becomes a message. The
-//! main type is [`GuardedModel`]. Knows nothing of requests.
+//! The model as the engine thread calls it: every kind of failure, panics included, becomes a message, and every model
+//! is one whose steps are started and finished. The main type is [`GuardedModel`]. Knows nothing of requests.
 
 use std::{
     any::Any,
+    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
 use crate::{
-    model::{ForwardPass, Logits},
-    types::{Batch, BatchSequence},
+    model::{ForwardPass, Logits, ModelError, Pipeline},
+    types::{Batch, BatchSequence, RowResult, TokenChoice},
 };
 
 pub(super) struct GuardedModel {
     forward_pass: Box<dyn ForwardPass>,
     vocab_size: usize,
+    /// Output rows of the steps that a [`Pipeline`] has started.
+    started: VecDeque<usize>,
+    /// Of steps that were finished as they were started.
+    computed: VecDeque<Logits>,
+}
+
+/// What a step gave.
+pub(super) enum Results {
+    /// Logits, for the engine's own sampler.
+    Logits(Logits),
+    /// What the model made of each row.
+    Rows(Vec<RowResult>),
+}
+
+/// One row of it.
+pub(super) enum Row<'a> {
+    /// Logits, `(vocab_size)`.
+    Logits(&'a [f32]),
+    /// The model's choice.
+    Chosen(&'a RowResult),
+}
+
+impl Results {
+    /// The result of output row `index`.
+    pub(super) fn row(&self, index: usize) -> Row<'_> {
+        match self {
+            Self::Logits(logits) => Row::Logits(logits.row(index)),
+            Self::Rows(rows) => match &rows[index] {
+                RowResult::Logits(row) => Row::Logits(row),
+                chosen => Row::Chosen(chosen),
+            },
+        }
+    }
+
+    /// True if there is anything left to choose.
+    pub(super) fn has_logits(&self) -> bool {
+        match self {
+            Self::Logits(_) => true,
+            Self::Rows(rows) => rows.iter().any(|row| matches!(row, RowResult::Logits(_))),
+        }
+    }
 }
 
 impl GuardedModel {
     pub(super) fn new(forward_pass: Box<dyn ForwardPass>) -> Self {
-        Self { vocab_size: forward_pass.vocab_size(), forward_pass }
+        let vocab_size = forward_pass.vocab_size();
+        Self { forward_pass, vocab_size, started: VecDeque::new(), computed: VecDeque::new() }
     }
 
     pub(super) fn tells_generated_tokens_apart(&self) -> bool {
         self.forward_pass.tells_generated_tokens_apart()
     }
 
-    /// Logits of the shape the batch asks for, or why there are none. Keys and values of the batch's own
-    /// slots are undefined after a failure; all others are as before.
-    pub(super) fn forward(&mut self, batch: &Batch) -> Result<Logits, String> {
+    /// True if a step may be started before the one before is finished.
+    pub(super) fn runs_ahead(&mut self) -> bool {
+        self.forward_pass.pipeline().is_some()
+    }
+
+    /// True if the model chooses such a token by itself.
+    pub(super) fn can_choose(&mut self, choice: &TokenChoice<'_>) -> bool {
+        self.forward_pass.pipeline().is_some_and(|pipeline| pipeline.can_choose(choice))
+    }
+
+    /// See [`Pipeline::forget`].
+    pub(super) fn forget(&mut self, sequence: u64) {
+        if let Some(pipeline) = self.forward_pass.pipeline() {
+            pipeline.forget(sequence);
+        }
+    }
+
+    /// Starts a step with a choice, or none, per output row. Keys and values of the batch's own slots are undefined
+    /// after a failure; all others are as before.
+    pub(super) fn start(&mut self, batch: &Batch, choices: &[Option<TokenChoice<'_>>]) -> Result<(), String> {
+        if self.runs_ahead() {
+            self.guarded(|pipeline| pipeline.start(batch, choices))?;
+            self.started.push_back(batch.output_rows.len());
+        } else {
+            let logits = self.forward(batch)?;
+            self.computed.push_back(logits);
+        }
+        Ok(())
+    }
+
+    /// The results of the oldest step that has been started and not finished.
+    pub(super) fn finish(&mut self) -> Result<Results, String> {
+        if let Some(logits) = self.computed.pop_front() {
+            return Ok(Results::Logits(logits));
+        }
+        let expected = self.started.pop_front().expect("a step was started");
+        let rows = self.guarded(|pipeline| pipeline.finish())?;
+        match rows.len() == expected {
+            true => Ok(Results::Rows(rows)),
+            false => Err(format!("the forward pass returned {} results for {expected} rows", rows.len())),
+        }
+    }
+
+    fn guarded<T>(&mut self, call: impl FnOnce(&mut dyn Pipeline) -> Result<T, ModelError>) -> Result<T, String> {
+        let pipeline = self.forward_pass.pipeline().expect("the model runs ahead");
+        catch_unwind(AssertUnwindSafe(|| call(pipeline)))
+            .map_err(|panic| format!("the forward pass panicked: {}", panic_message(&*panic)))?
+            .map_err(|error| error.to_string())
+    }
+
+    /// Logits of the shape the batch asks for, or why there are none.
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, String> {
         let logits = catch_unwind(AssertUnwindSafe(|| self.forward_pass.forward(batch)))
             .map_err(|panic| format!("the forward pass panicked: {}", panic_message(&*panic)))?
             .map_err(|error| error.to_string())?;

@@ -14,12 +14,12 @@ use tokio::sync::mpsc;
 use super::{
     FinishReason, StopRules, TokenLogprobs, Update,
     engine::Submission,
-    sampler::{self, Draw, History, SampleError},
-    sequence::Sequence,
+    sampler::{self, Delegate, Draw, History, SampleError},
+    sequence::{Sequence, SequenceKey},
 };
 use crate::{
     telemetry::{EngineMetrics, RequestTimings},
-    types::SamplingParams,
+    types::{SamplingParams, TokenChoice},
 };
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub(super) struct InFlight {
 #[derive(Debug)]
 pub(super) struct Chosen {
     pub(super) id: u32,
-    logprobs: Option<TokenLogprobs>,
+    pub(super) logprobs: Option<TokenLogprobs>,
 }
 
 #[derive(Debug)]
@@ -99,6 +99,21 @@ impl InFlight {
         self.stop.max_tokens > 0
     }
 
+    /// How a model that chooses tokens itself is to choose the one after the sequence; `None` if only the engine's own
+    /// sampler can.
+    pub(super) fn choice<'a>(&'a self, key: SequenceKey, sequence: &'a Sequence) -> Option<TokenChoice<'a>> {
+        let index = sequence.num_tokens() - sequence.prompt().len();
+        let forbidden_ids = if index < self.stop.min_tokens { &self.ending_ids[..] } else { &[] };
+        let history = History { prompt_ids: sequence.prompt(), output_ids: sequence.output(), forbidden_ids };
+        let delegate = Delegate { sequence: key.arrival, num_unread: sequence.num_unread(), logprobs: self.logprobs };
+        sampler::delegate(&self.sampling, &history, Draw { seed: self.seed, index }, delegate)
+    }
+
+    /// True if a choice depends on the tokens before in a way that the host must know them.
+    pub(super) fn needs_every_token(&self) -> bool {
+        !self.sampling.bad_words.is_empty()
+    }
+
     /// Samples the token after the sequence from the logits of its last position.
     pub(super) fn choose(&self, sequence: &Sequence, logits: &[f32]) -> Result<Chosen, SampleError> {
         let index = sequence.output().len();
@@ -147,11 +162,16 @@ impl InFlight {
             Some(FinishReason::EndOfSequence)
         } else if stop.stop_token_ids.contains(&token) {
             Some(FinishReason::StopToken(token))
-        } else if n_output >= stop.max_tokens || is_longest {
+        } else if self.is_last(n_output, is_longest) {
             Some(FinishReason::Length)
         } else {
             None
         }
+    }
+
+    /// True if no token can follow the last of `n_output`, whichever it is.
+    pub(super) fn is_last(&self, n_output: usize, is_longest: bool) -> bool {
+        n_output >= self.stop.max_tokens || is_longest
     }
 
     /// The last message and the last entry in the metrics.

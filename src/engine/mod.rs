@@ -21,5 +21,7 @@ mod status;
 pub use config::EngineConfig;
 pub use engine::Inspection;
 pub use handle::{EngineHandle, RequestStream, SubmitError};
-pub use request::{FinishReason, Request, StopRules, TokenLogprobs, Update};
+pub use request::{FinishReason, Request, StopRules, Update};
 pub use status::{Health, Snapshot};
+
+pub use crate::types::TokenLogprobs;

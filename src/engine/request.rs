@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::SubmitError;
-use crate::types::SamplingParams;
+use crate::types::{SamplingParams, TokenLogprobs};
 
 /// One sequence to generate.
 #[derive(Clone, Debug)]
@@ -62,17 +62,6 @@ pub enum Update {
     },
     /// The last message.
     Finished(FinishReason),
-}
-
-/// Natural-log probabilities at one position, from the logits before any sampling stage.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TokenLogprobs {
-    /// Of the token at this position.
-    pub logprob: f32,
-    /// Its rank, 1 for the most likely.
-    pub rank: u32,
-    /// The most likely tokens, best first.
-    pub top: Vec<(u32, f32)>,
 }
 
 /// Why a sequence ended.

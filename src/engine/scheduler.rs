@@ -5,16 +5,19 @@
 //! for all its tokens are there, so only a decode can run out; it then preempts from the end of the order,
 //! itself if it is last. A preempted sequence keeps its tokens and is recomputed.
 //!
-//! Invariants: a waiting sequence holds no blocks; while anything is queued, [`Scheduler::schedule`] plans
-//! at least one token (the first in order always fits, as `max_sequence_len` bounds it to the pool).
-//! Knows nothing of tensors, sampling, streams or time.
+//! A planned share is *started* once the model computes it and *committed* once its results have been read. One further
+//! step may be started before the results of the last are read: its plan counts on tokens that nobody has seen yet.
+//!
+//! Invariants: a waiting sequence holds no blocks; while anything is queued and every started share is committed,
+//! [`Scheduler::schedule`] plans at least one token (the first in order always fits, as `max_sequence_len` bounds it to
+//! the pool). Knows nothing of tensors, sampling, streams or time.
 
 use std::collections::BTreeMap;
 
 use super::{
     EngineConfig,
     blocks::{BlockCounts, BlockId, BlockPool, IntegrityError, ensure},
-    sequence::{Sequence, SequenceKey},
+    sequence::{Outlook, Sequence, SequenceKey},
 };
 
 /// Prompt tokens per step whose logits are kept for prompt log-probabilities; bounds their memory.
@@ -36,8 +39,17 @@ pub struct Plan {
 pub struct Scheduled {
     /// The sequence.
     pub key: SequenceKey,
+    /// Position of its first token to compute.
+    pub first: usize,
     /// Its next tokens to compute, at least 1.
     pub query_len: usize,
+}
+
+impl Scheduled {
+    /// Tokens of the sequence that are computed with this share.
+    pub fn end(&self) -> usize {
+        self.first + self.query_len
+    }
 }
 
 /// A sequence that starts or resumes.
@@ -98,7 +110,7 @@ impl Scheduler {
         Some(sequence)
     }
 
-    /// Plans one step. Empty only if nothing is queued.
+    /// Plans one step. Empty only if nothing is queued, or if all that is queued waits for a commit.
     pub fn schedule(&mut self) -> Plan {
         let mut plan = Plan::default();
         let mut budget = Budget { tokens: self.max_batched_tokens, prompt_rows: MAX_PROMPT_ROWS };
@@ -110,19 +122,25 @@ impl Scheduler {
         plan
     }
 
-    /// Records that a planned share has been computed, and the token sampled from its last row, if any.
+    /// Records that a planned share is being computed, and what that leads to.
+    pub fn start(&mut self, item: Scheduled, outlook: Outlook) {
+        let sequence = self.running.get_mut(&item.key).expect("planned sequences run until they are started");
+        sequence.advance(item.query_len, outlook);
+    }
+
+    /// Records that a started share has been computed, and the token that was chosen after it, if any. Shares are
+    /// committed in the order in which they were started; the sequence may have been preempted since.
     pub fn commit(&mut self, item: Scheduled, token: Option<u32>) {
-        let sequence = self.running.get_mut(&item.key).expect("planned sequences run until the commit");
-        let first_full = sequence.num_computed / self.block_size;
-        sequence.advance(item.query_len);
-        if self.prefix_caching {
-            for index in first_full..sequence.num_computed / self.block_size {
+        if let Some(token) = token {
+            let queue = if self.running.contains_key(&item.key) { &mut self.running } else { &mut self.waiting };
+            queue.get_mut(&item.key).expect("started sequences are queued").read(token);
+        }
+        let Some(sequence) = self.running.get_mut(&item.key) else { return };
+        if self.prefix_caching && sequence.num_computed >= item.end() {
+            for index in item.first / self.block_size..item.end() / self.block_size {
                 let hash = sequence.block_hash(index, self.block_size);
                 self.blocks.publish(sequence.block_table[index], hash);
             }
-        }
-        if let Some(token) = token {
-            sequence.push(token);
         }
     }
 
@@ -176,8 +194,9 @@ impl Scheduler {
             })?;
         }
         for (key, sequence) in &self.running {
-            let (computed, len) = (sequence.num_computed, sequence.tokens().len());
-            ensure(computed < len, || format!("{key:?} has {computed} of {len} tokens computed"))?;
+            let (computed, len) = (sequence.num_computed, sequence.num_tokens());
+            let pending = computed < len || (computed == len && sequence.ends());
+            ensure(pending, || format!("{key:?} has {computed} of {len} tokens computed"))?;
             let held = sequence.block_table.len();
             let covered = self.blocks_for(computed)..=self.blocks_for(len);
             ensure(covered.contains(&held), || format!("{key:?} holds {held} blocks, needs {covered:?}"))?;
@@ -194,14 +213,16 @@ impl Scheduler {
     }
 
     fn plan_decodes(&mut self, plan: &mut Plan, budget: &mut Budget) {
-        let keys: Vec<_> = self.running.iter().filter(|(_, s)| s.num_pending() == 1).map(|(&key, _)| key).collect();
+        let decodes = self.running.iter().filter(|(_, s)| s.num_pending() == 1 && !s.ends());
+        let keys: Vec<_> = decodes.map(|(&key, _)| key).collect();
         for key in keys {
             if budget.tokens == 0 {
                 return;
             }
             // Preempting may have reached this sequence itself, or one that an earlier sequence displaced.
             if self.running.contains_key(&key) && self.reserve_next(key, plan) {
-                plan.items.push(Scheduled { key, query_len: 1 });
+                let first = self.running[&key].num_computed;
+                plan.items.push(Scheduled { key, first, query_len: 1 });
                 budget.tokens -= 1;
             }
         }
@@ -218,6 +239,10 @@ impl Scheduler {
     fn admit(&mut self, plan: &mut Plan, budget: &mut Budget) {
         while budget.tokens > 0 && self.running.len() < self.max_running {
             let Some(mut entry) = self.waiting.first_entry() else { return };
+            if entry.get().num_unread() > 0 {
+                // Preempted just now: its tokens must be read before they can be computed again.
+                return;
+            }
             let hits = if self.prefix_caching {
                 cached_prefix(entry.get_mut(), &self.blocks, self.block_size)
             } else {
@@ -289,7 +314,7 @@ fn plan_chunk(key: SequenceKey, sequence: &Sequence, plan: &mut Plan, budget: &m
     }
     if query_len > 0 {
         budget.tokens -= query_len;
-        plan.items.push(Scheduled { key, query_len });
+        plan.items.push(Scheduled { key, first: sequence.num_computed, query_len });
     }
 }
 

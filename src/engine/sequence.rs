@@ -1,6 +1,6 @@
 //! One sequence as the scheduler sees it: tokens, how many of them have keys and values, and where those
-//! lie. Invariant: `num_computed < tokens.len()` while it runs, and the block table covers `num_computed`.
-//! Knows nothing of sampling, streams or time.
+//! lie. Invariant: `num_computed < num_tokens()` while it runs and does not end, and the block table covers
+//! `num_computed`. Knows nothing of sampling, streams or time.
 
 use super::blocks::{BlockHash, BlockId};
 
@@ -25,12 +25,31 @@ pub struct SequenceOptions {
     pub generated_apart: bool,
 }
 
+/// What a step that has been started leads to for a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// More of its tokens are to be computed before one can be chosen.
+    Prefill,
+    /// The token of this output row, and perhaps further ones.
+    Token(u32),
+    /// The token of this output row, which is its last.
+    LastToken(u32),
+    /// Its end: no token is wanted.
+    End,
+}
+
 /// A prompt and what has been generated after it.
 #[derive(Clone, Debug)]
 pub struct Sequence {
     tokens: Vec<u32>,
     prompt_len: usize,
     generated_apart: bool,
+    /// Further tokens that have been generated, but not read.
+    num_unread: usize,
+    /// Output row of the last of them, in the step that was started last.
+    unread_row: u32,
+    /// Nothing more is to be computed.
+    ends: bool,
     pub(super) num_computed: usize,
     pub(super) block_table: Vec<BlockId>,
     root: BlockHash,
@@ -46,6 +65,9 @@ impl Sequence {
         Self {
             prompt_len: prompt.len(),
             tokens: prompt,
+            num_unread: 0,
+            unread_row: 0,
+            ends: false,
             num_computed: 0,
             block_table: Vec::new(),
             root: BlockHash::root(options.cache_salt.as_deref()),
@@ -55,7 +77,7 @@ impl Sequence {
         }
     }
 
-    /// Prompt and generated tokens.
+    /// Prompt and generated tokens, as far as they have been read.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
@@ -65,12 +87,32 @@ impl Sequence {
         &self.tokens[..self.prompt_len]
     }
 
-    /// What has been generated.
+    /// What has been generated and read.
     pub fn output(&self) -> &[u32] {
         &self.tokens[self.prompt_len..]
     }
 
-    /// Tokens whose keys and values exist.
+    /// Number of tokens, with those that are unread.
+    pub fn num_tokens(&self) -> usize {
+        self.tokens.len() + self.num_unread
+    }
+
+    /// How many of them are unread.
+    pub fn num_unread(&self) -> usize {
+        self.num_unread
+    }
+
+    /// The output row of the step that was started last which chose the last token, if that is unread.
+    pub fn unread_row(&self) -> Option<u32> {
+        (self.num_unread > 0).then_some(self.unread_row)
+    }
+
+    /// True if no further step is to compute anything of it.
+    pub fn ends(&self) -> bool {
+        self.ends
+    }
+
+    /// Tokens whose keys and values exist, or are being computed.
     pub fn num_computed(&self) -> usize {
         self.num_computed
     }
@@ -82,7 +124,7 @@ impl Sequence {
 
     /// Tokens that must be computed before the next one can be sampled, at least 1.
     pub fn num_pending(&self) -> usize {
-        self.tokens.len() - self.num_computed
+        self.num_tokens() - self.num_computed
     }
 
     /// True if the logits of every prompt token are wanted.
@@ -120,15 +162,21 @@ impl Sequence {
         self.hashes.get(index).copied()
     }
 
-    /// `query_len` more tokens have keys and values.
-    pub(super) fn advance(&mut self, query_len: usize) {
+    /// The next `query_len` tokens are being computed.
+    pub(super) fn advance(&mut self, query_len: usize, outlook: Outlook) {
         let end = self.prompt_rows(query_len).end;
         self.prompt_rows_done = self.prompt_rows_done.map(|done| done.max(end));
         self.num_computed += query_len;
+        if let Outlook::Token(row) | Outlook::LastToken(row) = outlook {
+            self.num_unread += 1;
+            self.unread_row = row;
+        }
+        self.ends = matches!(outlook, Outlook::LastToken(_) | Outlook::End);
     }
 
-    /// Appends a generated token.
-    pub(super) fn push(&mut self, token: u32) {
+    /// The first of the tokens that are unread is this one.
+    pub(super) fn read(&mut self, token: u32) {
+        self.num_unread -= 1;
         self.tokens.push(token);
     }
 }

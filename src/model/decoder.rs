@@ -99,7 +99,7 @@ impl Decoder {
 
     /// Turns a batch into what the layers need, or says what is wrong with it.
     fn prepare(&self, batch: &Batch) -> Result<Pass, ModelError> {
-        validate::batch(batch, self.vocab_size, self.max_position_embeddings)?;
+        validate::batch(batch, self.vocab_size, self.max_position_embeddings, 0)?;
         let sequences = batch.sequences.iter().map(|sequence| PagedSequence {
             query_start: sequence.query_start,
             query_len: sequence.query_len,

@@ -22,7 +22,7 @@ pub use kv_cache::KvCacheConfig;
 use candle_core::DType;
 use tramontane_kernels::{PagedBatchError, gpu::DeviceError};
 
-use crate::types::Batch;
+use crate::types::{Batch, RowResult, TokenChoice};
 
 /// Logits of the rows that a [`Batch`] asked for.
 #[derive(Clone, Debug, Default)]
@@ -151,6 +151,9 @@ pub enum ModelError {
         /// The limit.
         most: usize,
     },
+    /// Results of more steps were asked for than have been started.
+    #[error("no step has been started whose results could be read")]
+    NothingStarted,
     /// The GPU refused, or failed.
     #[error("GPU: {0}")]
     Device(#[from] DeviceError),
@@ -173,4 +176,25 @@ pub trait ForwardPass: Send {
     }
     /// Runs the batch: writes keys and values to `batch.slots` and returns `(n_outputs, vocab_size)`.
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError>;
+    /// The model as one that chooses tokens itself, if it can.
+    fn pipeline(&mut self) -> Option<&mut dyn Pipeline> {
+        None
+    }
+}
+
+/// A model that chooses tokens where its logits are and feeds them to the next step there, so that a step can be started
+/// while the results of the one before are unread.
+///
+/// Contract: a choice depends on its row of logits and on what is asked for it, never on other rows.
+pub trait Pipeline {
+    /// True if such a token can be chosen by the model. Depends on nothing else.
+    fn can_choose(&mut self, choice: &TokenChoice<'_>) -> bool;
+    /// Starts a step. There is a choice per output row of the batch; a row without one gets its logits. A token with
+    /// [`Batch::UNREAD`] is that of an output row of the step that was started before this one. If it fails, nothing of
+    /// this step is to be finished.
+    fn start(&mut self, batch: &Batch, choices: &[Option<TokenChoice<'_>>]) -> Result<(), ModelError>;
+    /// Waits for the oldest step that has not been finished: a result per output row.
+    fn finish(&mut self) -> Result<Vec<RowResult>, ModelError>;
+    /// Penalties will not be asked for this sequence any more.
+    fn forget(&mut self, sequence: u64);
 }

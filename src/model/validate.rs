@@ -93,8 +93,14 @@ pub(super) fn weights(config: &Config, weights: &Weights) -> Result<(), ModelErr
 }
 
 /// Refuses lists of different lengths, tokens outside the vocabulary, positions beyond the model's reach
-/// and output rows that are not strictly increasing rows of the batch.
-pub(super) fn batch(batch: &Batch, vocab_size: usize, max_positions: usize) -> Result<(), ModelError> {
+/// and output rows that are not strictly increasing rows of the batch. A token that is unread must be one of
+/// `num_unread`.
+pub(super) fn batch(
+    batch: &Batch,
+    vocab_size: usize,
+    max_positions: usize,
+    num_unread: usize,
+) -> Result<(), ModelError> {
     let n_tokens = batch.n_tokens();
     for (field, len) in [("positions", batch.positions.len()), ("slots", batch.slots.len())] {
         if len != n_tokens {
@@ -102,7 +108,9 @@ pub(super) fn batch(batch: &Batch, vocab_size: usize, max_positions: usize) -> R
         }
     }
     for (row, (&token, &position)) in batch.token_ids.iter().zip(&batch.positions).enumerate() {
-        if token as usize >= vocab_size {
+        let known = (token as usize) < vocab_size;
+        let unread = token & Batch::UNREAD != 0 && ((token & !Batch::UNREAD) as usize) < num_unread;
+        if !known && !unread {
             return Err(ModelError::TokenOutOfRange { row, token, vocab_size });
         }
         if position as usize >= max_positions {

@@ -7,7 +7,8 @@
 /// Invariants: the sequences' query ranges tile `0..n_tokens` in order, and each slot is written once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Token ids to embed, `(n_tokens)`.
+    /// Token ids to embed, `(n_tokens)`. With [`Batch::UNREAD`] it is an index among the results of the step before, which
+    /// chose the token: see [`Pipeline`](crate::model::Pipeline).
     pub token_ids: Vec<u32>,
     /// Position of each token in its own sequence, counted from 0, `(n_tokens)`.
     pub positions: Vec<u32>,
@@ -37,6 +38,9 @@ pub struct BatchSequence {
 }
 
 impl Batch {
+    /// The bit of a token id that says that nobody has read the token yet.
+    pub const UNREAD: u32 = 1 << 31;
+
     /// Number of query tokens.
     pub fn n_tokens(&self) -> usize {
         self.token_ids.len()

@@ -1,8 +1,10 @@
 //! Plain data that several layers exchange: what to compute (`Batch`) and how to choose tokens
-//! (`SamplingParams`). No behaviour beyond validation, no tensors, no I/O.
+//! (`SamplingParams`, `TokenChoice`). No behaviour beyond validation, no tensors, no I/O.
 
 mod batch;
+mod choice;
 mod sampling;
 
 pub use batch::{Batch, BatchSequence};
+pub use choice::{Penalties, RowResult, TokenChoice, TokenLogprobs};
 pub use sampling::{InvalidSampling, SamplingParams};

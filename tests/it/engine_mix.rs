@@ -13,13 +13,15 @@ use rand_chacha::ChaCha8Rng;
 use tramontane::{
     engine::{EngineConfig, EngineHandle, Health, Request, RequestStream, Snapshot, StopRules, Update},
     model::{
-        Decoder, ForwardPass, KvCacheConfig,
+        Decoder, ForwardPass, KvCacheConfig, Logits, ModelError,
         checkpoint::{Checkpoint, ComputeDtype, NoProgress},
+        gpu::{GpuDecoder, GpuLimits},
     },
-    types::SamplingParams,
+    types::{Batch, SamplingParams},
 };
+use tramontane_kernels::gpu::Emulated;
 
-use crate::engine_mock::{FIRST_FAULT, Gated, PagedModel, inspect, read};
+use crate::engine_mock::{Ahead, FIRST_FAULT, Gated, PagedModel, inspect, read};
 
 /// Builds a fresh model whose cache has the pool of the given limits.
 pub type NewModel<'a> = &'a dyn Fn(&EngineConfig) -> Box<dyn ForwardPass>;
@@ -72,10 +74,15 @@ pub fn random_requests(count: usize, n_ids: u32, seed: u64) -> Vec<Request> {
 
 fn random_sampling(random: &mut ChaCha8Rng, n_ids: u32) -> SamplingParams {
     let plain = SamplingParams { seed: Some(random.random()), ..SamplingParams::default() };
-    match random.random_range(0..5) {
+    match random.random_range(0..7) {
         0 | 1 => SamplingParams { temperature: 0.0, ..plain },
         2 => SamplingParams { temperature: 0.0, repetition_penalty: 1.3, frequency_penalty: 0.4, ..plain },
         3 => SamplingParams { temperature: 0.8, top_p: 0.9, presence_penalty: 0.5, ..plain },
+        4 => SamplingParams { typical_p: 0.9, ..plain },
+        5 => {
+            let bad_words = (0..n_ids).map(|id| vec![id, (id + random.random_range(0..2)) % n_ids]).collect();
+            SamplingParams { bad_words, temperature: 0.5, ..plain }
+        }
         _ => SamplingParams { top_k: 20, logit_bias: vec![(random.random_range(0..n_ids), 3.0)], ..plain },
     }
 }
@@ -174,8 +181,62 @@ fn a_request_gives_the_same_tokens_alone_and_in_any_mix() {
     let new_model = |config: &EngineConfig| -> Box<dyn ForwardPass> {
         Box::new(PagedModel::new(config.block_size, config.num_blocks))
     };
-    let totals = check_mixes(&new_model, &random_requests(24, FIRST_FAULT, 1), &limits, 12);
-    assert!(totals.preemptions > 100 && totals.cached_tokens > 1000, "{totals:?}");
+    let ahead = |config: &EngineConfig| -> Box<dyn ForwardPass> { Box::new(Ahead::new(new_model(config))) };
+    let requests = random_requests(24, FIRST_FAULT, 1);
+    for new_model in [&new_model as NewModel<'_>, &ahead] {
+        let totals = check_mixes(new_model, &requests, &limits, 12);
+        assert!(totals.preemptions > 100 && totals.cached_tokens > 1000, "{totals:?}");
+    }
+    // Who chooses does not matter either.
+    for request in &requests {
+        assert_eq!(run_alone(&ahead, request), run_alone(&new_model, request), "{request:?}");
+    }
+}
+
+/// A model that is always a step ahead, whose tokens are chosen by the emulated GPU.
+#[test]
+fn a_gpu_gives_the_same_tokens_alone_and_in_any_mix() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden/mistral-v03");
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let new_model = |config: &EngineConfig| -> Box<dyn ForwardPass> {
+        let weights = checkpoint.load(ComputeDtype::Bf16, &Device::Cpu, &NoProgress).unwrap();
+        let EngineConfig { num_blocks, block_size, .. } = *config;
+        let cache = KvCacheConfig { num_blocks, block_size, dtype: ComputeDtype::Bf16.dtype() };
+        let limits = GpuLimits { max_tokens: 64, max_sequences: 64 };
+        Box::new(GpuDecoder::new(checkpoint.config().clone(), &weights, cache, limits, Emulated::default()).unwrap())
+    };
+    let limits = [
+        EngineConfig { block_size: 4, num_blocks: 13, max_batched_tokens: 64, ..EngineConfig::default() },
+        EngineConfig { block_size: 3, num_blocks: 40, max_batched_tokens: 11, ..EngineConfig::default() },
+    ];
+    let requests = random_requests(10, checkpoint.config().vocab_size as u32, 3);
+    let totals = check_mixes(&new_model, &requests, &limits, 1);
+    assert!(totals.preemptions > 0 && totals.cached_tokens > 0, "{totals:?}");
+    // The engine's own sampler chooses the same from the GPU's logits.
+    let on_the_host = |config: &EngineConfig| -> Box<dyn ForwardPass> { Box::new(WithoutChoice(new_model(config))) };
+    for request in &requests {
+        let ids = |updates: Vec<Update>| -> Vec<u32> {
+            updates.iter().filter_map(|update| if let Update::Token { id, .. } = update { Some(*id) } else { None }).collect()
+        };
+        assert_eq!(ids(run_alone(&new_model, request)), ids(run_alone(&on_the_host, request)), "{request:?}");
+    }
+}
+
+/// A model whose tokens the engine chooses.
+struct WithoutChoice(Box<dyn ForwardPass>);
+
+impl ForwardPass for WithoutChoice {
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+
+    fn tells_generated_tokens_apart(&self) -> bool {
+        self.0.tells_generated_tokens_apart()
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
+        self.0.forward(batch)
+    }
 }
 
 /// The same with real decoders on the processor: a sliding window, experts, and long-context scaling.

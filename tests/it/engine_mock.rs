@@ -2,6 +2,7 @@
 //! read back through its block table. A wrong block, slot, position or chunk therefore gives wrong tokens.
 
 use std::{
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         mpsc::{Receiver, Sender, channel},
@@ -12,9 +13,10 @@ use std::{
 use tramontane::{
     engine::{
         EngineConfig, EngineHandle, FinishReason, Inspection, Request, RequestStream, Snapshot, StopRules, Update,
+        sampler::{History, SampleError, distribution, token_logprobs},
     },
-    model::{ForwardPass, Logits, ModelError},
-    types::{Batch, BatchSequence, SamplingParams},
+    model::{ForwardPass, Logits, ModelError, Pipeline},
+    types::{Batch, BatchSequence, Penalties, RowResult, SamplingParams, TokenChoice},
 };
 
 pub const VOCAB_SIZE: usize = 64;
@@ -131,6 +133,147 @@ impl ForwardPass for Gated {
         // An error means that the sender is gone: no more waiting.
         let _ = self.gate.recv();
         self.model.forward(batch)
+    }
+
+    fn pipeline(&mut self) -> Option<&mut dyn Pipeline> {
+        if self.model.pipeline().is_some() { Some(self) } else { None }
+    }
+}
+
+impl Gated {
+    fn inner(&mut self) -> &mut dyn Pipeline {
+        self.model.pipeline().unwrap()
+    }
+}
+
+impl Pipeline for Gated {
+    fn can_choose(&mut self, choice: &TokenChoice<'_>) -> bool {
+        self.inner().can_choose(choice)
+    }
+
+    fn start(&mut self, batch: &Batch, choices: &[Option<TokenChoice<'_>>]) -> Result<(), ModelError> {
+        // As above.
+        let _ = self.gate.recv();
+        self.inner().start(batch, choices)
+    }
+
+    fn finish(&mut self) -> Result<Vec<RowResult>, ModelError> {
+        self.inner().finish()
+    }
+
+    fn forget(&mut self, sequence: u64) {
+        self.inner().forget(sequence);
+    }
+}
+
+/// Turns a model into one that chooses tokens itself and whose results are read later, by the definition of the
+/// sampler's stages.
+pub struct Ahead {
+    model: Box<dyn ForwardPass>,
+    started: VecDeque<Vec<RowResult>>,
+    /// Of the step that was started last, by output row.
+    tokens: Vec<u32>,
+    /// The last two tokens chosen for a sequence with penalties.
+    recent: HashMap<u64, Vec<u32>>,
+}
+
+impl Ahead {
+    pub fn new(model: Box<dyn ForwardPass>) -> Self {
+        Self { model, started: VecDeque::new(), tokens: Vec::new(), recent: HashMap::new() }
+    }
+
+    fn choose(&mut self, logits: &[f32], choice: &TokenChoice<'_>) -> RowResult {
+        let neutral = Penalties {
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            sequence: u64::MAX,
+            prompt_ids: &[],
+            output_ids: &[],
+            num_unread: 0,
+        };
+        let penalties = choice.penalties.unwrap_or(neutral);
+        let recent = self.recent.entry(penalties.sequence).or_default();
+        let unread = &recent[recent.len() - penalties.num_unread..];
+        let output_ids = [penalties.output_ids, unread].concat();
+        let (forbidden, logit_bias): (Vec<_>, Vec<_>) = choice.biases.iter().partition(|(_, bias)| *bias < -1e30);
+        let params = SamplingParams {
+            temperature: choice.temperature,
+            top_k: choice.top_k,
+            top_p: choice.top_p,
+            min_p: choice.min_p,
+            repetition_penalty: penalties.repetition_penalty,
+            frequency_penalty: penalties.frequency_penalty,
+            presence_penalty: penalties.presence_penalty,
+            allowed_token_ids: choice.allowed_token_ids.map(<[u32]>::to_vec),
+            logit_bias,
+            ..SamplingParams::default()
+        };
+        let forbidden_ids: Vec<u32> = forbidden.into_iter().map(|(id, _)| id).collect();
+        let history =
+            History { prompt_ids: penalties.prompt_ids, output_ids: &output_ids, forbidden_ids: &forbidden_ids };
+        let row = match distribution(logits, &params, &history) {
+            Ok(row) => row,
+            Err(SampleError::NotFinite) => return RowResult::NotFinite,
+            Err(SampleError::NothingAllowed) => return RowResult::NothingAllowed,
+        };
+        let mut left = choice.uniform;
+        let drawn = row.iter().position(|probability| {
+            left -= probability;
+            left < 0.0 && *probability > 0.0
+        });
+        let id = drawn.or(row.iter().rposition(|probability| *probability > 0.0)).unwrap() as u32;
+        recent.push(id);
+        RowResult::Token { id, logprobs: choice.logprobs.map(|n_top| token_logprobs(logits, id, n_top)) }
+    }
+}
+
+impl ForwardPass for Ahead {
+    fn vocab_size(&self) -> usize {
+        self.model.vocab_size()
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
+        self.model.forward(batch)
+    }
+
+    fn pipeline(&mut self) -> Option<&mut dyn Pipeline> {
+        Some(self)
+    }
+}
+
+impl Pipeline for Ahead {
+    fn can_choose(&mut self, choice: &TokenChoice<'_>) -> bool {
+        choice.logprobs.is_none_or(|n_top| n_top < 3) || choice.top_k == 0
+    }
+
+    fn start(&mut self, batch: &Batch, choices: &[Option<TokenChoice<'_>>]) -> Result<(), ModelError> {
+        assert!(self.started.len() < 2, "one step ahead, no further");
+        let mut batch = batch.clone();
+        for token in &mut batch.token_ids {
+            if *token & Batch::UNREAD != 0 {
+                *token = self.tokens[(*token & !Batch::UNREAD) as usize];
+            }
+        }
+        let logits = self.model.forward(&batch)?;
+        let mut results = Vec::new();
+        for (row, choice) in choices.iter().enumerate() {
+            results.push(match choice {
+                Some(choice) => self.choose(logits.row(row), choice),
+                None => RowResult::Logits(logits.row(row).to_vec()),
+            });
+        }
+        self.tokens = results.iter().map(|result| if let RowResult::Token { id, .. } = result { *id } else { 0 }).collect();
+        self.started.push_back(results);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Vec<RowResult>, ModelError> {
+        self.started.pop_front().ok_or(ModelError::NothingStarted)
+    }
+
+    fn forget(&mut self, sequence: u64) {
+        self.recent.remove(&sequence);
     }
 }
 

@@ -8,10 +8,11 @@ use tramontane::{
     engine::{
         EngineConfig, batch,
         blocks::{BlockHash, BlockId, BlockPool},
-        scheduler::{Plan, Scheduler},
-        sequence::{Sequence, SequenceKey, SequenceOptions},
+        scheduler::{Plan, Scheduled, Scheduler},
+        sequence::{Outlook, Sequence, SequenceKey, SequenceOptions},
     },
     model::ForwardPass,
+    types::Batch,
 };
 
 use crate::engine_mock::{FIRST_FAULT, PagedModel, argmax, check_batch, generate};
@@ -48,6 +49,8 @@ enum Op {
     Submit(Submission),
     Cancel(Index),
     Steps(usize),
+    /// Steps that are started before the results of the one before are read.
+    StepsAhead(usize),
 }
 
 /// Prompts share beginnings: a few tokens of one of three long texts, then something of their own. One text
@@ -76,6 +79,7 @@ fn op() -> impl Strategy<Value = Op> {
         5 => submission().prop_map(Op::Submit),
         1 => any::<Index>().prop_map(Op::Cancel),
         4 => (1..8usize).prop_map(Op::Steps),
+        4 => (1..8usize).prop_map(Op::StepsAhead),
     ]
 }
 
@@ -100,6 +104,10 @@ struct World {
     live: BTreeMap<SequenceKey, Submission>,
     prompt_rows_seen: BTreeMap<SequenceKey, usize>,
     arrivals: u64,
+    /// Shares of the step that was started last and not committed, each with the token chosen after it.
+    started: Vec<(Scheduled, Option<u32>)>,
+    /// Tokens of that step by output row.
+    tokens: Vec<u32>,
 }
 
 impl World {
@@ -110,6 +118,8 @@ impl World {
             live: BTreeMap::new(),
             prompt_rows_seen: BTreeMap::new(),
             arrivals: 0,
+            started: Vec::new(),
+            tokens: Vec::new(),
             config,
         }
     }
@@ -133,22 +143,62 @@ impl World {
     }
 
     fn step(&mut self) {
+        self.commit();
         let before = self.live.len();
+        self.start();
+        assert_eq!(before == 0, self.started.is_empty(), "a step plans something while anything is queued");
+        self.commit();
+    }
+
+    /// Leaves the step's results unread.
+    fn step_ahead(&mut self) {
+        let previous = std::mem::take(&mut self.started);
+        self.start();
+        let started = std::mem::replace(&mut self.started, previous);
+        self.commit();
+        self.started = started;
+    }
+
+    fn start(&mut self) {
         let plan = self.scheduler.schedule();
         self.check_plan(&plan);
-        assert_eq!(before == 0, plan.items.is_empty(), "a step plans something while anything is queued");
-        let (batch, rows) = batch::build(&plan.items, &self.scheduler);
+        let (mut batch, rows) = batch::build(&plan.items, &self.scheduler);
         check_batch(&batch);
+        for token in &mut batch.token_ids {
+            if *token & Batch::UNREAD != 0 {
+                *token = self.tokens[(*token & !Batch::UNREAD) as usize];
+            }
+        }
         let logits = self.model.forward(&batch).unwrap();
-        for (item, rows) in plan.items.iter().zip(rows) {
+        self.tokens = (0..batch.output_rows.len()).map(|row| argmax(logits.row(row))).collect();
+        for (&item, rows) in plan.items.iter().zip(rows) {
             let seen = self.prompt_rows_seen.entry(item.key).or_default();
             if !rows.prompt.is_empty() {
                 assert_eq!(rows.first_position, *seen, "prompt rows come once and in order");
                 *seen += rows.prompt.len();
             }
-            let token = rows.next.map(|row| argmax(logits.row(row)));
-            self.scheduler.commit(*item, token);
-            if token.is_some() {
+            self.scheduler.start(item, self.outlook(item.key, rows.next));
+            self.started.push((item, rows.next.map(|row| self.tokens[row])));
+        }
+        self.scheduler.check_integrity().unwrap();
+    }
+
+    /// Of every other sequence it is not known beforehand when it ends.
+    fn outlook(&self, key: SequenceKey, row: Option<usize>) -> Outlook {
+        let Some(row) = row else { return Outlook::Prefill };
+        let n_tokens = self.scheduler.sequence(key).unwrap().num_tokens() + 1;
+        let is_longest = n_tokens == self.config.max_sequence_len();
+        let is_last = n_tokens - self.live[&key].prompt.len() == self.live[&key].max_tokens;
+        match is_longest || (is_last && key.arrival % 2 == 0) {
+            true => Outlook::LastToken(row as u32),
+            false => Outlook::Token(row as u32),
+        }
+    }
+
+    fn commit(&mut self) {
+        for (item, token) in std::mem::take(&mut self.started) {
+            if self.live.contains_key(&item.key) {
+                self.scheduler.commit(item, token);
                 self.finish_if_complete(item.key);
             }
         }
@@ -233,13 +283,14 @@ proptest! {
                 Op::Submit(submission) => world.submit(submission),
                 Op::Cancel(index) => world.cancel(index),
                 Op::Steps(count) => (0..count).for_each(|_| world.step()),
+                Op::StepsAhead(count) => (0..count).for_each(|_| world.step_ahead()),
             }
             prop_assert_eq!(world.scheduler.check_integrity(), Ok(()));
         }
         // Nothing livelocks: alone, each needs at most a step per token; recomputing costs a few times that.
         let mut steps = 0;
         while !world.live.is_empty() {
-            world.step();
+            if steps % 3 == 0 { world.step() } else { world.step_ahead() }
             steps += 1;
             prop_assert!(steps < 20_000, "{:?} never finish", world.live);
         }

@@ -21,9 +21,24 @@ pub(super) fn changes_nothing(params: &SamplingParams, history: &History<'_>) ->
         && params.bad_words.is_empty()
         && history.forbidden_ids.is_empty()
         && params.logit_bias.is_empty()
-        && params.repetition_penalty == 1.0
-        && params.frequency_penalty == 0.0
-        && params.presence_penalty == 0.0
+        && !penalizes(params)
+}
+
+/// True if scores depend on which ids have occurred.
+pub(super) fn penalizes(params: &SamplingParams) -> bool {
+    params.repetition_penalty != 1.0 || params.frequency_penalty != 0.0 || params.presence_penalty != 0.0
+}
+
+/// The ids that would complete a bad word.
+pub(super) fn completed_words<'a>(
+    params: &'a SamplingParams,
+    history: &History<'a>,
+) -> impl Iterator<Item = u32> + use<'a> {
+    let output_ids = history.output_ids;
+    params.bad_words.iter().filter_map(move |word| {
+        let (&last, before) = word.split_last()?;
+        output_ids.ends_with(before).then_some(last)
+    })
 }
 
 /// The largest score; refuses NaN and positive infinity.
@@ -55,14 +70,7 @@ fn mask(scores: &mut [f32], params: &SamplingParams, history: &History<'_>) {
             scores[id as usize] = score;
         }
     }
-    for word in &params.bad_words {
-        if let Some((&last, before)) = word.split_last()
-            && history.output_ids.ends_with(before)
-        {
-            edit(scores, last, |_| f32::NEG_INFINITY);
-        }
-    }
-    for &id in history.forbidden_ids {
+    for id in completed_words(params, history).chain(history.forbidden_ids.iter().copied()) {
         edit(scores, id, |_| f32::NEG_INFINITY);
     }
 }

@@ -6,6 +6,7 @@
 
 mod adjust;
 mod candidates;
+mod delegate;
 mod logprobs;
 
 use rand_chacha::{
@@ -16,6 +17,7 @@ use rand_chacha::{
 use self::{adjust::adjust, candidates::Candidates};
 use crate::types::SamplingParams;
 
+pub(super) use self::delegate::{Delegate, delegate};
 pub use self::logprobs::token_logprobs;
 
 /// The sequence up to the token to be chosen.

@@ -3,7 +3,7 @@
 use tramontane_kernels::gpu::{Device, DeviceError, DevicePointer, Float16};
 use tramontane_kernels::paged_attention::cuda::{PagedDecode, PagedPrefill};
 
-use super::step::{Selected, Shape, padded_rows};
+use super::step::{Choice, Selected, Shape, padded_rows};
 use super::{GpuLimits, Model};
 use crate::model::config::Config;
 
@@ -175,6 +175,8 @@ fn inputs(limits: GpuLimits, group: usize, rows: usize, table_stride: usize) -> 
     let tiles = rows.div_ceil(PagedPrefill::queries_per_tile(group)) + limits.max_sequences;
     let selected = Some(Selected { generated: rows, prompt: 0 });
     // All rows may be generated tokens, each with its table, or belong to prompts.
-    let largest = Shape { generated: rows, prompt: rows, chunks: limits.max_sequences, tiles, table_stride, selected };
+    let chunks = limits.max_sequences;
+    let choice = Choice::DeviceWithLogprobs;
+    let largest = Shape { generated: rows, prompt: rows, chunks, tiles, table_stride, selected, choice };
     largest.layout().len * 4
 }

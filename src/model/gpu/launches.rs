@@ -15,7 +15,8 @@ use tramontane_kernels::route_experts::cuda::{GroupByExpert, RouteExperts};
 
 use super::Model;
 use super::arena::Arena;
-use super::step::{Layout, Selected, Shape};
+use super::choice::Chooser;
+use super::step::{Choice, Layout, Selected, Shape};
 use super::weights::{GpuExperts, GpuFeedForward, GpuLayer};
 
 /// Rows up to which a norm is computed within the product that it feeds: one launch less, but every block reads the
@@ -26,6 +27,7 @@ const NORMED_ROWS: usize = 4;
 pub(super) struct Launches<'a> {
     model: &'a Model,
     arena: &'a Arena,
+    chooser: &'a Chooser,
     shape: &'a Shape,
     layout: Layout,
 }
@@ -48,8 +50,8 @@ struct Product {
 }
 
 impl<'a> Launches<'a> {
-    pub(super) fn new(model: &'a Model, arena: &'a Arena, shape: &'a Shape) -> Self {
-        Self { model, arena, shape, layout: shape.layout() }
+    pub(super) fn new(model: &'a Model, arena: &'a Arena, chooser: &'a Chooser, shape: &'a Shape) -> Self {
+        Self { model, arena, chooser, shape, layout: shape.layout() }
     }
 
     /// From tokens to the residual of the rows whose logits are wanted.
@@ -99,8 +101,21 @@ impl<'a> Launches<'a> {
         launches
     }
 
-    /// The logits of some of the rows that [`Self::layers`] leaves, into the first rows of the arena's.
+    /// The logits of some of the rows that [`Self::layers`] leaves, into the first rows of the arena's, and the choice of
+    /// tokens from them, if that is the device's.
     pub(super) fn head(&self, rows: Range<usize>) -> Vec<Launch> {
+        let mut launches = self.logits(rows.clone());
+        let parameters = self.input(self.layout.choices);
+        let of = (rows.start, rows.len());
+        match self.shape.choice {
+            Choice::Host => {}
+            Choice::Device => launches.extend(self.chooser.launches(self.arena, parameters, of, false)),
+            Choice::DeviceWithLogprobs => launches.extend(self.chooser.launches(self.arena, parameters, of, true)),
+        }
+        launches
+    }
+
+    fn logits(&self, rows: Range<usize>) -> Vec<Launch> {
         let config = &self.model.config;
         let residual = match self.shape.selected {
             Some(_) => self.arena.selected_residual,
@@ -125,6 +140,7 @@ impl<'a> Launches<'a> {
         EmbedTokens {
             table: self.model.weights.embed_tokens,
             ids: self.input(self.layout.ids),
+            chosen: self.chooser.next(),
             out: self.arena.residual,
             size: config.vocab_size,
             width: config.hidden_size,

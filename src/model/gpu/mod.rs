@@ -9,27 +9,29 @@
 #![expect(unsafe_code, reason = "device memory is addressed by number")]
 
 mod arena;
+mod choice;
 mod launches;
 mod step;
 mod weights;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use tramontane_kernels::gpu::{Device, DeviceError, Float16, Launch};
 use tramontane_kernels::{KvGeometry, PagedBatch, PagedSequence};
 
 use self::{
     arena::Arena,
+    choice::{Chooser, Outcomes},
     launches::Launches,
-    step::{Shape, Step},
+    step::{Choice, Shape, Step},
     weights::GpuWeights,
 };
 use super::config::Config;
 use super::kv_cache::KvCacheConfig;
 use super::rotary::Rotary;
 use super::weights::Weights;
-use super::{ForwardPass, Logits, ModelError, validate};
-use crate::types::Batch;
+use super::{ForwardPass, Logits, ModelError, Pipeline, validate};
+use crate::types::{Batch, RowResult, TokenChoice};
 
 /// Recordings that are kept; a server's load rarely has more shapes.
 const MOST_GRAPHS: usize = 64;
@@ -39,7 +41,7 @@ const MOST_GRAPHS: usize = 64;
 pub struct GpuLimits {
     /// Query tokens.
     pub max_tokens: usize,
-    /// Sequences.
+    /// Sequences; also how many there are at once, whether a step computes something for them or not.
     pub max_sequences: usize,
 }
 
@@ -49,8 +51,24 @@ pub struct GpuDecoder<D: Device> {
     device: D,
     model: Model,
     arena: Arena,
+    chooser: Chooser,
     /// Decode steps.
     graphs: HashMap<Shape, D::Graph>,
+    started: VecDeque<Started<D>>,
+    /// Output rows of the step that was started last: what tokens that are unread may refer to.
+    last_outputs: usize,
+}
+
+/// A step whose results have not been read.
+#[derive(Debug)]
+struct Started<D: Device> {
+    outcomes: Outcomes<D>,
+    /// See [`Step::places`].
+    places: Vec<usize>,
+    /// Per output row of the device: is there a choice with log-probabilities, and of how many ids?
+    logprobs: Vec<Option<usize>>,
+    /// Rows without a choice, by output row of the batch.
+    logits: Vec<(usize, Vec<f32>)>,
 }
 
 /// What launches are made of, beside the step.
@@ -90,7 +108,9 @@ impl<D: Device> GpuDecoder<D> {
         let weights = GpuWeights::upload(&device, (&config, weights), &rotary, cache_bytes, dtype)?;
         let model = Model { config, dtype, geometry, head_dim, max_positions, weights };
         let arena = Arena::new(&device, &model, limits)?;
-        Ok(Self { device, model, arena, graphs: HashMap::new() })
+        let chooser = Chooser::new(&device, limits, model.config.vocab_size, max_positions)?;
+        let (graphs, started) = (HashMap::new(), VecDeque::new());
+        Ok(Self { device, model, arena, chooser, graphs, started, last_outputs: 0 })
     }
 
     fn compute(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
@@ -99,29 +119,64 @@ impl<D: Device> GpuDecoder<D> {
         if batch.n_tokens() == 0 {
             return Ok(Logits { values: Vec::new(), vocab_size });
         }
-        let step = Step::new(batch, self.model.geometry, self.model.group());
-        // SAFETY: the batch is within the limits that the arena was made for.
-        unsafe { self.device.upload(self.arena.inputs, bytemuck::cast_slice(&step.words)) }?;
-        let n_outputs = batch.output_rows.len();
-        let mut values = vec![0.0; n_outputs * vocab_size];
-        if step.shape.is_plain_decode() && n_outputs <= Arena::LOGIT_ROWS {
-            self.decode(&step.shape)?;
-            self.read_logits(&mut values)?;
-        } else {
-            let launches = Launches::new(&self.model, &self.arena, &step.shape);
-            self.run(&launches.layers())?;
-            for (index, part) in values.chunks_mut(Arena::LOGIT_ROWS * vocab_size).enumerate() {
-                let first = index * Arena::LOGIT_ROWS;
-                self.run(&launches.head(first..first + part.len() / vocab_size))?;
-                self.read_logits(part)?;
+        let step = Step::new(batch, self.model.geometry, self.model.group(), Choice::Host);
+        let every_row: Vec<usize> = (0..batch.output_rows.len()).collect();
+        let values = self.run_step(&step, &every_row)?.into_iter().flatten().collect();
+        Ok(Logits { values: step.in_order_of_the_batch(values, vocab_size), vocab_size })
+    }
+
+    fn start_step(&mut self, batch: &Batch, choices: &[Option<TokenChoice<'_>>]) -> Result<(), ModelError> {
+        self.check(batch)?;
+        let with_logprobs = choices.iter().flatten().any(|choice| choice.logprobs.is_some());
+        let choice = if with_logprobs { Choice::DeviceWithLogprobs } else { Choice::Device };
+        let mut step = Step::new(batch, self.model.geometry, self.model.group(), choice);
+        let arranged = self.chooser.arrange(choices);
+        step.set_choices(&arranged.rows);
+        self.chooser.prepare(&self.device, &arranged)?;
+        let mut logprobs = vec![None; step.shape.outputs()];
+        let mut wanted = Vec::new();
+        for (row, (choice, &place)) in choices.iter().zip(step.places()).enumerate() {
+            match choice {
+                Some(choice) => logprobs[place] = choice.logprobs.map(|n_top| n_top.min(self.model.config.vocab_size)),
+                None => wanted.push((place, row)),
             }
         }
-        Ok(Logits { values: step.in_order_of_the_batch(values, vocab_size), vocab_size })
+        wanted.sort_unstable();
+        let places: Vec<usize> = wanted.iter().map(|&(place, _)| place).collect();
+        let rows = self.run_step(&step, &places)?;
+        let logits = wanted.into_iter().map(|(_, row)| row).zip(rows).collect();
+        let outcomes = self.chooser.begin_readback(&self.device, step.shape.outputs(), with_logprobs)?;
+        self.started.push_back(Started { outcomes, places: step.places().to_vec(), logprobs, logits });
+        self.last_outputs = batch.output_rows.len();
+        Ok(())
+    }
+
+    /// Runs the step, and reads those of its rows of logits, in the device's order, that are `wanted`. Waits for the
+    /// device only if there are any.
+    fn run_step(&mut self, step: &Step, wanted: &[usize]) -> Result<Vec<Vec<f32>>, ModelError> {
+        // SAFETY: the batch is within the limits that the arena was made for.
+        unsafe { self.device.upload(self.arena.inputs, bytemuck::cast_slice(&step.words)) }?;
+        let outputs = step.shape.outputs();
+        let mut rows = Vec::with_capacity(wanted.len());
+        if step.shape.is_plain_decode() && outputs <= Arena::LOGIT_ROWS {
+            self.decode(&step.shape)?;
+            self.read_logits(wanted, 0, &mut rows)?;
+            return Ok(rows);
+        }
+        let launches = Launches::new(&self.model, &self.arena, &self.chooser, &step.shape);
+        self.run(&launches.layers())?;
+        for first in (0..outputs).step_by(Arena::LOGIT_ROWS) {
+            let end = outputs.min(first + Arena::LOGIT_ROWS);
+            self.run(&launches.head(first..end))?;
+            let within: Vec<usize> = wanted.iter().copied().filter(|row| (first..end).contains(row)).collect();
+            self.read_logits(&within, first, &mut rows)?;
+        }
+        Ok(rows)
     }
 
     fn check(&self, batch: &Batch) -> Result<(), ModelError> {
         let Model { config, max_positions, geometry, .. } = &self.model;
-        validate::batch(batch, config.vocab_size, *max_positions)?;
+        validate::batch(batch, config.vocab_size, *max_positions, self.last_outputs)?;
         let sequences = batch.sequences.iter().map(|sequence| PagedSequence {
             query_start: sequence.query_start,
             query_len: sequence.query_len,
@@ -146,7 +201,7 @@ impl<D: Device> GpuDecoder<D> {
     /// recording the launches run as they are.
     fn decode(&mut self, shape: &Shape) -> Result<(), DeviceError> {
         if !self.graphs.contains_key(shape) {
-            let launches = Launches::new(&self.model, &self.arena, shape);
+            let launches = Launches::new(&self.model, &self.arena, &self.chooser, shape);
             let mut all = launches.layers();
             all.extend(launches.head(0..shape.outputs()));
             if self.graphs.len() == MOST_GRAPHS {
@@ -171,17 +226,31 @@ impl<D: Device> GpuDecoder<D> {
         Ok(())
     }
 
-    /// The first of the arena's logits, `(n, vocab_size)` with `n` of at most [`Arena::LOGIT_ROWS`].
-    fn read_logits(&self, values: &mut [f32]) -> Result<(), DeviceError> {
-        // SAFETY: the arena has `LOGIT_ROWS` rows.
-        unsafe { self.device.download(self.arena.logits, bytemuck::cast_slice_mut(values)) }
+    /// Rows of logits of a step, of which the arena has those from `first` on.
+    fn read_logits(&self, wanted: &[usize], first: usize, rows: &mut Vec<Vec<f32>>) -> Result<(), DeviceError> {
+        let vocab_size = self.model.config.vocab_size;
+        for &row in wanted {
+            let mut values = vec![0.0; vocab_size];
+            let from = self.arena.logits.plus((row - first) * vocab_size * 4);
+            // SAFETY: the arena has `LOGIT_ROWS` rows, this one among them.
+            unsafe { self.device.download(from, bytemuck::cast_slice_mut(&mut values)) }?;
+            rows.push(values);
+        }
+        Ok(())
+    }
+
+    fn finish_step(&mut self) -> Result<Vec<RowResult>, ModelError> {
+        let started = self.started.pop_front().ok_or(ModelError::NothingStarted)?;
+        let by_place = started.outcomes.read(&self.device, &started.logprobs)?;
+        let mut results: Vec<RowResult> = started.places.iter().map(|&place| by_place[place].clone()).collect();
+        for (row, logits) in started.logits {
+            results[row] = RowResult::Logits(logits);
+        }
+        Ok(results)
     }
 }
 
-impl<D: Device + Send> ForwardPass for GpuDecoder<D>
-where
-    D::Graph: Send,
-{
+impl<D: Device + Send> ForwardPass for GpuDecoder<D> {
     fn vocab_size(&self) -> usize {
         self.model.config.vocab_size
     }
@@ -192,6 +261,28 @@ where
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
         self.compute(batch)
+    }
+
+    fn pipeline(&mut self) -> Option<&mut dyn Pipeline> {
+        Some(self)
+    }
+}
+
+impl<D: Device + Send> Pipeline for GpuDecoder<D> {
+    fn can_choose(&mut self, choice: &TokenChoice<'_>) -> bool {
+        self.chooser.can_choose(choice)
+    }
+
+    fn start(&mut self, batch: &Batch, choices: &[Option<TokenChoice<'_>>]) -> Result<(), ModelError> {
+        self.start_step(batch, choices)
+    }
+
+    fn finish(&mut self) -> Result<Vec<RowResult>, ModelError> {
+        self.finish_step()
+    }
+
+    fn forget(&mut self, sequence: u64) {
+        self.chooser.forget(sequence);
     }
 }
 
@@ -226,5 +317,7 @@ pub fn working_bytes(
     max_positions: usize,
 ) -> Result<usize, ModelError> {
     let head_dim = weights::device_head_dim(config.attention.head_dim)?;
-    Ok(arena::bytes(config, head_dim, limits, block_size, max_positions) + max_positions * (head_dim + 1) * 4)
+    let tables = max_positions * (head_dim + 1) * 4;
+    let choices = choice::bytes(limits, config.vocab_size, max_positions);
+    Ok(arena::bytes(config, head_dim, limits, block_size, max_positions) + choices + tables)
 }

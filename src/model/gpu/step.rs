@@ -2,11 +2,14 @@
 
 use tramontane_kernels::KvGeometry;
 use tramontane_kernels::paged_attention::cuda::{Chunk, PagedPrefill};
+use tramontane_kernels::sampling::cuda::Row;
 
 use crate::types::{Batch, BatchSequence};
 
 /// Tokens and slots of padded rows.
 const NONE: u32 = u32::MAX;
+/// Words of the parameters of a choice.
+const ROW_WORDS: usize = Row::BYTES / 4;
 /// Words that a list begins at a multiple of: 16 bytes.
 const ALIGNMENT: usize = 4;
 /// Up to as many rows the numbers of rows that decode steps are padded to are listed; beyond, they are multiples of it.
@@ -28,6 +31,19 @@ pub(super) struct Shape {
     pub(super) table_stride: usize,
     /// Rows whose logits are wanted, unless all are.
     pub(super) selected: Option<Selected>,
+    /// Who chooses tokens.
+    pub(super) choice: Choice,
+}
+
+/// Who chooses the tokens of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Choice {
+    /// The host.
+    Host,
+    /// The device, unless a row has no choice.
+    Device,
+    /// The same, with log-probabilities.
+    DeviceWithLogprobs,
 }
 
 /// Numbers of rows whose logits are wanted.
@@ -59,6 +75,8 @@ pub(super) struct Layout {
     pub(super) tiles: usize,
     /// Rows whose logits are wanted, those of generated tokens first.
     pub(super) selected: usize,
+    /// Parameters of the choice for each of them, if it is the device's.
+    pub(super) choices: usize,
     /// Words in all.
     pub(super) len: usize,
 }
@@ -107,6 +125,10 @@ impl Shape {
             chunk_tables: next(self.chunks * self.table_stride),
             tiles: next(2 * self.tiles),
             selected: next(self.outputs()),
+            choices: match self.choice {
+                Choice::Host => next(0),
+                Choice::Device | Choice::DeviceWithLogprobs => next(self.outputs() * ROW_WORDS),
+            },
             len,
         }
     }
@@ -120,7 +142,7 @@ struct Split<'a> {
 
 impl Step {
     /// Arranges a batch that has been checked. `group` is query heads per KV head.
-    pub(super) fn new(batch: &Batch, geometry: KvGeometry, group: usize) -> Self {
+    pub(super) fn new(batch: &Batch, geometry: KvGeometry, group: usize, choice: Choice) -> Self {
         let splits: Vec<Split<'_>> = batch
             .sequences
             .iter()
@@ -151,6 +173,7 @@ impl Step {
             tiles: tiles.len(),
             table_stride: longest.div_ceil(geometry.block_size).next_power_of_two(),
             selected,
+            choice,
         };
         if shape.is_plain_decode() {
             shape.generated = padded_rows(n_generated);
@@ -191,6 +214,21 @@ impl Step {
         words[layout.tiles..][..2 * tiles.len()].copy_from_slice(tiles.as_flattened());
         words[layout.selected..][..selected_rows.len()].copy_from_slice(&selected_rows);
         Self { shape, words, places }
+    }
+
+    /// Puts the parameters of choices, given in the order of the batch's `output_rows`, where the device looks for them.
+    pub(super) fn set_choices(&mut self, rows: &[[u8; Row::BYTES]]) {
+        let begin = self.shape.layout().choices;
+        for (row, &place) in rows.iter().zip(&self.places) {
+            let words = row.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word));
+            let to = &mut self.words[begin + place * ROW_WORDS..][..ROW_WORDS];
+            to.iter_mut().zip(words).for_each(|(to, word)| *to = word);
+        }
+    }
+
+    /// Place of each of the batch's outputs among the device's.
+    pub(super) fn places(&self) -> &[usize] {
+        &self.places
     }
 
     /// Rows of `values (n_outputs, width)` in the order of the batch's `output_rows`.
@@ -271,11 +309,11 @@ mod tests {
     fn generated_tokens_come_first() {
         // A prompt's chunk, a decode step, and a sequence that begins again within its prompt.
         let sequences = vec![sequence(0, 3, 3, 0), sequence(3, 1, 9, 1), sequence(4, 5, 6, 2)];
-        let step = Step::new(&batch(sequences, vec![2, 3, 8]), GEOMETRY, 4);
+        let step = Step::new(&batch(sequences, vec![2, 3, 8]), GEOMETRY, 4, Choice::Host);
         let Step { shape, words, places } = &step;
         let selected = Some(Selected { generated: 2, prompt: 1 });
         let tiles = shape.tiles;
-        assert_eq!(*shape, Shape { generated: 3, prompt: 6, chunks: 2, tiles, table_stride: 4, selected });
+        assert_eq!(*shape, Shape { generated: 3, prompt: 6, chunks: 2, tiles, table_stride: 4, selected, choice: Choice::Host });
         let layout = shape.layout();
         assert_eq!(words[layout.ids..][..9], [103, 107, 108, 100, 101, 102, 104, 105, 106]);
         assert_eq!(words[layout.positions..][..9], [8, 4, 5, 0, 1, 2, 1, 2, 3]);
@@ -292,7 +330,7 @@ mod tests {
     #[test]
     fn decode_steps_are_padded() {
         let sequences = (0..3).map(|i| sequence(i, 1, 5 + i, 1)).collect();
-        let step = Step::new(&batch(sequences, vec![0, 1, 2]), GEOMETRY, 4);
+        let step = Step::new(&batch(sequences, vec![0, 1, 2]), GEOMETRY, 4, Choice::Host);
         assert!(step.shape.is_plain_decode());
         assert_eq!(step.shape.generated, 4);
         let layout = step.shape.layout();
