@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{DriverError, result, sys};
 
+use super::cublas::Cublas;
 use super::pinned::Pinned;
 use super::{Device, DeviceError, DevicePointer, Launch};
 
@@ -88,6 +89,7 @@ pub struct Cuda {
     context: Arc<Context>,
     stream: sys::CUstream,
     functions: RefCell<HashMap<&'static str, Function>>,
+    cublas: Option<Cublas>,
     /// [`STAGING_PIECES`] of [`STAGING`] bytes
     staging: Vec<Pinned>,
     /// The piece whose turn it is.
@@ -153,6 +155,11 @@ pub fn properties(ordinal: usize) -> Result<Properties, Unusable> {
     Ok(properties)
 }
 
+/// True if cuBLASLt, which computes products of prompts, is in the library path.
+pub fn has_cublas_lt() -> bool {
+    Cublas::is_present()
+}
+
 impl Properties {
     fn check(&self) -> Result<(), Unusable> {
         if self.capability < OLDEST_CAPABILITY {
@@ -185,6 +192,7 @@ impl Cuda {
             next_piece: Cell::new(0),
             readbacks: RefCell::default(),
             functions: RefCell::default(),
+            cublas: Cublas::open(&context),
             context,
             stream,
         })
@@ -219,13 +227,33 @@ impl Cuda {
             let name = CString::new(kernel).expect("names of kernels are identifiers");
             // SAFETY: the module is loaded.
             if let Ok(handle) = unsafe { result::module::get_function(module, name) } {
+                // The driver loads a kernel when it is first needed, which must not be in the middle of a recording.
+                let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS;
+                // SAFETY: the function has just been found.
+                unsafe { result::function::get_function_attribute(handle, attribute) }
+                    .map_err(|error| not_launched(kernel, &error))?;
                 return Ok(Function { handle, shared_bytes: PLAIN_SHARED });
             }
         }
         Err(DeviceError::Launch { kernel, reason: "there is no such kernel".to_owned() })
     }
 
+    fn choose_algorithm(&self, launch: &Launch) {
+        if let (Some(cublas), Some(product)) = (&self.cublas, &launch.product) {
+            cublas.choose(product, self.stream, &|launch| self.enqueue_kernel(launch));
+        }
+    }
+
     fn enqueue(&self, launch: &Launch) -> Result<(), DeviceError> {
+        let by_library = match (&self.cublas, &launch.product) {
+            // SAFETY: whoever launches answers for the operands.
+            (Some(cublas), Some(product)) => unsafe { cublas.multiply(product, self.stream) },
+            _ => None,
+        };
+        by_library.unwrap_or_else(|| self.enqueue_kernel(launch))
+    }
+
+    fn enqueue_kernel(&self, launch: &Launch) -> Result<(), DeviceError> {
         let function = self.function(launch.kernel, launch.shared_bytes)?;
         let mut launch = launch.clone();
         let (grid, threads, shared_bytes, kernel) = (launch.grid, launch.threads, launch.shared_bytes, launch.kernel);
@@ -243,6 +271,10 @@ impl Cuda {
 impl Device for Cuda {
     type Graph = CudaGraph;
     type Readback = CudaReadback;
+
+    fn has_library(&self) -> bool {
+        self.cublas.is_some()
+    }
 
     fn allocate(&self, bytes: usize) -> Result<DevicePointer, DeviceError> {
         self.context.bind()?;
@@ -306,14 +338,16 @@ impl Device for Cuda {
 
     unsafe fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
         self.context.bind()?;
+        self.choose_algorithm(launch);
         self.enqueue(launch)
     }
 
     unsafe fn record(&self, launches: &[Launch]) -> Result<Self::Graph, DeviceError> {
         self.context.bind()?;
         for launch in launches {
-            // Loads the kernel: a capture allows launches only.
+            // Loads the kernel, and tries the library out: a capture allows launches only.
             self.function(launch.kernel, launch.shared_bytes)?;
+            self.choose_algorithm(launch);
         }
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is ours; a capture that has begun ends here, whatever fails.

@@ -10,6 +10,7 @@ use super::{Device, DeviceError, DevicePointer, Launch};
 #[derive(Debug, Default)]
 pub struct Emulated {
     order: Order,
+    with_library: bool,
     allocations: RefCell<Vec<Box<[Line]>>>,
 }
 
@@ -21,13 +22,22 @@ struct Line(#[expect(dead_code, reason = "kernels read and write it")] [u8; 256]
 impl Emulated {
     /// A device that runs the threads of a block in `order`.
     pub fn new(order: Order) -> Self {
-        Self { order, allocations: RefCell::default() }
+        Self { order, ..Self::default() }
+    }
+
+    /// A device that says it has a library, whose part our own kernels take: for the launches around it.
+    pub fn with_library() -> Self {
+        Self { with_library: true, ..Self::default() }
     }
 }
 
 impl Device for Emulated {
     type Graph = Vec<Launch>;
     type Readback = Vec<u8>;
+
+    fn has_library(&self) -> bool {
+        self.with_library
+    }
 
     fn allocate(&self, bytes: usize) -> Result<DevicePointer, DeviceError> {
         let lines = vec![Line([0; 256]); bytes.div_ceil(256).max(1)].into_boxed_slice();

@@ -1,5 +1,7 @@
 //! A kernel with its grid and its arguments.
 
+use super::product::Product;
+
 /// Address of memory on a device. Never looked into by the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DevicePointer(pub u64);
@@ -25,6 +27,8 @@ pub struct Launch {
     pub threads: u32,
     /// Dynamic shared memory of a block.
     pub shared_bytes: u32,
+    /// The same as a product, which a vendor's library may compute instead.
+    pub product: Option<Product>,
     /// The values of the parameters, each in the low bytes of its slot.
     arguments: Vec<u64>,
 }
@@ -32,7 +36,12 @@ pub struct Launch {
 impl Launch {
     /// A launch whose parameters are still to be added, in the order of the kernel's.
     pub fn new(kernel: &'static str, grid: [u32; 3], threads: u32, shared_bytes: u32) -> Self {
-        Self { kernel, grid, threads, shared_bytes, arguments: Vec::new() }
+        Self { kernel, grid, threads, shared_bytes, product: None, arguments: Vec::new() }
+    }
+
+    /// Allows a library to compute the product instead.
+    pub fn or(self, product: Product) -> Self {
+        Self { product: Some(product), ..self }
     }
 
     /// Adds a pointer.

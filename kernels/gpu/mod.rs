@@ -6,12 +6,15 @@
 #![expect(unsafe_code, reason = "device memory is addressed by number")]
 
 #[cfg(feature = "cuda")]
+mod cublas;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(any(test, feature = "emulation"))]
 mod emulated;
 mod launch;
 #[cfg(feature = "cuda")]
 mod pinned;
+mod product;
 
 #[cfg(any(test, feature = "emulation"))]
 pub use emulated::Emulated;
@@ -19,6 +22,7 @@ pub use emulated::Emulated;
 pub use tramontane_kernel_emulation::Order;
 
 pub use launch::{DevicePointer, Launch};
+pub use product::{Product, ProductKind, ProductOutput};
 
 /// A 16-bit type of weights, activations and cached keys and values on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +77,9 @@ pub trait Device {
     type Graph: Send;
     /// A copy to the host that has begun.
     type Readback: Send + std::fmt::Debug;
+
+    /// True if products that a [`Launch`] has may be computed by a vendor's library.
+    fn has_library(&self) -> bool;
 
     /// Zeroed memory, aligned to 256 bytes, that lives as long as the device.
     fn allocate(&self, bytes: usize) -> Result<DevicePointer, DeviceError>;

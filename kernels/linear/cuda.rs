@@ -1,6 +1,6 @@
 //! The launches of `cuda.cu`: which of its kernels serves how many rows.
 
-use crate::gpu::{DevicePointer, Float16, Launch};
+use crate::gpu::{DevicePointer, Float16, Launch, Product, ProductKind, ProductOutput};
 
 /// Multiprocessors that a grid should fill; that of an H100 and an H200. Others run the same grids, perhaps slower.
 const MULTIPROCESSORS: usize = 132;
@@ -152,7 +152,23 @@ impl Linear {
         };
         let [x, y] = blocks(tile).map(|count| count as u32);
         // Blocks next to each other in x, which run together, read the same rows of the weight.
-        self.with_operands(Launch::new(name, [x, y, 1], threads, tile as u32 * 512))
+        let launch = self.with_operands(Launch::new(name, [x, y, 1], threads, tile as u32 * 512));
+        match self.product() {
+            Some(product) => launch.or(product),
+            None => launch,
+        }
+    }
+
+    /// The product as a library computes it: SwiGLU is none.
+    fn product(&self) -> Option<Product> {
+        let Self { x, weight, out, rows, in_features, out_features, dtype, .. } = *self;
+        let output = match self.epilogue {
+            Epilogue::Store => ProductOutput::Rounded,
+            Epilogue::StoreF32 => ProductOutput::F32,
+            Epilogue::Add => ProductOutput::AddF32,
+            Epilogue::SwiGlu => return None,
+        };
+        Some(Product { x, weight, out, rows, kind: ProductKind { in_features, out_features, output, dtype } })
     }
 
     fn with_operands(&self, launch: Launch) -> Launch {

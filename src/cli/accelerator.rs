@@ -67,6 +67,17 @@ impl Accelerator {
         }
     }
 
+    /// Whether NVIDIA's library computes products of prompts; `None` for the CPU.
+    pub(super) fn cublas_lt(&self) -> Option<&'static str> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda { .. } if cuda::has_cublas_lt() => Some("found"),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { .. } => Some("not found: prompts are slower"),
+        }
+    }
+
     /// Memory of the GPU; `None` for the CPU, which has the machine's.
     pub(super) fn memory(&self) -> Option<Memory> {
         match self {

@@ -43,6 +43,8 @@ struct Kernels {
     instructions: &'static str,
     /// Which GPU is used by default, or why none is.
     gpu: String,
+    /// Whether cuBLASLt computes products of prompts; nothing without a GPU.
+    cublas_lt: Option<&'static str>,
 }
 
 impl DoctorArgs {
@@ -78,6 +80,7 @@ fn examine(threads: usize, device: DeviceChoice) -> Report {
                 Ok(_) => "not used: this build has no CUDA kernels (build with --features cuda)".to_owned(),
                 Err(error) => format!("not used: {error}"),
             },
+            cublas_lt: accelerator.as_ref().ok().and_then(accelerator::Accelerator::cublas_lt),
         },
     }
 }
@@ -87,7 +90,7 @@ impl Report {
         let size = |bytes: Option<u64>| bytes.map_or("unknown".into(), |bytes| ByteSize::new(bytes).human());
         let present: Vec<_> = self.features.iter().filter(|feature| feature.present).map(|f| f.name).collect();
         let absent: Vec<_> = self.features.iter().filter(|feature| !feature.present).map(|f| f.name).collect();
-        let lines = [
+        let mut lines = vec![
             ("tramontane", self.version.to_owned()),
             ("system", format!("{} {}", self.os, self.architecture)),
             ("processor", self.processor.clone().unwrap_or("unknown".into())),
@@ -100,6 +103,7 @@ impl Report {
             ("kernels", format!("{}, {}", self.kernels.device, self.kernels.instructions)),
             ("gpu kernels", self.kernels.gpu.to_owned()),
         ];
+        lines.extend(self.kernels.cublas_lt.map(|found| ("cublasLt", found.to_owned())));
         lines.iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
     }
 }

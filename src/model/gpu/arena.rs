@@ -29,6 +29,8 @@ pub(super) struct Arena {
     pub(super) selected_attended: DevicePointer,
     /// 16 bits `(T, intermediate_size)`, with experts `(T * experts_per_token, intermediate_size)`
     pub(super) activated: DevicePointer,
+    /// 16 bits `(T, 2 * intermediate_size)`, where a library computes products of prompts and there are no experts
+    pub(super) gate_up: DevicePointer,
     pub(super) experts: ExpertsArena,
     /// f32, for [`PagedDecode`]
     pub(super) partials: DevicePointer,
@@ -74,6 +76,7 @@ impl Arena {
             attended: next(sizes.queries)?,
             selected_attended: next(sizes.queries)?,
             activated: next(sizes.activated)?,
+            gate_up: if model.has_library { next(sizes.gate_up)? } else { DevicePointer::NULL },
             experts: ExpertsArena {
                 router_logits: next(sizes.router_logits)?,
                 chosen: next(sizes.assignments)?,
@@ -89,7 +92,7 @@ impl Arena {
     }
 }
 
-/// Bytes of the arena.
+/// Bytes of the arena on a device that has a library.
 pub(super) fn bytes(
     config: &Config,
     head_dim: usize,
@@ -108,6 +111,7 @@ struct Sizes {
     qkv: usize,
     queries: usize,
     activated: usize,
+    gate_up: usize,
     router_logits: usize,
     assignments: usize,
     offsets: usize,
@@ -136,6 +140,10 @@ impl Sizes {
             qkv: rows * (heads + 2 * kv_heads) * head_dim * Float16::BYTES,
             queries: rows * heads * head_dim * Float16::BYTES,
             activated: assignments.max(rows) * config.feed_forward.intermediate_size * Float16::BYTES,
+            gate_up: match config.feed_forward.experts {
+                None => rows * 2 * config.feed_forward.intermediate_size * Float16::BYTES,
+                Some(_) => 0,
+            },
             router_logits: rows * experts * 4,
             assignments: assignments * 4,
             offsets: (experts + 1) * 4,
@@ -153,6 +161,7 @@ impl Sizes {
             self.normed,
             self.qkv,
             self.activated,
+            self.gate_up,
             self.router_logits,
             self.offsets,
             self.expert_outputs,

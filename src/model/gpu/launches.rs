@@ -12,6 +12,7 @@ use tramontane_kernels::paged_attention::cuda::{PagedDecode, PagedKeys, PagedPre
 use tramontane_kernels::rms_norm::cuda::RmsNorm;
 use tramontane_kernels::rotary_kv_write::cuda::{RotaryHeads, RotaryKvWrite, RotaryTables};
 use tramontane_kernels::route_experts::cuda::{GroupByExpert, RouteExperts};
+use tramontane_kernels::swiglu::cuda::SwiGlu;
 
 use super::Model;
 use super::arena::Arena;
@@ -377,8 +378,24 @@ impl<'a> Launches<'a> {
         }
         if rows.prompt > 0 {
             let (x, out) = of_generated.after(rows.generated);
-            launches.extend(self.linear(product, (x, out), rows.prompt).launches(Family::Tiled));
+            let of_prompt = self.linear(product, (x, out), rows.prompt);
+            match product.epilogue {
+                Epilogue::SwiGlu if self.model.has_library => launches.extend(self.swiglu_apart(&of_prompt)),
+                Epilogue::SwiGlu | Epilogue::Store | Epilogue::StoreF32 | Epilogue::Add => {
+                    launches.extend(of_prompt.launches(Family::Tiled));
+                }
+            }
         }
+    }
+
+    /// SwiGLU in two launches, of which a library can compute the product.
+    fn swiglu_apart(&self, fused: &Linear) -> Vec<Launch> {
+        let Linear { out, rows, out_features: columns, dtype, .. } = *fused;
+        let gate_up = self.arena.gate_up;
+        let product = Linear { out: gate_up, out_features: 2 * columns, epilogue: Epilogue::Store, ..*fused };
+        let mut launches = product.launches(Family::Tiled);
+        launches.push(SwiGlu { gate_up, out, rows, columns, dtype }.launch());
+        launches
     }
 
     fn linear(&self, product: &Product, (x, out): (DevicePointer, DevicePointer), rows: usize) -> Linear {

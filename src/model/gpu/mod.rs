@@ -31,7 +31,7 @@ use super::kv_cache::KvCacheConfig;
 use super::rotary::Rotary;
 use super::weights::Weights;
 use super::{ForwardPass, Logits, ModelError, Pipeline, validate};
-use crate::types::{Batch, RowResult, TokenChoice};
+use crate::types::{Batch, BatchSequence, RowResult, TokenChoice};
 
 /// Recordings that are kept; a server's load rarely has more shapes.
 const MOST_GRAPHS: usize = 64;
@@ -81,6 +81,8 @@ struct Model {
     head_dim: usize,
     /// Rows of the rotary tables: no position is beyond them.
     max_positions: usize,
+    /// See [`Device::has_library`].
+    has_library: bool,
     weights: GpuWeights,
 }
 
@@ -106,11 +108,30 @@ impl<D: Device> GpuDecoder<D> {
             2 * geometry.num_blocks * geometry.block_size * config.attention.num_key_value_heads * head_dim;
         let cache_bytes = cache_bytes * Float16::BYTES;
         let weights = GpuWeights::upload(&device, (&config, weights), &rotary, cache_bytes, dtype)?;
-        let model = Model { config, dtype, geometry, head_dim, max_positions, weights };
+        let has_library = device.has_library();
+        tracing::info!(has_library, "products of prompts");
+        let model = Model { config, dtype, geometry, head_dim, max_positions, has_library, weights };
         let arena = Arena::new(&device, &model, limits)?;
         let chooser = Chooser::new(&device, limits, model.config.vocab_size, max_positions)?;
         let (graphs, started) = (HashMap::new(), VecDeque::new());
-        Ok(Self { device, model, arena, chooser, graphs, started, last_outputs: 0 })
+        let mut decoder = Self { device, model, arena, chooser, graphs, started, last_outputs: 0 };
+        decoder.warm_up()?;
+        Ok(decoder)
+    }
+
+    /// Computes a prompt of one token, for nobody: what cannot run is found before anything is served, and what a device
+    /// does when it meets a kernel or a product for the first time is done.
+    fn warm_up(&mut self) -> Result<(), ModelError> {
+        let sequence =
+            BatchSequence { query_start: 0, query_len: 1, context_len: 1, block_table: vec![0], generated: 0 };
+        let batch = Batch {
+            token_ids: vec![0],
+            positions: vec![0],
+            slots: vec![0],
+            sequences: vec![sequence],
+            output_rows: vec![0],
+        };
+        self.compute(&batch).map(drop)
     }
 
     fn compute(&mut self, batch: &Batch) -> Result<Logits, ModelError> {

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use tramontane_kernels::gpu::Emulated;
 
 use super::random::{BLOCK_SIZE, Model, NUM_BLOCKS, Progress, batch_of, generated_alone};
 use crate::model::ForwardPass;
@@ -63,7 +64,8 @@ fn check(seed: u64, dtype: DType) {
 /// one as in a decode step, or several at once as after preemption.
 fn check_gpu(seed: u64, dtype: DType) {
     let model = Model::random_for_gpu(seed, dtype);
-    check_decoder(seed, &model, &mut *model.gpu_decoder(dtype));
+    let emulated = if seed.is_multiple_of(2) { Emulated::default() } else { Emulated::with_library() };
+    check_decoder(seed, &model, &mut *model.gpu_decoder(dtype, emulated));
 }
 
 fn check_decoder(seed: u64, model: &Model, decoder: &mut dyn ForwardPass) {

@@ -2,6 +2,7 @@
 
 use candle_core::DType;
 use proptest::prelude::*;
+use tramontane_kernels::gpu::Emulated;
 
 use super::random::{Model, alone, generated_alone};
 use super::reference;
@@ -56,8 +57,11 @@ fn a_gpu_stays_near() {
     let models = (0..24).map(|seed| (seed, Model::random_for_gpu(seed, DType::F16)));
     for (seed, model) in models.filter(|(_, model)| model.config.feed_forward.experts.is_none()) {
         let tokens = model.tokens(seed, 40);
-        let found = generated_alone(&mut *model.gpu_decoder(DType::F16), &tokens, 20);
-        let (rms, max) = errors(&found, &reference::logits(&model, &tokens));
-        assert!(rms <= 6e-3 && max <= 6e-2, "rms {rms:e}, max {max:e}: {:#?}", model.config);
+        let expected = reference::logits(&model, &tokens);
+        for emulated in [Emulated::default(), Emulated::with_library()] {
+            let found = generated_alone(&mut *model.gpu_decoder(DType::F16, emulated), &tokens, 20);
+            let (rms, max) = errors(&found, &expected);
+            assert!(rms <= 6e-3 && max <= 6e-2, "rms {rms:e}, max {max:e}: {:#?}", model.config);
+        }
     }
 }

@@ -42,10 +42,10 @@ impl Model {
     }
 
     /// On the emulated GPU, or on a real one where `TRAMONTANE_TEST_DEVICE` says so.
-    pub(super) fn gpu_decoder(&self, dtype: DType) -> Box<dyn ForwardPass> {
+    pub(super) fn gpu_decoder(&self, dtype: DType, emulated: Emulated) -> Box<dyn ForwardPass> {
         let cache = KvCacheConfig { num_blocks: NUM_BLOCKS, block_size: BLOCK_SIZE, dtype };
         let limits = GpuLimits { max_tokens: NUM_BLOCKS * BLOCK_SIZE, max_sequences: NUM_BLOCKS };
-        gpu_decoder(self.config.clone(), &self.weights, cache, limits)
+        gpu_decoder(self.config.clone(), &self.weights, (cache, limits), emulated)
     }
 
     pub(super) fn decoder(&self, cache_dtype: DType) -> Decoder {
@@ -59,13 +59,18 @@ impl Model {
     }
 }
 
-fn gpu_decoder(config: Config, weights: &Weights, cache: KvCacheConfig, limits: GpuLimits) -> Box<dyn ForwardPass> {
+fn gpu_decoder(
+    config: Config,
+    weights: &Weights,
+    (cache, limits): (KvCacheConfig, GpuLimits),
+    emulated: Emulated,
+) -> Box<dyn ForwardPass> {
     #[cfg(feature = "cuda")]
     if std::env::var("TRAMONTANE_TEST_DEVICE").is_ok_and(|device| device == "cuda") {
         let device = tramontane_kernels::gpu::cuda::Cuda::open(0).unwrap();
         return Box::new(GpuDecoder::new(config, weights, cache, limits, device).unwrap());
     }
-    Box::new(GpuDecoder::new(config, weights, cache, limits, Emulated::default()).unwrap())
+    Box::new(GpuDecoder::new(config, weights, cache, limits, emulated).unwrap())
 }
 
 fn pick<T: Copy>(rng: &mut impl Rng, from: &[T]) -> T {

@@ -1,0 +1,354 @@
+//! Products by NVIDIA's cuBLASLt, if its library is on the machine: for prompts, which are bound by arithmetic.
+//!
+//! The main type is [`Cublas`]. Invariant: a kind of product has one algorithm for any number of rows, without a split of
+//! the sums, so that a row's result does not depend on how many there are; what [`Cublas::choose`] cannot show that of,
+//! our own kernel computes.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::cublaslt::result::CublasError;
+use cudarc::cublaslt::{result as lt, sys};
+use cudarc::driver::{DriverError, result, sys as driver};
+
+use super::cuda::Context;
+use super::product::{Product, ProductKind, ProductOutput};
+use super::{DeviceError, DevicePointer, Float16};
+use crate::linear::cuda::{Epilogue, Family, Linear};
+
+/// Bytes that an algorithm may work in: what NVIDIA recommends for Hopper.
+const WORKSPACE: usize = 32 << 20;
+/// The number of rows that the algorithm is chosen for.
+const TYPICAL_ROWS: u64 = 1024;
+/// Numbers of rows whose results must have the same bits.
+const TRIED_ROWS: [usize; 5] = [256, 1, 7, 64, 100];
+
+/// The library, opened.
+pub(super) struct Cublas {
+    context: Arc<Context>,
+    handle: sys::cublasLtHandle_t,
+    workspace: driver::CUdeviceptr,
+    /// `None` for what our own kernel computes.
+    algorithms: RefCell<HashMap<ProductKind, Option<sys::cublasLtMatmulAlgo_t>>>,
+}
+
+// SAFETY: the library's handle may be used from any thread, by one at a time.
+unsafe impl Send for Cublas {}
+
+/// Why the library does not compute a product.
+#[derive(Debug)]
+enum Refused {
+    Library,
+    Driver(#[expect(dead_code, reason = "for debugging")] DriverError),
+    Device(#[expect(dead_code, reason = "for debugging")] DeviceError),
+    /// Its results are other than our kernel's, or depend on the number of rows.
+    Differs,
+}
+
+impl From<CublasError> for Refused {
+    fn from(_: CublasError) -> Self {
+        Self::Library
+    }
+}
+
+impl From<DriverError> for Refused {
+    fn from(error: DriverError) -> Self {
+        Self::Driver(error)
+    }
+}
+
+impl From<DeviceError> for Refused {
+    fn from(error: DeviceError) -> Self {
+        Self::Device(error)
+    }
+}
+
+/// Memory for a trial.
+struct Scratch(driver::CUdeviceptr);
+
+impl Scratch {
+    fn new(bytes: usize) -> Result<Self, DriverError> {
+        // SAFETY: a context is current.
+        unsafe { result::malloc_sync(bytes) }.map(Self)
+    }
+
+    fn pointer(&self) -> DevicePointer {
+        DevicePointer(self.0)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // SAFETY: nobody else has it. A failure means that the device has failed.
+        let _ = unsafe { result::free_sync(self.0) };
+    }
+}
+
+impl Cublas {
+    /// True if the library is in the library path.
+    pub(super) fn is_present() -> bool {
+        // SAFETY: looks for the library, whose own start is all that it runs.
+        unsafe { sys::is_culib_present() }
+    }
+
+    /// The library, if it is there.
+    pub(super) fn open(context: &Arc<Context>) -> Option<Self> {
+        if !Self::is_present() {
+            return None;
+        }
+        let handle = lt::create_handle().ok()?;
+        // SAFETY: the context is current.
+        let workspace = unsafe { result::malloc_sync(WORKSPACE) };
+        let Ok(workspace) = workspace else {
+            // SAFETY: nobody else has the handle.
+            let _ = unsafe { lt::destroy_handle(handle) };
+            return None;
+        };
+        Some(Self { context: Arc::clone(context), handle, workspace, algorithms: RefCell::default() })
+    }
+
+    /// Chooses the algorithm of a kind of product, with the weight of one, unless that has been done. Waits for the
+    /// device. `launch` runs our own kernel.
+    pub(super) fn choose(
+        &self,
+        product: &Product,
+        stream: driver::CUstream,
+        launch: &dyn Fn(&super::Launch) -> Result<(), DeviceError>,
+    ) {
+        if self.algorithms.borrow().contains_key(&product.kind) {
+            return;
+        }
+        let algorithm = self.suggest(product.kind).and_then(|algorithm| {
+            self.try_out(product, &algorithm, stream, launch)?;
+            Ok(algorithm)
+        });
+        self.algorithms.borrow_mut().insert(product.kind, algorithm.ok());
+    }
+
+    /// Puts the product into the stream, if its kind has an algorithm.
+    ///
+    /// # Safety
+    /// The operands are in the memory of the device, as large as they are said to be.
+    pub(super) unsafe fn multiply(&self, product: &Product, stream: driver::CUstream) -> Option<Result<(), DeviceError>> {
+        let algorithm = self.algorithms.borrow().get(&product.kind).copied().flatten()?;
+        // SAFETY: the caller's word.
+        let done = unsafe { self.run(product, &algorithm, stream) };
+        Some(done.map_err(|error| DeviceError::Failed { reason: format!("cuBLASLt: {error}") }))
+    }
+
+    /// The library's suggestion among algorithms that do not split sums.
+    fn suggest(&self, kind: ProductKind) -> Result<sys::cublasLtMatmulAlgo_t, Refused> {
+        let operation = Operation::new(kind, TYPICAL_ROWS)?;
+        let preference = lt::create_matmul_pref()?;
+        let no_reduction: u32 = 0;
+        // SAFETY: attributes are of the types that the library documents; what was created is destroyed.
+        let suggested = unsafe {
+            (|| {
+                use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
+                for (attribute, value, size) in [
+                    (Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (&raw const WORKSPACE_BYTES).cast(), 8),
+                    (Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, (&raw const no_reduction).cast::<c_void>(), 4),
+                ] {
+                    lt::set_matmul_pref_attribute(preference, attribute, value, size)?;
+                }
+                let Operation { description, weight, x, out, .. } = operation;
+                lt::get_matmul_algo_heuristic(self.handle, description, weight, x, out, out, preference)
+            })()
+        };
+        // SAFETY: nobody else has it.
+        let _ = unsafe { lt::destroy_matmul_pref(preference) };
+        Ok(suggested?.algo)
+    }
+
+    /// Computes the product of made-up rows in several numbers, and with our own kernel.
+    fn try_out(
+        &self,
+        product: &Product,
+        algorithm: &sys::cublasLtMatmulAlgo_t,
+        stream: driver::CUstream,
+        launch: &dyn Fn(&super::Launch) -> Result<(), DeviceError>,
+    ) -> Result<(), Refused> {
+        let kind = product.kind;
+        let rows = TRIED_ROWS[0];
+        let x: Vec<u16> = (0..rows * kind.in_features).map(|i| small_number(i, kind.dtype)).collect();
+        let (on_device, out) = (Scratch::new(x.len() * 2)?, Scratch::new(rows * kind.out_features * 4)?);
+        // SAFETY: the memory is as long as what is copied, and so are the operands.
+        unsafe {
+            result::memcpy_htod_sync(on_device.0, &x)?;
+            let run = |count: usize, library: bool| {
+                result::memset_d8_async(out.0, 0, rows * kind.out_features * 4, stream)?;
+                let tried = Product { x: on_device.pointer(), out: out.pointer(), rows: count, ..*product };
+                match library {
+                    true => self.run(&tried, algorithm, stream)?,
+                    false => own(&tried).launches(Family::Tiled).iter().try_for_each(launch)?,
+                }
+                result::stream::synchronize(stream)?;
+                let mut values = vec![0u8; count * kind.out_features * kind.output.bytes()];
+                result::memcpy_dtoh_sync(&mut values, out.0)?;
+                Ok::<_, Refused>(values)
+            };
+            let all = run(rows, true)?;
+            for count in TRIED_ROWS {
+                let some = run(count, true)?;
+                if some != all[..some.len()] {
+                    return Err(Refused::Differs);
+                }
+            }
+            let (found, expected) = (numbers(&all, kind), numbers(&run(rows, false)?, kind));
+            let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+            // Sums in another order, rounded to 8 bits at the worst.
+            let near = |(a, b): (&f32, &f32)| (a - b).abs() <= b.abs() / 64.0 + largest / 1000.0;
+            if found.iter().zip(&expected).all(near) { Ok(()) } else { Err(Refused::Differs) }
+        }
+    }
+
+    /// # Safety
+    /// As of [`Self::multiply`].
+    unsafe fn run(
+        &self,
+        product: &Product,
+        algorithm: &sys::cublasLtMatmulAlgo_t,
+        stream: driver::CUstream,
+    ) -> Result<(), CublasError> {
+        let operation = Operation::new(product.kind, product.rows as u64)?;
+        let beta: f32 = if product.kind.output == ProductOutput::AddF32 { 1.0 } else { 0.0 };
+        let alpha: f32 = 1.0;
+        let [weight, x, out] = [product.weight, product.x, product.out].map(|pointer| pointer.0 as *mut c_void);
+        // SAFETY: the caller answers for the operands; descriptions live until the call returns.
+        unsafe {
+            lt::matmul(
+                self.handle,
+                operation.description,
+                (&raw const alpha).cast(),
+                (&raw const beta).cast(),
+                weight,
+                operation.weight,
+                x,
+                operation.x,
+                out,
+                operation.out,
+                out,
+                operation.out,
+                algorithm,
+                self.workspace as *mut c_void,
+                WORKSPACE,
+                stream.cast(),
+            )
+        }
+    }
+}
+
+static WORKSPACE_BYTES: u64 = WORKSPACE as u64;
+
+impl Drop for Cublas {
+    fn drop(&mut self) {
+        let _ = self.context.bind();
+        // SAFETY: the stream's work is done, and nobody else has the handle and the workspace.
+        unsafe {
+            let _ = lt::destroy_handle(self.handle);
+            let _ = result::free_sync(self.workspace);
+        }
+    }
+}
+
+/// Descriptions of a product. The library counts columns first, so that a row of ours is a column of its: it computes
+/// `out^T (out_features, rows)` of the weight, transposed, and `x^T`.
+struct Operation {
+    description: sys::cublasLtMatmulDesc_t,
+    weight: sys::cublasLtMatrixLayout_t,
+    x: sys::cublasLtMatrixLayout_t,
+    out: sys::cublasLtMatrixLayout_t,
+}
+
+impl Operation {
+    fn new(kind: ProductKind, rows: u64) -> Result<Self, CublasError> {
+        use sys::cudaDataType_t::{CUDA_R_16BF, CUDA_R_16F, CUDA_R_32F};
+        let operand = match kind.dtype {
+            Float16::Bf16 => CUDA_R_16BF,
+            Float16::F16 => CUDA_R_16F,
+        };
+        let result = if kind.output == ProductOutput::Rounded { operand } else { CUDA_R_32F };
+        let (depth, width) = (kind.in_features, kind.out_features);
+        let mut operation = Self {
+            description: lt::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, CUDA_R_32F)?,
+            weight: std::ptr::null_mut(),
+            x: std::ptr::null_mut(),
+            out: std::ptr::null_mut(),
+        };
+        // From here on what exists is destroyed with the value.
+        operation.weight = lt::create_matrix_layout(operand, depth as u64, width as u64, depth as i64)?;
+        operation.x = lt::create_matrix_layout(operand, depth as u64, rows, depth as i64)?;
+        operation.out = lt::create_matrix_layout(result, width as u64, rows, width as i64)?;
+        let transposed = sys::cublasOperation_t::CUBLAS_OP_T;
+        let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
+        // SAFETY: the attribute is of this type.
+        unsafe {
+            let value = (&raw const transposed).cast();
+            lt::set_matmul_desc_attribute(operation.description, attribute, value, size_of_val(&transposed))?;
+        }
+        Ok(operation)
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        // SAFETY: nobody else has them. Their memory is the host's; nothing can be done about a failure.
+        unsafe {
+            for layout in [self.weight, self.x, self.out].into_iter().filter(|layout| !layout.is_null()) {
+                let _ = lt::destroy_matrix_layout(layout);
+            }
+            let _ = lt::destroy_matmul_desc(self.description);
+        }
+    }
+}
+
+impl ProductOutput {
+    /// Size of a result.
+    fn bytes(self) -> usize {
+        match self {
+            Self::Rounded => Float16::BYTES,
+            Self::F32 | Self::AddF32 => 4,
+        }
+    }
+}
+
+/// The same product for our own kernel.
+fn own(product: &Product) -> Linear {
+    let Product { x, weight, out, rows, kind } = *product;
+    Linear {
+        x,
+        weight,
+        out,
+        rows,
+        in_features: kind.in_features,
+        out_features: kind.out_features,
+        epilogue: match kind.output {
+            ProductOutput::Rounded => Epilogue::Store,
+            ProductOutput::F32 => Epilogue::StoreF32,
+            ProductOutput::AddF32 => Epilogue::Add,
+        },
+        dtype: kind.dtype,
+    }
+}
+
+/// Between -1 and 1, without a pattern that a wrong stride would meet again.
+fn small_number(index: usize, dtype: Float16) -> u16 {
+    let value = ((index as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0;
+    match dtype {
+        Float16::Bf16 => half::bf16::from_f32(value).to_bits(),
+        Float16::F16 => half::f16::from_f32(value).to_bits(),
+    }
+}
+
+fn numbers(bytes: &[u8], kind: ProductKind) -> Vec<f32> {
+    let halves = || bytes.as_chunks::<2>().0.iter().map(|&two| u16::from_le_bytes(two));
+    match (kind.output, kind.dtype) {
+        (ProductOutput::F32 | ProductOutput::AddF32, _) => {
+            bytes.as_chunks::<4>().0.iter().map(|&four| f32::from_le_bytes(four)).collect()
+        }
+        (ProductOutput::Rounded, Float16::Bf16) => halves().map(|bits| half::bf16::from_bits(bits).to_f32()).collect(),
+        (ProductOutput::Rounded, Float16::F16) => halves().map(|bits| half::f16::from_bits(bits).to_f32()).collect(),
+    }
+}
