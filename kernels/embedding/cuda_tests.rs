@@ -39,7 +39,8 @@ fn check(device: &OnDevice, dtype: Float16, width: usize, magnitude: f32) {
 
     let out = device.poisoned_f32(len + GUARD);
     let (unread_ids, chosen) = (device.u32(&UNREAD_IDS), device.u32(&CHOSEN));
-    device.run(&EmbedTokens { table, ids: unread_ids, chosen, out, size: SIZE, width, rows: IDS.len(), dtype }.launch());
+    device
+        .run(&EmbedTokens { table, ids: unread_ids, chosen, out, size: SIZE, width, rows: IDS.len(), dtype }.launch());
     let found = device.read_f32(out, len + GUARD);
     assert_same_bits("embed_tokens", &[SIZE, width], &found[..len], &expected);
     assert!(found[len..].iter().all(|value| value.is_nan()), "embed_tokens wrote past its rows of {width}");

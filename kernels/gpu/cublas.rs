@@ -131,7 +131,11 @@ impl Cublas {
     ///
     /// # Safety
     /// The operands are in the memory of the device, as large as they are said to be.
-    pub(super) unsafe fn multiply(&self, product: &Product, stream: driver::CUstream) -> Option<Result<(), DeviceError>> {
+    pub(super) unsafe fn multiply(
+        &self,
+        product: &Product,
+        stream: driver::CUstream,
+    ) -> Option<Result<(), DeviceError>> {
         let algorithm = self.algorithms.borrow().get(&product.kind).copied().flatten()?;
         // SAFETY: the caller's word.
         let done = unsafe { self.run(product, &algorithm, stream) };
@@ -149,7 +153,11 @@ impl Cublas {
                 use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
                 for (attribute, value, size) in [
                     (Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (&raw const WORKSPACE_BYTES).cast(), 8),
-                    (Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, (&raw const no_reduction).cast::<c_void>(), 4),
+                    (
+                        Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                        (&raw const no_reduction).cast::<c_void>(),
+                        4,
+                    ),
                 ] {
                     lt::set_matmul_pref_attribute(preference, attribute, value, size)?;
                 }

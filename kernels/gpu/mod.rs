@@ -25,7 +25,7 @@ pub use launch::{DevicePointer, Launch};
 pub use product::{Product, ProductKind, ProductOutput};
 
 /// A 16-bit type of weights, activations and cached keys and values on a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Float16 {
     /// bfloat16
     Bf16,

@@ -207,7 +207,7 @@ fn a_gpu_gives_the_same_tokens_alone_and_in_any_mix() {
     };
     let limits = [
         EngineConfig { block_size: 4, num_blocks: 13, max_batched_tokens: 64, ..EngineConfig::default() },
-        EngineConfig { block_size: 3, num_blocks: 40, max_batched_tokens: 11, ..EngineConfig::default() },
+        EngineConfig { block_size: 2, num_blocks: 60, max_batched_tokens: 11, ..EngineConfig::default() },
     ];
     let requests = random_requests(10, checkpoint.config().vocab_size as u32, 3);
     let totals = check_mixes(&new_model, &requests, &limits, 1);
@@ -216,7 +216,10 @@ fn a_gpu_gives_the_same_tokens_alone_and_in_any_mix() {
     let on_the_host = |config: &EngineConfig| -> Box<dyn ForwardPass> { Box::new(WithoutChoice(new_model(config))) };
     for request in &requests {
         let ids = |updates: Vec<Update>| -> Vec<u32> {
-            updates.iter().filter_map(|update| if let Update::Token { id, .. } = update { Some(*id) } else { None }).collect()
+            updates
+                .iter()
+                .filter_map(|update| if let Update::Token { id, .. } = update { Some(*id) } else { None })
+                .collect()
         };
         assert_eq!(ids(run_alone(&new_model, request)), ids(run_alone(&on_the_host, request)), "{request:?}");
     }

@@ -263,7 +263,8 @@ impl Pipeline for Ahead {
                 None => RowResult::Logits(logits.row(row).to_vec()),
             });
         }
-        self.tokens = results.iter().map(|result| if let RowResult::Token { id, .. } = result { *id } else { 0 }).collect();
+        self.tokens =
+            results.iter().map(|result| if let RowResult::Token { id, .. } = result { *id } else { 0 }).collect();
         self.started.push_back(results);
         Ok(())
     }

@@ -212,8 +212,7 @@ impl Chooser {
             }
             (begin / words) as u32
         });
-        let mut edits =
-            Edits { mask, biases: (begin as u32, (begin + biases.len()) as u32), ..Edits::default() };
+        let mut edits = Edits { mask, biases: (begin as u32, (begin + biases.len()) as u32), ..Edits::default() };
         if let Some(penalties) = &choice.penalties {
             edits.counts = Some(self.counts_of(penalties, arranged));
             edits.repetition_penalty = penalties.repetition_penalty;
@@ -239,7 +238,9 @@ impl Chooser {
         let known = self.counted.get(&sequence).copied();
         let row = match known {
             Some(Counted { row, .. }) => row,
-            None => self.free_counts.pop().expect("as many rows of counts as sequences, which are forgotten at their end"),
+            None => {
+                self.free_counts.pop().expect("as many rows of counts as sequences, which are forgotten at their end")
+            }
         };
         if known.is_none_or(|counted| counted.tokens != before) {
             debug_assert_eq!(num_unread, 0, "tokens that were chosen on the device have been counted there");
@@ -269,7 +270,11 @@ impl<D: Device> Outcomes<D> {
         let chosen = device.end_readback(self.chosen)?;
         let top = self.top.map(|top| device.end_readback(top)).transpose()?.unwrap_or_default();
         let outcomes = chosen.as_chunks::<OUTCOME_BYTES>().0.iter().map(|&bytes| Outcome::from_bytes(bytes));
-        Ok(outcomes.zip(logprobs).enumerate().map(|(row, (outcome, &n_top))| result(outcome, n_top, &top, row)).collect())
+        Ok(outcomes
+            .zip(logprobs)
+            .enumerate()
+            .map(|(row, (outcome, &n_top))| result(outcome, n_top, &top, row))
+            .collect())
     }
 }
 
@@ -280,7 +285,11 @@ fn result(outcome: Outcome, n_top: Option<usize>, top: &[u8], row: usize) -> Row
         Outcome::Token { id, logprob } => {
             let logprobs = n_top.zip(logprob).map(|(n_top, (logprob, rank))| {
                 let of_row = &top[row * TOP_BYTES..][..n_top * 8];
-                TokenLogprobs { logprob, rank, top: of_row.as_chunks::<8>().0.iter().map(|&pair| id_and_logprob(pair)).collect() }
+                TokenLogprobs {
+                    logprob,
+                    rank,
+                    top: of_row.as_chunks::<8>().0.iter().map(|&pair| id_and_logprob(pair)).collect(),
+                }
             });
             RowResult::Token { id, logprobs }
         }

@@ -313,7 +313,10 @@ mod tests {
         let Step { shape, words, places } = &step;
         let selected = Some(Selected { generated: 2, prompt: 1 });
         let tiles = shape.tiles;
-        assert_eq!(*shape, Shape { generated: 3, prompt: 6, chunks: 2, tiles, table_stride: 4, selected, choice: Choice::Host });
+        assert_eq!(
+            *shape,
+            Shape { generated: 3, prompt: 6, chunks: 2, tiles, table_stride: 4, selected, choice: Choice::Host }
+        );
         let layout = shape.layout();
         assert_eq!(words[layout.ids..][..9], [103, 107, 108, 100, 101, 102, 104, 105, 106]);
         assert_eq!(words[layout.positions..][..9], [8, 4, 5, 0, 1, 2, 1, 2, 3]);
