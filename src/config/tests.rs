@@ -55,6 +55,7 @@ fn defaults() {
         # tramontane VERSION: the configuration as resolved
         model = "models/tiny"                    # default
         served_model_name = []                   # default
+        device = "auto"                          # default
         dtype = "auto"                           # default
         # tokenizer is not set: that of the checkpoint
         # tokenizer_version is not set: the one that the tokenizer states
@@ -119,6 +120,7 @@ fn what_is_printed_reads_back() {
             r#"
             model = "a \"model\"\nof two lines # and a comment"
             served_model_name = ["x y", "back\\slash", "quote\"s"]
+            device = "cuda:3"
             dtype = "bfloat16"
             tokenizer = 'C:\tokenizers # file.json'
             tokenizer_version = "v7"
@@ -215,7 +217,7 @@ fn errors_in_the_file_name_the_file() {
     check_error(
         with_file("bnid = 1", ""),
         expect![
-            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, drain_timeout, dtype, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, request_timeout, served_model_name, template, threads, tokenizer, tokenizer_version"
+            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, device, drain_timeout, dtype, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, request_timeout, served_model_name, template, threads, tokenizer, tokenizer_version"
         ],
     );
     check_error(
