@@ -43,7 +43,7 @@ def main():
     parser.add_argument("--chunk", type=int, default=0, help="begin at this chunk of the data, and of its curriculum")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
-    parser.add_argument("--decay-share", type=float, default=0.3)
+    parser.add_argument("--decay-share", type=float, default=0.5)
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (CPU only)")
     parser.add_argument("--evaluate-minutes", type=float, default=8)
     arguments = parser.parse_args()
