@@ -20,6 +20,9 @@ use crate::linear::cuda::{Epilogue, Family, Linear};
 
 /// Bytes that an algorithm may work in: what NVIDIA recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
+static WORKSPACE_BYTES: u64 = WORKSPACE as u64;
+/// `CUBLAS_OP_T` of `cublas_api.h`.
+static TRANSPOSED: i32 = 1;
 /// The number of rows that the algorithm is chosen for.
 const TYPICAL_ROWS: u64 = 1024;
 /// Numbers of rows whose results must have the same bits.
@@ -248,8 +251,6 @@ impl Cublas {
     }
 }
 
-static WORKSPACE_BYTES: u64 = WORKSPACE as u64;
-
 impl Drop for Cublas {
     fn drop(&mut self) {
         let _ = self.context.bind();
@@ -289,12 +290,11 @@ impl Operation {
         operation.weight = lt::create_matrix_layout(operand, depth as u64, width as u64, depth as i64)?;
         operation.x = lt::create_matrix_layout(operand, depth as u64, rows, depth as i64)?;
         operation.out = lt::create_matrix_layout(result, width as u64, rows, width as i64)?;
-        let transposed = sys::cublasOperation_t::CUBLAS_OP_T;
         let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
         // SAFETY: the attribute is of this type.
         unsafe {
-            let value = (&raw const transposed).cast();
-            lt::set_matmul_desc_attribute(operation.description, attribute, value, size_of_val(&transposed))?;
+            let value = (&raw const TRANSPOSED).cast();
+            lt::set_matmul_desc_attribute(operation.description, attribute, value, size_of_val(&TRANSPOSED))?;
         }
         Ok(operation)
     }

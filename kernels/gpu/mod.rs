@@ -9,6 +9,8 @@
 mod cublas;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(feature = "cuda")]
+mod discovery;
 #[cfg(any(test, feature = "emulation"))]
 mod emulated;
 mod launch;

@@ -22,21 +22,17 @@ use tokio::sync::{
 };
 
 use super::{
-    EngineConfig, FinishReason, Request, Snapshot, TokenLogprobs, Update,
+    EngineConfig, FinishReason, Request, Snapshot, Update,
     batch::{self, OutputRows},
     blocks::IntegrityError,
-    forward::{GuardedModel, Results, Row, panic_message},
-    in_flight::{Chosen, InFlight},
-    sampler::SampleError,
+    forward::{GuardedModel, Results, panic_message},
+    in_flight::InFlight,
+    outcome::{Outcome, outlook, read_rows},
     scheduler::{Plan, Scheduled, Scheduler},
-    sequence::{Outlook, Sequence, SequenceKey, SequenceOptions},
+    sequence::{Sequence, SequenceKey, SequenceOptions},
     status::Status,
 };
-use crate::{
-    model::ForwardPass,
-    telemetry::EngineMetrics,
-    types::{RowResult, TokenChoice},
-};
+use crate::{model::ForwardPass, telemetry::EngineMetrics, types::TokenChoice};
 
 /// Everything that can be asked of the engine thread.
 #[derive(Debug)]
@@ -85,12 +81,6 @@ pub(super) struct Engine {
 struct Started {
     items: Vec<Scheduled>,
     rows: Vec<OutputRows>,
-}
-
-/// What one sequence's rows led to.
-struct Outcome {
-    prompt_entries: Vec<TokenLogprobs>,
-    chosen: Option<Chosen>,
 }
 
 impl Engine {
@@ -424,37 +414,6 @@ impl Engine {
         self.status.set_load(running, blocks.held);
         self.metrics.set_load(running, waiting, blocks.held as f64 / blocks.total as f64);
     }
-}
-
-/// What computing these rows leads to.
-fn outlook(request: &InFlight, sequence: &Sequence, rows: &OutputRows, max_sequence_len: usize) -> Outlook {
-    let Some(row) = rows.next else { return Outlook::Prefill };
-    if !request.wants_tokens() {
-        return Outlook::End;
-    }
-    let n_tokens = sequence.num_tokens() + 1;
-    let is_last = request.is_last(n_tokens - sequence.prompt().len(), n_tokens >= max_sequence_len);
-    if is_last { Outlook::LastToken(row as u32) } else { Outlook::Token(row as u32) }
-}
-
-/// Reads one sequence's rows: prompt log-probabilities, and the next token where the prefill is complete.
-fn read_rows(request: &InFlight, sequence: &Sequence, rows: &OutputRows, results: &Results) -> Result<Outcome, String> {
-    let next_ids = &sequence.tokens()[rows.first_position + 1..];
-    let prompt_entry = |(row, &id): (usize, &u32)| match results.row(row) {
-        Row::Logits(logits) => Ok(request.prompt_entry(id, logits)),
-        Row::Chosen(_) => Err("a token was chosen in the middle of a prompt".to_owned()),
-    };
-    let prompt_entries = rows.prompt.clone().zip(next_ids).map(prompt_entry).collect::<Result<_, _>>()?;
-    let Some(row) = rows.next.filter(|_| request.wants_tokens()) else {
-        return Ok(Outcome { prompt_entries, chosen: None });
-    };
-    let chosen = match results.row(row) {
-        Row::Logits(logits) => request.choose(sequence, logits),
-        Row::Chosen(RowResult::Token { id, logprobs }) => Ok(Chosen { id: *id, logprobs: logprobs.clone() }),
-        Row::Chosen(RowResult::NothingAllowed) => Err(SampleError::NothingAllowed),
-        Row::Chosen(RowResult::NotFinite | RowResult::Logits(_)) => Err(SampleError::NotFinite),
-    };
-    Ok(Outcome { prompt_entries, chosen: Some(chosen.map_err(|error| error.to_string())?) })
 }
 
 /// Marks the engine as down when its thread ends, also by a panic.

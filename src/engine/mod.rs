@@ -12,6 +12,7 @@ mod engine;
 mod forward;
 mod handle;
 mod in_flight;
+mod outcome;
 mod request;
 pub mod sampler;
 pub mod scheduler;

@@ -189,7 +189,7 @@ impl World {
         let n_tokens = self.scheduler.sequence(key).unwrap().num_tokens() + 1;
         let is_longest = n_tokens == self.config.max_sequence_len();
         let is_last = n_tokens - self.live[&key].prompt.len() == self.live[&key].max_tokens;
-        match is_longest || (is_last && key.arrival % 2 == 0) {
+        match is_longest || (is_last && key.arrival.is_multiple_of(2)) {
             true => Outlook::LastToken(row as u32),
             false => Outlook::Token(row as u32),
         }
