@@ -34,6 +34,7 @@ void place(Launch& launch, unsigned linear) {
 }
 
 void poison(Launch& launch) {
+    if (launch.dynamic_shared.empty()) return;
     std::memset(launch.dynamic_shared.data(), 0xff, launch.dynamic_shared.size() * sizeof(float)); // NaN in every type
 }
 
