@@ -24,6 +24,7 @@ import random
 import re
 import socket
 import statistics
+import sys
 import time
 import traceback
 import urllib.parse
@@ -77,7 +78,7 @@ def main():
     load.add_argument("--rounds", type=int, default=2, help="requests per level and place")
     load.add_argument("--prompt-tokens", type=int, default=128)
     load.add_argument("--output-tokens", type=int, default=128)
-    load.add_argument("--seed", type=int, default=0, help="another one gives other prompts")
+    load.add_argument("--seed", default="0", help="another one gives other prompts")
     ceiling = commands.add_parser("ceiling", help="measure this client against a server that computes nothing")
     ceiling.add_argument("--concurrency", type=int, default=256)
     ceiling.add_argument("--output-tokens", type=int, default=500)
@@ -85,8 +86,9 @@ def main():
     for command in load, ceiling:
         command.add_argument("--processes", type=int, default=4, help="that read streams")
     arguments = parser.parse_args()
-    results = load_levels(arguments) if arguments.command == "load" else measure_ceiling(arguments)
+    results = load_levels(arguments) if arguments.command == "load" else [measure_ceiling(arguments)]
     print(json.dumps(results, indent=2))
+    sys.exit(1 if any(result["errors"] for result in results) else 0)
 
 
 def load_levels(arguments):
