@@ -218,7 +218,14 @@ async def ask(server, load, request):
 
 
 class Stream(asyncio.Protocol):
-    """Times of the events of an answer."""
+    """Times of the events of an answer.
+
+    >>> stream = Stream(None)
+    >>> for part in b"HTTP/1.1 200 OK", b"data: 1\\n", b"\\n", b"\\r\\n8\\r\\n: ping\\n\\n\\r\\ndata: 2\\n\\ndata: 3\\n\\n":
+    ...     stream.data_received(part)
+    >>> len(stream.times)
+    3
+    """
 
     def __init__(self, closed):
         self.closed = closed

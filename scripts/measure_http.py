@@ -47,14 +47,19 @@ def main():
     parser.add_argument("--limit-s", type=float, default=240.0, help="for all of it; parts without time are left out")
     parser.add_argument("--log", type=pathlib.Path, help="of the server; beside OUT if absent")
     arguments = parser.parse_args()
+    # As an exception, so that the server is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("measuring was ended from outside"))
     results, problems = {}, []
     try:
         measure(arguments, results, problems)
     except (NotMeasured, OSError, RuntimeError) as error:
         problems.append(str(error))
-    arguments.out.write_text(json.dumps(results, indent=2) + "\n")
+    finally:
+        arguments.out.write_text(json.dumps(results, indent=2) + "\n")
     for problem in problems:
         print(f"problem: {problem}")
+    if problems and log_of(arguments).is_file():
+        print("the end of the server's log:", *log_of(arguments).read_text(errors="replace").splitlines()[-5:], sep="\n")
     sys.exit(1 if problems else 0)
 
 
@@ -67,7 +72,7 @@ def measure(arguments, results, problems):
     command = [arguments.program, "serve", arguments.checkpoint, "--device", arguments.device, "--bind", f"127.0.0.1:{port}",
                "--served-model-name", "random", "--offline", "--log-format", "human", "--drain-timeout", "10s",
                "--max-running", str(plan["places"])]
-    with open(arguments.log or arguments.out.with_suffix(".log"), "w") as log:
+    with open(log_of(arguments), "w") as log:
         started = time.monotonic()
         process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -80,6 +85,10 @@ def measure(arguments, results, problems):
             results.update(gpu_memory())
         finally:
             stop(process, problems)
+
+
+def log_of(arguments):
+    return arguments.log or arguments.out.with_suffix(".log")
 
 
 def wait_until_ready(url, process, deadline):
