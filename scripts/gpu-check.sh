@@ -155,7 +155,8 @@ run() {
     kernels=$(ls "$folder"/kernels-*kernels)
     lib=$(ls "$folder"/*-tramontane)
     it=$(ls "$folder"/*-it)
-    check kernels 90 env TRAMONTANE_TEST_DEVICE=cuda "$kernels" cuda_tests --test-threads 4
+    local seed=$((RANDOM << 40)) # beyond the seeds of the tests
+    check kernels 90 env TRAMONTANE_TEST_DEVICE=cuda TRAMONTANE_TEST_SEED=$seed "$kernels" cuda_tests --test-threads 4
     check decoder 90 env TRAMONTANE_TEST_DEVICE=cuda "$lib" gpu
     check goldens 90 env TRAMONTANE_TEST_DEVICE=cuda "$it" golden_cuda --nocapture
     check measurements 120 "$(ls "$folder"/*-gpu)" "$work/bench.json"
@@ -166,7 +167,7 @@ run() {
     card=$(of_card name)
     report "gpu-$(tr -c 'A-Za-z0-9\n' '-' <<<"$card")" "card=$card" "driver=$(of_card driver_version)" \
         "date=$(date -u +%Y-%m-%d)" "commit=$(cat "$folder/commit")" "toolkit=$(cat "$folder/toolkit")" \
-        "sanitizer_errors=$(sanitizer_errors)"
+        "sanitizer_errors=$(sanitizer_errors)" "test_seed=$seed"
 }
 
 # The kernels' and the decoder's tests on the emulated device are part of `cargo test`.

@@ -10,7 +10,9 @@ refused, cut or of another length than asked for is an error, and errors are cou
     scripts/load_http.py ceiling                  # what this client can take, from a server that computes nothing
     scripts/load_http.py ceiling --step-ms 12.8   # the same with 256 streams at 20,000 events a second
 
-@CEILING@
+The ceiling, on two cores that the empty server shares, with `--processes 1`: 280,000 to 340,000 events a second that
+queue up; 19,800 that come one by one (`--step-ms 12.8`) keep it busy for 61 % of the time, and it sees gaps of 12.8 ms at
+the median and 15.1 ms at the 99th percentile. Two processes are busy for 32 % then. Results say how busy they were.
 """
 
 import argparse

@@ -72,9 +72,10 @@ fn check_replays(seed: u64, dtype: DType) {
     let mut decoder = model.gpu_decoder(dtype);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut sequences: Vec<Progress> = (0..rng.random_range(1..=5))
-        .map(|i| {
-            let len = rng.random_range(2..=30);
-            let blocks = (0..len.div_ceil(BLOCK_SIZE) as u32).map(|block| 8 * i as u32 + block).collect();
+        .map(|i: u64| {
+            let len: usize = rng.random_range(2..=30);
+            let first_block = 8 * i as u32; // as many as 30 tokens fill
+            let blocks = (first_block..first_block + len.div_ceil(BLOCK_SIZE) as u32).collect();
             Progress { prompt_len: len - 1, ..Progress::new(model.tokens(seed ^ i, len), blocks) }
         })
         .collect();
