@@ -7,9 +7,9 @@
 #     scripts/gpu-check.sh run [OUT]        # where the GPU is: no compiler, no network; gpu-CARD.json and .md go to OUT
 #     scripts/gpu-check.sh rehearse [OUT]   # anywhere: the same measuring on a processor, whose figures mean nothing
 #
-# `run` takes less than ten minutes and 15 GB of disk below TMPDIR, needs Python 3.10, and ends with code 0 if all checks
-# passed; it measures in any case. PYTHON names the interpreter that is asked for PyTorch (python3); without PyTorch its
-# figures are absent.
+# `run` takes less than ten minutes, and 15 GB below TMPDIR, else in /dev/shm where 40 GB are free there, else in /tmp. It
+# needs Python 3.10, and ends with code 0 if all checks passed; it measures in any case. PYTHON names the interpreter that
+# is asked for PyTorch (python3); without PyTorch its figures are absent.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=target/gpu-check
@@ -84,12 +84,14 @@ served() {
     rm -rf "${work:?}/$shape"
 }
 
+# beside_torch CONDITION ARGUMENTS...
 beside_torch() {
-    local python=${PYTHON:-python3}
-    if "$python" -c 'import torch' 2>/dev/null; then
+    local python=${PYTHON:-python3} condition=$1
+    shift
+    if "$python" -c "import sys, torch; sys.exit(not ($condition))" 2>/dev/null; then
         check pytorch 90 "$python" scripts/neighbour_torch.py "$work/torch.json" "$@"
     else
-        not_run pytorch "$python has no torch here"
+        not_run pytorch "$python has no torch here for which $condition"
     fi
 }
 
@@ -139,8 +141,19 @@ begin() {
     out=$1
     mkdir -p "$out"
     rm -f "$out"/sanitizer-*.log
-    work=$(mktemp -d)
+    work=$(mktemp -d "$(roomy)/gpu-check-XXXXXXXX")
     trap 'rm -rf "$work"' EXIT
+}
+
+# Where 15 GB can be written: memory, if there is enough of it, for disks can take minutes.
+roomy() {
+    local free_kib
+    free_kib=$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)
+    if [ -z "${TMPDIR:-}" ] && [ "${free_kib:-0}" -gt $((40 << 20)) ]; then
+        echo /dev/shm
+    else
+        echo "${TMPDIR:-/tmp}"
+    fi
 }
 
 of_card() {
@@ -161,7 +174,7 @@ run() {
     check goldens 90 env TRAMONTANE_TEST_DEVICE=cuda "$it" golden_cuda --nocapture
     check measurements 120 "$(ls "$folder"/*-gpu)" "$work/bench.json"
     served 7b "$folder/tramontane" --device cuda
-    beside_torch
+    beside_torch 'torch.cuda.is_available()'
     sanitized "$kernels"
     local card
     card=$(of_card name)
@@ -179,7 +192,7 @@ rehearse() {
     check measurements 60 bash -c 'cargo test --quiet --bench gpu -- --emulated >"$0"' "$work/bench.json"
     served tiny "${CARGO_TARGET_DIR:-target}/debug/tramontane" --device cpu --small
     check ceiling 30 python3 scripts/load_http.py ceiling --concurrency 64 --output-tokens 200
-    beside_torch --tiny --device cpu
+    beside_torch True --tiny --device cpu
     report gpu-rehearsed "card=none, a rehearsal: no figure means anything" "date=$(date -u +%Y-%m-%d)" \
         "commit=$(git describe --always --abbrev=40 --dirty)"
 }
