@@ -1,10 +1,12 @@
-//! What a decode step and a prefill cost on a GPU, and how near its kernels for few rows come to a copy's bandwidth.
+//! What a decode step and a prefill cost on a GPU, how near its kernels for few rows and its decode attention come to a
+//! copy's bandwidth, and whether replays of a recorded step take memory.
 //!
 //! `cargo bench --features cuda --bench gpu -- OUT.json` measures random bf16 weights of the shape of Mistral 7B v0.3 and
 //! writes flat keys; `--emulated` instead of the file runs the same code on the emulated device with a shape that takes
 //! seconds, whose times mean nothing: it shows that the measuring works.
 //!
-//! Times are of whole calls: the inputs' upload, the replayed graph, and logits in the host's memory.
+//! Times are of whole calls: the inputs' upload, the replayed graph, and logits in the host's memory. Kernels alone read
+//! random numbers, for a card moves and multiplies zeros faster than anything else.
 
 #![allow(missing_docs, reason = "a program")]
 
@@ -20,6 +22,8 @@ use tramontane::model::{ForwardPass, KvCacheConfig};
 use tramontane::types::{Batch, BatchSequence};
 use tramontane_kernels::gpu::{Device, DevicePointer, Float16};
 use tramontane_kernels::linear::cuda::{Epilogue, Family, Linear};
+use tramontane_kernels::paged_attention::cuda::{PagedDecode, PagedKeys};
+use tramontane_kernels::{AttentionParams, KvGeometry};
 
 const BLOCK_SIZE: usize = 16;
 /// Of each measurement, after a first call that is not counted.
@@ -36,6 +40,14 @@ struct Plan {
     copy_bytes: usize,
     /// Rows of the square product that is measured.
     product: usize,
+    /// Contexts of decode attention alone.
+    attention: Vec<usize>,
+    /// Tokens of its sequences together: more than fit into a cache.
+    attention_tokens: usize,
+    /// Replays of a decode step, after which as much memory should be taken as before.
+    replays: usize,
+    /// Bytes of the device's memory that are taken, where it can tell.
+    used_memory: fn() -> Option<u64>,
 }
 
 /// Flat keys and what was measured.
@@ -107,6 +119,11 @@ fn kernels(device: &impl Device, plan: &Plan, results: &mut Results) {
         // A copy reads and writes, a product reads.
         results.insert(format!("gemv_fraction.{name}"), rate / copy);
     }
+    for &context in &plan.attention {
+        let rate = attention_gb_s(device, attention, (plan.attention_tokens / context, context));
+        results.insert(format!("attention_gb_s.{}", short(context)), rate);
+        results.insert(format!("attention_fraction.{}", short(context)), rate / copy);
+    }
 }
 
 /// Bytes read and written per second by the kernel that gathers rows, all of them in order.
@@ -114,7 +131,7 @@ fn copy_gb_s(device: &impl Device, bytes: usize) -> f64 {
     use tramontane_kernels::embedding::cuda::GatherRows;
     let (width, element_bytes) = (4096, 4);
     let rows = bytes / (width * element_bytes);
-    let (x, out) = (allocate(device, bytes), allocate(device, bytes));
+    let (x, out) = (noise(device, bytes), allocate(device, bytes));
     let order: Vec<u32> = (0..rows as u32).collect();
     let indices = upload(device, bytemuck::cast_slice(&order));
     let launch = GatherRows { x, indices, out, size: rows, width, rows, element_bytes }.launch();
@@ -128,16 +145,49 @@ fn product_seconds(
     family: Family,
     copies: usize,
 ) -> f64 {
-    let x = allocate(device, rows * in_features * Float16::BYTES);
+    let x = noise(device, rows * in_features * Float16::BYTES);
     let out = allocate(device, rows * out_features * 4);
     let launches: Vec<_> = (0..copies)
         .flat_map(|_| {
-            let weight = allocate(device, in_features * out_features * Float16::BYTES);
+            let weight = noise(device, in_features * out_features * Float16::BYTES);
             let (epilogue, dtype) = (Epilogue::StoreF32, Float16::Bf16);
             Linear { x, weight, out, rows, in_features, out_features, epilogue, dtype }.launches(family)
         })
         .collect();
     graph_seconds(device, &launches, copies)
+}
+
+/// Keys and values read per second by decode attention of `n` sequences.
+fn attention_gb_s(device: &impl Device, attention: &AttentionConfig, (n, context): (usize, usize)) -> f64 {
+    let AttentionConfig { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = *attention;
+    let blocks = context.div_ceil(BLOCK_SIZE);
+    let geometry = KvGeometry { num_blocks: n * blocks, block_size: BLOCK_SIZE };
+    let token_bytes = 2 * kv_heads * head_dim * Float16::BYTES;
+    let row_bytes = heads * head_dim * Float16::BYTES;
+    // Blocks of a sequence lie apart, as they do in use.
+    let tables: Vec<u32> = (0..n).flat_map(|row| (0..blocks).map(move |block| (block * n + row) as u32)).collect();
+    let keys = PagedKeys {
+        cache: noise(device, n * blocks * BLOCK_SIZE * token_bytes),
+        geometry,
+        kv_heads,
+        head_dim,
+        context_lens: upload(device, bytemuck::cast_slice(&vec![context as u32; n])),
+        block_tables: upload(device, bytemuck::cast_slice(&tables)),
+        table_stride: blocks,
+        dtype: Float16::Bf16,
+    };
+    let decode = PagedDecode {
+        q: noise(device, n * row_bytes),
+        out: allocate(device, n * row_bytes),
+        keys,
+        partials: allocate(device, 4 * PagedDecode::most_partials(n, heads, head_dim)),
+        counters: allocate(device, 4 * PagedDecode::most_counters(n, heads, kv_heads)),
+        n,
+        heads,
+        max_context: context,
+        params: AttentionParams { softmax_scale: (head_dim as f32).powf(-0.5), window: None },
+    };
+    (n * context * token_bytes) as f64 / graph_seconds(device, &[decode.launch()], 1) / 1e9
 }
 
 /// Of one of `parts` equal parts of some launches.
@@ -179,10 +229,26 @@ fn decoder<D: Device + Send>(device: D, plan: &Plan, results: &mut Results) {
         let milliseconds = forward_ms(&mut decoder, &decode_batch(n, context));
         results.insert(format!("decode_ms.b{n}.{}", short(context)), milliseconds);
     }
+    if let Some(drift) = replay_drift(&mut decoder, plan) {
+        results.insert("replay_drift_bytes".to_owned(), drift);
+    }
     for &tokens in &plan.prefill {
         let milliseconds = forward_ms(&mut decoder, &prefill_batch(tokens));
         results.insert(format!("prefill_ms.{}", short(tokens)), milliseconds);
     }
+}
+
+/// Bytes of the device's memory that repeated decode steps leave taken. The driver counts in pieces of 2 MiB, so that
+/// less than some KiB per step can hide.
+fn replay_drift(decoder: &mut dyn ForwardPass, plan: &Plan) -> Option<f64> {
+    let &(n, context) = plan.decode.first()?;
+    let batch = decode_batch(n, context);
+    decoder.forward(&batch).expect("a step");
+    let before = (plan.used_memory)();
+    for _ in 0..plan.replays {
+        decoder.forward(&batch).expect("a step");
+    }
+    Some((plan.used_memory)()? as f64 - before? as f64)
 }
 
 /// The median of some calls.
@@ -242,12 +308,17 @@ fn short(tokens: usize) -> String {
     if tokens.is_multiple_of(1024) { format!("{}k", tokens / 1024) } else { tokens.to_string() }
 }
 
-/// Small numbers without a pattern that a row could be guessed from.
+/// Small numbers that look random.
+fn pattern() -> Vec<bf16> {
+    (0..1 << 20)
+        .map(|i: u32| bf16::from_f32((i.wrapping_mul(2_654_435_761) >> 8) as f32 / 1.7e7 * 0.04 - 0.02))
+        .collect()
+}
+
+/// Those of a model of this shape.
 fn weights(config: &Config) -> Weights {
     let device = candle_core::Device::Cpu;
-    let pattern: Vec<bf16> = (0..1 << 20)
-        .map(|i: u32| bf16::from_f32((i.wrapping_mul(2_654_435_761) >> 8) as f32 / 1.7e7 * 0.04 - 0.02))
-        .collect();
+    let pattern = pattern();
     let matrix = |rows: usize, columns: usize| {
         let values: Vec<bf16> = pattern.iter().cycle().take(rows * columns).copied().collect();
         Tensor::from_vec(values, (rows, columns), &device).expect("a matrix")
@@ -287,6 +358,13 @@ fn mistral_7b() -> Plan {
         prefill: vec![128, 1024, 8192],
         copy_bytes: 2 << 30,
         product: 8192,
+        attention: vec![2048, 8192],
+        attention_tokens: 256 << 10,
+        replays: 1000,
+        used_memory: || {
+            let card = tramontane_kernels::gpu::cuda::properties(0).ok()?;
+            Some(card.total_memory - card.free_memory)
+        },
     }
 }
 
@@ -297,6 +375,10 @@ fn tiny() -> Plan {
         prefill: vec![24],
         copy_bytes: 64 << 10,
         product: 64,
+        attention: vec![48],
+        attention_tokens: 150,
+        replays: 3,
+        used_memory: || None,
     }
 }
 
@@ -326,6 +408,20 @@ fn config(
 
 fn allocate(device: &impl Device, bytes: usize) -> DevicePointer {
     device.allocate(bytes).expect("memory")
+}
+
+/// So many bytes of [`pattern`].
+#[expect(unsafe_code, reason = "device memory is addressed by number")]
+fn noise(device: &impl Device, bytes: usize) -> DevicePointer {
+    let pointer = allocate(device, bytes);
+    let pattern = pattern();
+    let part: &[u8] = bytemuck::cast_slice(&pattern);
+    for begin in (0..bytes).step_by(part.len()) {
+        let len = part.len().min(bytes - begin);
+        // SAFETY: the allocation goes on for at least `len` bytes.
+        unsafe { device.upload(pointer.plus(begin), &part[..len]) }.expect("a copy");
+    }
+    pointer
 }
 
 #[expect(unsafe_code, reason = "device memory is addressed by number")]

@@ -68,6 +68,39 @@ fn check_gpu(seed: u64, dtype: DType) {
     check_decoder(seed, &model, &mut *model.gpu_decoder(dtype, emulated));
 }
 
+/// A step of generated tokens alone is recorded and replayed; with a prompt beside them it is launched kernel by kernel.
+fn check_replays(seed: u64, dtype: DType) {
+    let model = Model::random_for_gpu(seed, dtype);
+    let mut decoder = model.gpu_decoder(dtype);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut sequences: Vec<Progress> = (0..rng.random_range(1..=5))
+        .map(|i: u64| {
+            let len: usize = rng.random_range(2..=30);
+            let first_block = 8 * i as u32; // as many as 30 tokens fill
+            let blocks = (first_block..first_block + len.div_ceil(BLOCK_SIZE) as u32).collect();
+            Progress { prompt_len: len - 1, ..Progress::new(model.tokens(seed ^ i, len), blocks) }
+        })
+        .collect();
+    let mut prompts = Vec::new();
+    for sequence in &mut sequences {
+        let prompt_len = sequence.prompt_len;
+        prompts.push((sequence, prompt_len));
+    }
+    decoder.forward(&batch_of(&mut prompts)).unwrap();
+    let mut in_company = sequences.clone();
+    let alone = batch_of(&mut sequences.iter_mut().map(|s| (s, 1)).collect::<Vec<_>>());
+    let mut prompt = Progress::new(model.tokens(!seed, 9), (40..43).collect());
+    let mut with_prompt: Vec<_> = in_company.iter_mut().map(|s| (s, 1)).chain([(&mut prompt, 9)]).collect();
+    let expected = decoder.forward(&batch_of(&mut with_prompt)).unwrap();
+    for call in ["recorded", "replayed", "replayed again"] {
+        let found = decoder.forward(&alone).unwrap();
+        for row in 0..alone.n_tokens() {
+            let bits = |logits: &[f32]| logits.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(found.row(row)), bits(expected.row(row)), "{call}, row {row}\n{:#?}", model.config);
+        }
+    }
+}
+
 fn check_decoder(seed: u64, model: &Model, decoder: &mut dyn ForwardPass) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let texts: Vec<(Vec<u32>, usize)> = (0..rng.random_range(1..=5))
@@ -109,5 +142,10 @@ proptest! {
     #[test]
     fn company_chunks_and_blocks_do_not_matter_on_a_gpu(seed: u64, bf16: bool) {
         check_gpu(seed, if bf16 { DType::BF16 } else { DType::F16 });
+    }
+
+    #[test]
+    fn a_replayed_step_has_the_bits_of_single_launches_on_a_gpu(seed: u64, bf16: bool) {
+        check_replays(seed, if bf16 { DType::BF16 } else { DType::F16 });
     }
 }
