@@ -5,7 +5,8 @@
 //! writes flat keys; `--emulated` instead of the file runs the same code on the emulated device with a shape that takes
 //! seconds, whose times mean nothing: it shows that the measuring works.
 //!
-//! Times are of whole calls: the inputs' upload, the replayed graph, and logits in the host's memory. Kernels alone read
+//! Times are of whole steps. Of decode: the inputs' upload, the replayed graph with the choice of tokens, and those in the
+//! host's memory, one step ahead. Of a prompt: the same with logits, nothing ahead. Kernels alone read
 //! random numbers, for a card moves and multiplies zeros faster than anything else.
 
 #![allow(missing_docs, reason = "a program")]
@@ -18,8 +19,8 @@ use half::bf16;
 use tramontane::model::config::{AttentionConfig, Config, FeedForwardConfig, RopeConfig, RopeScaling};
 use tramontane::model::gpu::{GpuDecoder, GpuLimits};
 use tramontane::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, Weights};
-use tramontane::model::{ForwardPass, KvCacheConfig};
-use tramontane::types::{Batch, BatchSequence};
+use tramontane::model::{ForwardPass, KvCacheConfig, Pipeline};
+use tramontane::types::{Batch, BatchSequence, TokenChoice};
 use tramontane_kernels::gpu::{Device, DevicePointer, Float16};
 use tramontane_kernels::linear::cuda::{Epilogue, Family, Linear};
 use tramontane_kernels::paged_attention::cuda::{PagedDecode, PagedKeys};
@@ -226,8 +227,10 @@ fn decoder<D: Device + Send>(device: D, plan: &Plan, results: &mut Results) {
     results.insert("upload_s".to_owned(), started.elapsed().as_secs_f64());
     drop(weights);
     for &(n, context) in &plan.decode {
-        let milliseconds = forward_ms(&mut decoder, &decode_batch(n, context));
+        let (milliseconds, host_us) = decode_steps(&mut decoder, &decode_batch(n, context));
         results.insert(format!("decode_ms.b{n}.{}", short(context)), milliseconds);
+        results.insert(format!("host_us_per_step.b{n}.{}", short(context)), host_us);
+        results.entry("host_us_per_step".to_owned()).or_insert(host_us);
     }
     if let Some(drift) = replay_drift(&mut decoder, plan) {
         results.insert("replay_drift_bytes".to_owned(), drift);
@@ -249,6 +252,44 @@ fn replay_drift(decoder: &mut dyn ForwardPass, plan: &Plan) -> Option<f64> {
         decoder.forward(&batch).expect("a step");
     }
     Some((plan.used_memory)()? as f64 - before? as f64)
+}
+
+/// Milliseconds of a decode step whose tokens the device chooses, each started before the last one's are read, as the
+/// engine does it; and the median of the microseconds that the host needs to start one.
+fn decode_steps(decoder: &mut dyn ForwardPass, batch: &Batch) -> (f64, f64) {
+    let greedy = TokenChoice {
+        uniform: 0.0,
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        allowed_token_ids: None,
+        biases: Vec::new(),
+        penalties: None,
+        logprobs: None,
+    };
+    let choices = vec![Some(greedy); batch.output_rows.len()];
+    let pipeline = decoder.pipeline().expect("a GPU chooses tokens");
+    let mut host = Vec::new();
+    let mut start = |pipeline: &mut dyn Pipeline| {
+        let started = Instant::now();
+        pipeline.start(batch, &choices).expect("a step");
+        host.push(started.elapsed());
+    };
+    // The first records the graph.
+    start(pipeline);
+    pipeline.finish().expect("its tokens");
+    start(pipeline);
+    let started = Instant::now();
+    for _ in 0..REPEATS {
+        start(pipeline);
+        pipeline.finish().expect("the tokens of the step before");
+    }
+    let seconds = started.elapsed().as_secs_f64() / REPEATS as f64;
+    pipeline.finish().expect("the last tokens");
+    let mut host = host.split_off(2);
+    host.sort();
+    (seconds * 1e3, host[host.len() / 2].as_secs_f64() * 1e6)
 }
 
 /// The median of some calls.

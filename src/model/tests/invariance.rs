@@ -71,7 +71,7 @@ fn check_gpu(seed: u64, dtype: DType) {
 /// A step of generated tokens alone is recorded and replayed; with a prompt beside them it is launched kernel by kernel.
 fn check_replays(seed: u64, dtype: DType) {
     let model = Model::random_for_gpu(seed, dtype);
-    let mut decoder = model.gpu_decoder(dtype);
+    let mut decoder = model.gpu_decoder(dtype, Emulated::default());
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut sequences: Vec<Progress> = (0..rng.random_range(1..=5))
         .map(|i: u64| {
