@@ -156,12 +156,23 @@ roomy() {
     fi
 }
 
+# cuBLASLt comes with a toolkit or with PyTorch, whose folders are rarely in the library path.
+find_cublas() {
+    local found
+    found=$(find / -xdev -name libcublasLt.so.13 2>/dev/null | head -n 1)
+    if [ -n "$found" ]; then
+        export LD_LIBRARY_PATH="$(dirname "$found")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    fi
+    echo "cuBLASLt: ${found:-not found, our own kernels compute prompts}"
+}
+
 of_card() {
     nvidia-smi --query-gpu="$1" --format=csv,noheader | head -n 1
 }
 
 run() {
     begin "${1:-benches/results}"
+    find_cublas
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv || true
     "$folder/tramontane" doctor
     local kernels lib it

@@ -188,6 +188,8 @@ impl Cublas {
         // SAFETY: the memory is as long as what is copied, and so are the operands.
         unsafe {
             result::memcpy_htod_sync(on_device.0, &x)?;
+            // The call returns when the numbers have been read, which is before they have arrived.
+            result::ctx::synchronize()?;
             let run = |count: usize, library: bool| {
                 result::memset_d8_async(out.0, 0, rows * kind.out_features * 4, stream)?;
                 let tried = Product { x: on_device.pointer(), out: out.pointer(), rows: count, ..*product };
