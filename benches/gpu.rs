@@ -21,7 +21,7 @@ use tramontane::model::gpu::{GpuDecoder, GpuLimits};
 use tramontane::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, Weights};
 use tramontane::model::{ForwardPass, KvCacheConfig, Pipeline};
 use tramontane::types::{Batch, BatchSequence, TokenChoice};
-use tramontane_kernels::gpu::{Device, DevicePointer, Float16};
+use tramontane_kernels::gpu::{Device, DevicePointer, Float16, Launch};
 use tramontane_kernels::linear::cuda::{Epilogue, Family, Linear};
 use tramontane_kernels::paged_attention::cuda::{PagedDecode, PagedKeys};
 use tramontane_kernels::{AttentionParams, KvGeometry};
@@ -97,8 +97,13 @@ fn kernels(device: &impl Device, plan: &Plan, results: &mut Results) {
     let copy = copy_gb_s(device, plan.copy_bytes);
     results.insert("copy_gb_s".to_owned(), copy);
     let n = plan.product;
-    let seconds = product_seconds(device, (n, n, n), Family::Tiled, 1);
-    results.insert("tiled_bf16_tflop_s".to_owned(), 2.0 * (n as f64).powi(3) / seconds / 1e12);
+    let tflop_s = |seconds: f64| 2.0 * (n as f64).powi(3) / seconds / 1e12;
+    let mut launches = product_launches(device, (n, n, n), Family::Tiled, 1);
+    if device.has_library() {
+        results.insert("cublas_bf16_tflop_s".to_owned(), tflop_s(graph_seconds(device, &launches, 1)));
+    }
+    launches.iter_mut().for_each(|launch| launch.product = None);
+    results.insert("tiled_bf16_tflop_s".to_owned(), tflop_s(graph_seconds(device, &launches, 1)));
     let config = &plan.config;
     let (hidden, width) = (config.hidden_size, config.feed_forward.intermediate_size);
     let attention = &config.attention;
@@ -114,7 +119,8 @@ fn kernels(device: &impl Device, plan: &Plan, results: &mut Results) {
         let bytes = in_features * out_features * Float16::BYTES;
         // More copies of the weight than fit into a cache.
         let copies = (plan.copy_bytes / bytes).clamp(1, 16);
-        let seconds = product_seconds(device, (1, in_features, out_features), Family::Streamed, copies);
+        let launches = product_launches(device, (1, in_features, out_features), Family::Streamed, copies);
+        let seconds = graph_seconds(device, &launches, copies);
         let rate = bytes as f64 / seconds / 1e9;
         results.insert(format!("gemv_gb_s.{name}"), rate);
         // A copy reads and writes, a product reads.
@@ -139,23 +145,22 @@ fn copy_gb_s(device: &impl Device, bytes: usize) -> f64 {
     2.0 * bytes as f64 / graph_seconds(device, &[launch], 1) / 1e9
 }
 
-/// Of one product, rotating through copies of the weight.
-fn product_seconds(
+/// Products of one kind, rotating through copies of the weight.
+fn product_launches(
     device: &impl Device,
     (rows, in_features, out_features): (usize, usize, usize),
     family: Family,
     copies: usize,
-) -> f64 {
+) -> Vec<Launch> {
     let x = noise(device, rows * in_features * Float16::BYTES);
     let out = allocate(device, rows * out_features * 4);
-    let launches: Vec<_> = (0..copies)
+    (0..copies)
         .flat_map(|_| {
             let weight = noise(device, in_features * out_features * Float16::BYTES);
             let (epilogue, dtype) = (Epilogue::StoreF32, Float16::Bf16);
             Linear { x, weight, out, rows, in_features, out_features, epilogue, dtype }.launches(family)
         })
-        .collect();
-    graph_seconds(device, &launches, copies)
+        .collect()
 }
 
 /// Keys and values read per second by decode attention of `n` sequences.
@@ -193,7 +198,7 @@ fn attention_gb_s(device: &impl Device, attention: &AttentionConfig, (n, context
 
 /// Of one of `parts` equal parts of some launches.
 #[expect(unsafe_code, reason = "device memory is addressed by number")]
-fn graph_seconds(device: &impl Device, launches: &[tramontane_kernels::gpu::Launch], parts: usize) -> f64 {
+fn graph_seconds(device: &impl Device, launches: &[Launch], parts: usize) -> f64 {
     let wait = allocate(device, 4);
     let run = |graph: &_, times: usize| {
         // SAFETY: the launches are on memory of their sizes.
@@ -232,6 +237,7 @@ fn decoder<D: Device + Send>(device: D, plan: &Plan, results: &mut Results) {
         results.insert(format!("host_us_per_step.b{n}.{}", short(context)), host_us);
         results.entry("host_us_per_step".to_owned()).or_insert(host_us);
     }
+    assert!(decoder.num_recorded() >= plan.decode.len(), "decode steps are not recorded");
     if let Some(drift) = replay_drift(&mut decoder, plan) {
         results.insert("replay_drift_bytes".to_owned(), drift);
     }

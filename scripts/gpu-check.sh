@@ -181,8 +181,10 @@ run() {
     it=$(ls "$folder"/*-it)
     local seed=$((RANDOM << 40)) # beyond the seeds of the tests
     check kernels 90 env TRAMONTANE_TEST_DEVICE=cuda TRAMONTANE_TEST_SEED=$seed "$kernels" cuda_tests --test-threads 4
-    check decoder 90 env TRAMONTANE_TEST_DEVICE=cuda "$lib" gpu
-    check goldens 90 env TRAMONTANE_TEST_DEVICE=cuda "$it" golden_cuda --nocapture
+    # One at a time: what one does with the GPU's context ends the recording of another.
+    check decoder 90 env TRAMONTANE_TEST_DEVICE=cuda "$lib" gpu --test-threads 1
+    check goldens 90 env TRAMONTANE_TEST_DEVICE=cuda "$it" golden_cuda --nocapture --test-threads 1
+    check engine 60 env TRAMONTANE_TEST_DEVICE=cuda "$it" engine_mix::a_gpu --test-threads 1
     check measurements 120 "$(ls "$folder"/*-gpu)" "$work/bench.json"
     served 7b "$folder/tramontane" --device cuda
     beside_torch 'torch.cuda.is_available()'

@@ -1,12 +1,13 @@
 //! Products by NVIDIA's cuBLASLt, if its library is on the machine: for prompts, which are bound by arithmetic.
 //!
 //! The main type is [`Cublas`]. Invariant: a kind of product has one algorithm for any number of rows, without a split of
-//! the sums, so that a row's result does not depend on how many there are; what [`Cublas::choose`] cannot show that of,
-//! our own kernel computes.
+//! the sums, so that a row's result depends neither on how many there are nor on its place among them. What
+//! [`Cublas::choose`] cannot show that of, our own kernel computes, and it computes it always.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use cudarc::cublaslt::result::CublasError;
@@ -19,14 +20,19 @@ use super::{DeviceError, DevicePointer, Float16};
 use crate::linear::cuda::{Epilogue, Family, Linear};
 
 /// Bytes that an algorithm may work in: what NVIDIA recommends for Hopper.
-const WORKSPACE: usize = 32 << 20;
+const WORKSPACE: usize = Product::LIBRARY_WORKSPACE;
 static WORKSPACE_BYTES: u64 = WORKSPACE as u64;
 /// `CUBLAS_OP_T` of `cublas_api.h`.
 static TRANSPOSED: i32 = 1;
 /// The number of rows that the algorithm is chosen for.
-const TYPICAL_ROWS: u64 = 1024;
-/// Numbers of rows whose results must have the same bits.
-const TRIED_ROWS: [usize; 5] = [256, 1, 7, 64, 100];
+const TYPICAL_ROWS: usize = 1024;
+/// The most rows of a call, all numbers up to which the library must accept. More are computed in parts.
+const MOST_ROWS: usize = Product::LIBRARY_ROWS;
+/// Parts of as many rows, as (first row, number of rows), that must give them the same bits.
+const TRIED_PARTS: [(usize, usize); 9] =
+    [(0, 1), (0, 7), (0, 129), (0, 1025), (0, 2047), (1, 1), (3, 64), (130, 257), (1000, 1048)];
+/// What operands are aligned to at least.
+static ALIGNMENT: u32 = 16;
 
 /// The library, opened.
 pub(super) struct Cublas {
@@ -124,6 +130,7 @@ impl Cublas {
             return;
         }
         let algorithm = self.suggest(product.kind).and_then(|algorithm| {
+            self.check_every_number(product.kind, &algorithm)?;
             self.try_out(product, &algorithm, stream, launch)?;
             Ok(algorithm)
         });
@@ -141,8 +148,18 @@ impl Cublas {
     ) -> Option<Result<(), DeviceError>> {
         let algorithm = self.algorithms.borrow().get(&product.kind).copied().flatten()?;
         // SAFETY: the caller's word.
-        let done = unsafe { self.run(product, &algorithm, stream) };
+        let done = (0..product.rows).step_by(MOST_ROWS).try_for_each(|first| {
+            let part = product.part(first, MOST_ROWS.min(product.rows - first));
+            unsafe { self.run(&part, &algorithm, stream) }
+        });
         Some(done.map_err(|error| DeviceError::Failed { reason: format!("cuBLASLt: {error}") }))
+    }
+
+    /// What became of every kind of product, for the log.
+    pub(super) fn report(&self) -> Vec<String> {
+        let algorithms = self.algorithms.borrow();
+        let verdict = |algorithm: &Option<_>| if algorithm.is_some() { "cuBLASLt" } else { "our own kernel" };
+        algorithms.iter().map(|(kind, algorithm)| format!("{kind}: {}", verdict(algorithm))).collect()
     }
 
     /// The library's suggestion among algorithms that do not split sums.
@@ -154,13 +171,14 @@ impl Cublas {
         let suggested = unsafe {
             (|| {
                 use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
+                let alignment = (&raw const ALIGNMENT).cast::<c_void>();
                 for (attribute, value, size) in [
                     (Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (&raw const WORKSPACE_BYTES).cast(), 8),
-                    (
-                        Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                        (&raw const no_reduction).cast::<c_void>(),
-                        4,
-                    ),
+                    (Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, (&raw const no_reduction).cast(), 4),
+                    (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment, 4),
+                    (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment, 4),
+                    (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment, 4),
+                    (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment, 4),
                 ] {
                     lt::set_matmul_pref_attribute(preference, attribute, value, size)?;
                 }
@@ -173,7 +191,27 @@ impl Cublas {
         Ok(suggested?.algo)
     }
 
-    /// Computes the product of made-up rows in several numbers, and with our own kernel.
+    /// Asks the library whether the algorithm computes any number of rows that there can be.
+    fn check_every_number(&self, kind: ProductKind, algorithm: &sys::cublasLtMatmulAlgo_t) -> Result<(), Refused> {
+        for rows in 1..=MOST_ROWS {
+            let Operation { description, weight, x, out } = &Operation::new(kind, rows)?;
+            let mut answer = MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit();
+            // SAFETY: the descriptions live; the answer is read only where the library says that it is there.
+            let needs = unsafe {
+                let algorithm = std::ptr::from_ref(algorithm);
+                let answer_at = answer.as_mut_ptr();
+                sys::cublasLtMatmulAlgoCheck(self.handle, *description, *weight, *x, *out, *out, algorithm, answer_at)
+                    .result()?;
+                answer.assume_init().workspaceSize
+            };
+            if needs > WORKSPACE {
+                return Err(Refused::Library);
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes the product of made-up rows in one go, in parts, and with our own kernel.
     fn try_out(
         &self,
         product: &Product,
@@ -182,34 +220,32 @@ impl Cublas {
         launch: &dyn Fn(&super::Launch) -> Result<(), DeviceError>,
     ) -> Result<(), Refused> {
         let kind = product.kind;
-        let rows = TRIED_ROWS[0];
-        let x: Vec<u16> = (0..rows * kind.in_features).map(|i| small_number(i, kind.dtype)).collect();
-        let (on_device, out) = (Scratch::new(x.len() * 2)?, Scratch::new(rows * kind.out_features * 4)?);
+        let row_bytes = kind.out_features * kind.output.bytes();
+        let x: Vec<u16> = (0..MOST_ROWS * kind.in_features).map(|i| small_number(i, kind.dtype)).collect();
+        let (on_device, out) = (Scratch::new(x.len() * 2)?, Scratch::new(MOST_ROWS * row_bytes)?);
+        let whole = Product { x: on_device.pointer(), out: out.pointer(), rows: MOST_ROWS, ..*product };
         // SAFETY: the memory is as long as what is copied, and so are the operands.
         unsafe {
-            result::memcpy_htod_sync(on_device.0, &x)?;
-            // The call returns when the numbers have been read, which is before they have arrived.
-            result::ctx::synchronize()?;
-            let run = |count: usize, library: bool| {
-                result::memset_d8_async(out.0, 0, rows * kind.out_features * 4, stream)?;
-                let tried = Product { x: on_device.pointer(), out: out.pointer(), rows: count, ..*product };
+            result::memcpy_htod_async(on_device.0, &x, stream)?;
+            let run = |(first, rows): (usize, usize), library: bool| {
+                result::memset_d8_async(out.0, 0, MOST_ROWS * row_bytes, stream)?;
+                let part = whole.part(first, rows);
                 match library {
-                    true => self.run(&tried, algorithm, stream)?,
-                    false => own(&tried).launches(Family::Tiled).iter().try_for_each(launch)?,
+                    true => self.run(&part, algorithm, stream)?,
+                    false => own(&part).launches(Family::Tiled).iter().try_for_each(launch)?,
                 }
                 result::stream::synchronize(stream)?;
-                let mut values = vec![0u8; count * kind.out_features * kind.output.bytes()];
-                result::memcpy_dtoh_sync(&mut values, out.0)?;
+                let mut values = vec![0u8; rows * row_bytes];
+                result::memcpy_dtoh_sync(&mut values, part.out.0)?;
                 Ok::<_, Refused>(values)
             };
-            let all = run(rows, true)?;
-            for count in TRIED_ROWS {
-                let some = run(count, true)?;
-                if some != all[..some.len()] {
+            let all = run((0, MOST_ROWS), true)?;
+            for (first, rows) in TRIED_PARTS {
+                if run((first, rows), true)? != all[first * row_bytes..(first + rows) * row_bytes] {
                     return Err(Refused::Differs);
                 }
             }
-            let (found, expected) = (numbers(&all, kind), numbers(&run(rows, false)?, kind));
+            let (found, expected) = (numbers(&all, kind), numbers(&run((0, MOST_ROWS), false)?, kind));
             let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
             // Sums in another order, rounded to 8 bits at the worst.
             let near = |(a, b): (&f32, &f32)| (a - b).abs() <= b.abs() / 64.0 + largest / 1000.0;
@@ -225,7 +261,7 @@ impl Cublas {
         algorithm: &sys::cublasLtMatmulAlgo_t,
         stream: driver::CUstream,
     ) -> Result<(), CublasError> {
-        let operation = Operation::new(product.kind, product.rows as u64)?;
+        let operation = Operation::new(product.kind, product.rows)?;
         let beta: f32 = if product.kind.output == ProductOutput::AddF32 { 1.0 } else { 0.0 };
         let alpha: f32 = 1.0;
         let [weight, x, out] = [product.weight, product.x, product.out].map(|pointer| pointer.0 as *mut c_void);
@@ -274,7 +310,7 @@ struct Operation {
 }
 
 impl Operation {
-    fn new(kind: ProductKind, rows: u64) -> Result<Self, CublasError> {
+    fn new(kind: ProductKind, rows: usize) -> Result<Self, CublasError> {
         use sys::cudaDataType_t::{CUDA_R_16BF, CUDA_R_16F, CUDA_R_32F};
         let operand = match kind.dtype {
             Float16::Bf16 => CUDA_R_16BF,
@@ -290,8 +326,8 @@ impl Operation {
         };
         // From here on what exists is destroyed with the value.
         operation.weight = lt::create_matrix_layout(operand, depth as u64, width as u64, depth as i64)?;
-        operation.x = lt::create_matrix_layout(operand, depth as u64, rows, depth as i64)?;
-        operation.out = lt::create_matrix_layout(result, width as u64, rows, width as i64)?;
+        operation.x = lt::create_matrix_layout(operand, depth as u64, rows as u64, depth as i64)?;
+        operation.out = lt::create_matrix_layout(result, width as u64, rows as u64, width as i64)?;
         let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
         // SAFETY: the attribute is of this type.
         unsafe {
@@ -310,16 +346,6 @@ impl Drop for Operation {
                 let _ = lt::destroy_matrix_layout(layout);
             }
             let _ = lt::destroy_matmul_desc(self.description);
-        }
-    }
-}
-
-impl ProductOutput {
-    /// Size of a result.
-    fn bytes(self) -> usize {
-        match self {
-            Self::Rounded => Float16::BYTES,
-            Self::F32 | Self::AddF32 => 4,
         }
     }
 }

@@ -189,6 +189,10 @@ impl Device for Cuda {
         self.cublas.is_some()
     }
 
+    fn library_report(&self) -> Vec<String> {
+        self.cublas.as_ref().map(Cublas::report).unwrap_or_default()
+    }
+
     fn allocate(&self, bytes: usize) -> Result<DevicePointer, DeviceError> {
         self.context.bind()?;
         let bytes = bytes.max(1);

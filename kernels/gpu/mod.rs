@@ -83,6 +83,11 @@ pub trait Device {
     /// True if products that a [`Launch`] has may be computed by a vendor's library.
     fn has_library(&self) -> bool;
 
+    /// Which products the library computes, and which not, of those that have come up: lines for a log.
+    fn library_report(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Zeroed memory, aligned to 256 bytes, that lives as long as the device.
     fn allocate(&self, bytes: usize) -> Result<DevicePointer, DeviceError>;
 

@@ -66,9 +66,7 @@ impl Pinned {
             let staged = std::slice::from_raw_parts(self.memory, bytes.len());
             result::memcpy_htod_async(to, staged, stream)?;
         }
-        self.busy.set(true);
-        // SAFETY: event and stream live.
-        unsafe { result::event::record(self.done, stream) }
+        self.end_of_copy(stream)
     }
 
     /// Puts a copy of `len` bytes from the device into the stream; [`Pinned::read`] has them.
@@ -83,14 +81,27 @@ impl Pinned {
     ) -> Result<(), DriverError> {
         assert!(len <= self.len, "{len} bytes for a piece of {}", self.len);
         self.wait()?;
+        if len == 0 {
+            return Ok(());
+        }
         // SAFETY: the memory is long enough, and nobody else reads or writes it now.
         unsafe {
             let staged = std::slice::from_raw_parts_mut(self.memory, len);
             result::memcpy_dtoh_async(staged, from, stream)?;
         }
-        self.busy.set(true);
+        self.end_of_copy(stream)
+    }
+
+    /// Notes where in the stream the copy ends.
+    fn end_of_copy(&self, stream: sys::CUstream) -> Result<(), DriverError> {
         // SAFETY: event and stream live.
-        unsafe { result::event::record(self.done, stream) }
+        let noted = unsafe { result::event::record(self.done, stream) };
+        match noted {
+            Ok(()) => self.busy.set(true),
+            // SAFETY: as above. The event tells of an older copy, so the stream itself is waited for.
+            Err(_) => unsafe { result::stream::synchronize(stream) }?,
+        }
+        noted
     }
 
     /// Waits for a readback, then copies its first bytes.

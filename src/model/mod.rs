@@ -154,6 +154,12 @@ pub enum ModelError {
     /// Results of more steps were asked for than have been started.
     #[error("no step has been started whose results could be read")]
     NothingStarted,
+    /// The tokens of a sequence cannot be counted for its penalties: the engine broke its promises.
+    #[error("penalties cannot be applied: {reason}")]
+    Penalties {
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// The GPU refused, or failed.
     #[error("GPU: {0}")]
     Device(#[from] DeviceError),

@@ -2,21 +2,21 @@
 //! leave, deadlines; and what the engine says of itself when it cannot go on.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, mpsc::channel},
     thread,
     time::{Duration, Instant},
 };
 
 use tramontane::{
     engine::{EngineConfig, EngineHandle, FinishReason, Health, Request, SubmitError, Update},
-    model::{ForwardPass, Logits, ModelError},
+    model::{ForwardPass, Logits, ModelError, Pipeline},
     telemetry::EngineMetrics,
-    types::{Batch, SamplingParams},
+    types::{Batch, RowResult, SamplingParams, TokenChoice},
 };
 
 use crate::engine_mock::{
-    ERROR_TOKEN, NAN_TOKEN, PANIC_TOKEN, PagedModel, SHORT_TOKEN, VOCAB_SIZE, generate, inspect, inspect_after_step,
-    read, request, spawn, spawn_gated, tokens,
+    Ahead, ERROR_TOKEN, Gated, NAN_TOKEN, PANIC_TOKEN, PagedModel, SHORT_TOKEN, VOCAB_SIZE, generate, inspect,
+    inspect_after_step, read, request, spawn, spawn_gated, tokens,
 };
 
 fn wait_until(condition: impl Fn() -> bool) {
@@ -47,6 +47,89 @@ fn a_fault_ends_only_its_own_request() {
         assert!(ids.is_empty() && text.contains(message), "fault {fault}: {text}");
         assert_eq!((inspect(&engine).held_blocks, engine.health()), (0, Health::Ready), "fault {fault}");
     }
+}
+
+/// The same where the next step is started before the last one's results are read.
+#[test]
+fn a_fault_ends_only_its_own_request_one_step_ahead() {
+    for (fault, message) in [
+        (PANIC_TOKEN, "the token that panics"),
+        (ERROR_TOKEN, "the token that fails"),
+        (NAN_TOKEN, "not finite"),
+        (SHORT_TOKEN, "panicked"),
+    ] {
+        let (release, gate) = channel();
+        let config = EngineConfig::default();
+        let model = Ahead::new(Box::new(PagedModel::new(config.block_size, config.num_blocks)));
+        let model = Box::new(Gated { model: Box::new(model), gate });
+        let engine = EngineHandle::spawn(model, config, Arc::default());
+        let first = engine.submit(request(&[1, 2, 3], 10)).unwrap();
+        // Comes in while the others are under way, one step of them unread.
+        for _ in 0..3 {
+            release.send(()).unwrap();
+        }
+        let guilty = engine.submit(request(&[1, 2, fault, 4], 10)).unwrap();
+        let last = engine.submit(request(&[1, 2, 4], 10)).unwrap();
+        drop(release);
+        assert_eq!(tokens(&read(first)), (generate(&[1, 2, 3], 10), FinishReason::Length));
+        assert_eq!(tokens(&read(last)), (generate(&[1, 2, 4], 10), FinishReason::Length));
+        let (ids, reason) = tokens(&read(guilty));
+        let FinishReason::Failed(text) = reason else { panic!("fault {fault}: {reason:?}") };
+        assert!(ids.is_empty() && text.contains(message), "fault {fault}: {text}");
+        assert_eq!((inspect(&engine).held_blocks, engine.health()), (0, Health::Ready), "fault {fault}");
+    }
+}
+
+/// Results that cannot be had end the requests of their step, and those that come later are served.
+#[test]
+fn lost_results_end_the_requests_of_their_step() {
+    struct Lossy {
+        model: Ahead,
+        finished: usize,
+    }
+    impl ForwardPass for Lossy {
+        fn vocab_size(&self) -> usize {
+            VOCAB_SIZE
+        }
+        fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
+            self.model.forward(batch)
+        }
+        fn pipeline(&mut self) -> Option<&mut dyn Pipeline> {
+            Some(self)
+        }
+    }
+    impl Pipeline for Lossy {
+        fn can_choose(&mut self, choice: &TokenChoice<'_>) -> bool {
+            self.model.can_choose(choice)
+        }
+        fn start(&mut self, batch: &Batch, choices: &[Option<TokenChoice<'_>>]) -> Result<(), ModelError> {
+            self.model.start(batch, choices)
+        }
+        fn finish(&mut self) -> Result<Vec<RowResult>, ModelError> {
+            self.finished += 1;
+            let results = self.model.finish()?;
+            match self.finished {
+                3 => Err(ModelError::Tensor(candle_core::Error::Msg("the copy is lost".into()))),
+                8 => Ok(Vec::new()),
+                _ => Ok(results),
+            }
+        }
+        fn forget(&mut self, sequence: u64) {
+            self.model.forget(sequence);
+        }
+    }
+    let config = EngineConfig::default();
+    let model = Ahead::new(Box::new(PagedModel::new(config.block_size, config.num_blocks)));
+    let engine = EngineHandle::spawn(Box::new(Lossy { model, finished: 0 }), config, Arc::default());
+    let (ids, reason) = tokens(&read(engine.submit(request(&[5, 6], 10)).unwrap()));
+    assert_eq!(reason, FinishReason::Failed("tensor operation failed: the copy is lost".to_owned()));
+    assert_eq!(ids, generate(&[5, 6], 2));
+    // The step that had been started by then is the fourth.
+    let (ids, reason) = tokens(&read(engine.submit(request(&[7], 10)).unwrap()));
+    assert_eq!(reason, FinishReason::Failed("the forward pass returned 0 results for 1 rows".to_owned()));
+    assert_eq!(ids, generate(&[7], 3));
+    assert_eq!(tokens(&read(engine.submit(request(&[8], 4)).unwrap())).0, generate(&[8], 4));
+    assert_eq!((inspect(&engine).held_blocks, engine.health()), (0, Health::Ready));
 }
 
 #[test]

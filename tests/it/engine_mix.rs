@@ -193,7 +193,8 @@ fn a_request_gives_the_same_tokens_alone_and_in_any_mix() {
     }
 }
 
-/// A model that is always a step ahead, whose tokens are chosen by the emulated GPU.
+/// A model that is always a step ahead, whose tokens are chosen by the emulated GPU, or by a real one where
+/// `TRAMONTANE_TEST_DEVICE` is `cuda`.
 #[test]
 fn a_gpu_gives_the_same_tokens_alone_and_in_any_mix() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden/mistral-v03");
@@ -203,6 +204,11 @@ fn a_gpu_gives_the_same_tokens_alone_and_in_any_mix() {
         let EngineConfig { num_blocks, block_size, .. } = *config;
         let cache = KvCacheConfig { num_blocks, block_size, dtype: ComputeDtype::Bf16.dtype() };
         let limits = GpuLimits { max_tokens: 64, max_sequences: 64 };
+        #[cfg(feature = "cuda")]
+        if std::env::var("TRAMONTANE_TEST_DEVICE").is_ok_and(|device| device == "cuda") {
+            let device = tramontane_kernels::gpu::cuda::Cuda::open(0).unwrap();
+            return Box::new(GpuDecoder::new(checkpoint.config().clone(), &weights, cache, limits, device).unwrap());
+        }
         Box::new(GpuDecoder::new(checkpoint.config().clone(), &weights, cache, limits, Emulated::default()).unwrap())
     };
     let limits = [

@@ -11,6 +11,7 @@ use tramontane_kernels::sampling::cuda::{Bias, CountJob, Counting, Edits, MAX_TO
 
 use super::GpuLimits;
 use super::arena::Arena;
+use crate::model::ModelError;
 use crate::types::{Penalties, RowResult, TokenChoice, TokenLogprobs};
 
 /// Most biases of a row.
@@ -119,16 +120,16 @@ impl Chooser {
     }
 
     /// Lays the choices of a step out, one per output row of the batch.
-    pub(super) fn arrange(&mut self, choices: &[Option<TokenChoice<'_>>]) -> Arranged {
+    pub(super) fn arrange(&mut self, choices: &[Option<TokenChoice<'_>>]) -> Result<Arranged, ModelError> {
         let mut arranged = Arranged::default();
         for (index, choice) in choices.iter().enumerate() {
             let row = match choice {
-                Some(choice) => self.row(index, choice, &mut arranged).to_bytes(),
+                Some(choice) => self.row(index, choice, &mut arranged)?.to_bytes(),
                 None => Row::padding(),
             };
             arranged.rows.push(row);
         }
-        arranged
+        Ok(arranged)
     }
 
     /// Uploads biases and masks, and counts the tokens of sequences that are new.
@@ -198,7 +199,7 @@ impl Chooser {
         }
     }
 
-    fn row(&mut self, index: usize, choice: &TokenChoice<'_>, arranged: &mut Arranged) -> Row {
+    fn row(&mut self, index: usize, choice: &TokenChoice<'_>, arranged: &mut Arranged) -> Result<Row, ModelError> {
         let mut biases: Vec<Bias> = choice.biases.iter().map(|&(id, bias)| Bias { id, bias }).collect();
         biases.sort_by_key(|bias| bias.id); // those of one id stay in their order
         let begin = arranged.biases.len() / Bias::BYTES;
@@ -214,12 +215,12 @@ impl Chooser {
         });
         let mut edits = Edits { mask, biases: (begin as u32, (begin + biases.len()) as u32), ..Edits::default() };
         if let Some(penalties) = &choice.penalties {
-            edits.counts = Some(self.counts_of(penalties, arranged));
+            edits.counts = Some(self.counts_of(penalties, arranged)?);
             edits.repetition_penalty = penalties.repetition_penalty;
             edits.frequency_penalty = penalties.frequency_penalty;
             edits.presence_penalty = penalties.presence_penalty;
         }
-        Row {
+        Ok(Row {
             uniform: choice.uniform,
             temperature: choice.temperature,
             top_k: choice.top_k,
@@ -228,22 +229,25 @@ impl Chooser {
             edits,
             next: Some(index as u32),
             logprobs: choice.logprobs.map(|n_top| n_top as u32),
-        }
+        })
     }
 
     /// The sequence's row of the counts, which the choice will add its token to.
-    fn counts_of(&mut self, penalties: &Penalties<'_>, arranged: &mut Arranged) -> u32 {
+    fn counts_of(&mut self, penalties: &Penalties<'_>, arranged: &mut Arranged) -> Result<u32, ModelError> {
         let Penalties { sequence, prompt_ids, output_ids, num_unread, .. } = *penalties;
         let before = prompt_ids.len() + output_ids.len() + num_unread;
         let known = self.counted.get(&sequence).copied();
+        let counts_anew = known.is_none_or(|counted| counted.tokens != before);
+        if counts_anew && num_unread > 0 {
+            return Err(ModelError::Penalties { reason: "a token is neither counted nor known" });
+        }
         let row = match known {
             Some(Counted { row, .. }) => row,
             None => {
-                self.free_counts.pop().expect("as many rows of counts as sequences, which are forgotten at their end")
+                self.free_counts.pop().ok_or(ModelError::Penalties { reason: "more sequences have them than run" })?
             }
         };
-        if known.is_none_or(|counted| counted.tokens != before) {
-            debug_assert_eq!(num_unread, 0, "tokens that were chosen on the device have been counted there");
+        if counts_anew {
             let job = CountJob {
                 counts: Some(row),
                 begin: 0,
@@ -253,7 +257,7 @@ impl Chooser {
             arranged.jobs.push((job, [prompt_ids, output_ids].concat()));
         }
         self.counted.insert(sequence, Counted { row, tokens: before + 1 });
-        row
+        Ok(row)
     }
 }
 

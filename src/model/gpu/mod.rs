@@ -16,7 +16,8 @@ mod weights;
 
 use std::collections::{HashMap, VecDeque};
 
-use tramontane_kernels::gpu::{Device, DeviceError, Float16, Launch};
+use tramontane_kernels::embedding::cuda::EmbedTokens;
+use tramontane_kernels::gpu::{Device, DeviceError, Float16, Launch, ProductKind, ProductOutput};
 use tramontane_kernels::{KvGeometry, PagedBatch, PagedSequence};
 
 use self::{
@@ -32,6 +33,8 @@ use super::rotary::Rotary;
 use super::weights::Weights;
 use super::{ForwardPass, Logits, ModelError, Pipeline, validate};
 use crate::types::{Batch, BatchSequence, RowResult, TokenChoice};
+
+const _: () = assert!(Batch::UNREAD == EmbedTokens::UNREAD, "batches are uploaded as they are");
 
 /// Recordings that are kept; a server's load rarely has more shapes.
 const MOST_GRAPHS: usize = 64;
@@ -52,8 +55,8 @@ pub struct GpuDecoder<D: Device> {
     model: Model,
     arena: Arena,
     chooser: Chooser,
-    /// Decode steps.
-    graphs: HashMap<Shape, D::Graph>,
+    /// Decode steps; `None` for one that could not be recorded.
+    graphs: HashMap<Shape, Option<D::Graph>>,
     started: VecDeque<Started<D>>,
     /// Output rows of the step that was started last: what tokens that are unread may refer to.
     last_outputs: usize,
@@ -62,7 +65,8 @@ pub struct GpuDecoder<D: Device> {
 /// A step whose results have not been read.
 #[derive(Debug)]
 struct Started<D: Device> {
-    outcomes: Outcomes<D>,
+    /// `None` if there is no choice.
+    outcomes: Option<Outcomes<D>>,
     /// See [`Step::places`].
     places: Vec<usize>,
     /// Per output row of the device: is there a choice with log-probabilities, and of how many ids?
@@ -109,14 +113,19 @@ impl<D: Device> GpuDecoder<D> {
         let cache_bytes = cache_bytes * Float16::BYTES;
         let weights = GpuWeights::upload(&device, (&config, weights), &rotary, cache_bytes, dtype)?;
         let has_library = device.has_library();
-        tracing::info!(has_library, "products of prompts");
         let model = Model { config, dtype, geometry, head_dim, max_positions, has_library, weights };
         let arena = Arena::new(&device, &model, limits)?;
         let chooser = Chooser::new(&device, limits, model.config.vocab_size, max_positions)?;
         let (graphs, started) = (HashMap::new(), VecDeque::new());
         let mut decoder = Self { device, model, arena, chooser, graphs, started, last_outputs: 0 };
         decoder.warm_up()?;
+        tracing::info!(products = ?decoder.device.library_report(), has_library, "the GPU has computed a first token");
         Ok(decoder)
+    }
+
+    /// How many shapes of decode steps are recorded.
+    pub fn num_recorded(&self) -> usize {
+        self.graphs.values().flatten().count()
     }
 
     /// Computes a prompt of one token, for nobody: what cannot run is found before anything is served, and what a device
@@ -148,12 +157,13 @@ impl<D: Device> GpuDecoder<D> {
 
     fn start_step(&mut self, batch: &Batch, choices: &[Option<TokenChoice<'_>>]) -> Result<(), ModelError> {
         self.check(batch)?;
-        let with_logprobs = choices.iter().flatten().any(|choice| choice.logprobs.is_some());
-        let choice = if with_logprobs { Choice::DeviceWithLogprobs } else { Choice::Device };
+        let choice = who_chooses(choices);
         let mut step = Step::new(batch, self.model.geometry, self.model.group(), choice);
-        let arranged = self.chooser.arrange(choices);
-        step.set_choices(&arranged.rows);
-        self.chooser.prepare(&self.device, &arranged)?;
+        let arranged = self.chooser.arrange(choices)?;
+        if choice != Choice::Host {
+            step.set_choices(&arranged.rows);
+            self.chooser.prepare(&self.device, &arranged)?;
+        }
         let mut logprobs = vec![None; step.shape.outputs()];
         let mut wanted = Vec::new();
         for (row, (choice, &place)) in choices.iter().zip(step.places()).enumerate() {
@@ -166,7 +176,12 @@ impl<D: Device> GpuDecoder<D> {
         let places: Vec<usize> = wanted.iter().map(|&(place, _)| place).collect();
         let rows = self.run_step(&step, &places)?;
         let logits = wanted.into_iter().map(|(_, row)| row).zip(rows).collect();
-        let outcomes = self.chooser.begin_readback(&self.device, step.shape.outputs(), with_logprobs)?;
+        let outputs = step.shape.outputs();
+        let outcomes = match choice {
+            Choice::Host => None,
+            Choice::Device => Some(self.chooser.begin_readback(&self.device, outputs, false)?),
+            Choice::DeviceWithLogprobs => Some(self.chooser.begin_readback(&self.device, outputs, true)?),
+        };
         self.started.push_back(Started { outcomes, places: step.places().to_vec(), logprobs, logits });
         self.last_outputs = batch.output_rows.len();
         Ok(())
@@ -229,13 +244,19 @@ impl<D: Device> GpuDecoder<D> {
                 return self.run(&all);
             }
             // SAFETY: as in `run`.
-            match unsafe { self.device.record(&all) } {
-                Ok(graph) => self.graphs.insert(*shape, graph),
-                Err(_) => return self.run(&all),
-            };
+            let graph = unsafe { self.device.record(&all) };
+            let graph = graph.inspect_err(|error| tracing::warn!(%error, ?shape, "a step cannot be recorded")).ok();
+            self.graphs.insert(*shape, graph);
         }
-        // SAFETY: as in `run`.
-        unsafe { self.device.replay(&self.graphs[shape]) }
+        match &self.graphs[shape] {
+            // SAFETY: as in `run`.
+            Some(graph) => unsafe { self.device.replay(graph) },
+            None => {
+                let launches = Launches::new(&self.model, &self.arena, &self.chooser, shape);
+                self.run(&launches.layers())?;
+                self.run(&launches.head(0..shape.outputs()))
+            }
+        }
     }
 
     fn run(&self, launches: &[Launch]) -> Result<(), DeviceError> {
@@ -262,7 +283,10 @@ impl<D: Device> GpuDecoder<D> {
 
     fn finish_step(&mut self) -> Result<Vec<RowResult>, ModelError> {
         let started = self.started.pop_front().ok_or(ModelError::NothingStarted)?;
-        let by_place = started.outcomes.read(&self.device, &started.logprobs)?;
+        let by_place = match started.outcomes {
+            Some(outcomes) => outcomes.read(&self.device, &started.logprobs)?,
+            None => vec![RowResult::NotFinite; started.places.len()], // each of them becomes logits
+        };
         let mut results: Vec<RowResult> = started.places.iter().map(|&place| by_place[place].clone()).collect();
         for (row, logits) in started.logits {
             results[row] = RowResult::Logits(logits);
@@ -307,6 +331,18 @@ impl<D: Device + Send> Pipeline for GpuDecoder<D> {
     }
 }
 
+/// Nobody on the device, if there is no choice.
+fn who_chooses(choices: &[Option<TokenChoice<'_>>]) -> Choice {
+    let mut choices = choices.iter().flatten().peekable();
+    if choices.peek().is_none() {
+        Choice::Host
+    } else if choices.any(|choice| choice.logprobs.is_some()) {
+        Choice::DeviceWithLogprobs
+    } else {
+        Choice::Device
+    }
+}
+
 impl Model {
     /// Query heads per KV head.
     fn group(&self) -> usize {
@@ -340,5 +376,14 @@ pub fn working_bytes(
     let head_dim = weights::device_head_dim(config.attention.head_dim)?;
     let tables = max_positions * (head_dim + 1) * 4;
     let choices = choice::bytes(limits, config.vocab_size, max_positions);
-    Ok(arena::bytes(config, head_dim, limits, block_size, max_positions) + choices + tables)
+    Ok(arena::bytes(config, head_dim, limits, block_size, max_positions) + choices + tables + library_bytes(config))
+}
+
+/// Of the largest product of a prompt, as if there were a library.
+fn library_bytes(config: &Config) -> usize {
+    let (hidden, width) = (config.hidden_size, config.feed_forward.intermediate_size);
+    let kind = |in_features, out_features, output| {
+        ProductKind { in_features, out_features, output, dtype: Float16::Bf16 }.library_bytes()
+    };
+    kind(hidden, 2 * width, ProductOutput::Rounded).max(kind(width, hidden, ProductOutput::AddF32))
 }
