@@ -136,11 +136,14 @@ impl Config {
     /// environment variables.
     pub fn resolve(args: &Args, matches: &clap::ArgMatches, defaults: &Defaults) -> Result<Config, ConfigError> {
         let mut layers = Layers::new(args, matches)?;
+        let name = layers.take("model", ModelName::from_text(DEFAULT_MODEL))?;
+        let served_model_name = layers.take("served_model_name", Names::default())?;
+        let (device, dtype) = device_and_dtype(&mut layers)?;
         let model = ModelConfig {
-            model: layers.take("model", ModelName::from_text(DEFAULT_MODEL))?,
-            served_model_name: layers.take("served_model_name", Names::default())?,
-            device: layers.take("device", DeviceChoice::Auto)?,
-            dtype: layers.take("dtype", Dtype::Auto)?,
+            model: name,
+            served_model_name,
+            device,
+            dtype,
             tokenizer: layers.take_optional("tokenizer", "that of the checkpoint")?,
             tokenizer_version: layers.take_optional("tokenizer_version", "the one that the tokenizer states")?,
             template: layers.take("template", TemplateChoice::Auto)?,
@@ -169,6 +172,21 @@ impl Config {
             text.push_str(&setting.to_toml_line());
         }
         text
+    }
+}
+
+/// What computes, in which type. The reference path is the CPU's in f32, so nothing else can be asked for beside it.
+fn device_and_dtype(layers: &mut Layers) -> Result<(DeviceChoice, Dtype), ConfigError> {
+    let device = layers.take("device", DeviceChoice::Auto)?;
+    let dtype = layers.take("dtype", Dtype::Auto)?;
+    let exclusive = |second| Err(ConfigError::Exclusive { first: "reference", second });
+    match (layers.take("reference", Switch::Off)?, device, dtype) {
+        (Switch::Off, device, dtype) => Ok((device, dtype)),
+        (Switch::On, DeviceChoice::Cuda(_), _) => exclusive("device"),
+        (Switch::On, _, Dtype::Bf16 | Dtype::F16) => exclusive("dtype"),
+        (Switch::On, DeviceChoice::Auto | DeviceChoice::Cpu, Dtype::Auto | Dtype::F32) => {
+            Ok((DeviceChoice::Cpu, Dtype::F32))
+        }
     }
 }
 

@@ -41,6 +41,10 @@ pub struct ModelArgs {
     /// Type of weights and activations: auto, f32, bf16 or f16 [default: auto]
     #[arg(long, env = "TRAMONTANE_DTYPE", hide_env = true)]
     pub dtype: Option<String>,
+    /// Compute on the CPU in f32, the path that a GPU's results are held against; slow, and exact
+    #[arg(long, env = "TRAMONTANE_REFERENCE", hide_env = true, value_name = "on|off", num_args = 0..=1,
+          require_equals = true, default_missing_value = "on")]
+    pub reference: Option<String>,
     /// Tokenizer file that replaces the checkpoint's own; its name tells the format
     #[arg(long, env = "TRAMONTANE_TOKENIZER", hide_env = true, value_name = "FILE")]
     pub tokenizer: Option<String>,

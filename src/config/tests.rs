@@ -57,6 +57,7 @@ fn defaults() {
         served_model_name = []                   # default
         device = "auto"                          # default
         dtype = "auto"                           # default
+        reference = "off"                        # default
         # tokenizer is not set: that of the checkpoint
         # tokenizer_version is not set: the one that the tokenizer states
         template = "auto"                        # default
@@ -111,6 +112,24 @@ fn check_reads_back(config: &Config) -> Vec<&'static str> {
 }
 
 #[test]
+fn the_reference_path_is_the_cpu_in_f32() {
+    for flags in ["--reference", "--reference=on --device cpu --dtype f32"] {
+        let config = resolve(flags).unwrap();
+        assert_eq!((config.model.device, config.model.dtype), (DeviceChoice::Cpu, Dtype::F32), "{flags}");
+    }
+    let plain = resolve("--reference=off --device cuda:1 --dtype bf16").unwrap();
+    assert_eq!((plain.model.device, plain.model.dtype), (DeviceChoice::Cuda(1), Dtype::Bf16));
+    check_error(
+        resolve("--reference --device cuda"),
+        expect!["reference and device exclude each other: set one of them"],
+    );
+    check_error(
+        resolve("--reference --dtype bf16"),
+        expect!["reference and dtype exclude each other: set one of them"],
+    );
+}
+
+#[test]
 fn what_is_printed_reads_back() {
     let defaults = resolve("").unwrap();
     assert_eq!(check_reads_back(&defaults), [""; 0]);
@@ -122,6 +141,7 @@ fn what_is_printed_reads_back() {
             served_model_name = ["x y", "back\\slash", "quote\"s"]
             device = "cuda:3"
             dtype = "bfloat16"
+            reference = false
             tokenizer = 'C:\tokenizers # file.json'
             tokenizer_version = "v7"
             template = "jinja"
@@ -217,7 +237,7 @@ fn errors_in_the_file_name_the_file() {
     check_error(
         with_file("bnid = 1", ""),
         expect![
-            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, device, drain_timeout, dtype, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, request_timeout, served_model_name, template, threads, tokenizer, tokenizer_version"
+            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, device, drain_timeout, dtype, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, reference, request_timeout, served_model_name, template, threads, tokenizer, tokenizer_version"
         ],
     );
     check_error(
