@@ -149,9 +149,7 @@ __device__ __forceinline__ float warp_max(float value) {
 template <int THREADS> __device__ __forceinline__ float block_sum(float value, float* scratch) {
     value = warp_sum(value);
     if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
-#ifndef WITHOUT_BARRIER // left out in one test, which proves that its absence is noticed
     __syncthreads();
-#endif
     float total = 0;
     for (int warp = 0; warp < THREADS / 32; warp++) total += scratch[warp];
     return total;

@@ -1,8 +1,7 @@
 //! Compiles every `kernels/<operator>/cuda.cu` for the CPU, with a C++20 compiler.
 //!
 //! `TRAMONTANE_EMULATION_SANITIZER` (`thread`, or `address,undefined`) makes the threads of a block threads of the
-//! operating system, watched by that sanitizer; `TRAMONTANE_EMULATION_WITHOUT_BARRIER` leaves a barrier out, to show that
-//! it is missed. `scripts/check-kernels-sanitizers` sets them and links the sanitizer.
+//! operating system, watched by that sanitizer. `scripts/check-kernels-sanitizers` sets it and links the sanitizer.
 
 use std::path::{Path, PathBuf};
 
@@ -21,12 +20,8 @@ fn main() {
     build.cpp(true).std("c++20").include(".").include("../cuda").opt_level(2).warnings(false);
     build.flag("-xc++").flag("-U_FORTIFY_SOURCE").flag("-ffp-contract=off").flag("-fno-strict-aliasing");
     println!("cargo:rerun-if-env-changed=TRAMONTANE_EMULATION_SANITIZER");
-    println!("cargo:rerun-if-env-changed=TRAMONTANE_EMULATION_WITHOUT_BARRIER");
     if let Ok(sanitizer) = std::env::var("TRAMONTANE_EMULATION_SANITIZER") {
         build.define("EMULATE_WITH_THREADS", None).flag(format!("-fsanitize={sanitizer}")).flag("-g").opt_level(1);
-    }
-    if std::env::var_os("TRAMONTANE_EMULATION_WITHOUT_BARRIER").is_some() {
-        build.define("WITHOUT_BARRIER", None);
     }
     // Kernels register themselves: nothing else refers to them.
     build.link_lib_modifier("+whole-archive").files(sources).compile("tramontane_emulated_kernels");

@@ -1,5 +1,6 @@
 // The scheduler of the emulation; see emulation.h.
 #include "emulation.h"
+#include <cstdlib>
 #include <random>
 
 namespace emulation {
@@ -152,7 +153,13 @@ void run(Launch& launch, Order order) {
 
 #ifdef EMULATE_WITH_THREADS
 Thread& self() { return *active_thread; }
-void block_barrier() { active->block_barrier->arrive_and_wait(); }
+
+// Left out on request, to show that a missing barrier is noticed.
+void block_barrier() {
+    static const bool left_out = std::getenv("TRAMONTANE_EMULATION_WITHOUT_BARRIERS") != nullptr;
+    if (!left_out) active->block_barrier->arrive_and_wait();
+}
+
 void warp_barrier() { active->warps[self().linear / WARP_SIZE]->arrived.arrive_and_wait(); }
 #else
 [[gnu::noinline]] Thread& self() { return *active->current; }

@@ -76,7 +76,7 @@ pub enum DeviceError {
 /// Memory, copies and launches, all in the order in which they are asked for.
 pub trait Device {
     /// Recorded launches.
-    type Graph: Send;
+    type Graph: Send + std::fmt::Debug;
     /// A copy to the host that has begun.
     type Readback: Send + std::fmt::Debug;
 

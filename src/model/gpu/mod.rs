@@ -55,11 +55,21 @@ pub struct GpuDecoder<D: Device> {
     model: Model,
     arena: Arena,
     chooser: Chooser,
-    /// Decode steps; `None` for one that could not be recorded.
-    graphs: HashMap<Shape, Option<D::Graph>>,
+    /// Decode steps, at most [`MOST_GRAPHS`].
+    graphs: HashMap<Shape, Recorded<D>>,
+    /// Decode steps so far.
+    clock: u64,
     started: VecDeque<Started<D>>,
     /// Output rows of the step that was started last: what tokens that are unread may refer to.
     last_outputs: usize,
+}
+
+/// A decode step of one shape.
+#[derive(Debug)]
+struct Recorded<D: Device> {
+    /// `None` if it could not be recorded.
+    graph: Option<D::Graph>,
+    last_used: u64,
 }
 
 /// A step whose results have not been read.
@@ -117,7 +127,7 @@ impl<D: Device> GpuDecoder<D> {
         let arena = Arena::new(&device, &model, limits)?;
         let chooser = Chooser::new(&device, limits, model.config.vocab_size, max_positions)?;
         let (graphs, started) = (HashMap::new(), VecDeque::new());
-        let mut decoder = Self { device, model, arena, chooser, graphs, started, last_outputs: 0 };
+        let mut decoder = Self { device, model, arena, chooser, graphs, clock: 0, started, last_outputs: 0 };
         decoder.warm_up()?;
         tracing::info!(products = ?decoder.device.library_report(), has_library, "the GPU has computed a first token");
         Ok(decoder)
@@ -125,7 +135,7 @@ impl<D: Device> GpuDecoder<D> {
 
     /// How many shapes of decode steps are recorded.
     pub fn num_recorded(&self) -> usize {
-        self.graphs.values().flatten().count()
+        self.graphs.values().filter(|recorded| recorded.graph.is_some()).count()
     }
 
     /// Computes a prompt of one token, for nobody: what cannot run is found before anything is served, and what a device
@@ -233,30 +243,34 @@ impl<D: Device> GpuDecoder<D> {
         Ok(())
     }
 
-    /// A step without prompts, recorded when its shape comes up for the first time. Where there is no memory for a
-    /// recording the launches run as they are.
+    /// A step without prompts, recorded when its shape comes up for the first time. What cannot be recorded, as where
+    /// there is no memory for it, runs launch by launch.
     fn decode(&mut self, shape: &Shape) -> Result<(), DeviceError> {
+        self.clock += 1;
         if !self.graphs.contains_key(shape) {
-            let launches = Launches::new(&self.model, &self.arena, &self.chooser, shape);
-            let mut all = launches.layers();
-            all.extend(launches.head(0..shape.outputs()));
             if self.graphs.len() == MOST_GRAPHS {
-                return self.run(&all);
+                let oldest = self.graphs.iter().min_by_key(|(_, recorded)| recorded.last_used).map(|(shape, _)| *shape);
+                oldest.and_then(|shape| self.graphs.remove(&shape));
             }
             // SAFETY: as in `run`.
-            let graph = unsafe { self.device.record(&all) };
+            let graph = unsafe { self.device.record(&self.decode_launches(shape)) };
             let graph = graph.inspect_err(|error| tracing::warn!(%error, ?shape, "a step cannot be recorded")).ok();
-            self.graphs.insert(*shape, graph);
+            self.graphs.insert(*shape, Recorded { graph, last_used: 0 });
         }
-        match &self.graphs[shape] {
+        let recorded = self.graphs.get_mut(shape).expect("the shape was inserted");
+        recorded.last_used = self.clock;
+        match &recorded.graph {
             // SAFETY: as in `run`.
             Some(graph) => unsafe { self.device.replay(graph) },
-            None => {
-                let launches = Launches::new(&self.model, &self.arena, &self.chooser, shape);
-                self.run(&launches.layers())?;
-                self.run(&launches.head(0..shape.outputs()))
-            }
+            None => self.run(&self.decode_launches(shape)),
         }
+    }
+
+    fn decode_launches(&self, shape: &Shape) -> Vec<Launch> {
+        let launches = Launches::new(&self.model, &self.arena, &self.chooser, shape);
+        let mut all = launches.layers();
+        all.extend(launches.head(0..shape.outputs()));
+        all
     }
 
     fn run(&self, launches: &[Launch]) -> Result<(), DeviceError> {
@@ -268,15 +282,15 @@ impl<D: Device> GpuDecoder<D> {
         Ok(())
     }
 
-    /// Rows of logits of a step, of which the arena has those from `first` on.
+    /// Rows of logits of a step, in ascending order, of which the arena has those from `first` on.
     fn read_logits(&self, wanted: &[usize], first: usize, rows: &mut Vec<Vec<f32>>) -> Result<(), DeviceError> {
         let vocab_size = self.model.config.vocab_size;
-        for &row in wanted {
-            let mut values = vec![0.0; vocab_size];
-            let from = self.arena.logits.plus((row - first) * vocab_size * 4);
-            // SAFETY: the arena has `LOGIT_ROWS` rows, this one among them.
+        for run in wanted.chunk_by(|row, next| row + 1 == *next) {
+            let mut values = vec![0.0; run.len() * vocab_size];
+            let from = self.arena.logits.plus((run[0] - first) * vocab_size * 4);
+            // SAFETY: the arena has `LOGIT_ROWS` rows, these among them.
             unsafe { self.device.download(from, bytemuck::cast_slice_mut(&mut values)) }?;
-            rows.push(values);
+            rows.extend(values.chunks(vocab_size).map(<[f32]>::to_vec));
         }
         Ok(())
     }
