@@ -8,6 +8,10 @@ fmt:
 clippy:
     cargo clippy --workspace --all-targets --locked -- -D warnings
 
+# The same with the code for NVIDIA GPUs; needs nvcc.
+clippy-cuda:
+    eval "$(scripts/cuda-toolkit.sh)" && cargo clippy --workspace --all-targets --features cuda --locked -- -D warnings
+
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
