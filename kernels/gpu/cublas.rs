@@ -39,39 +39,26 @@ pub(super) struct Cublas {
     context: Arc<Context>,
     handle: sys::cublasLtHandle_t,
     workspace: driver::CUdeviceptr,
-    /// `None` for what our own kernel computes.
-    algorithms: RefCell<HashMap<ProductKind, Option<sys::cublasLtMatmulAlgo_t>>>,
+    /// By kind of product; what is refused our own kernel computes.
+    algorithms: RefCell<HashMap<ProductKind, Result<sys::cublasLtMatmulAlgo_t, Refused>>>,
 }
 
 // SAFETY: the library's handle may be used from any thread, by one at a time.
 unsafe impl Send for Cublas {}
 
 /// Why the library does not compute a product.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum Refused {
-    Library,
-    Driver(#[expect(dead_code, reason = "for debugging")] DriverError),
-    Device(#[expect(dead_code, reason = "for debugging")] DeviceError),
-    /// Its results are other than our kernel's, or depend on the number of rows.
+    #[error("the library: {0}")]
+    Library(#[from] CublasError),
+    #[error("it needs {0} bytes to work in")]
+    Workspace(usize),
+    #[error("the driver: {0}")]
+    Driver(#[from] DriverError),
+    #[error("our own kernel: {0}")]
+    Device(#[from] DeviceError),
+    #[error("its results are other than our kernel's, or depend on the other rows")]
     Differs,
-}
-
-impl From<CublasError> for Refused {
-    fn from(_: CublasError) -> Self {
-        Self::Library
-    }
-}
-
-impl From<DriverError> for Refused {
-    fn from(error: DriverError) -> Self {
-        Self::Driver(error)
-    }
-}
-
-impl From<DeviceError> for Refused {
-    fn from(error: DeviceError) -> Self {
-        Self::Device(error)
-    }
 }
 
 /// Memory for a trial.
@@ -134,7 +121,7 @@ impl Cublas {
             self.try_out(product, &algorithm, stream, launch)?;
             Ok(algorithm)
         });
-        self.algorithms.borrow_mut().insert(product.kind, algorithm.ok());
+        self.algorithms.borrow_mut().insert(product.kind, algorithm);
     }
 
     /// Puts the product into the stream, if its kind has an algorithm.
@@ -146,7 +133,7 @@ impl Cublas {
         product: &Product,
         stream: driver::CUstream,
     ) -> Option<Result<(), DeviceError>> {
-        let algorithm = self.algorithms.borrow().get(&product.kind).copied().flatten()?;
+        let algorithm = *self.algorithms.borrow().get(&product.kind)?.as_ref().ok()?;
         // SAFETY: the caller's word.
         let done = (0..product.rows).step_by(MOST_ROWS).try_for_each(|first| {
             let part = product.part(first, MOST_ROWS.min(product.rows - first));
@@ -158,8 +145,11 @@ impl Cublas {
     /// What became of every kind of product, for the log.
     pub(super) fn report(&self) -> Vec<String> {
         let algorithms = self.algorithms.borrow();
-        let verdict = |algorithm: &Option<_>| if algorithm.is_some() { "cuBLASLt" } else { "our own kernel" };
-        algorithms.iter().map(|(kind, algorithm)| format!("{kind}: {}", verdict(algorithm))).collect()
+        let line = |(kind, algorithm): (&ProductKind, &Result<_, Refused>)| match algorithm {
+            Ok(_) => format!("{kind}: cuBLASLt"),
+            Err(refused) => format!("{kind}: our own kernel ({refused})"),
+        };
+        algorithms.iter().map(line).collect()
     }
 
     /// The library's suggestion among algorithms that do not split sums.
@@ -205,7 +195,7 @@ impl Cublas {
                 answer.assume_init().workspaceSize
             };
             if needs > WORKSPACE {
-                return Err(Refused::Library);
+                return Err(Refused::Workspace(needs));
             }
         }
         Ok(())

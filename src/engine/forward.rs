@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     model::{ForwardPass, Logits, ModelError, Pipeline},
-    types::{Batch, BatchSequence, RowResult, TokenChoice},
+    types::{Batch, RowResult, TokenChoice},
 };
 
 pub(super) struct GuardedModel {
@@ -133,16 +133,7 @@ impl GuardedModel {
 
     /// Can a plain token still be computed? Uses the first slot of a block that nobody holds.
     pub(super) fn probe(&mut self, block: u32, block_size: usize) -> Result<(), String> {
-        let sequence =
-            BatchSequence { query_start: 0, query_len: 1, context_len: 1, block_table: vec![block], generated: 0 };
-        let batch = Batch {
-            token_ids: vec![0],
-            positions: vec![0],
-            slots: vec![block * block_size as u32],
-            sequences: vec![sequence],
-            output_rows: vec![0],
-        };
-        self.forward(&batch).map(drop)
+        self.forward(&Batch::of_one_token(block, block_size)).map(drop)
     }
 }
 

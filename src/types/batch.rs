@@ -41,6 +41,19 @@ impl Batch {
     /// The bit of a token id that says that nobody has read the token yet.
     pub const UNREAD: u32 = 1 << 31;
 
+    /// Token 0 alone, in the first slot of `block`, with its logits: for a computation outside any sequence.
+    pub fn of_one_token(block: u32, block_size: usize) -> Self {
+        let sequence =
+            BatchSequence { query_start: 0, query_len: 1, context_len: 1, block_table: vec![block], generated: 0 };
+        Self {
+            token_ids: vec![0],
+            positions: vec![0],
+            slots: vec![block * block_size as u32],
+            sequences: vec![sequence],
+            output_rows: vec![0],
+        }
+    }
+
     /// Number of query tokens.
     pub fn n_tokens(&self) -> usize {
         self.token_ids.len()

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tramontane::{
-    engine::{EngineConfig, EngineHandle, FinishReason, Health, Request, SubmitError, Update},
+    engine::{EngineConfig, EngineHandle, FinishReason, Health, Request, RequestStream, SubmitError, Update},
     model::{ForwardPass, Logits, ModelError, Pipeline},
     telemetry::EngineMetrics,
     types::{Batch, RowResult, SamplingParams, TokenChoice},
@@ -27,6 +27,17 @@ fn wait_until(condition: impl Fn() -> bool) {
     }
 }
 
+/// Reads a guilty request between two others, whose prompts are 1, 2 and 3 or 4.
+fn check_only_the_guilty(engine: &EngineHandle, streams: [RequestStream; 3], (fault, message): (u32, &str)) {
+    let [first, guilty, last] = streams;
+    assert_eq!(tokens(&read(first)), (generate(&[1, 2, 3], 10), FinishReason::Length));
+    assert_eq!(tokens(&read(last)), (generate(&[1, 2, 4], 10), FinishReason::Length));
+    let (ids, reason) = tokens(&read(guilty));
+    let FinishReason::Failed(text) = reason else { panic!("fault {fault}: {reason:?}") };
+    assert!(ids.is_empty() && text.contains(message), "fault {fault}: {text}");
+    assert_eq!((inspect(engine).held_blocks, engine.health()), (0, Health::Ready), "fault {fault}");
+}
+
 #[test]
 fn a_fault_ends_only_its_own_request() {
     for (fault, message) in [
@@ -40,12 +51,7 @@ fn a_fault_ends_only_its_own_request() {
         let guilty = engine.submit(request(&[1, 2, fault, 4], 10)).unwrap();
         let last = engine.submit(request(&[1, 2, 4], 10)).unwrap();
         drop(gate);
-        assert_eq!(tokens(&read(first)), (generate(&[1, 2, 3], 10), FinishReason::Length));
-        assert_eq!(tokens(&read(last)), (generate(&[1, 2, 4], 10), FinishReason::Length));
-        let (ids, reason) = tokens(&read(guilty));
-        let FinishReason::Failed(text) = reason else { panic!("fault {fault}: {reason:?}") };
-        assert!(ids.is_empty() && text.contains(message), "fault {fault}: {text}");
-        assert_eq!((inspect(&engine).held_blocks, engine.health()), (0, Health::Ready), "fault {fault}");
+        check_only_the_guilty(&engine, [first, guilty, last], (fault, message));
     }
 }
 
@@ -71,12 +77,7 @@ fn a_fault_ends_only_its_own_request_one_step_ahead() {
         let guilty = engine.submit(request(&[1, 2, fault, 4], 10)).unwrap();
         let last = engine.submit(request(&[1, 2, 4], 10)).unwrap();
         drop(release);
-        assert_eq!(tokens(&read(first)), (generate(&[1, 2, 3], 10), FinishReason::Length));
-        assert_eq!(tokens(&read(last)), (generate(&[1, 2, 4], 10), FinishReason::Length));
-        let (ids, reason) = tokens(&read(guilty));
-        let FinishReason::Failed(text) = reason else { panic!("fault {fault}: {reason:?}") };
-        assert!(ids.is_empty() && text.contains(message), "fault {fault}: {text}");
-        assert_eq!((inspect(&engine).held_blocks, engine.health()), (0, Health::Ready), "fault {fault}");
+        check_only_the_guilty(&engine, [first, guilty, last], (fault, message));
     }
 }
 

@@ -15,13 +15,13 @@ use tramontane::{
     model::{
         Decoder, ForwardPass, KvCacheConfig, Logits, ModelError,
         checkpoint::{Checkpoint, ComputeDtype, NoProgress},
-        gpu::{GpuDecoder, GpuLimits},
+        gpu::GpuLimits,
     },
     types::{Batch, SamplingParams},
 };
-use tramontane_kernels::gpu::Emulated;
 
 use crate::engine_mock::{Ahead, FIRST_FAULT, Gated, PagedModel, inspect, read};
+use crate::golden::gpu_decoder;
 
 /// Builds a fresh model whose cache has the pool of the given limits.
 pub type NewModel<'a> = &'a dyn Fn(&EngineConfig) -> Box<dyn ForwardPass>;
@@ -204,12 +204,7 @@ fn a_gpu_gives_the_same_tokens_alone_and_in_any_mix() {
         let EngineConfig { num_blocks, block_size, .. } = *config;
         let cache = KvCacheConfig { num_blocks, block_size, dtype: ComputeDtype::Bf16.dtype() };
         let limits = GpuLimits { max_tokens: 64, max_sequences: 64 };
-        #[cfg(feature = "cuda")]
-        if std::env::var("TRAMONTANE_TEST_DEVICE").is_ok_and(|device| device == "cuda") {
-            let device = tramontane_kernels::gpu::cuda::Cuda::open(0).unwrap();
-            return Box::new(GpuDecoder::new(checkpoint.config().clone(), &weights, cache, limits, device).unwrap());
-        }
-        Box::new(GpuDecoder::new(checkpoint.config().clone(), &weights, cache, limits, Emulated::default()).unwrap())
+        gpu_decoder(checkpoint.config().clone(), &weights, cache, limits).unwrap()
     };
     let limits = [
         EngineConfig { block_size: 4, num_blocks: 13, max_batched_tokens: 64, ..EngineConfig::default() },

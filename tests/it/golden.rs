@@ -170,14 +170,24 @@ fn load(checkpoint: &Checkpoint, target: Target, num_blocks: usize) -> Result<Bo
             // A prompt of any length in one go, all prompts together.
             let limits = GpuLimits { max_tokens: num_blocks * BLOCK_SIZE, max_sequences: num_blocks };
             let config = checkpoint.config().clone();
-            #[cfg(feature = "cuda")]
-            if std::env::var("TRAMONTANE_TEST_DEVICE").is_ok_and(|device| device == "cuda") {
-                let device = tramontane_kernels::gpu::cuda::Cuda::open(0)?;
-                return Ok(Box::new(GpuDecoder::new(config, &weights, cache, limits, device)?));
-            }
-            Ok(Box::new(GpuDecoder::new(config, &weights, cache, limits, Emulated::default())?))
+            gpu_decoder(config, &weights, cache, limits)
         }
     }
+}
+
+/// On the emulated GPU, or on a real one where `TRAMONTANE_TEST_DEVICE` is `cuda`.
+pub fn gpu_decoder(
+    config: Config,
+    weights: &Weights,
+    cache: KvCacheConfig,
+    limits: GpuLimits,
+) -> Result<Box<dyn ForwardPass>> {
+    #[cfg(feature = "cuda")]
+    if std::env::var("TRAMONTANE_TEST_DEVICE").is_ok_and(|device| device == "cuda") {
+        let device = tramontane_kernels::gpu::cuda::Cuda::open(0)?;
+        return Ok(Box::new(GpuDecoder::new(config, weights, cache, limits, device)?));
+    }
+    Ok(Box::new(GpuDecoder::new(config, weights, cache, limits, Emulated::default())?))
 }
 
 /// Logits of every position within [`F32_MAX`], in one prefill and in chunks, and all greedy tokens equal,

@@ -175,7 +175,7 @@ impl Sizes {
 }
 
 /// Devices allocate multiples of 256 bytes.
-fn padded(bytes: usize) -> usize {
+pub(super) fn padded(bytes: usize) -> usize {
     bytes.next_multiple_of(256)
 }
 

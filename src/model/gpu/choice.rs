@@ -10,12 +10,13 @@ use tramontane_kernels::gpu::{Device, DeviceError, DevicePointer, Launch};
 use tramontane_kernels::sampling::cuda::{Bias, CountJob, Counting, Edits, MAX_TOP, MAX_VOCAB, Outcome, Row, Sampling};
 
 use super::GpuLimits;
-use super::arena::Arena;
+use super::arena::{Arena, padded};
+use super::step::Choice;
 use crate::model::ModelError;
 use crate::types::{Penalties, RowResult, TokenChoice, TokenLogprobs};
 
 /// Most biases of a row.
-pub(super) const MAX_BIASES: usize = 1024;
+const MAX_BIASES: usize = 1024;
 /// Bytes that the kernels write for a row: the outcome, and the most likely ids.
 const OUTCOME_BYTES: usize = Outcome::BYTES;
 const TOP_BYTES: usize = MAX_TOP * 8;
@@ -68,8 +69,8 @@ struct Counted {
 pub(super) struct Arranged {
     /// Of [`Row::BYTES`], one per output row of the batch; zeros where there is no choice.
     pub(super) rows: Vec<[u8; Row::BYTES]>,
-    pub(super) biases: Vec<u8>,
-    pub(super) masks: Vec<u32>,
+    biases: Vec<u8>,
+    masks: Vec<u32>,
     /// Sequences to count: the row, and the lengths of prompt and output with their ids.
     jobs: Vec<(CountJob, Vec<u32>)>,
 }
@@ -158,8 +159,11 @@ impl Chooser {
         arena: &Arena,
         parameters: DevicePointer,
         (first, rows): (usize, usize),
-        logprobs: bool,
+        choice: Choice,
     ) -> Vec<Launch> {
+        if choice == Choice::Host {
+            return Vec::new();
+        }
         let Memory { biases, masks, counts, scratch, chosen, top, next, .. } = self.memory;
         let sampling = Sampling {
             logits: arena.logits,
@@ -175,27 +179,30 @@ impl Chooser {
             vocab: self.vocab_size,
         };
         let mut launches = sampling.launches().to_vec();
-        if logprobs {
+        if choice == Choice::DeviceWithLogprobs {
             launches.push(sampling.logprobs_launch());
         }
         launches
     }
 
-    /// Begins to read the outcomes of `rows` rows.
+    /// Begins to read the outcomes of `rows` rows, if there are any.
     pub(super) fn begin_readback<D: Device>(
         &self,
         device: &D,
         rows: usize,
-        logprobs: bool,
-    ) -> Result<Outcomes<D>, DeviceError> {
+        choice: Choice,
+    ) -> Result<Option<Outcomes<D>>, DeviceError> {
+        if choice == Choice::Host {
+            return Ok(None);
+        }
         // SAFETY: there is memory for the outcomes of as many rows as a step can have.
         unsafe {
             let chosen = device.begin_readback(self.memory.chosen, rows * OUTCOME_BYTES)?;
-            let top = match logprobs {
-                true => Some(device.begin_readback(self.memory.top, rows * TOP_BYTES)?),
-                false => None,
+            let top = match choice {
+                Choice::DeviceWithLogprobs => Some(device.begin_readback(self.memory.top, rows * TOP_BYTES)?),
+                Choice::Host | Choice::Device => None,
             };
-            Ok(Outcomes { chosen, top })
+            Ok(Some(Outcomes { chosen, top }))
         }
     }
 
@@ -307,7 +314,7 @@ fn id_and_logprob(pair: [u8; 8]) -> (u32, f32) {
 
 /// Bytes that choices take on a device.
 pub(super) fn bytes(limits: GpuLimits, vocab_size: usize, max_positions: usize) -> usize {
-    Sizes::new(limits, vocab_size, max_positions).parts.iter().map(|bytes| bytes.next_multiple_of(256)).sum()
+    Sizes::new(limits, vocab_size, max_positions).parts.into_iter().map(padded).sum()
 }
 
 impl Sizes {

@@ -17,7 +17,7 @@ use tramontane_kernels::swiglu::cuda::SwiGlu;
 use super::Model;
 use super::arena::Arena;
 use super::choice::Chooser;
-use super::step::{Choice, Layout, Selected, Shape};
+use super::step::{Layout, Selected, Shape};
 use super::weights::{GpuExperts, GpuFeedForward, GpuLayer};
 
 /// Rows up to which a norm is computed within the product that it feeds: one launch less, but every block reads the
@@ -108,11 +108,7 @@ impl<'a> Launches<'a> {
         let mut launches = self.logits(rows.clone());
         let parameters = self.input(self.layout.choices);
         let of = (rows.start, rows.len());
-        match self.shape.choice {
-            Choice::Host => {}
-            Choice::Device => launches.extend(self.chooser.launches(self.arena, parameters, of, false)),
-            Choice::DeviceWithLogprobs => launches.extend(self.chooser.launches(self.arena, parameters, of, true)),
-        }
+        launches.extend(self.chooser.launches(self.arena, parameters, of, self.shape.choice));
         launches
     }
 

@@ -32,7 +32,7 @@ use super::kv_cache::KvCacheConfig;
 use super::rotary::Rotary;
 use super::weights::Weights;
 use super::{ForwardPass, Logits, ModelError, Pipeline, validate};
-use crate::types::{Batch, BatchSequence, RowResult, TokenChoice};
+use crate::types::{Batch, RowResult, TokenChoice};
 
 const _: () = assert!(Batch::UNREAD == EmbedTokens::UNREAD, "batches are uploaded as they are");
 
@@ -141,16 +141,7 @@ impl<D: Device> GpuDecoder<D> {
     /// Computes a prompt of one token, for nobody: what cannot run is found before anything is served, and what a device
     /// does when it meets a kernel or a product for the first time is done.
     fn warm_up(&mut self) -> Result<(), ModelError> {
-        let sequence =
-            BatchSequence { query_start: 0, query_len: 1, context_len: 1, block_table: vec![0], generated: 0 };
-        let batch = Batch {
-            token_ids: vec![0],
-            positions: vec![0],
-            slots: vec![0],
-            sequences: vec![sequence],
-            output_rows: vec![0],
-        };
-        self.compute(&batch).map(drop)
+        self.compute(&Batch::of_one_token(0, self.model.geometry.block_size)).map(drop)
     }
 
     fn compute(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
@@ -187,11 +178,7 @@ impl<D: Device> GpuDecoder<D> {
         let rows = self.run_step(&step, &places)?;
         let logits = wanted.into_iter().map(|(_, row)| row).zip(rows).collect();
         let outputs = step.shape.outputs();
-        let outcomes = match choice {
-            Choice::Host => None,
-            Choice::Device => Some(self.chooser.begin_readback(&self.device, outputs, false)?),
-            Choice::DeviceWithLogprobs => Some(self.chooser.begin_readback(&self.device, outputs, true)?),
-        };
+        let outcomes = self.chooser.begin_readback(&self.device, outputs, choice)?;
         self.started.push_back(Started { outcomes, places: step.places().to_vec(), logprobs, logits });
         self.last_outputs = batch.output_rows.len();
         Ok(())
