@@ -231,6 +231,7 @@ fn decoder<D: Device + Send>(device: D, plan: &Plan, results: &mut Results) {
     let mut decoder = GpuDecoder::new(config, &weights, cache, limits, device).expect("a decoder");
     results.insert("upload_s".to_owned(), started.elapsed().as_secs_f64());
     drop(weights);
+    fill_cache(&mut decoder, num_blocks, longest);
     for &(n, context) in &plan.decode {
         let (milliseconds, host_us) = decode_steps(&mut decoder, &decode_batch(n, context));
         results.insert(format!("decode_ms.b{n}.{}", short(context)), milliseconds);
@@ -242,7 +243,8 @@ fn decoder<D: Device + Send>(device: D, plan: &Plan, results: &mut Results) {
         results.insert("replay_drift_bytes".to_owned(), drift);
     }
     for &tokens in &plan.prefill {
-        let milliseconds = forward_ms(&mut decoder, &prefill_batch(tokens));
+        let blocks: Vec<u32> = (0..tokens.div_ceil(BLOCK_SIZE) as u32).collect();
+        let milliseconds = forward_ms(&mut decoder, &prefill_batch(&blocks));
         results.insert(format!("prefill_ms.{}", short(tokens)), milliseconds);
     }
 }
@@ -312,14 +314,22 @@ fn forward_ms(decoder: &mut dyn ForwardPass, batch: &Batch) -> f64 {
     times[REPEATS / 2].as_secs_f64() * 1e3
 }
 
-/// A token for each of `n` sequences, whose keys and values are zeros.
+/// Gives every block of the cache keys and values of some text.
+fn fill_cache(decoder: &mut dyn ForwardPass, num_blocks: usize, longest: usize) {
+    let blocks: Vec<u32> = (0..num_blocks as u32).collect();
+    for blocks in blocks.chunks(longest / BLOCK_SIZE) {
+        decoder.forward(&prefill_batch(blocks)).expect("a prompt");
+    }
+}
+
+/// A token for each of `n` sequences.
 fn decode_batch(n: usize, context: usize) -> Batch {
     let blocks = context.div_ceil(BLOCK_SIZE);
     let mut batch = Batch::default();
     for sequence in 0..n {
         let block_table: Vec<u32> = (0..blocks).map(|block| (sequence * blocks + block) as u32).collect();
         let last = context - 1;
-        batch.token_ids.push(1);
+        batch.token_ids.push(token(sequence));
         batch.positions.push(last as u32);
         batch.slots.push(block_table[last / BLOCK_SIZE] * BLOCK_SIZE as u32 + (last % BLOCK_SIZE) as u32);
         batch.output_rows.push(sequence as u32);
@@ -334,21 +344,28 @@ fn decode_batch(n: usize, context: usize) -> Batch {
     batch
 }
 
-/// A prompt in one go, of which the last token's logits are wanted.
-fn prefill_batch(tokens: usize) -> Batch {
+/// A prompt that fills these blocks, in one go, of which the last token's logits are wanted.
+fn prefill_batch(blocks: &[u32]) -> Batch {
+    let tokens = blocks.len() * BLOCK_SIZE;
+    let slots = |&block: &u32| block * BLOCK_SIZE as u32..(block + 1) * BLOCK_SIZE as u32;
     Batch {
-        token_ids: vec![1; tokens],
+        token_ids: (0..tokens).map(token).collect(),
         positions: (0..tokens as u32).collect(),
-        slots: (0..tokens as u32).collect(),
+        slots: blocks.iter().flat_map(slots).collect(),
         sequences: vec![BatchSequence {
             query_start: 0,
             query_len: tokens,
             context_len: tokens,
-            block_table: (0..tokens.div_ceil(BLOCK_SIZE) as u32).collect(),
+            block_table: blocks.to_vec(),
             generated: 0,
         }],
         output_rows: vec![tokens as u32 - 1],
     }
+}
+
+/// Tokens that differ, of any vocabulary of at least 61.
+fn token(index: usize) -> u32 {
+    (index * 37 % 61) as u32
 }
 
 fn short(tokens: usize) -> String {
@@ -419,7 +436,7 @@ fn tiny() -> Plan {
     Plan {
         config: config((512, 64, 2), (4, 2, 32), 96),
         decode: vec![(1, 40), (3, 40)],
-        prefill: vec![24],
+        prefill: vec![32],
         copy_bytes: 64 << 10,
         product: 64,
         attention: vec![48],

@@ -13,7 +13,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=target/gpu-check
-limit_s=570 # of all parts together; each has its own besides
+limit_s=${LIMIT_S:-570} # of all parts together; each has its own besides
 failed=()
 
 build() {
@@ -26,9 +26,9 @@ build() {
     messages=$(mktemp)
     cargo test --release --no-run --features cuda --message-format json >"$messages"
     cargo bench --no-run --features cuda --bench gpu --message-format json >>"$messages"
-    python3 - "$folder" <"$messages" <<'PYTHON'
+    python3 - "$folder" "$messages" <<'PYTHON'
 import json, shutil, sys
-for line in sys.stdin:
+for line in open(sys.argv[2]):
     message = json.loads(line)
     if message.get("executable") and message["target"]["kind"] != ["bin"]:
         package = message["package_id"].split("#")[0].rsplit("/", 1)[-1]

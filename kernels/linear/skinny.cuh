@@ -6,8 +6,8 @@
 // own row.
 //
 // The 8 warps of a block split k in units of 64 (a line of 128 bytes per weight row): warp w takes units w, w + 8, ...
-// Their sums meet in shared memory and are added in the order of the warps. All of this is the same for any number of
-// rows, so a row's results have the same bits in any batch of up to 64.
+// Their sums meet in shared memory and are added pair by pair. All of this is the same for any number of rows, so a row's
+// results have the same bits in any batch.
 //
 // Every lane copies its own part of the weight to a ring in shared memory, several steps ahead, and is the only one to
 // read it: there are no barriers, and what is in flight neither takes registers nor depends on how loads are scheduled.
@@ -130,6 +130,13 @@ __device__ __forceinline__ void multiply(float (&sum)[ROW_TILES][WEIGHT_TILES][4
     copy_wait<0>(); // what was begun past the end writes zeros into the ring, where the sums go next
 }
 
+// Of numbers `APART` from each other, one per warp: neighbours first, then their sums.
+template <int APART> __device__ __forceinline__ float sum_of_warps(const float* of_warp) {
+    static_assert(SKINNY_WARPS == 8, "pairs of pairs of pairs");
+    const auto pair = [&](int warp) { return of_warp[warp * APART] + of_warp[(warp + 1) * APART]; };
+    return (pair(0) + pair(2)) + (pair(4) + pair(6));
+}
+
 // Adds up what the warps have, and writes it. At most 32 rows at a time, so that the sums fit where the ring was.
 template <typename T, int ROW_TILES, int WEIGHT_TILES>
 __device__ __forceinline__ void reduce(const float (&sum)[ROW_TILES][WEIGHT_TILES][4], const Output<T>& output, void* shared) {
@@ -156,11 +163,8 @@ __device__ __forceinline__ void reduce(const float (&sum)[ROW_TILES][WEIGHT_TILE
             if (first * 8 + row >= output.rows) break;
             if (output.is_up(index)) continue;
             const float* of_warp = partial + row * STRIDE + index;
-            float value = 0, up = 0;
-            for (int w = 0; w < SKINNY_WARPS; w++, of_warp += ROWS * STRIDE) {
-                value += of_warp[0];
-                if (output.epilogue == SWIGLU) up += of_warp[8];
-            }
+            const float value = sum_of_warps<ROWS * STRIDE>(of_warp);
+            const float up = output.epilogue == SWIGLU ? sum_of_warps<ROWS * STRIDE>(of_warp + 8) : 0.0f;
             output.write(first * 8 + row, output.column(int(blockIdx.x) * WIDTH + index), value, up);
         }
     }
