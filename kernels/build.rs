@@ -5,9 +5,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Machine code for A100 and its kin and for H100 and H200; what is later gets it from the intermediate code.
+/// Machine code for A100 and its kin and for H100 and H200; what is later gets it from the intermediate code, which has
+/// to know what launches from Hopper on rely on.
 const TARGETS: [&str; 3] =
-    ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_80,code=compute_80"];
+    ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_90,code=compute_90"];
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import pathlib
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -109,11 +110,24 @@ def levels(server, plan, deadline, results, problems):
     load_http.measure(server, warm_up)
     for level, rounds in plan["levels"].items():
         name = f"c{level}"
+        before = host_time(server)
         found = run(server, load_http.Load(level, level * rounds, plan["prompt"], plan["output"], seed=name),
                     (name, deadline), problems)
         for key in "ttft_ms_p50", "ttft_ms_p99", "itl_ms_p50", "itl_ms_p99", "throughput_tok_s", "client_busy":
             if key in found:
                 results[f"http_{key}.{name}"] = found[key]
+        after = host_time(server)
+        if after["count"] > before["count"]:
+            seconds = (after["sum"] - before["sum"]) / (after["count"] - before["count"])
+            results[f"host_us_per_step.{name}"] = round(seconds * 1e6, 1)
+
+
+def host_time(server):
+    """Seconds that steps kept the engine's thread busy, and how many steps: those of a GPU."""
+    with urllib.request.urlopen(f"http://{server.host}:{server.port}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    found = {part: re.search(rf"^tramontane:step_host_seconds_{part}{{.*}} (.+)$", text, re.MULTILINE) for part in ("sum", "count")}
+    return {part: float(match[1]) for part, match in found.items()}
 
 
 def long_answers(server, plan, deadline, results, problems):

@@ -111,6 +111,17 @@ __device__ __forceinline__ void copy16_async(void* shared, const void* from, boo
 #endif
 }
 
+// The same, of a line of 128 bytes whose other parts are copied soon: they may come to the second-level cache with it.
+__device__ __forceinline__ void copy16_async_line(void* shared, const void* from, bool valid) {
+#ifdef __CUDACC__
+    const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    const int bytes = valid ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+#else
+    copy16_async(shared, from, valid);
+#endif
+}
+
 // Closes the group of copies begun since the last call.
 __device__ __forceinline__ void copy_commit() {
 #ifdef __CUDACC__
@@ -129,6 +140,24 @@ template <int PENDING> __device__ __forceinline__ void copy_wait() {
 #else
     auto& thread = emulation::self(); // the emulation copies as late as it may, to show a missing wait
     if (thread.groups.size() > size_t(PENDING)) emulation::land(thread, thread.groups.size() - PENDING);
+#endif
+}
+
+// ---- Launches ------------------------------------------------------------------------------------------------------
+
+// A launch that `Launch::overlapping` marks may begin before those in front of it have ended (PTX ISA, griddepcontrol).
+// Every thread of its kernel calls this before it reads what any launch may have written, and before it writes anything:
+// then all earlier launches have ended, for the one in front has done the same.
+__device__ __forceinline__ void wait_for_earlier_launches() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the next launch begin, if it is marked, as soon as all blocks of this one have called this and there is room.
+__device__ __forceinline__ void let_next_launch_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 

@@ -7,7 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::sync::Arc;
 
 use cudarc::driver::{DriverError, result, sys};
@@ -28,6 +28,8 @@ mod images {
 const STAGING_PIECES: usize = 8;
 /// Bytes of a piece. What is larger goes in parts.
 const STAGING: usize = 8 << 20;
+/// From which on kernels wait for the launches before theirs (`__CUDA_ARCH__` in `gpu.cuh`).
+const OVERLAPPING_CAPABILITY: (i32, i32) = (9, 0);
 /// Dynamic shared memory that a kernel has without asking.
 const PLAIN_SHARED: u32 = 48 << 10;
 
@@ -37,6 +39,8 @@ pub struct Cuda {
     stream: sys::CUstream,
     functions: RefCell<HashMap<&'static str, Function>>,
     cublas: Option<Cublas>,
+    /// Whether a launch can begin before the one in front has ended: from Hopper on, as the kernels are compiled.
+    can_overlap: bool,
     /// [`STAGING_PIECES`] of [`STAGING`] bytes
     staging: Vec<Pinned>,
     /// The piece whose turn it is.
@@ -56,6 +60,8 @@ pub(super) struct Context {
     device: sys::CUdevice,
     handle: sys::CUcontext,
     modules: Vec<sys::CUmodule>,
+    /// Of all modules, by name.
+    kernels: HashMap<String, sys::CUfunction>,
     allocations: std::sync::Mutex<Vec<sys::CUdeviceptr>>,
 }
 
@@ -90,12 +96,13 @@ pub fn has_cublas_lt() -> bool {
 impl Cuda {
     /// Opens GPU `ordinal`, counted from 0, and loads the kernels.
     pub fn open(ordinal: usize) -> Result<Self, Unusable> {
-        properties(ordinal)?;
+        let can_overlap = properties(ordinal)?.capability >= OVERLAPPING_CAPABILITY;
         let mut context = Context::retain(find(ordinal)?)?;
         for image in images::IMAGES {
             // SAFETY: the image is a fat binary that nvcc wrote; the context is current.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(failed)?;
             context.modules.push(module);
+            context.kernels.extend(kernels_of(module).map_err(failed)?);
         }
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed)?;
         let context = Arc::new(context);
@@ -106,6 +113,7 @@ impl Cuda {
             readbacks: RefCell::default(),
             functions: RefCell::default(),
             cublas: Cublas::open(&context),
+            can_overlap,
             context,
             stream,
         })
@@ -136,19 +144,15 @@ impl Cuda {
     }
 
     fn find_function(&self, kernel: &'static str) -> Result<Function, DeviceError> {
-        for &module in &self.context.modules {
-            let name = CString::new(kernel).expect("names of kernels are identifiers");
-            // SAFETY: the module is loaded.
-            if let Ok(handle) = unsafe { result::module::get_function(module, name) } {
-                // The driver loads a kernel when it is first needed, which must not be in the middle of a recording.
-                let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS;
-                // SAFETY: the function has just been found.
-                unsafe { result::function::get_function_attribute(handle, attribute) }
-                    .map_err(|error| not_launched(kernel, &error))?;
-                return Ok(Function { handle, shared_bytes: PLAIN_SHARED });
-            }
-        }
-        Err(DeviceError::Launch { kernel, reason: "there is no such kernel".to_owned() })
+        let Some(&handle) = self.context.kernels.get(kernel) else {
+            return Err(DeviceError::Launch { kernel, reason: "there is no such kernel".to_owned() });
+        };
+        // The driver loads a kernel when it is first needed, which must not be in the middle of a recording.
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS;
+        // SAFETY: the function belongs to a module that lives as long as the context.
+        unsafe { result::function::get_function_attribute(handle, attribute) }
+            .map_err(|error| not_launched(kernel, &error))?;
+        Ok(Function { handle, shared_bytes: PLAIN_SHARED })
     }
 
     fn choose_algorithm(&self, launch: &Launch) {
@@ -171,11 +175,29 @@ impl Cuda {
         let mut launch = launch.clone();
         let (grid, threads, shared_bytes, kernel) = (launch.grid, launch.threads, launch.shared_bytes, launch.kernel);
         let [x, y, z] = grid;
+        let overlaps = launch.overlaps && self.can_overlap;
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: overlaps.into() },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared_bytes,
+            hStream: self.stream,
+            attrs: &raw mut attribute,
+            numAttrs: overlaps.into(),
+        };
         // SAFETY: whoever launches answers for the arguments, which the operator's `cuda.rs` lists as its `cuda.cu`
-        // declares them.
+        // declares them. What is pointed to lives until the call returns.
         unsafe {
-            let arguments = &mut launch.argument_pointers();
-            result::launch_kernel(function, (x, y, z), (threads, 1, 1), shared_bytes, self.stream, arguments)
+            let mut arguments = launch.argument_pointers();
+            sys::cuLaunchKernelEx(&raw const config, function, arguments.as_mut_ptr(), std::ptr::null_mut()).result()
         }
         .map_err(|error| not_launched(kernel, &error))
     }
@@ -297,7 +319,13 @@ impl Context {
     pub(super) fn retain(device: sys::CUdevice) -> Result<Self, Unusable> {
         // SAFETY: the device was found.
         let handle = unsafe { result::primary_ctx::retain(device) }.map_err(failed)?;
-        let context = Self { device, handle, modules: Vec::new(), allocations: std::sync::Mutex::default() };
+        let context = Self {
+            device,
+            handle,
+            modules: Vec::new(),
+            kernels: HashMap::new(),
+            allocations: std::sync::Mutex::default(),
+        };
         // SAFETY: the context is retained.
         unsafe { result::ctx::set_current(handle) }.map_err(failed)?;
         Ok(context)
@@ -363,6 +391,25 @@ impl std::fmt::Debug for CudaReadback {
 impl std::fmt::Debug for CudaGraph {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CudaGraph").finish_non_exhaustive()
+    }
+}
+
+/// The kernels of a module that is loaded, by name.
+fn kernels_of(module: sys::CUmodule) -> Result<Vec<(String, sys::CUfunction)>, DriverError> {
+    let mut count = 0;
+    // SAFETY: the module is loaded; there is room for as many functions as it has, whose names live as long as it does.
+    unsafe {
+        sys::cuModuleGetFunctionCount(&raw mut count, module).result()?;
+        let mut functions = vec![std::ptr::null_mut(); count as usize];
+        sys::cuModuleEnumerateFunctions(functions.as_mut_ptr(), count, module).result()?;
+        functions
+            .into_iter()
+            .map(|function| {
+                let mut name = std::ptr::null();
+                sys::cuFuncGetName(&raw mut name, function).result()?;
+                Ok((CStr::from_ptr(name).to_string_lossy().into_owned(), function))
+            })
+            .collect()
     }
 }
 

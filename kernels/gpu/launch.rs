@@ -29,6 +29,8 @@ pub struct Launch {
     pub shared_bytes: u32,
     /// The same as a product, which a vendor's library may compute instead.
     pub product: Option<Product>,
+    /// Whether it may begin before the launch in front of it has ended.
+    pub overlaps: bool,
     /// The values of the parameters, each in the low bytes of its slot.
     arguments: Vec<u64>,
 }
@@ -36,12 +38,18 @@ pub struct Launch {
 impl Launch {
     /// A launch whose parameters are still to be added, in the order of the kernel's.
     pub fn new(kernel: &'static str, grid: [u32; 3], threads: u32, shared_bytes: u32) -> Self {
-        Self { kernel, grid, threads, shared_bytes, product: None, arguments: Vec::new() }
+        Self { kernel, grid, threads, shared_bytes, product: None, overlaps: false, arguments: Vec::new() }
     }
 
     /// Allows a library to compute the product instead.
     pub fn or(self, product: Product) -> Self {
         Self { product: Some(product), ..self }
+    }
+
+    /// Allows it to begin before the launch in front of it has ended: the kernel itself waits for that
+    /// (`wait_for_earlier_launches` in `gpu.cuh`).
+    pub fn overlapping(self) -> Self {
+        Self { overlaps: true, ..self }
     }
 
     /// Adds a pointer.

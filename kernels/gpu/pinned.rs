@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::sync::Arc;
 
+
 use cudarc::driver::{DriverError, result, sys};
+use rayon::prelude::*;
 
 use super::cuda::Context;
 
@@ -20,6 +22,18 @@ pub(super) struct Pinned {
 
 // SAFETY: memory and event are the piece's own, and the driver's handles may be used from any thread.
 unsafe impl Send for Pinned {}
+
+/// Bytes that a thread copies at a time: weights are more than one thread can keep up with, what a step uploads is less.
+const COPIED_AT_ONCE: usize = 1 << 20;
+
+fn copy(from: &[u8], to: &mut [u8]) {
+    if from.len() <= COPIED_AT_ONCE {
+        to.copy_from_slice(from);
+        return;
+    }
+    let parts = to.par_chunks_mut(COPIED_AT_ONCE).zip(from.par_chunks(COPIED_AT_ONCE));
+    parts.for_each(|(to, from)| to.copy_from_slice(from));
+}
 
 impl Pinned {
     /// Memory of `len` bytes, above 0. The context is current.
@@ -62,8 +76,8 @@ impl Pinned {
         self.wait()?;
         // SAFETY: the memory is long enough, and nobody else reads or writes it now.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.memory, bytes.len());
-            let staged = std::slice::from_raw_parts(self.memory, bytes.len());
+            let staged = std::slice::from_raw_parts_mut(self.memory, bytes.len());
+            copy(bytes, staged);
             result::memcpy_htod_async(to, staged, stream)?;
         }
         self.end_of_copy(stream)

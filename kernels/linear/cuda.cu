@@ -3,13 +3,11 @@
 // aligned to 16 bytes.
 //
 //   kernel              rows     a block computes       threads   shared memory, all of it in flight
-//   linear_rows8        1..8     16 rows of the weight  256       64 KiB of the weight
-//   linear_rows8_wide   1..8     32 rows of the weight  256       64 KiB
-//   linear_rows16       9..16    32 rows of the weight  256       64 KiB
-//   linear_rows16_wide  9..16    64 rows of the weight  256       96 KiB
-//   linear_rows32       17..32   64 rows of the weight  256       96 KiB
-//   linear_rows64       33..64   64 rows of the weight  256       96 KiB
-//   linear_normed       1..8     32 rows of the weight  256       64 KiB, and the normalised rows
+//   linear_rows8        1..8     16 rows of the weight  256       64 KiB of the weight, and sums
+//   linear_rows16       9..16    32 rows of the weight  256       64 KiB of the weight, and sums
+//   linear_rows32       17..32   32 rows of the weight  256       64 KiB of the weight, and sums
+//   linear_rows64       33..64   32 rows of the weight  256       64 KiB of the weight, and sums
+//   linear_normed       1..8     16 rows of the weight  256       56 KiB of the weight, sums, and the normalised rows
 //   linear_tiled64      65..     64 x 64                128       32 KiB of both
 //   linear_tiled128     65..     128 x 128              256       64 KiB of both
 //
@@ -25,18 +23,16 @@
 
 #define LINEARS(T)                                                                                                      \
     LINEAR(linear_rows8_##T, SKINNY_THREADS, T, (skinny<T, 1, 1>))                                                      \
-    LINEAR(linear_rows8_wide_##T, SKINNY_THREADS, T, (skinny<T, 1, 2>))                                                 \
     LINEAR(linear_rows16_##T, SKINNY_THREADS, T, (skinny<T, 2, 2>))                                                     \
-    LINEAR(linear_rows16_wide_##T, SKINNY_THREADS, T, (skinny<T, 2, 4>))                                                \
-    LINEAR(linear_rows32_##T, SKINNY_THREADS, T, (skinny<T, 4, 4>))                                                     \
-    LINEAR(linear_rows64_##T, SKINNY_THREADS, T, (skinny<T, 8, 4>))                                                     \
+    LINEAR(linear_rows32_##T, SKINNY_THREADS, T, (skinny<T, 4, 2>))                                                     \
+    LINEAR(linear_rows64_##T, SKINNY_THREADS, T, (skinny<T, 8, 2>))                                                     \
     LINEAR(linear_tiled64_##T, 128, T, (Tiled<T, 64, 2>::run))                                                          \
     LINEAR(linear_tiled128_##T, 256, T, (Tiled<T, 128, 4>::run))                                                        \
                                                                                                                         \
     KERNEL(linear_normed_##T, SKINNY_THREADS, 2)                                                                        \
     (const float* residual, const float* norm_weight, float epsilon, const T* weight, void* out, int rows, int in,      \
      int columns, int epilogue) {                                                                                       \
-        skinny_normed<T, 2>(residual, norm_weight, epsilon, weight, in, Output<T>{out, rows, columns, epilogue});       \
+        skinny_normed(residual, norm_weight, epsilon, weight, in, Output<T>{out, rows, columns, epilogue});             \
     }                                                                                                                   \
     REGISTER_KERNEL(linear_normed_##T)
 

@@ -4,6 +4,9 @@ use crate::gpu::{DevicePointer, Float16, Launch, Product, ProductKind, ProductOu
 
 /// Multiprocessors that a grid should fill; that of an H100 and an H200. Others run the same grids, perhaps slower.
 const MULTIPROCESSORS: usize = 132;
+/// Blocks of a streaming kernel on each of them: as many as fit on Hopper. With room left, blocks of the next launch would
+/// begin early on some multiprocessors and be too many there.
+const STREAMING_BLOCKS: usize = 3;
 
 /// What becomes of the product. The numbers are those of `output.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,21 +66,27 @@ pub struct NormedLinear {
     pub epsilon: f32,
 }
 
-/// A kernel that streams the weight past up to 64 rows, named for bf16 and for f16.
+/// A kernel that streams the weight past few rows, named for bf16 and for f16.
 #[derive(Clone, Copy)]
 struct Skinny {
     names: (&'static str, &'static str),
-    /// Tiles of 16 rows of the weight per block.
+    /// Tiles of 16 rows of the weight that a block computes at a time.
     weight_tiles: usize,
+    /// Steps of the weight's ring in shared memory, of 8 KiB per tile.
+    ring_steps: usize,
 }
 
 impl Skinny {
     const THREADS: u32 = 256;
 
-    /// The weight's ring in shared memory: a step takes 8 KiB per tile. As `RING_STEPS` in `skinny.cuh`.
-    fn ring_bytes(self) -> usize {
-        let steps = if self.weight_tiles == 4 { 3 } else { 8 / self.weight_tiles };
-        steps * self.weight_tiles * 8192
+    /// The ring, and the sums of 8 warps for 8 rows, as `SUM_VECTORS` in `skinny.cuh`.
+    fn shared_bytes(self) -> usize {
+        (self.ring_steps * self.weight_tiles << 13) + 8 * 8 * (self.weight_tiles * 16 + 4) * 4
+    }
+
+    /// A block per group of rows of the weight, or as many as run at a time.
+    fn blocks(self, weight_rows: usize) -> u32 {
+        weight_rows.div_ceil(16 * self.weight_tiles).min(STREAMING_BLOCKS * MULTIPROCESSORS) as u32
     }
 }
 
@@ -122,25 +131,18 @@ impl Linear {
     }
 
     fn skinny(&self) -> Launch {
-        let kernel = self.choose_skinny();
-        let name = self.dtype.pick(kernel.names.0, kernel.names.1);
-        let blocks = self.weight_rows().div_ceil(16 * kernel.weight_tiles);
-        self.with_operands(Launch::new(name, [blocks as u32, 1, 1], Skinny::THREADS, kernel.ring_bytes() as u32))
-    }
-
-    /// More tiles per block mean less traffic of x; fewer mean more blocks. `wide` where there are about two for each
-    /// multiprocessor even so. The bits are the same.
-    fn choose_skinny(&self) -> Skinny {
-        let wide = |weight_tiles| self.weight_rows() >= 2 * MULTIPROCESSORS * 16 * weight_tiles;
         let (names, weight_tiles) = match self.rows {
-            ..=8 if wide(2) => (("linear_rows8_wide_bf16", "linear_rows8_wide_f16"), 2),
             ..=8 => (("linear_rows8_bf16", "linear_rows8_f16"), 1),
-            9..=16 if wide(4) => (("linear_rows16_wide_bf16", "linear_rows16_wide_f16"), 4),
             9..=16 => (("linear_rows16_bf16", "linear_rows16_f16"), 2),
-            17..=32 => (("linear_rows32_bf16", "linear_rows32_f16"), 4),
-            33.. => (("linear_rows64_bf16", "linear_rows64_f16"), 4),
+            17..=32 => (("linear_rows32_bf16", "linear_rows32_f16"), 2),
+            33.. => (("linear_rows64_bf16", "linear_rows64_f16"), 2),
         };
-        Skinny { names, weight_tiles }
+        let kernel = Skinny { names, weight_tiles, ring_steps: 8 / weight_tiles };
+        let name = self.dtype.pick(kernel.names.0, kernel.names.1);
+        let grid = [kernel.blocks(self.weight_rows()), 1, 1];
+        let launch = Launch::new(name, grid, Skinny::THREADS, kernel.shared_bytes() as u32);
+        // With more rows, what the next launch fetches early takes from the caches what this one still needs.
+        self.with_operands(if self.rows <= 8 { launch.overlapping() } else { launch })
     }
 
     fn tiled(&self) -> Launch {
@@ -202,7 +204,8 @@ impl Linear {
 impl NormedLinear {
     /// The most rows. Up to 4 pay off: more read more of the residual than of the weight.
     pub const MAX_ROWS: usize = 8;
-    const KERNEL: Skinny = Skinny { names: ("linear_normed_bf16", "linear_normed_f16"), weight_tiles: 2 };
+    const KERNEL: Skinny =
+        Skinny { names: ("linear_normed_bf16", "linear_normed_f16"), weight_tiles: 1, ring_steps: 7 };
 
     /// True if the shared memory that every GPU since compute capability 8.0 has, 99 KiB for a block, holds so many
     /// normalised rows beside the weight's ring.
@@ -213,7 +216,7 @@ impl NormedLinear {
     }
 
     fn shared_bytes(rows: usize, in_features: usize) -> usize {
-        Self::KERNEL.ring_bytes() + rows * (in_features.next_multiple_of(64) + 32) * Float16::BYTES
+        Self::KERNEL.shared_bytes() + rows * (in_features.next_multiple_of(64) + 32) * Float16::BYTES
     }
 
     /// One launch. Its shared memory holds the normalised rows beside the weight's ring: 16 KiB for each of 8192.
@@ -227,8 +230,9 @@ impl NormedLinear {
         assert_ne!(linear.epilogue, Epilogue::Add, "linear_normed: the residual is an input");
         let name = linear.dtype.pick(Self::KERNEL.names.0, Self::KERNEL.names.1);
         let shared_bytes = Self::shared_bytes(linear.rows, linear.in_features);
-        let blocks = linear.weight_rows().div_ceil(16 * Self::KERNEL.weight_tiles);
-        let launch = Launch::new(name, [blocks as u32, 1, 1], Skinny::THREADS, shared_bytes as u32)
+        let grid = [Self::KERNEL.blocks(linear.weight_rows()), 1, 1];
+        let launch = Launch::new(name, grid, Skinny::THREADS, shared_bytes as u32)
+            .overlapping()
             .pointer(linear.x)
             .pointer(self.norm_weight)
             .float(self.epsilon)

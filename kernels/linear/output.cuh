@@ -19,6 +19,12 @@ template <typename T> struct Output {
     int columns; // the weight has as many rows, with SwiGLU twice as many: gates, then ups
     int epilogue;
 
+    // Groups of 16 * TILES indices.
+    template <int TILES> __device__ __forceinline__ int groups() const {
+        const int indices = epilogue == SWIGLU ? 2 * columns : columns;
+        return (indices + 16 * TILES - 1) / (16 * TILES);
+    }
+
     // Whether this index is not a column of its own.
     __device__ __forceinline__ bool is_up(int index) const { return epilogue == SWIGLU && index / 8 % 2 == 1; }
 

@@ -1,4 +1,4 @@
-// The product for up to 64 rows of x, bound by the memory that the weight is read from.
+// The product for up to 16 rows of x, bound by the memory that the weight is read from.
 //
 // The weight is the 16-row operand of the tensor core instruction, the rows of x are its 8 columns. A dot product may
 // take k in any order, so a lane loads 16 bytes (8 consecutive k) of its weight row and hands them to two instructions
@@ -10,14 +10,14 @@
 // results have the same bits in any batch.
 //
 // Every lane copies its own part of the weight to a ring in shared memory, several steps ahead, and is the only one to
-// read it: there are no barriers, and what is in flight neither takes registers nor depends on how loads are scheduled.
-// 64 to 96 KiB are in flight per block, where an H200 needs some 30 KiB per multiprocessor (4.3 TB/s * 0.9 us / 132):
-// one block is enough, and two or three that fit next to each other cover each other's beginning and end.
+// read it: what is in flight neither takes registers nor depends on how loads are scheduled. A block computes group after
+// group of weight rows, and its ring goes on to the next group while the sums of one are added up, so there are 64 KiB
+// in flight per block from its beginning to its end; an H200 needs some 30 KiB per multiprocessor (4.3 TB/s * 0.9 us /
+// 132). The ring fills while the launches before still run (`wait_for_earlier_launches`): weights depend on none.
 //
-// x is read from the caches, by each warp only its own k: once per block, so there is nothing to share. Its traffic is
-// rows / (16 * WEIGHT_TILES) of the weight's, or less where the first-level cache still has x from an earlier block.
-// More rows, and outputs that make enough blocks all the same, hence get more WEIGHT_TILES (cuda.rs chooses). Rows of x
-// that are not there are not read: a single row costs what its weights cost.
+// x is read from the caches, by each warp only its own k: once per group, so there is nothing to share. Its traffic is
+// rows / (16 * WEIGHT_TILES) of the weight's, or less where the first-level cache still has it. Rows of x that are not
+// there are not read: a single row costs what its weights cost.
 #pragma once
 #include "output.cuh"
 
@@ -27,8 +27,9 @@ constexpr int UNIT = 64;                   // k that a warp takes at a time, in 
 constexpr int STEP = 32;                   // k of a step: 8 per lane of four
 constexpr int ROUND = UNIT * SKINNY_WARPS; // k that the block takes in two steps
 
-// Steps in the ring for WEIGHT_TILES, each of 1 KiB per tile and warp; cuda.rs knows them too.
-template <int WEIGHT_TILES> constexpr int RING_STEPS = WEIGHT_TILES == 4 ? 3 : 8 / WEIGHT_TILES;
+// What a block has for sums; cuda.rs knows it too, and the rings.
+template <int WEIGHT_TILES> constexpr int SUM_STRIDE = WEIGHT_TILES * 16 + 4; // + 4: lanes two rows apart differ by 8 banks
+template <int WEIGHT_TILES> constexpr int SUM_VECTORS = SKINNY_WARPS * 8 * SUM_STRIDE<WEIGHT_TILES> / 4;
 
 // The rows of x, each `stride` elements after the other, in global or shared memory.
 template <typename T> struct Rows {
@@ -40,95 +41,75 @@ template <typename T> struct Rows {
     }
 };
 
-// What this lane reads of the weight: rows g and g + 8 of every tile.
-template <typename T, int WEIGHT_TILES> struct WeightStream {
-    static constexpr int STEPS = RING_STEPS<WEIGHT_TILES>;
+// The k that this warp's lane begins with in every group, and the first past all steps of a group.
+__device__ __forceinline__ int first_k() { return int(threadIdx.x / 32) * UNIT + int(threadIdx.x % 4) * 8; }
+__device__ __forceinline__ int end_k(int in) { return first_k() + (in + ROUND - 1) / ROUND * ROUND; }
+// The k of the step after; units begin at multiples of 64.
+__device__ __forceinline__ int next_k(int k) { return k + ((k & STEP) == 0 ? STEP : ROUND - STEP); }
+
+// What this lane reads of the weight: rows g and g + 8 of every tile of group after group. A step of the ring takes 1 KiB
+// per tile and warp.
+template <typename T, int WEIGHT_TILES, int STEPS> struct WeightStream {
+    static constexpr int VECTORS = SKINNY_THREADS * STEPS * WEIGHT_TILES * 2; // of shared memory
+    const T* weight;
     const T* row[WEIGHT_TILES][2];
     Vector16* ring; // (STEPS, WEIGHT_TILES, 2), 32 lanes apart
     int in;
+    int group;      // that is being copied
     int k;          // first of the step to be copied next
     int next;       // its place
+    int slot;       // the place that is read next
 
-    // The ring takes the first STEPS * WEIGHT_TILES * 8 KiB of dynamic shared memory.
-    __device__ __forceinline__ void begin(const T* weight, const Output<T>& output, int in_features, Vector16* shared) {
+    __device__ __forceinline__ void begin(const T* of_weight, const Output<T>& output, int in_features, Vector16* shared) {
+        weight = of_weight;
         in = in_features;
         ring = shared + threadIdx.x / 32 * (STEPS * WEIGHT_TILES * 2 * 32) + threadIdx.x % 32;
+        next = slot = 0;
+        enter(blockIdx.x, output);
+        for (int step = 0; step < STEPS - 1; step++) copy(output);
+    }
+
+    __device__ __forceinline__ void enter(int of_group, const Output<T>& output) {
+        group = of_group;
+        k = first_k();
 #pragma unroll
         for (int tile = 0; tile < WEIGHT_TILES; tile++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const int index = (int(blockIdx.x) * WEIGHT_TILES + tile) * 16 + half * 8 + int(threadIdx.x) % 32 / 4;
+                const int index = (group * WEIGHT_TILES + tile) * 16 + half * 8 + int(threadIdx.x) % 32 / 4;
                 row[tile][half] = weight + size_t(output.weight_row(index)) * in;
             }
-        k = first_k();
-        next = 0;
-        for (int step = 0; step < STEPS - 1; step++) copy();
     }
 
-    static __device__ __forceinline__ int first_k() { return int(threadIdx.x / 32) * UNIT + int(threadIdx.x % 4) * 8; }
-
-    // Begins the copy of a step and turns to the one after. Zeros past the end.
-    __device__ __forceinline__ void copy() {
-#pragma unroll
-        for (int tile = 0; tile < WEIGHT_TILES; tile++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) copy16_async(place(next, tile, half), row[tile][half] + k, k < in);
-        copy_commit();
-        k += (k & STEP) == 0 ? STEP : ROUND - STEP; // units begin at multiples of 64
-        next = next + 1 == STEPS ? 0 : next + 1;
-    }
-
-    __device__ __forceinline__ Vector16* place(int slot, int tile, int half) const {
-        return ring + ((slot * WEIGHT_TILES + tile) * 2 + half) * 32;
-    }
-};
-
-// This warp's share of all products.
-template <typename T, int ROW_TILES, int WEIGHT_TILES>
-__device__ __forceinline__ void multiply(float (&sum)[ROW_TILES][WEIGHT_TILES][4], WeightStream<T, WEIGHT_TILES>& weights,
-                                         const Rows<T>& rows) {
-    constexpr int AHEAD = ROW_TILES <= 2 ? 2 : 1; // steps; x comes from a cache, and steps with many rows are long
-    const int g = threadIdx.x % 32 / 4;
-    int k = weights.first_k(), slot = 0;
-    Vector16 x[AHEAD][ROW_TILES];
-#pragma unroll
-    for (int step = 0; step < AHEAD; step++)
-#pragma unroll
-        for (int row = 0; row < ROW_TILES; row++) x[step][row] = rows.load(row * 8 + g, k + step * STEP);
-    for (int start = 0; start < weights.in; start += ROUND) {
-#pragma unroll
-        for (int step = 0; step < 2; step++) {
-            weights.copy();
-            copy_wait<RING_STEPS<WEIGHT_TILES> - 1>();
-            Vector16 w[WEIGHT_TILES][2];
+    // Begins the copy of a step and turns to the one after. Zeros past the end of k, nothing past the last group.
+    __device__ __forceinline__ void copy(const Output<T>& output) {
+        if (group < output.template groups<WEIGHT_TILES>()) {
 #pragma unroll
             for (int tile = 0; tile < WEIGHT_TILES; tile++)
 #pragma unroll
-                for (int half = 0; half < 2; half++) w[tile][half] = *weights.place(slot, tile, half);
-            slot = slot + 1 == RING_STEPS<WEIGHT_TILES> ? 0 : slot + 1;
-#pragma unroll
-            for (int row = 0; row < ROW_TILES; row++) {
-                Vector16& of_row = x[step % AHEAD][row];
-#pragma unroll
-                for (int word = 0; word < 4; word += 2) { // a word is two k
-                    const uint32_t b[2] = {of_row.word[word], of_row.word[word + 1]};
-#pragma unroll
-                    for (int tile = 0; tile < WEIGHT_TILES; tile++) {
-                        const uint32_t a[4] = {w[tile][0].word[word], w[tile][1].word[word], w[tile][0].word[word + 1],
-                                               w[tile][1].word[word + 1]};
-                        mma_16x8x16<T>(sum[row][tile], a, b);
-                    }
-                }
-                const int next = step + AHEAD;
-                of_row = rows.load(row * 8 + g, k + next / 2 * ROUND + next % 2 * STEP);
-            }
-            // Without it the compiler moves the loads of x to the end of the loop, right before they are needed.
-            __syncwarp();
+                for (int half = 0; half < 2; half++) copy16_async_line(place(next, tile, half), row[tile][half] + k, k < in);
+            k = next_k(k);
+            if (k >= end_k(in)) enter(group + gridDim.x, output);
         }
-        k += ROUND;
+        copy_commit();
+        next = next + 1 == STEPS ? 0 : next + 1;
     }
-    copy_wait<0>(); // what was begun past the end writes zeros into the ring, where the sums go next
-}
+
+    // What the oldest copy brought, once it is there; a newer one is begun first.
+    __device__ __forceinline__ void take(Vector16 (&w)[WEIGHT_TILES][2], const Output<T>& output) {
+        copy(output);
+        copy_wait<STEPS - 1>();
+#pragma unroll
+        for (int tile = 0; tile < WEIGHT_TILES; tile++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) w[tile][half] = *place(slot, tile, half);
+        slot = slot + 1 == STEPS ? 0 : slot + 1;
+    }
+
+    __device__ __forceinline__ Vector16* place(int at, int tile, int half) const {
+        return ring + ((at * WEIGHT_TILES + tile) * 2 + half) * 32;
+    }
+};
 
 // Of numbers `APART` from each other, one per warp: neighbours first, then their sums.
 template <int APART> __device__ __forceinline__ float sum_of_warps(const float* of_warp) {
@@ -137,49 +118,89 @@ template <int APART> __device__ __forceinline__ float sum_of_warps(const float* 
     return (pair(0) + pair(2)) + (pair(4) + pair(6));
 }
 
-// Adds up what the warps have, and writes it. At most 32 rows at a time, so that the sums fit where the ring was.
+// Adds up what the warps have of a group, 8 rows at a time, and writes it. `partial` is SUM_VECTORS of shared memory.
 template <typename T, int ROW_TILES, int WEIGHT_TILES>
-__device__ __forceinline__ void reduce(const float (&sum)[ROW_TILES][WEIGHT_TILES][4], const Output<T>& output, void* shared) {
-    constexpr int TILES_AT_ONCE = ROW_TILES < 4 ? ROW_TILES : 4;
-    constexpr int WIDTH = WEIGHT_TILES * 16, STRIDE = WIDTH + 4; // + 4: lanes two rows apart differ by 8 banks
-    constexpr int ROWS = TILES_AT_ONCE * 8;
-    static_assert(SKINNY_WARPS * ROWS * STRIDE * 4 <= RING_STEPS<WEIGHT_TILES> * WEIGHT_TILES * 8192, "fits into the ring");
-    float* const partial = static_cast<float*>(shared); // (SKINNY_WARPS, ROWS, STRIDE)
+__device__ __forceinline__ void reduce(const float (&sum)[ROW_TILES][WEIGHT_TILES][4], int group, const Output<T>& output,
+                                       float* partial) {
+    constexpr int WIDTH = WEIGHT_TILES * 16, STRIDE = SUM_STRIDE<WEIGHT_TILES>, APART = 8 * STRIDE;
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-    for (int first = 0; first < ROW_TILES; first += TILES_AT_ONCE) {
-        __syncthreads(); // all have read their ring, or the sums of the rows before
+    for (int tile_row = 0; tile_row < ROW_TILES; tile_row++) {
+        __syncthreads(); // the sums before have been read
 #pragma unroll
-        for (int row = 0; row < TILES_AT_ONCE; row++)
+        for (int tile = 0; tile < WEIGHT_TILES; tile++)
 #pragma unroll
-            for (int tile = 0; tile < WEIGHT_TILES; tile++)
-#pragma unroll
-                for (int element = 0; element < 4; element++)
-                    partial[(warp * ROWS + row * 8 + 2 * t + element % 2) * STRIDE + tile * 16 + element / 2 * 8 + g] =
-                        sum[first + row][tile][element];
+            for (int element = 0; element < 4; element++)
+                partial[warp * APART + (2 * t + element % 2) * STRIDE + tile * 16 + element / 2 * 8 + g] =
+                    sum[tile_row][tile][element];
         __syncthreads();
-        for (int i = threadIdx.x; i < ROWS * WIDTH; i += SKINNY_THREADS) {
-            const int row = i / WIDTH, index = i % WIDTH;
-            if (first * 8 + row >= output.rows) break;
+        for (int i = threadIdx.x; i < 8 * WIDTH; i += SKINNY_THREADS) {
+            const int row = tile_row * 8 + i / WIDTH, index = i % WIDTH;
+            if (row >= output.rows) break;
             if (output.is_up(index)) continue;
-            const float* of_warp = partial + row * STRIDE + index;
-            const float value = sum_of_warps<ROWS * STRIDE>(of_warp);
-            const float up = output.epilogue == SWIGLU ? sum_of_warps<ROWS * STRIDE>(of_warp + 8) : 0.0f;
-            output.write(first * 8 + row, output.column(int(blockIdx.x) * WIDTH + index), value, up);
+            const float* of_warp = partial + i / WIDTH * STRIDE + index;
+            const float value = sum_of_warps<APART>(of_warp);
+            const float up = output.epilogue == SWIGLU ? sum_of_warps<APART>(of_warp + 8) : 0.0f;
+            output.write(row, output.column(group * WIDTH + index), value, up);
         }
     }
 }
 
-// One block per 16 * WEIGHT_TILES rows of the weight; at most 8 * ROW_TILES rows of x. As much dynamic shared memory as
-// the ring takes.
+// Group after group of 16 * WEIGHT_TILES rows of the weight.
+template <int ROW_TILES, typename T, int WEIGHT_TILES, int STEPS>
+__device__ __forceinline__ void multiply(WeightStream<T, WEIGHT_TILES, STEPS>& weights, const Rows<T>& rows,
+                                         const Output<T>& output, float* partial) {
+    constexpr int AHEAD = 2; // steps; x comes from a cache
+    const int g = threadIdx.x % 32 / 4, in = rows.in;
+    Vector16 x[AHEAD][ROW_TILES];
+    int k = first_k(); // of the x to be loaded next
+    const auto load = [&](Vector16 (&of_step)[ROW_TILES]) {
+#pragma unroll
+        for (int row = 0; row < ROW_TILES; row++) of_step[row] = rows.load(row * 8 + g, k);
+        k = next_k(k);
+        if (k >= end_k(in)) k = first_k(); // of the next group
+    };
+#pragma unroll
+    for (int step = 0; step < AHEAD; step++) load(x[step]);
+    for (int group = blockIdx.x; group < output.template groups<WEIGHT_TILES>(); group += gridDim.x) {
+        float sum[ROW_TILES][WEIGHT_TILES][4] = {};
+        for (int start = 0; start < in; start += ROUND) {
+#pragma unroll
+            for (int step = 0; step < 2; step++) {
+                Vector16 w[WEIGHT_TILES][2];
+                weights.take(w, output);
+#pragma unroll
+                for (int row = 0; row < ROW_TILES; row++) {
+#pragma unroll
+                    for (int word = 0; word < 4; word += 2) { // a word is two k
+                        const uint32_t b[2] = {x[step][row].word[word], x[step][row].word[word + 1]};
+#pragma unroll
+                        for (int tile = 0; tile < WEIGHT_TILES; tile++) {
+                            const uint32_t a[4] = {w[tile][0].word[word], w[tile][1].word[word], w[tile][0].word[word + 1],
+                                                   w[tile][1].word[word + 1]};
+                            mma_16x8x16<T>(sum[row][tile], a, b);
+                        }
+                    }
+                }
+                load(x[step]);
+                // Without it the compiler moves the loads of x to the end of the loop, right before they are needed.
+                __syncwarp();
+            }
+        }
+        reduce(sum, group, output, partial);
+    }
+}
+
+// At most 8 * ROW_TILES rows of x. Dynamic shared memory: the ring, then the sums.
 template <typename T, int ROW_TILES, int WEIGHT_TILES>
 __device__ __forceinline__ void skinny(const T* x, const T* weight, int in, const Output<T>& output) {
     DYNAMIC_SHARED(Vector16, shared);
-    float sum[ROW_TILES][WEIGHT_TILES][4] = {};
-    WeightStream<T, WEIGHT_TILES> weights;
+    WeightStream<T, WEIGHT_TILES, 8 / WEIGHT_TILES> weights;
     weights.begin(weight, output, in, shared);
-    multiply(sum, weights, Rows<T>{x, output.rows, in, in});
-    reduce(sum, output, shared);
+    wait_for_earlier_launches();
+    let_next_launch_begin();
+    float* const partial = reinterpret_cast<float*>(shared + weights.VECTORS);
+    multiply<ROW_TILES>(weights, Rows<T>{x, output.rows, in, in}, output, partial);
 }
 
 // Rows of the residual, normalised (arXiv 1910.07467) and rounded as kernels/rms_norm/cuda.cu does it: the same sums in
@@ -219,15 +240,18 @@ __device__ __forceinline__ Rows<T> normalise(const float* __restrict__ residual,
 }
 
 // The product of up to 8 rows of the norm of a residual, which every block computes anew while its first weights are on
-// their way. The normalised rows lie behind the ring.
-template <typename T, int WEIGHT_TILES>
+// their way. The normalised rows lie behind the sums. A step less in the ring, so that three blocks of a single row of up
+// to 4096 fit on a multiprocessor of Hopper.
+template <typename T>
 __device__ __forceinline__ void skinny_normed(const float* residual, const float* norm_weight, float epsilon, const T* weight,
                                               int in, const Output<T>& output) {
     DYNAMIC_SHARED(Vector16, shared);
-    float sum[1][WEIGHT_TILES][4] = {};
-    WeightStream<T, WEIGHT_TILES> weights;
+    WeightStream<T, 1, 7> weights;
     weights.begin(weight, output, in, shared);
-    T* const normed = reinterpret_cast<T*>(shared + SKINNY_THREADS * weights.STEPS * WEIGHT_TILES * 2);
-    multiply(sum, weights, normalise(residual, norm_weight, epsilon, output.rows, in, normed));
-    reduce(sum, output, shared);
+    wait_for_earlier_launches();
+    let_next_launch_begin();
+    Vector16* const sums = shared + weights.VECTORS;
+    T* const normed = reinterpret_cast<T*>(sums + SUM_VECTORS<1>);
+    const Rows<T> rows = normalise(residual, norm_weight, epsilon, output.rows, in, normed);
+    multiply<1>(weights, rows, output, reinterpret_cast<float*>(sums));
 }

@@ -98,6 +98,7 @@ impl PagedDecode {
         assert!(grid[1] <= 65_535 && grid[2] <= 65_535, "{} sequences of {} heads are too many", self.n, self.heads);
         let shared_rows = DECODE_ROWS + DECODE_WARPS * 4 * DECODE_KEYS; // two stages of keys and values
         let launch = Launch::new(kernel, grid, THREADS, self.keys.shared_bytes(shared_rows))
+            .overlapping()
             .pointer(self.q)
             .pointer(self.keys.cache)
             .pointer(self.keys.context_lens)

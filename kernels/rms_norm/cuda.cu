@@ -8,6 +8,8 @@ template <typename T>
 __device__ void rms_norm(const float* __restrict__ residual, const float* __restrict__ weight, T* __restrict__ out,
                          int columns, float epsilon) {
     __shared__ float scratch[THREADS / 32];
+    wait_for_earlier_launches();
+    let_next_launch_begin();
     residual += size_t(blockIdx.x) * columns;
     out += size_t(blockIdx.x) * columns;
     float squares = 0;

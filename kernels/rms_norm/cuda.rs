@@ -28,6 +28,7 @@ impl RmsNorm {
     pub fn launch(&self) -> Launch {
         let kernel = self.dtype.pick("rms_norm_bf16", "rms_norm_f16");
         Launch::new(kernel, [self.rows as u32, 1, 1], THREADS, 0)
+            .overlapping()
             .pointer(self.residual)
             .pointer(self.weight)
             .pointer(self.out)

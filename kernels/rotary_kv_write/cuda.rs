@@ -67,6 +67,7 @@ impl RotaryKvWrite {
         };
         let items = (heads + 2 * kv_heads) * if vectors { head_dim / 16 } else { head_dim / 2 };
         Launch::new(kernel, [self.n_rows as u32, items.div_ceil(THREADS) as u32, 1], THREADS as u32, 0)
+            .overlapping()
             .pointer(self.qkv)
             .pointer(self.queries)
             .pointer(self.cache)

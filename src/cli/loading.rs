@@ -15,7 +15,7 @@ use super::{
     progress::TaskProgress,
 };
 #[cfg(feature = "cuda")]
-use crate::model::{self, gpu::GpuDecoder};
+use crate::model::{self, checkpoint::Progress, gpu::GpuDecoder};
 #[cfg(feature = "cuda")]
 use tramontane_kernels::gpu::cuda::Cuda;
 
@@ -27,7 +27,6 @@ use crate::{
         Decoder, ForwardPass, KvCacheConfig,
         checkpoint::{self, Checkpoint, ComputeDtype, NoProgress},
         gpu::GpuLimits,
-        weights::Weights,
     },
     prompt::{self, Codec, CodecOptions},
     telemetry::{EngineMetrics, logs::LogStyle},
@@ -70,7 +69,6 @@ pub(super) fn prepare(config: &Config, network: Network, style: LogStyle) -> Res
         }
         true => {
             let dtype = gpu_dtype(config.model.dtype, &checkpoint)?;
-            check_host_memory(checkpoint.weight_bytes(dtype))?;
             (dtype, gpu_needs(&checkpoint, dtype, &config.engine)?)
         }
     };
@@ -88,13 +86,12 @@ impl Prepared {
     /// Reads the weights and hashes their files at the same time, then starts the engine.
     pub(super) fn load(self, style: LogStyle) -> Result<ServedModel> {
         let started = Instant::now();
-        let (digest, weights) = thread::scope(|scope| {
+        let (digest, decoder) = thread::scope(|scope| {
             let digest = scope.spawn(|| self.checkpoint.digest(&NoProgress));
-            let weights = self.checkpoint.load(self.dtype, &Device::Cpu, &TaskProgress::new("loading", style));
-            (digest.join(), weights)
+            let decoder = self.decoder(&TaskProgress::new("loading", style));
+            (digest.join(), decoder)
         });
-        let (digest, weights) = (digest.map_err(|_| anyhow!("hashing the weights failed"))?, weights?);
-        let decoder = self.decoder(weights)?;
+        let (digest, decoder) = (digest.map_err(|_| anyhow!("hashing the weights failed"))?, decoder?);
         tracing::info!(
             model = self.names.first(),
             device = self.accelerator.name(),
@@ -127,7 +124,7 @@ impl Prepared {
 }
 
 impl Prepared {
-    fn decoder(&self, weights: Weights) -> Result<Box<dyn ForwardPass>> {
+    fn decoder(&self, progress: &TaskProgress) -> Result<Box<dyn ForwardPass>> {
         let config = self.checkpoint.config().clone();
         let cache = KvCacheConfig {
             num_blocks: self.memory.num_blocks,
@@ -135,13 +132,20 @@ impl Prepared {
             dtype: self.dtype.dtype(),
         };
         match &self.accelerator {
-            Accelerator::Cpu => Ok(Box::new(Decoder::new(config, weights, cache)?)),
+            Accelerator::Cpu => {
+                let weights = self.checkpoint.load(self.dtype, &Device::Cpu, progress)?;
+                Ok(Box::new(Decoder::new(config, weights, cache)?))
+            }
             #[cfg(feature = "cuda")]
             Accelerator::Cuda { ordinal, .. } => {
                 // Tables of positions that no sequence can reach would only take memory.
                 let config = model::config::Config { max_position_embeddings: self.memory.max_model_len, ..config };
                 let device = Cuda::open(*ordinal)?;
-                Ok(Box::new(GpuDecoder::new(config, &weights, cache, self.gpu_limits, device)?))
+                // Layer by layer: the machine's memory need not hold them all.
+                let weights = self.checkpoint.source(self.dtype, progress);
+                let decoder = GpuDecoder::new(config, &weights, cache, self.gpu_limits, device)?;
+                progress.finish();
+                Ok(Box::new(decoder))
             }
         }
     }
@@ -182,18 +186,6 @@ fn gpu_dtype(asked: Dtype, checkpoint: &Checkpoint) -> Result<ComputeDtype> {
         (Dtype::F32, _) => bail!("dtype = \"f32\": on a GPU it must be bf16 or f16; --device cpu computes in f32"),
         (Dtype::F16, _) | (Dtype::Auto, ComputeDtype::F16) => Ok(ComputeDtype::F16),
         (Dtype::Bf16 | Dtype::Auto, _) => Ok(ComputeDtype::Bf16),
-    }
-}
-
-/// On their way to a GPU all weights are in the machine's memory.
-fn check_host_memory(weight_bytes: u64) -> Result<()> {
-    match machine::memory() {
-        Some(memory) if memory.available.bytes() < weight_bytes => bail!(
-            "the weights take {} of the machine's memory while they are loaded to the GPU; {} are available",
-            ByteSize::new(weight_bytes).human(),
-            memory.available.human()
-        ),
-        _ => Ok(()),
     }
 }
 

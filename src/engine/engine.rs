@@ -12,7 +12,7 @@ use std::{
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::AtomicBool},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rayon::prelude::*;
@@ -69,6 +69,8 @@ pub(super) struct Engine {
     requests: HashMap<SequenceKey, InFlight>,
     /// Steps whose results have not been read: at most one between two steps.
     started: VecDeque<Started>,
+    /// How long the step that runs has waited for results.
+    waited: Duration,
     max_sequence_len: usize,
     metrics: Arc<EngineMetrics>,
     status: Arc<Status>,
@@ -95,6 +97,7 @@ impl Engine {
             scheduler: Scheduler::new(&config),
             requests: HashMap::new(),
             started: VecDeque::new(),
+            waited: Duration::ZERO,
             max_sequence_len: config.max_sequence_len(),
             metrics,
             status,
@@ -166,6 +169,8 @@ impl Engine {
     }
 
     fn step(&mut self) -> Result<(), IntegrityError> {
+        let began = Instant::now();
+        self.waited = Duration::ZERO;
         self.end_interrupted();
         let plan = self.scheduler.schedule();
         if plan.items.is_empty() && self.started.is_empty() && !self.scheduler.is_idle() {
@@ -176,6 +181,9 @@ impl Engine {
         let leads_on = self.start(plan.items);
         self.finish_down_to(usize::from(leads_on));
         self.report_load();
+        if leads_on {
+            self.metrics.step_host((began.elapsed() - self.waited).as_secs_f64());
+        }
         if cfg!(debug_assertions) { self.check_integrity() } else { Ok(()) }
     }
 
@@ -262,7 +270,10 @@ impl Engine {
     fn finish_down_to(&mut self, left: usize) {
         while self.started.len() > left {
             let started = self.started.pop_front().expect("a step was started");
-            match self.model.finish() {
+            let asked = Instant::now();
+            let results = self.model.finish();
+            self.waited += asked.elapsed();
+            match results {
                 Ok(results) => {
                     let outcomes = self.sample(&started, &results);
                     self.commit(&started.items, outcomes);

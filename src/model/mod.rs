@@ -47,6 +47,9 @@ pub enum ModelError {
     /// The tensor library refused an operation: a bug or a device failure.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// Weights that cannot be read.
+    #[error("{0}")]
+    Weights(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The configuration contradicts itself, or the weights.
     #[error("model configuration: {field} {reason}")]
     InvalidConfig {

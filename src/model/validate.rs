@@ -6,7 +6,7 @@ use tramontane_kernels::PagedBatch;
 
 use super::ModelError;
 use super::config::{Config, RopeScaling};
-use super::weights::{FeedForwardWeights, SwiGluWeights, Weights};
+use super::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, Weights};
 use crate::types::{Batch, BatchSequence};
 
 /// Refuses a configuration that contradicts itself.
@@ -57,39 +57,50 @@ pub(super) fn config(config: &Config) -> Result<(), ModelError> {
 
 /// Refuses weights whose shapes or types are not those of the configuration.
 pub(super) fn weights(config: &Config, weights: &Weights) -> Result<(), ModelError> {
+    table("embed_tokens", &weights.embed_tokens, config)?;
+    table("lm_head", &weights.lm_head, config)?;
+    norm("norm", &weights.norm, config.hidden_size)?;
+    if weights.layers.len() != config.num_hidden_layers {
+        return Err(number_of_layers());
+    }
+    weights.layers.iter().enumerate().try_for_each(|(index, weights)| layer(config, index, weights))
+}
+
+/// The configuration has another number of layers than the weights.
+pub(super) fn number_of_layers() -> ModelError {
+    let reason = "differs from the number of layers in the weights";
+    ModelError::InvalidConfig { field: "num_hidden_layers", reason }
+}
+
+/// A table with a row per token.
+pub(super) fn table(name: &str, tensor: &Tensor, config: &Config) -> Result<(), ModelError> {
+    matrix(name, tensor, [config.vocab_size, config.hidden_size])
+}
+
+/// Layer `index`.
+pub(super) fn layer(config: &Config, index: usize, layer: &LayerWeights) -> Result<(), ModelError> {
     let hidden = config.hidden_size;
     let attention = &config.attention;
     let q_width = attention.num_attention_heads * attention.head_dim;
     let kv_width = attention.num_key_value_heads * attention.head_dim;
-    matrix("embed_tokens", &weights.embed_tokens, [config.vocab_size, hidden])?;
-    matrix("lm_head", &weights.lm_head, [config.vocab_size, hidden])?;
-    norm("norm", &weights.norm, hidden)?;
-    if weights.layers.len() != config.num_hidden_layers {
-        let reason = "differs from the number of layers in the weights";
-        return Err(ModelError::InvalidConfig { field: "num_hidden_layers", reason });
-    }
-    for (index, layer) in weights.layers.iter().enumerate() {
-        let name = |tensor: &str| format!("layers.{index}.{tensor}");
-        norm(&name("input_layernorm"), &layer.input_layernorm, hidden)?;
-        matrix(&name("qkv_proj"), &layer.qkv_proj, [q_width + 2 * kv_width, hidden])?;
-        matrix(&name("o_proj"), &layer.o_proj, [hidden, q_width])?;
-        norm(&name("post_attention_layernorm"), &layer.post_attention_layernorm, hidden)?;
-        match &layer.feed_forward {
-            FeedForwardWeights::Dense(dense) => swiglu(&name("mlp"), dense, config)?,
-            FeedForwardWeights::Experts { gate, experts } => {
-                let num_experts = config.feed_forward.experts.map_or(0, |experts| experts.num_experts);
-                matrix(&name("gate"), gate, [num_experts, hidden])?;
-                if experts.len() != num_experts {
-                    let reason = "differs from the number of experts in the weights";
-                    return Err(ModelError::InvalidConfig { field: "num_experts", reason });
-                }
-                for (expert, weights) in experts.iter().enumerate() {
-                    swiglu(&name(&format!("experts.{expert}")), weights, config)?;
-                }
+    let name = |tensor: &str| format!("layers.{index}.{tensor}");
+    norm(&name("input_layernorm"), &layer.input_layernorm, hidden)?;
+    matrix(&name("qkv_proj"), &layer.qkv_proj, [q_width + 2 * kv_width, hidden])?;
+    matrix(&name("o_proj"), &layer.o_proj, [hidden, q_width])?;
+    norm(&name("post_attention_layernorm"), &layer.post_attention_layernorm, hidden)?;
+    match &layer.feed_forward {
+        FeedForwardWeights::Dense(dense) => swiglu(&name("mlp"), dense, config),
+        FeedForwardWeights::Experts { gate, experts } => {
+            let num_experts = config.feed_forward.experts.map_or(0, |experts| experts.num_experts);
+            matrix(&name("gate"), gate, [num_experts, hidden])?;
+            if experts.len() != num_experts {
+                let reason = "differs from the number of experts in the weights";
+                return Err(ModelError::InvalidConfig { field: "num_experts", reason });
             }
+            let mut experts = experts.iter().enumerate();
+            experts.try_for_each(|(expert, weights)| swiglu(&name(&format!("experts.{expert}")), weights, config))
         }
     }
-    Ok(())
 }
 
 /// Refuses lists of different lengths, tokens outside the vocabulary, positions beyond the model's reach
@@ -165,7 +176,8 @@ fn matrix(name: &str, tensor: &Tensor, expected: [usize; 2]) -> Result<(), Model
     }
 }
 
-fn norm(name: &str, tensor: &Tensor, width: usize) -> Result<(), ModelError> {
+/// The weight of a norm.
+pub(super) fn norm(name: &str, tensor: &Tensor, width: usize) -> Result<(), ModelError> {
     shape(name, tensor, &[width])?;
     match tensor.dtype() {
         DType::F32 => Ok(()),

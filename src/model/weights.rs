@@ -3,6 +3,8 @@
 
 use candle_core::Tensor;
 
+use super::ModelError;
+
 /// All tensors of a decoder. Matrices are `(out_features, in_features)` in the compute dtype (f32, f16 or
 /// bf16); norm weights are f32.
 #[derive(Clone, Debug)]
@@ -15,6 +17,37 @@ pub struct Weights {
     pub norm: Tensor,
     /// `(vocab_size, hidden_size)`; shares storage with `embed_tokens` when tied.
     pub lm_head: Tensor,
+}
+
+/// Weights part by part, for whoever copies them elsewhere and need not hold all at once. Shapes and types are those of
+/// [`Weights`].
+pub trait WeightSource {
+    /// The tokens' table.
+    fn embed_tokens(&self) -> Result<Tensor, ModelError>;
+    /// Layer `index`; beyond the last one there is none.
+    fn layer(&self, index: usize) -> Result<Option<LayerWeights>, ModelError>;
+    /// The final norm.
+    fn norm(&self) -> Result<Tensor, ModelError>;
+    /// The table of the logits. Not asked for if it is tied to the tokens'.
+    fn lm_head(&self) -> Result<Tensor, ModelError>;
+}
+
+impl WeightSource for Weights {
+    fn embed_tokens(&self) -> Result<Tensor, ModelError> {
+        Ok(self.embed_tokens.clone())
+    }
+
+    fn layer(&self, index: usize) -> Result<Option<LayerWeights>, ModelError> {
+        Ok(self.layers.get(index).cloned())
+    }
+
+    fn norm(&self) -> Result<Tensor, ModelError> {
+        Ok(self.norm.clone())
+    }
+
+    fn lm_head(&self) -> Result<Tensor, ModelError> {
+        Ok(self.lm_head.clone())
+    }
 }
 
 /// One decoder layer.

@@ -21,6 +21,7 @@ const REQUEST_LATENCY_S: &[f64] = &[
 ];
 const ITERATION_TOKENS: &[f64] =
     &[1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
+const STEP_HOST_S: &[f64] = &[1e-5, 2e-5, 3e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2];
 const PARAMS_N: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0];
 
 /// What the engine and the HTTP layer report. Every method is cheap and safe to call from the engine thread.
@@ -92,6 +93,7 @@ struct Latency {
     inference: Histogram,
     prefill: Histogram,
     decode: Histogram,
+    step_host: Histogram,
 }
 
 impl Default for EngineMetrics {
@@ -132,6 +134,11 @@ impl EngineMetrics {
     /// A step computed this many query tokens.
     pub fn step(&self, batched_tokens: usize) {
         self.tokens.per_iteration.observe(batched_tokens as f64);
+    }
+
+    /// A step whose tokens the device chooses kept the engine's thread busy for so long, waiting left out.
+    pub fn step_host(&self, seconds: f64) {
+        self.latency.step_host.observe(seconds);
     }
 
     /// A request was admitted: its prompt's tokens, and how many of them came from the prefix cache.
@@ -338,6 +345,11 @@ impl Latency {
             inference: request("request_inference_time_seconds", "From a request's first step to its last token."),
             prefill: request("request_prefill_time_seconds", "From a request's first step to its first token."),
             decode: request("request_decode_time_seconds", "From a request's first token to its last."),
+            step_host: register.own_histogram(
+                "step_host_seconds",
+                "Time that a step of a GPU keeps the engine's thread busy, without waiting for results.",
+                STEP_HOST_S,
+            ),
         }
     }
 }
@@ -351,7 +363,11 @@ struct Register<'a> {
 
 impl Register<'_> {
     fn opts(&self, name: &str, help: &str) -> Opts {
-        Opts::new(format!("vllm:{name}"), help).const_label("model_name", self.model_name).const_label("engine", "0")
+        self.labelled(format!("vllm:{name}"), help)
+    }
+
+    fn labelled(&self, name: String, help: &str) -> Opts {
+        Opts::new(name, help).const_label("model_name", self.model_name).const_label("engine", "0")
     }
 
     fn add<C: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
@@ -379,6 +395,12 @@ impl Register<'_> {
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
         let opts = HistogramOpts { common_opts: self.opts(name, help), buckets: buckets.to_vec() };
         self.add(Histogram::with_opts(opts))
+    }
+
+    /// One that vLLM does not have.
+    fn own_histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let common_opts = self.labelled(format!("tramontane:{name}"), help);
+        self.add(Histogram::with_opts(HistogramOpts { common_opts, buckets: buckets.to_vec() }))
     }
 }
 

@@ -14,7 +14,8 @@ use super::plan::{FeedForwardPlan, LayerPlan, Matrix, Plan, SwiGluPlan};
 use super::safetensors_map::MappedFile;
 use super::tensors::Stored;
 use super::{ComputeDtype, Progress};
-use crate::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, Weights};
+use crate::model::ModelError;
+use crate::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, WeightSource, Weights};
 
 /// Elements that one task converts, about.
 const TASK_ELEMENTS: usize = 1 << 18;
@@ -123,6 +124,36 @@ impl Loader<'_> {
             self.progress.advance((rows.len() / matrix.columns * row_bytes) as u64);
         });
         Ok(())
+    }
+}
+
+/// Weights that are loaded when they are asked for.
+pub(super) struct Parts<'a> {
+    pub(super) loader: Loader<'a>,
+    pub(super) plan: &'a Plan,
+}
+
+impl WeightSource for Parts<'_> {
+    fn embed_tokens(&self) -> Result<Tensor, ModelError> {
+        Ok(self.loader.matrix(&[&self.plan.embed_tokens])?)
+    }
+
+    fn layer(&self, index: usize) -> Result<Option<LayerWeights>, ModelError> {
+        Ok(self.plan.layers.get(index).map(|layer| self.loader.layer(layer)).transpose()?)
+    }
+
+    fn norm(&self) -> Result<Tensor, ModelError> {
+        Ok(self.loader.norm(&self.plan.norm)?)
+    }
+
+    fn lm_head(&self) -> Result<Tensor, ModelError> {
+        Ok(self.loader.matrix(&[self.plan.lm_head.as_ref().unwrap_or(&self.plan.embed_tokens)])?)
+    }
+}
+
+impl From<CheckpointError> for ModelError {
+    fn from(error: CheckpointError) -> Self {
+        Self::Weights(Box::new(error))
     }
 }
 

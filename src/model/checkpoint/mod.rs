@@ -43,14 +43,14 @@ pub use tensors::Skipped;
 
 use self::files::Files;
 use self::json::Section;
-use self::load::Loader;
+use self::load::{Loader, Parts};
 use self::names::Naming;
 use self::plan::Plan;
 use self::quantization::QuantizationConfig;
 use self::safetensors_map::MappedFile;
 use self::tensors::Inventory;
 use crate::model::config::Config;
-use crate::model::weights::Weights;
+use crate::model::weights::{WeightSource, Weights};
 
 /// An opened checkpoint: its metadata is checked, its files are mapped, no weights have been read.
 /// The files must not be modified while it lives.
@@ -188,6 +188,12 @@ impl Checkpoint {
     pub fn weight_bytes(&self, dtype: ComputeDtype) -> u64 {
         let (parameters, in_matrices, _) = summary::count(&self.plan);
         in_matrices * dtype.size_in_bytes() as u64 + (parameters - in_matrices) * size_of::<f32>() as u64
+    }
+
+    /// Weights that are read, converted and packed when they are asked for. Progress ends with the final norm.
+    pub fn source<'a>(&'a self, dtype: ComputeDtype, progress: &'a dyn Progress) -> impl WeightSource + 'a {
+        progress.start(self.plan.stored_bytes());
+        Parts { loader: Loader { files: &self.files, dtype, device: &Device::Cpu, progress }, plan: &self.plan }
     }
 
     /// Reads, converts and packs all weights.

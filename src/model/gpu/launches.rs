@@ -21,8 +21,8 @@ use super::step::{Layout, Selected, Shape};
 use super::weights::{GpuExperts, GpuFeedForward, GpuLayer};
 
 /// Rows up to which a norm is computed within the product that it feeds: one launch less, but every block reads the
-/// residual.
-const NORMED_ROWS: usize = 4;
+/// residual, and of more rows fewer blocks fit on a multiprocessor.
+const NORMED_ROWS: usize = 1;
 
 /// Makes the launches of steps of one shape.
 pub(super) struct Launches<'a> {

@@ -30,7 +30,7 @@ use self::{
 use super::config::Config;
 use super::kv_cache::KvCacheConfig;
 use super::rotary::Rotary;
-use super::weights::Weights;
+use super::weights::WeightSource;
 use super::{ForwardPass, Logits, ModelError, Pipeline, validate};
 use crate::types::{Batch, RowResult, TokenChoice};
 
@@ -105,13 +105,12 @@ impl<D: Device> GpuDecoder<D> {
     /// need. Weights, cache and activations are of `cache.dtype`, bf16 or f16; sums and the residual are f32.
     pub fn new(
         config: Config,
-        weights: &Weights,
+        weights: &dyn WeightSource,
         cache: KvCacheConfig,
         limits: GpuLimits,
         device: D,
     ) -> Result<Self, ModelError> {
         validate::config(&config)?;
-        validate::weights(&config, weights)?;
         let dtype = weights::float16(cache.dtype)?;
         let head_dim = weights::device_head_dim(config.attention.head_dim)?;
         weights::check_widths(&config)?;

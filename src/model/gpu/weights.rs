@@ -3,17 +3,21 @@
 //! The kernels know some widths of heads. Others are padded to the next: the added dimensions of queries, keys and
 //! values are zero and turn by no angle, so that scores and results are those of the heads as they were.
 
-use candle_core::{DType, Tensor};
-use half::{bf16, f16, vec::HalfFloatVecExt};
+use std::borrow::Cow;
+
+use candle_core::{CpuStorage, DType, Storage, Tensor};
+use half::slice::HalfFloatSliceExt;
 use tramontane_kernels::gpu::{Device, DeviceError, DevicePointer, Float16};
 use tramontane_kernels::paged_attention::cuda::HEAD_DIMS;
 
 use crate::model::ModelError;
 use crate::model::config::Config;
 use crate::model::rotary::RotaryTable;
-use crate::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, Weights};
+use crate::model::validate;
+use crate::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, WeightSource};
 
-/// What a decoder has in the memory of a device. Names and shapes as in [`Weights`], heads padded.
+/// What a decoder has in the memory of a device. Names and shapes as in
+/// [`Weights`](crate::model::weights::Weights), heads padded.
 #[derive(Debug)]
 pub(super) struct GpuWeights {
     pub(super) embed_tokens: DevicePointer,
@@ -72,7 +76,7 @@ impl GpuWeights {
     /// Uploads all weights as `dtype`, and allocates a cache of `cache_bytes` per layer.
     pub(super) fn upload<D: Device>(
         device: &D,
-        (config, weights): (&Config, &Weights),
+        (config, weights): (&Config, &dyn WeightSource),
         rotary: &RotaryTable,
         cache_bytes: usize,
         dtype: Float16,
@@ -80,17 +84,32 @@ impl GpuWeights {
         let from = config.attention.head_dim;
         let heads = HeadPadding { from, to: device_head_dim(from)? };
         let to = Uploader { device, dtype, heads };
-        let embed_tokens = to.matrix(&weights.embed_tokens)?;
+        let table = |name, table: Tensor| {
+            validate::table(name, &table, config)?;
+            to.matrix(&table)
+        };
+        let embed_tokens = table("embed_tokens", weights.embed_tokens()?)?;
         let lm_head = match config.tie_word_embeddings {
             true => embed_tokens,
-            false => to.matrix(&weights.lm_head)?,
+            false => table("lm_head", weights.lm_head()?)?,
         };
-        let layers =
-            weights.layers.iter().map(|layer| to.layer(config, layer, cache_bytes)).collect::<Result<_, _>>()?;
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        while let Some(layer) = weights.layer(layers.len())? {
+            if layers.len() == config.num_hidden_layers {
+                return Err(validate::number_of_layers());
+            }
+            validate::layer(config, layers.len(), &layer)?;
+            layers.push(to.layer(config, &layer, cache_bytes)?);
+        }
+        if layers.len() < config.num_hidden_layers {
+            return Err(validate::number_of_layers());
+        }
+        let norm = weights.norm()?;
+        validate::norm("norm", &norm, config.hidden_size)?;
         Ok(Self {
             embed_tokens,
             layers,
-            norm: to.norm(&weights.norm)?,
+            norm: to.norm(&norm)?,
             lm_head,
             cos_sin: to.floats(&heads.of_angles(&rotary.cos_sin))?,
             query_scale: to.floats(&rotary.query_scale)?,
@@ -117,8 +136,10 @@ impl<D: Device> Uploader<'_, D> {
         };
         Ok(GpuLayer {
             input_layernorm: self.norm(&weights.input_layernorm)?,
-            qkv_proj: self.elements(&self.heads.of_rows(self.values(&weights.qkv_proj)?, config.hidden_size))?,
-            o_proj: self.elements(&self.heads.of_columns(self.values(&weights.o_proj)?))?,
+            qkv_proj: self.with_elements(&weights.qkv_proj, |values| {
+                self.elements(&self.heads.of_rows(values, config.hidden_size))
+            })?,
+            o_proj: self.with_elements(&weights.o_proj, |values| self.elements(&self.heads.of_columns(values)))?,
             post_attention_layernorm: self.norm(&weights.post_attention_layernorm)?,
             feed_forward,
             cache: self.device.allocate(cache_bytes)?,
@@ -135,11 +156,12 @@ impl<D: Device> Uploader<'_, D> {
         let begin = self.device.allocate(len * Float16::BYTES)?;
         let mut end = begin;
         for tensor in tensors {
-            let values = self.values(tensor)?;
-            let bytes = bytemuck::cast_slice(&values);
-            // SAFETY: the allocation holds all of them.
-            unsafe { self.device.upload(end, bytes) }?;
-            end = end.plus(bytes.len());
+            end = self.with_elements(tensor, |values| {
+                let bytes = bytemuck::cast_slice(values);
+                // SAFETY: the allocation holds all of them.
+                unsafe { self.device.upload(end, bytes) }?;
+                Ok(end.plus(bytes.len()))
+            })?;
         }
         Ok(begin)
     }
@@ -163,13 +185,26 @@ impl<D: Device> Uploader<'_, D> {
         Ok(pointer)
     }
 
-    /// The bits of a tensor's elements, rounded to the device's type.
-    fn values(&self, tensor: &Tensor) -> Result<Vec<u16>, ModelError> {
-        let flat = tensor.flatten_all()?;
-        Ok(match self.dtype {
-            Float16::Bf16 => flat.to_dtype(DType::BF16)?.to_vec1::<bf16>()?.reinterpret_into(),
-            Float16::F16 => flat.to_dtype(DType::F16)?.to_vec1::<f16>()?.reinterpret_into(),
-        })
+    /// Calls `then` with the bits of a tensor's elements, rounded to the device's type: as they lie in the tensor, if they
+    /// are of that type.
+    fn with_elements<R>(
+        &self,
+        tensor: &Tensor,
+        then: impl FnOnce(&[u16]) -> Result<R, DeviceError>,
+    ) -> Result<R, ModelError> {
+        let dtype = match self.dtype {
+            Float16::Bf16 => DType::BF16,
+            Float16::F16 => DType::F16,
+        };
+        let tensor = tensor.to_dtype(dtype)?.contiguous()?;
+        let (storage, layout) = tensor.storage_and_layout();
+        let elements: &[u16] = match &*storage {
+            Storage::Cpu(CpuStorage::BF16(elements)) => elements.reinterpret_cast(),
+            Storage::Cpu(CpuStorage::F16(elements)) => elements.reinterpret_cast(),
+            _ => return Err(candle_core::Error::Msg("weights have to be in the machine's memory".to_owned()).into()),
+        };
+        let begin = layout.start_offset();
+        Ok(then(&elements[begin..begin + tensor.elem_count()])?)
     }
 }
 
@@ -181,19 +216,19 @@ impl HeadPadding {
     }
 
     /// A matrix whose rows are dimensions of heads.
-    fn of_rows(self, values: Vec<u16>, columns: usize) -> Vec<u16> {
+    fn of_rows(self, values: &[u16], columns: usize) -> Cow<'_, [u16]> {
         self.pad(values, columns)
     }
 
     /// A matrix whose columns are dimensions of heads.
-    fn of_columns(self, values: Vec<u16>) -> Vec<u16> {
+    fn of_columns(self, values: &[u16]) -> Cow<'_, [u16]> {
         self.pad(values, 1)
     }
 
     /// Heads of `from` groups of `width` values become heads of `to`.
-    fn pad(self, values: Vec<u16>, width: usize) -> Vec<u16> {
+    fn pad(self, values: &[u16], width: usize) -> Cow<'_, [u16]> {
         if self.from == self.to {
-            return values;
+            return Cow::Borrowed(values);
         }
         let mut padded = vec![0; values.len() / self.from * self.to];
         for (head, to) in values.chunks(self.from * width).zip(padded.chunks_mut(self.to * width)) {
@@ -201,7 +236,7 @@ impl HeadPadding {
                 to[self.place(dimension) * width..][..width].copy_from_slice(group);
             }
         }
-        padded
+        Cow::Owned(padded)
     }
 
     /// Cosines and sines `(n, from)`: cosines of the pairs, then their sines. Added pairs turn by no angle.
@@ -253,8 +288,8 @@ mod tests {
     #[test]
     fn heads_are_padded_half_by_half() {
         let padding = HeadPadding { from: 4, to: 8 };
-        assert_eq!(padding.of_columns(vec![1, 2, 3, 4, 5, 6, 7, 8]), [1, 2, 0, 0, 3, 4, 0, 0, 5, 6, 0, 0, 7, 8, 0, 0]);
-        assert_eq!(padding.of_rows((1..=8).collect(), 2), [1, 2, 3, 4, 0, 0, 0, 0, 5, 6, 7, 8, 0, 0, 0, 0]);
+        assert_eq!(*padding.of_columns(&[1, 2, 3, 4, 5, 6, 7, 8]), [1, 2, 0, 0, 3, 4, 0, 0, 5, 6, 0, 0, 7, 8, 0, 0]);
+        assert_eq!(*padding.of_rows(&[1, 2, 3, 4, 5, 6, 7, 8], 2), [1, 2, 3, 4, 0, 0, 0, 0, 5, 6, 7, 8, 0, 0, 0, 0]);
         assert_eq!(padding.of_angles(&[0.5, 0.25, 0.1, 0.2]), [0.5, 0.25, 1.0, 1.0, 0.1, 0.2, 0.0, 0.0]);
     }
 }
