@@ -22,7 +22,7 @@ use tramontane::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights
 use tramontane::model::{ForwardPass, KvCacheConfig, Pipeline};
 use tramontane::types::{Batch, BatchSequence, TokenChoice};
 use tramontane_kernels::gpu::{Device, DevicePointer, Float16, Launch};
-use tramontane_kernels::linear::cuda::{Epilogue, Family, Linear};
+use tramontane_kernels::linear::cuda::{Epilogue, Family, Linear, Workspace};
 use tramontane_kernels::paged_attention::cuda::{PagedDecode, PagedKeys};
 use tramontane_kernels::{AttentionParams, KvGeometry};
 
@@ -119,7 +119,8 @@ fn kernels(device: &impl Device, plan: &Plan, results: &mut Results) {
         let bytes = in_features * out_features * Float16::BYTES;
         // More copies of the weight than fit into a cache.
         let copies = (plan.copy_bytes / bytes).clamp(1, 16);
-        let launches = product_launches(device, (1, in_features, out_features), Family::Streamed, copies);
+        let launches =
+            product_launches(device, (1, in_features, out_features), Family::Streamed(Workspace::NONE), copies);
         let seconds = graph_seconds(device, &launches, copies);
         let rate = bytes as f64 / seconds / 1e9;
         results.insert(format!("gemv_gb_s.{name}"), rate);
@@ -155,10 +156,10 @@ fn product_launches(
     let x = noise(device, rows * in_features * Float16::BYTES);
     let out = allocate(device, rows * out_features * 4);
     (0..copies)
-        .flat_map(|_| {
+        .map(|_| {
             let weight = noise(device, in_features * out_features * Float16::BYTES);
             let (epilogue, dtype) = (Epilogue::StoreF32, Float16::Bf16);
-            Linear { x, weight, out, rows, in_features, out_features, epilogue, dtype }.launches(family)
+            Linear { x, weight, out, rows, in_features, out_features, epilogue, dtype }.launch(family)
         })
         .collect()
 }

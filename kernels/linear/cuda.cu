@@ -7,19 +7,29 @@
 //   linear_rows8_wide   1..8     32 rows of the weight  256       64 KiB
 //   linear_rows16       9..16    32 rows of the weight  256       64 KiB
 //   linear_rows16_wide  9..16    64 rows of the weight  256       96 KiB
-//   linear_rows32       17..32   64 rows of the weight  256       96 KiB
-//   linear_rows64       33..64   64 rows of the weight  256       96 KiB
+//   linear_wide32       17..32   several times 128 rows 256       120 of 156 KiB of both
+//   linear_wide64       33..64   of the weight, or part 256       96 of 152 KiB of both
+//   linear_wide128      65..     of their product       256       64 of 160 KiB of both
 //   linear_normed       1..8     32 rows of the weight  256       64 KiB, and the normalised rows
 //   linear_tiled64      65..     64 x 64                128       32 KiB of both
 //   linear_tiled128     65..     128 x 128              256       64 KiB of both
 //
-// `skinny.cuh` and `tiled.cuh` say why, `output.cuh` what the epilogues are.
+// `skinny.cuh`, `wide.cuh` and `tiled.cuh` say why, `output.cuh` what the epilogues are.
 #include "skinny.cuh"
 #include "tiled.cuh"
+#include "wide.cuh"
 
 #define LINEAR(name, threads, T, call)                                                                                  \
     KERNEL(name, threads)(const T* x, const T* weight, void* out, int rows, int in, int columns, int epilogue) {        \
         call(x, weight, in, Output<T>{out, rows, columns, epilogue});                                                   \
+    }                                                                                                                   \
+    REGISTER_KERNEL(name)
+
+#define WIDE_LINEAR(name, T, ROWS)                                                                                      \
+    KERNEL(name, WIDE_THREADS, 1)                                                                                       \
+    (const T* x, const T* weight, void* out, FloatQuad* partials, unsigned* counters, int items_per_block, int rows,    \
+     int in, int columns, int epilogue) {                                                                               \
+        Wide<T, ROWS>::run(x, weight, in, Output<T>{out, rows, columns, epilogue}, {partials, counters, items_per_block}); \
     }                                                                                                                   \
     REGISTER_KERNEL(name)
 
@@ -28,8 +38,9 @@
     LINEAR(linear_rows8_wide_##T, SKINNY_THREADS, T, (skinny<T, 1, 2>))                                                 \
     LINEAR(linear_rows16_##T, SKINNY_THREADS, T, (skinny<T, 2, 2>))                                                     \
     LINEAR(linear_rows16_wide_##T, SKINNY_THREADS, T, (skinny<T, 2, 4>))                                                \
-    LINEAR(linear_rows32_##T, SKINNY_THREADS, T, (skinny<T, 4, 4>))                                                     \
-    LINEAR(linear_rows64_##T, SKINNY_THREADS, T, (skinny<T, 8, 4>))                                                     \
+    WIDE_LINEAR(linear_wide32_##T, T, 32)                                                                               \
+    WIDE_LINEAR(linear_wide64_##T, T, 64)                                                                               \
+    WIDE_LINEAR(linear_wide128_##T, T, 128)                                                                             \
     LINEAR(linear_tiled64_##T, 128, T, (Tiled<T, 64, 2>::run))                                                          \
     LINEAR(linear_tiled128_##T, 256, T, (Tiled<T, 128, 4>::run))                                                        \
                                                                                                                         \

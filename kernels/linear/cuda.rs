@@ -63,7 +63,7 @@ pub struct NormedLinear {
     pub epsilon: f32,
 }
 
-/// A kernel that streams the weight past up to 64 rows, named for bf16 and for f16.
+/// A kernel that streams the weight past up to 16 rows, named for bf16 and for f16.
 #[derive(Clone, Copy)]
 struct Skinny {
     names: (&'static str, &'static str),
@@ -81,29 +81,107 @@ impl Skinny {
     }
 }
 
+/// A kernel for more rows, in tiles. It computes four items per 128 rows of the weight, each a quarter of k.
+#[derive(Clone, Copy)]
+struct Wide {
+    names: (&'static str, &'static str),
+    /// Of x, in a tile.
+    rows: usize,
+}
+
+impl Wide {
+    const THREADS: u32 = 256;
+    const FEATURES: usize = 128;
+    const TILE_ITEMS: usize = 4;
+
+    fn of(rows: usize) -> Self {
+        let (names, rows) = match rows {
+            ..=32 => (("linear_wide32_bf16", "linear_wide32_f16"), 32),
+            33..=64 => (("linear_wide64_bf16", "linear_wide64_f16"), 64),
+            65.. => (("linear_wide128_bf16", "linear_wide128_f16"), 128),
+        };
+        Self { names, rows }
+    }
+
+    /// Sums of a tile.
+    fn tile_len(self) -> usize {
+        self.rows * Self::FEATURES
+    }
+
+    /// As many stages of 32 k of two phases as fit into 160 KiB beside the sums of a tile, as `STAGES` in `wide.cuh`.
+    fn shared_bytes(self) -> usize {
+        let stage = 2 * 32 * Float16::BYTES * (Self::FEATURES + self.rows);
+        let sums = self.tile_len() * 4;
+        ((160 << 10) - sums) / stage * stage + sums
+    }
+
+    /// One of each per multiprocessor, shared out among the tiles of so many rows.
+    fn most_blocks(self, rows: usize) -> [usize; 2] {
+        let row_tiles = rows.div_ceil(self.rows);
+        [(MULTIPROCESSORS / row_tiles).max(1), row_tiles]
+    }
+}
+
+/// Where blocks that share a tile of a product of more than [`Linear::SKINNY_ROWS`] rows leave their sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workspace {
+    /// f32, [`Self::partials_len`] of them, of any content.
+    pub partials: DevicePointer,
+    /// u32, [`Self::counters_len`] of them, zero; they are zero again afterwards.
+    pub counters: DevicePointer,
+}
+
+impl Workspace {
+    /// For a product of few rows, which does without.
+    pub const NONE: Self = Self { partials: DevicePointer::NULL, counters: DevicePointer::NULL };
+
+    /// Length of `partials`, for any product of up to so many rows.
+    pub fn partials_len(rows: usize) -> usize {
+        Self::counters_len(rows) * Self::block_len(rows)
+    }
+
+    /// Length of `counters`, for any product of up to so many rows.
+    pub fn counters_len(rows: usize) -> usize {
+        match rows {
+            ..=Linear::SKINNY_ROWS => 0,
+            _ => MULTIPROCESSORS.max(rows.div_ceil(Wide::of(rows).rows)),
+        }
+    }
+
+    /// A block's share of `partials`: sums of a tile, of a pair of phases and of two, as the first and as the second of
+    /// two that are added.
+    pub(super) fn block_len(rows: usize) -> usize {
+        4 * Wide::of(rows).tile_len()
+    }
+}
+
 /// Two ways to compute a product. Their sums have different orders, so a row's results have the same bits in any batch
 /// only as long as it takes the same way: generated tokens are streamed, those of a prompt are tiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// Bound by reading the weight: it is streamed past up to [`Linear::STREAMED_ROWS`] rows at a time.
-    Streamed,
+    /// Bound by reading the weight, which is read once for all rows.
+    Streamed(Workspace),
     /// Bound by arithmetic: tiles of rows and features.
     Tiled,
 }
 
 impl Linear {
-    /// The most rows that one pass over the weight serves.
-    pub const STREAMED_ROWS: usize = 64;
+    /// The most rows that are streamed without a workspace.
+    pub const SKINNY_ROWS: usize = 16;
 
-    /// The launches of any number of rows.
+    /// The launch of any number of rows.
     ///
     /// # Panics
     /// If the operands are not as documented.
-    pub fn launches(&self, family: Family) -> Vec<Launch> {
+    pub fn launch(&self, family: Family) -> Launch {
         self.check();
         match family {
-            Family::Streamed => self.passes().map(|pass| pass.skinny()).collect(),
-            Family::Tiled => vec![self.tiled()],
+            Family::Streamed(_) if self.rows <= Self::SKINNY_ROWS => self.skinny(),
+            Family::Streamed(workspace) => {
+                let [blocks, _] = Wide::of(self.rows).most_blocks(self.rows);
+                self.wide(workspace, self.items().div_ceil(blocks))
+            }
+            Family::Tiled => self.tiled(),
         }
     }
 
@@ -111,14 +189,6 @@ impl Linear {
     pub fn after(&self, rows: usize) -> (DevicePointer, DevicePointer) {
         let x = self.x.plus(rows * self.in_features * Float16::BYTES);
         (x, self.out.plus(rows * self.out_features * self.epilogue.bytes()))
-    }
-
-    /// The product in parts of at most [`Linear::STREAMED_ROWS`] rows.
-    fn passes(&self) -> impl Iterator<Item = Self> {
-        (0..self.rows).step_by(Self::STREAMED_ROWS).map(|first| {
-            let (x, out) = self.after(first);
-            Self { x, out, rows: (self.rows - first).min(Self::STREAMED_ROWS), ..*self }
-        })
     }
 
     fn skinny(&self) -> Launch {
@@ -135,12 +205,30 @@ impl Linear {
         let (names, weight_tiles) = match self.rows {
             ..=8 if wide(2) => (("linear_rows8_wide_bf16", "linear_rows8_wide_f16"), 2),
             ..=8 => (("linear_rows8_bf16", "linear_rows8_f16"), 1),
-            9..=16 if wide(4) => (("linear_rows16_wide_bf16", "linear_rows16_wide_f16"), 4),
-            9..=16 => (("linear_rows16_bf16", "linear_rows16_f16"), 2),
-            17..=32 => (("linear_rows32_bf16", "linear_rows32_f16"), 4),
-            33.. => (("linear_rows64_bf16", "linear_rows64_f16"), 4),
+            9.. if wide(4) => (("linear_rows16_wide_bf16", "linear_rows16_wide_f16"), 4),
+            9.. => (("linear_rows16_bf16", "linear_rows16_f16"), 2),
         };
         Skinny { names, weight_tiles }
+    }
+
+    /// With blocks of so many items. The bits are the same with any number.
+    pub(super) fn wide(&self, workspace: Workspace, items_per_block: usize) -> Launch {
+        let kernel = Wide::of(self.rows);
+        let name = self.dtype.pick(kernel.names.0, kernel.names.1);
+        let grid = [self.items().div_ceil(items_per_block), self.rows.div_ceil(kernel.rows), 1].map(|n| n as u32);
+        let launch = Launch::new(name, grid, Wide::THREADS, kernel.shared_bytes() as u32)
+            .pointer(self.x)
+            .pointer(self.weight)
+            .pointer(self.out)
+            .pointer(workspace.partials)
+            .pointer(workspace.counters)
+            .int(items_per_block);
+        self.with_sizes(launch)
+    }
+
+    /// What the blocks of a tile of rows share out.
+    fn items(&self) -> usize {
+        self.weight_rows().div_ceil(Wide::FEATURES) * Wide::TILE_ITEMS
     }
 
     fn tiled(&self) -> Launch {

@@ -1,4 +1,4 @@
-// The product for up to 64 rows of x, bound by the memory that the weight is read from.
+// The product for up to 16 rows of x, bound by the memory that the weight is read from.
 //
 // The weight is the 16-row operand of the tensor core instruction, the rows of x are its 8 columns. A dot product may
 // take k in any order, so a lane loads 16 bytes (8 consecutive k) of its weight row and hands them to two instructions
@@ -6,8 +6,8 @@
 // own row.
 //
 // The 8 warps of a block split k in units of 64 (a line of 128 bytes per weight row): warp w takes units w, w + 8, ...
-// Their sums meet in shared memory and are added pair by pair. All of this is the same for any number of rows, so a row's
-// results have the same bits in any batch.
+// Their sums meet in shared memory and are added pair by pair. All of this is the same for any number of rows, also for
+// the many of wide.cuh, so a row's results have the same bits in any batch.
 //
 // Every lane copies its own part of the weight to a ring in shared memory, several steps ahead, and is the only one to
 // read it: there are no barriers, and what is in flight neither takes registers nor depends on how loads are scheduled.
@@ -87,12 +87,11 @@ template <typename T, int WEIGHT_TILES> struct WeightStream {
 template <typename T, int ROW_TILES, int WEIGHT_TILES>
 __device__ __forceinline__ void multiply(float (&sum)[ROW_TILES][WEIGHT_TILES][4], WeightStream<T, WEIGHT_TILES>& weights,
                                          const Rows<T>& rows) {
-    constexpr int AHEAD = ROW_TILES <= 2 ? 2 : 1; // steps; x comes from a cache, and steps with many rows are long
     const int g = threadIdx.x % 32 / 4;
     int k = weights.first_k(), slot = 0;
-    Vector16 x[AHEAD][ROW_TILES];
+    Vector16 x[2][ROW_TILES]; // of the next two steps: it comes from a cache
 #pragma unroll
-    for (int step = 0; step < AHEAD; step++)
+    for (int step = 0; step < 2; step++)
 #pragma unroll
         for (int row = 0; row < ROW_TILES; row++) x[step][row] = rows.load(row * 8 + g, k + step * STEP);
     for (int start = 0; start < weights.in; start += ROUND) {
@@ -108,7 +107,7 @@ __device__ __forceinline__ void multiply(float (&sum)[ROW_TILES][WEIGHT_TILES][4
             slot = slot + 1 == RING_STEPS<WEIGHT_TILES> ? 0 : slot + 1;
 #pragma unroll
             for (int row = 0; row < ROW_TILES; row++) {
-                Vector16& of_row = x[step % AHEAD][row];
+                Vector16& of_row = x[step][row];
 #pragma unroll
                 for (int word = 0; word < 4; word += 2) { // a word is two k
                     const uint32_t b[2] = {of_row.word[word], of_row.word[word + 1]};
@@ -119,8 +118,7 @@ __device__ __forceinline__ void multiply(float (&sum)[ROW_TILES][WEIGHT_TILES][4
                         mma_16x8x16<T>(sum[row][tile], a, b);
                     }
                 }
-                const int next = step + AHEAD;
-                of_row = rows.load(row * 8 + g, k + next / 2 * ROUND + next % 2 * STEP);
+                of_row = rows.load(row * 8 + g, k + ROUND + step * STEP);
             }
             // Without it the compiler moves the loads of x to the end of the loop, right before they are needed.
             __syncwarp();
@@ -137,36 +135,32 @@ template <int APART> __device__ __forceinline__ float sum_of_warps(const float* 
     return (pair(0) + pair(2)) + (pair(4) + pair(6));
 }
 
-// Adds up what the warps have, and writes it. At most 32 rows at a time, so that the sums fit where the ring was.
+// Adds up what the warps have, and writes it.
 template <typename T, int ROW_TILES, int WEIGHT_TILES>
 __device__ __forceinline__ void reduce(const float (&sum)[ROW_TILES][WEIGHT_TILES][4], const Output<T>& output, void* shared) {
-    constexpr int TILES_AT_ONCE = ROW_TILES < 4 ? ROW_TILES : 4;
     constexpr int WIDTH = WEIGHT_TILES * 16, STRIDE = WIDTH + 4; // + 4: lanes two rows apart differ by 8 banks
-    constexpr int ROWS = TILES_AT_ONCE * 8;
+    constexpr int ROWS = ROW_TILES * 8;
     static_assert(SKINNY_WARPS * ROWS * STRIDE * 4 <= RING_STEPS<WEIGHT_TILES> * WEIGHT_TILES * 8192, "fits into the ring");
     float* const partial = static_cast<float*>(shared); // (SKINNY_WARPS, ROWS, STRIDE)
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    __syncthreads(); // all have read their ring
 #pragma unroll
-    for (int first = 0; first < ROW_TILES; first += TILES_AT_ONCE) {
-        __syncthreads(); // all have read their ring, or the sums of the rows before
+    for (int row = 0; row < ROW_TILES; row++)
 #pragma unroll
-        for (int row = 0; row < TILES_AT_ONCE; row++)
+        for (int tile = 0; tile < WEIGHT_TILES; tile++)
 #pragma unroll
-            for (int tile = 0; tile < WEIGHT_TILES; tile++)
-#pragma unroll
-                for (int element = 0; element < 4; element++)
-                    partial[(warp * ROWS + row * 8 + 2 * t + element % 2) * STRIDE + tile * 16 + element / 2 * 8 + g] =
-                        sum[first + row][tile][element];
-        __syncthreads();
-        for (int i = threadIdx.x; i < ROWS * WIDTH; i += SKINNY_THREADS) {
-            const int row = i / WIDTH, index = i % WIDTH;
-            if (first * 8 + row >= output.rows) break;
-            if (output.is_up(index)) continue;
-            const float* of_warp = partial + row * STRIDE + index;
-            const float value = sum_of_warps<ROWS * STRIDE>(of_warp);
-            const float up = output.epilogue == SWIGLU ? sum_of_warps<ROWS * STRIDE>(of_warp + 8) : 0.0f;
-            output.write(first * 8 + row, output.column(int(blockIdx.x) * WIDTH + index), value, up);
-        }
+            for (int element = 0; element < 4; element++)
+                partial[(warp * ROWS + row * 8 + 2 * t + element % 2) * STRIDE + tile * 16 + element / 2 * 8 + g] =
+                    sum[row][tile][element];
+    __syncthreads();
+    for (int i = threadIdx.x; i < ROWS * WIDTH; i += SKINNY_THREADS) {
+        const int row = i / WIDTH, index = i % WIDTH;
+        if (row >= output.rows) break;
+        if (output.is_up(index)) continue;
+        const float* of_warp = partial + row * STRIDE + index;
+        const float value = sum_of_warps<ROWS * STRIDE>(of_warp);
+        const float up = output.epilogue == SWIGLU ? sum_of_warps<ROWS * STRIDE>(of_warp + 8) : 0.0f;
+        output.write(row, output.column(int(blockIdx.x) * WIDTH + index), value, up);
     }
 }
 
