@@ -7,8 +7,8 @@
 //   linear_rows8_wide   1..8     32 rows of the weight  256       64 KiB
 //   linear_rows16       9..16    32 rows of the weight  256       64 KiB
 //   linear_rows16_wide  9..16    64 rows of the weight  256       96 KiB
-//   linear_wide32       17..32   several times 128 rows 256       120 of 156 KiB of both
-//   linear_wide64       33..64   of the weight, or part 256       96 of 152 KiB of both
+//   linear_wide32       17..32   several times 128 rows 256       60 of 96 KiB of both
+//   linear_wide64       33..64   of the weight, or part 256       96 of 160 KiB of both
 //   linear_wide128      65..     of their product       256       64 of 160 KiB of both
 //   linear_normed       1..8     32 rows of the weight  256       64 KiB, and the normalised rows
 //   linear_tiled64      65..     64 x 64                128       32 KiB of both

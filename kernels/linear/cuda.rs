@@ -1,6 +1,6 @@
 //! The launches of `cuda.cu`: which of its kernels serves how many rows.
 
-use crate::gpu::{DevicePointer, Float16, Launch, Product, ProductKind, ProductOutput};
+use crate::gpu::{Capacity, DevicePointer, Float16, Launch, Product, ProductKind, ProductOutput};
 
 /// Multiprocessors that a grid should fill; that of an H100 and an H200. Others run the same grids, perhaps slower.
 const MULTIPROCESSORS: usize = 132;
@@ -87,6 +87,8 @@ struct Wide {
     names: (&'static str, &'static str),
     /// Of x, in a tile.
     rows: usize,
+    /// For stages of both operands and the sums of a tile.
+    shared_bytes: usize,
 }
 
 impl Wide {
@@ -94,31 +96,28 @@ impl Wide {
     const FEATURES: usize = 128;
     const TILE_ITEMS: usize = 4;
 
-    fn of(rows: usize) -> Self {
-        let (names, rows) = match rows {
-            ..=32 => (("linear_wide32_bf16", "linear_wide32_f16"), 32),
-            33..=64 => (("linear_wide64_bf16", "linear_wide64_f16"), 64),
-            65.. => (("linear_wide128_bf16", "linear_wide128_f16"), 128),
+    // As `SHARED_KIB` in `wide.cuh`.
+    const ROWS32: Self = Self::new(("linear_wide32_bf16", "linear_wide32_f16"), 32, 96 << 10);
+    const ROWS64: Self = Self::new(("linear_wide64_bf16", "linear_wide64_f16"), 64, 160 << 10);
+    const ROWS128: Self = Self::new(("linear_wide128_bf16", "linear_wide128_f16"), 128, 160 << 10);
+
+    const fn new(names: (&'static str, &'static str), rows: usize, shared_bytes: usize) -> Self {
+        Self { names, rows, shared_bytes }
+    }
+
+    /// Where shared memory is small, more rows take several of the smallest tiles.
+    fn of(rows: usize, capacity: Capacity) -> Self {
+        let kernel = match rows {
+            ..=32 => Self::ROWS32,
+            33..=64 => Self::ROWS64,
+            65.. => Self::ROWS128,
         };
-        Self { names, rows }
+        if capacity.block_shared_bytes > kernel.shared_bytes { kernel } else { Self::ROWS32 }
     }
 
     /// Sums of a tile.
     fn tile_len(self) -> usize {
         self.rows * Self::FEATURES
-    }
-
-    /// As many stages of 32 k of two phases as fit into 160 KiB beside the sums of a tile, as `STAGES` in `wide.cuh`.
-    fn shared_bytes(self) -> usize {
-        let stage = 2 * 32 * Float16::BYTES * (Self::FEATURES + self.rows);
-        let sums = self.tile_len() * 4;
-        ((160 << 10) - sums) / stage * stage + sums
-    }
-
-    /// One of each per multiprocessor, shared out among the tiles of so many rows.
-    fn most_blocks(self, rows: usize) -> [usize; 2] {
-        let row_tiles = rows.div_ceil(self.rows);
-        [(MULTIPROCESSORS / row_tiles).max(1), row_tiles]
     }
 }
 
@@ -129,29 +128,36 @@ pub struct Workspace {
     pub partials: DevicePointer,
     /// u32, [`Self::counters_len`] of them, zero; they are zero again afterwards.
     pub counters: DevicePointer,
+    /// Of the device: which tiles, and how many blocks. The bits do not depend on it.
+    pub capacity: Capacity,
 }
 
 impl Workspace {
     /// For a product of few rows, which does without.
-    pub const NONE: Self = Self { partials: DevicePointer::NULL, counters: DevicePointer::NULL };
+    pub const NONE: Self =
+        Self { partials: DevicePointer::NULL, counters: DevicePointer::NULL, capacity: Capacity::HOPPER };
 
-    /// Length of `partials`, for any product of up to so many rows.
+    /// Length of `partials`, for any product of up to so many rows on any device.
     pub fn partials_len(rows: usize) -> usize {
-        Self::counters_len(rows) * Self::block_len(rows)
+        let tiles = rows.div_ceil(Wide::of(rows, Capacity::HOPPER).rows);
+        match rows {
+            ..=Linear::SKINNY_ROWS => 0,
+            _ => MULTIPROCESSORS.max(tiles) * Self::NONE.block_len(rows),
+        }
     }
 
-    /// Length of `counters`, for any product of up to so many rows.
+    /// Length of `counters`, for any product of up to so many rows on any device.
     pub fn counters_len(rows: usize) -> usize {
         match rows {
             ..=Linear::SKINNY_ROWS => 0,
-            _ => MULTIPROCESSORS.max(rows.div_ceil(Wide::of(rows).rows)),
+            _ => MULTIPROCESSORS.max(rows.div_ceil(Wide::ROWS32.rows)),
         }
     }
 
     /// A block's share of `partials`: sums of a tile, of a pair of phases and of two, as the first and as the second of
     /// two that are added.
-    pub(super) fn block_len(rows: usize) -> usize {
-        4 * Wide::of(rows).tile_len()
+    pub(super) fn block_len(&self, rows: usize) -> usize {
+        4 * Wide::of(rows, self.capacity).tile_len()
     }
 }
 
@@ -178,8 +184,9 @@ impl Linear {
         match family {
             Family::Streamed(_) if self.rows <= Self::SKINNY_ROWS => self.skinny(),
             Family::Streamed(workspace) => {
-                let [blocks, _] = Wide::of(self.rows).most_blocks(self.rows);
-                self.wide(workspace, self.items().div_ceil(blocks))
+                let row_tiles = self.rows.div_ceil(Wide::of(self.rows, workspace.capacity).rows);
+                let blocks = workspace.capacity.multiprocessors.min(MULTIPROCESSORS) / row_tiles;
+                self.wide(workspace, self.items().div_ceil(blocks.max(1)))
             }
             Family::Tiled => self.tiled(),
         }
@@ -213,10 +220,10 @@ impl Linear {
 
     /// With blocks of so many items. The bits are the same with any number.
     pub(super) fn wide(&self, workspace: Workspace, items_per_block: usize) -> Launch {
-        let kernel = Wide::of(self.rows);
+        let kernel = Wide::of(self.rows, workspace.capacity);
         let name = self.dtype.pick(kernel.names.0, kernel.names.1);
         let grid = [self.items().div_ceil(items_per_block), self.rows.div_ceil(kernel.rows), 1].map(|n| n as u32);
-        let launch = Launch::new(name, grid, Wide::THREADS, kernel.shared_bytes() as u32)
+        let launch = Launch::new(name, grid, Wide::THREADS, kernel.shared_bytes as u32)
             .pointer(self.x)
             .pointer(self.weight)
             .pointer(self.out)

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use super::cuda::{Epilogue, Family, Linear, NormedLinear, Workspace};
 use super::reference;
-use crate::gpu::{DevicePointer, Float16, Launch};
+use crate::gpu::{Capacity, DevicePointer, Float16, Launch};
 use crate::rms_norm::cuda::RmsNorm;
 use crate::swiglu::cuda::SwiGlu;
 use crate::testing::{OnDevice, assert_close, assert_rounded, assert_same_bits, each_device, random};
@@ -74,10 +74,11 @@ impl<'a> Case<'a> {
     fn streamed(&self, launch: impl Fn(&Linear, Workspace) -> Launch) -> Vec<f32> {
         let [x, y, _] = launch(&self.linear, Workspace::NONE).grid;
         let blocks = (x * y) as usize;
-        let len = blocks * Workspace::block_len(self.linear.rows);
+        let len = blocks * Workspace::NONE.block_len(self.linear.rows);
         let workspace = Workspace {
             partials: self.device.poisoned_f32(len + GUARD),
             counters: self.device.u32(&vec![0; blocks + GUARD]),
+            capacity: Capacity::HOPPER,
         };
         let found = self.run(|linear| launch(linear, workspace));
         let behind = self.device.read_f32(workspace.partials.plus(4 * len), GUARD);
@@ -217,6 +218,9 @@ fn other_rows_change_no_bit() {
     }
 }
 
+/// A GPU whose blocks have the least shared memory of all that there are.
+const SMALL: Capacity = Capacity { multiprocessors: 20, block_shared_bytes: 99 << 10 };
+
 /// However blocks share out a product of many rows, it has the bits of few rows.
 #[test]
 fn blocks_that_share_tiles_change_no_bit() {
@@ -234,21 +238,28 @@ fn blocks_that_share_tiles_change_no_bit() {
             let found = all.streamed(|linear, workspace| linear.wide(workspace, items));
             assert_same_bits(&format!("{items} items per block of"), &[rows, in_features], &found, &expected);
         }
+        let capacity = SMALL;
+        let found =
+            all.streamed(|linear, workspace| linear.launch(Family::Streamed(Workspace { capacity, ..workspace })));
+        assert_same_bits("a small GPU", &[rows, in_features], &found, &expected);
     }
 }
 
 #[test]
 fn the_workspace_is_large_enough() {
-    for rows in [17, 32, 33, 64, 65, 128, 129, 256, 1000, 20_000] {
-        for out_features in [1, 128, 4096, 6144, 32_768, 131_072] {
-            let null = DevicePointer::NULL;
-            let (in_features, epilogue, dtype) = (8, Epilogue::SwiGlu, Float16::Bf16);
-            let linear = Linear { x: null, weight: null, out: null, rows, in_features, out_features, epilogue, dtype };
-            let [x, y, z] = linear.launch(Family::Streamed(Workspace::NONE)).grid;
-            let blocks = (x * y * z) as usize;
-            for most_rows in [rows, rows + 1, 2 * rows] {
-                assert!(blocks <= Workspace::counters_len(most_rows), "{linear:?}");
-                assert!(blocks * Workspace::block_len(rows) <= Workspace::partials_len(most_rows), "{linear:?}");
+    let null = DevicePointer::NULL;
+    for capacity in [Capacity::HOPPER, SMALL, Capacity { multiprocessors: 200, ..SMALL }] {
+        let workspace = Workspace { capacity, ..Workspace::NONE };
+        for rows in [17, 32, 33, 64, 65, 128, 129, 256, 1000, 20_000] {
+            for out_features in [1, 128, 4096, 6144, 32_768, 131_072] {
+                let (in_features, epilogue, dtype) = (8, Epilogue::SwiGlu, Float16::Bf16);
+                let linear =
+                    Linear { x: null, weight: null, out: null, rows, in_features, out_features, epilogue, dtype };
+                let blocks = linear.launch(Family::Streamed(workspace)).grid.iter().product::<u32>() as usize;
+                for most_rows in [rows, rows + 1, 2 * rows] {
+                    assert!(blocks <= Workspace::counters_len(most_rows), "{linear:?}");
+                    assert!(blocks * workspace.block_len(rows) <= Workspace::partials_len(most_rows), "{linear:?}");
+                }
             }
         }
     }

@@ -33,8 +33,9 @@ template <typename T, int ROWS> struct Wide {
     // The rows of 64 bytes lie one behind the other: what a warp reads at a time is 512 bytes without a gap.
     struct Operands { Vector16 weight[WIDE_FEATURES * CHUNKS], x[ROWS * CHUNKS]; };
     struct Stage { Operands of_phase[2]; };
-    // As many as fit into 160 KiB beside `kept`; cuda.rs knows it too.
-    static constexpr int STAGES = ((160 << 10) - SUM_QUADS * int(sizeof(FloatQuad))) / int(sizeof(Stage));
+    // Every GPU has room for the small tile, those with 163 KiB for the others; cuda.rs knows it too.
+    static constexpr int SHARED_KIB = ROWS == 32 ? 96 : 160;
+    static constexpr int STAGES = ((SHARED_KIB << 10) - SUM_QUADS * int(sizeof(FloatQuad))) / int(sizeof(Stage));
     struct Shared {
         Stage ring[STAGES];
         FloatQuad kept[SUM_QUADS]; // of the pair before; then the results of a tile

@@ -90,7 +90,11 @@ impl Arena {
             },
             partials: next(sizes.partials)?,
             counters: next(sizes.counters)?,
-            workspace: Workspace { partials: next(sizes.product_partials)?, counters: next(sizes.product_counters)? },
+            workspace: Workspace {
+                partials: next(sizes.product_partials)?,
+                counters: next(sizes.product_counters)?,
+                capacity: device.capacity(),
+            },
             logits: next(sizes.logits)?,
         })
     }
