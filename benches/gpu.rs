@@ -22,13 +22,16 @@ use tramontane::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights
 use tramontane::model::{ForwardPass, KvCacheConfig, Pipeline};
 use tramontane::types::{Batch, BatchSequence, TokenChoice};
 use tramontane_kernels::gpu::{Device, DevicePointer, Float16, Launch};
-use tramontane_kernels::linear::cuda::{Epilogue, Family, Linear};
+use tramontane_kernels::linear::cuda::{Epilogue, Family, Linear, Workspace};
 use tramontane_kernels::paged_attention::cuda::{PagedDecode, PagedKeys};
 use tramontane_kernels::{AttentionParams, KvGeometry};
 
 const BLOCK_SIZE: usize = 16;
 /// Of each measurement, after a first call that is not counted.
 const REPEATS: usize = 10;
+
+/// Of decode steps of several sequences.
+const MANY_ROWS: [usize; 4] = [32, 64, 128, 256];
 
 /// What is measured on which shape.
 struct Plan {
@@ -92,13 +95,14 @@ fn measure<D: Device + Send>(open: impl Fn() -> D, plan: &Plan) -> Results {
     results
 }
 
-/// Our own copy and large product, and the products of a decode step of one row.
+/// Our own copy and large product, and the products of decode steps of one row and of many.
 fn kernels(device: &impl Device, plan: &Plan, results: &mut Results) {
     let copy = copy_gb_s(device, plan.copy_bytes);
     results.insert("copy_gb_s".to_owned(), copy);
     let n = plan.product;
     let tflop_s = |seconds: f64| 2.0 * (n as f64).powi(3) / seconds / 1e12;
-    let mut launches = product_launches(device, (n, n, n), Family::Tiled, 1);
+    let weight = noise(device, n * n * Float16::BYTES);
+    let mut launches = product_launches(device, (n, n, n), Family::Tiled, &[weight]);
     if device.has_library() {
         results.insert("cublas_bf16_tflop_s".to_owned(), tflop_s(graph_seconds(device, &launches, 1)));
     }
@@ -119,10 +123,17 @@ fn kernels(device: &impl Device, plan: &Plan, results: &mut Results) {
         let bytes = in_features * out_features * Float16::BYTES;
         // More copies of the weight than fit into a cache.
         let copies = (plan.copy_bytes / bytes).clamp(1, 16);
-        let launches = product_launches(device, (1, in_features, out_features), Family::Streamed, copies);
-        let seconds = graph_seconds(device, &launches, copies);
-        let rate = bytes as f64 / seconds / 1e9;
+        let weights: Vec<_> = (0..copies).map(|_| noise(device, bytes)).collect();
+        let gb_s = |rows: usize| {
+            let family = Family::Streamed(workspace(device, rows));
+            let launches = product_launches(device, (rows, in_features, out_features), family, &weights);
+            bytes as f64 / graph_seconds(device, &launches, copies) / 1e9
+        };
+        let rate = gb_s(1);
         results.insert(format!("gemv_gb_s.{name}"), rate);
+        for rows in MANY_ROWS {
+            results.insert(format!("rows{rows}_gb_s.{name}"), gb_s(rows));
+        }
         // A copy reads and writes, a product reads.
         results.insert(format!("gemv_fraction.{name}"), rate / copy);
     }
@@ -145,22 +156,26 @@ fn copy_gb_s(device: &impl Device, bytes: usize) -> f64 {
     2.0 * bytes as f64 / graph_seconds(device, &[launch], 1) / 1e9
 }
 
-/// Products of one kind, rotating through copies of the weight.
+/// Products of one kind, one with each weight.
 fn product_launches(
     device: &impl Device,
     (rows, in_features, out_features): (usize, usize, usize),
     family: Family,
-    copies: usize,
+    weights: &[DevicePointer],
 ) -> Vec<Launch> {
     let x = noise(device, rows * in_features * Float16::BYTES);
     let out = allocate(device, rows * out_features * 4);
-    (0..copies)
-        .flat_map(|_| {
-            let weight = noise(device, in_features * out_features * Float16::BYTES);
-            let (epilogue, dtype) = (Epilogue::StoreF32, Float16::Bf16);
-            Linear { x, weight, out, rows, in_features, out_features, epilogue, dtype }.launches(family)
-        })
-        .collect()
+    let (epilogue, dtype) = (Epilogue::StoreF32, Float16::Bf16);
+    let product = |&weight| Linear { x, weight, out, rows, in_features, out_features, epilogue, dtype }.launch(family);
+    weights.iter().map(product).collect()
+}
+
+fn workspace(device: &impl Device, rows: usize) -> Workspace {
+    Workspace {
+        partials: allocate(device, Workspace::partials_len(rows) * 4),
+        counters: allocate(device, Workspace::counters_len(rows) * 4),
+        capacity: device.capacity(),
+    }
 }
 
 /// Keys and values read per second by decode attention of `n` sequences.

@@ -111,12 +111,12 @@ __device__ __forceinline__ void copy16_async(void* shared, const void* from, boo
 #endif
 }
 
-// The same, of a line of 128 bytes whose other parts are copied soon: they may come to the second-level cache with it.
-__device__ __forceinline__ void copy16_async_line(void* shared, const void* from, bool valid) {
+// The same, where the rest of the 256 bytes around is copied soon: the second-level cache reads them in one go.
+__device__ __forceinline__ void copy16_async_256(void* shared, const void* from, bool valid) {
 #ifdef __CUDACC__
     const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
     const int bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 #else
     copy16_async(shared, from, valid);
 #endif

@@ -222,7 +222,7 @@ impl Cublas {
                 let part = whole.part(first, rows);
                 match library {
                     true => self.run(&part, algorithm, stream)?,
-                    false => own(&part).launches(Family::Tiled).iter().try_for_each(launch)?,
+                    false => launch(&own(&part).launch(Family::Tiled))?,
                 }
                 result::stream::synchronize(stream)?;
                 let mut values = vec![0u8; rows * row_bytes];

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use cudarc::driver::{DriverError, result, sys};
 
 use super::cublas::Cublas;
-use super::discovery::{describe, failed, find};
+use super::discovery::{capacity, describe, failed, find};
 use super::pinned::Pinned;
-use super::{Device, DeviceError, DevicePointer, Launch};
+use super::{Capacity, Device, DeviceError, DevicePointer, Launch};
 
 pub use super::discovery::{Properties, Unusable, properties};
 
@@ -36,6 +36,7 @@ const PLAIN_SHARED: u32 = 48 << 10;
 /// A GPU, opened.
 pub struct Cuda {
     context: Arc<Context>,
+    capacity: Capacity,
     stream: sys::CUstream,
     functions: RefCell<HashMap<&'static str, Function>>,
     cublas: Option<Cublas>,
@@ -114,6 +115,7 @@ impl Cuda {
             functions: RefCell::default(),
             cublas: Cublas::open(&context),
             can_overlap,
+            capacity: capacity(context.device).map_err(failed)?,
             context,
             stream,
         })
@@ -206,6 +208,10 @@ impl Cuda {
 impl Device for Cuda {
     type Graph = CudaGraph;
     type Readback = CudaReadback;
+
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
 
     fn has_library(&self) -> bool {
         self.cublas.is_some()

@@ -2,6 +2,7 @@
 
 use cudarc::driver::{DriverError, result, sys};
 
+use super::Capacity;
 use super::cuda::Context;
 
 /// The version of CUDA that the kernels are compiled with, as the driver counts: 1000 * major + 10 * minor.
@@ -134,6 +135,17 @@ unsafe fn capability(device: sys::CUdevice) -> Result<(i32, i32), DriverError> {
     };
     // SAFETY: the caller says so.
     unsafe { Ok((result::device::get_attribute(device, MAJOR)?, result::device::get_attribute(device, MINOR)?)) }
+}
+
+/// What an opened device has room for.
+pub(super) fn capacity(device: sys::CUdevice) -> Result<Capacity, DriverError> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as SHARED,
+        CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as MULTIPROCESSORS,
+    };
+    // SAFETY: the driver knows an opened device.
+    let get = |attribute| unsafe { result::device::get_attribute(device, attribute) }.map(|value| value as usize);
+    Ok(Capacity { multiprocessors: get(MULTIPROCESSORS)?, block_shared_bytes: get(SHARED)? })
 }
 
 pub(super) fn failed(error: DriverError) -> Unusable {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use tramontane_kernel_emulation::{self as emulation, NotLaunched, Order};
 
-use super::{Device, DeviceError, DevicePointer, Launch};
+use super::{Capacity, Device, DeviceError, DevicePointer, Launch};
 
 /// A GPU that the CPU stands in for.
 #[derive(Debug, Default)]
@@ -34,6 +34,10 @@ impl Emulated {
 impl Device for Emulated {
     type Graph = Vec<Launch>;
     type Readback = Vec<u8>;
+
+    fn capacity(&self) -> Capacity {
+        Capacity::HOPPER
+    }
 
     fn has_library(&self) -> bool {
         self.with_library

@@ -73,12 +73,29 @@ pub enum DeviceError {
     },
 }
 
+/// What grids and blocks are cut to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Blocks that run at the same time, one on each.
+    pub multiprocessors: usize,
+    /// The most dynamic shared memory of a block, in bytes.
+    pub block_shared_bytes: usize,
+}
+
+impl Capacity {
+    /// That of an H100 and an H200.
+    pub const HOPPER: Self = Self { multiprocessors: 132, block_shared_bytes: 227 << 10 };
+}
+
 /// Memory, copies and launches, all in the order in which they are asked for.
 pub trait Device {
     /// Recorded launches.
     type Graph: Send + std::fmt::Debug;
     /// A copy to the host that has begun.
     type Readback: Send + std::fmt::Debug;
+
+    /// What the device has room for.
+    fn capacity(&self) -> Capacity;
 
     /// True if products that a [`Launch`] has may be computed by a vendor's library.
     fn has_library(&self) -> bool;

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-
 use cudarc::driver::{DriverError, result, sys};
 use rayon::prelude::*;
 

@@ -1,6 +1,6 @@
 //! The launches of `cuda.cu`: which of its kernels serves how many rows.
 
-use crate::gpu::{DevicePointer, Float16, Launch, Product, ProductKind, ProductOutput};
+use crate::gpu::{Capacity, DevicePointer, Float16, Launch, Product, ProductKind, ProductOutput};
 
 /// Multiprocessors that a grid should fill; that of an H100 and an H200. Others run the same grids, perhaps slower.
 const MULTIPROCESSORS: usize = 132;
@@ -66,7 +66,7 @@ pub struct NormedLinear {
     pub epsilon: f32,
 }
 
-/// A kernel that streams the weight past few rows, named for bf16 and for f16.
+/// A kernel that streams the weight past up to 16 rows, named for bf16 and for f16.
 #[derive(Clone, Copy)]
 struct Skinny {
     names: (&'static str, &'static str),
@@ -90,29 +90,114 @@ impl Skinny {
     }
 }
 
+/// A kernel for more rows, in tiles. It computes four items per 128 rows of the weight, each a quarter of k.
+#[derive(Clone, Copy)]
+struct Wide {
+    names: (&'static str, &'static str),
+    /// Of x, in a tile.
+    rows: usize,
+    /// For stages of both operands and the sums of a tile.
+    shared_bytes: usize,
+}
+
+impl Wide {
+    const THREADS: u32 = 256;
+    const FEATURES: usize = 128;
+    const TILE_ITEMS: usize = 4;
+
+    // As `SHARED_KIB` in `wide.cuh`.
+    const ROWS32: Self = Self::new(("linear_wide32_bf16", "linear_wide32_f16"), 32, 96 << 10);
+    const ROWS64: Self = Self::new(("linear_wide64_bf16", "linear_wide64_f16"), 64, 160 << 10);
+    const ROWS128: Self = Self::new(("linear_wide128_bf16", "linear_wide128_f16"), 128, 160 << 10);
+
+    const fn new(names: (&'static str, &'static str), rows: usize, shared_bytes: usize) -> Self {
+        Self { names, rows, shared_bytes }
+    }
+
+    /// Where shared memory is small, more rows take several of the smallest tiles.
+    fn of(rows: usize, capacity: Capacity) -> Self {
+        let kernel = match rows {
+            ..=32 => Self::ROWS32,
+            33..=64 => Self::ROWS64,
+            65.. => Self::ROWS128,
+        };
+        if capacity.block_shared_bytes > kernel.shared_bytes { kernel } else { Self::ROWS32 }
+    }
+
+    /// Sums of a tile.
+    fn tile_len(self) -> usize {
+        self.rows * Self::FEATURES
+    }
+}
+
+/// Where blocks that share a tile of a product of more than [`Linear::SKINNY_ROWS`] rows leave their sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workspace {
+    /// f32, [`Self::partials_len`] of them, of any content.
+    pub partials: DevicePointer,
+    /// u32, [`Self::counters_len`] of them, zero; they are zero again afterwards.
+    pub counters: DevicePointer,
+    /// Of the device: which tiles, and how many blocks. The bits do not depend on it.
+    pub capacity: Capacity,
+}
+
+impl Workspace {
+    /// For a product of few rows, which does without.
+    pub const NONE: Self =
+        Self { partials: DevicePointer::NULL, counters: DevicePointer::NULL, capacity: Capacity::HOPPER };
+
+    /// Length of `partials`, for any product of up to so many rows on any device.
+    pub fn partials_len(rows: usize) -> usize {
+        let tiles = rows.div_ceil(Wide::of(rows, Capacity::HOPPER).rows);
+        match rows {
+            ..=Linear::SKINNY_ROWS => 0,
+            _ => MULTIPROCESSORS.max(tiles) * Self::NONE.block_len(rows),
+        }
+    }
+
+    /// Length of `counters`, for any product of up to so many rows on any device.
+    pub fn counters_len(rows: usize) -> usize {
+        match rows {
+            ..=Linear::SKINNY_ROWS => 0,
+            _ => MULTIPROCESSORS.max(rows.div_ceil(Wide::ROWS32.rows)),
+        }
+    }
+
+    /// A block's share of `partials`: sums of a tile, of a pair of phases and of two, as the first and as the second of
+    /// two that are added.
+    pub(super) fn block_len(&self, rows: usize) -> usize {
+        4 * Wide::of(rows, self.capacity).tile_len()
+    }
+}
+
 /// Two ways to compute a product. Their sums have different orders, so a row's results have the same bits in any batch
 /// only as long as it takes the same way: generated tokens are streamed, those of a prompt are tiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// Bound by reading the weight: it is streamed past up to [`Linear::STREAMED_ROWS`] rows at a time.
-    Streamed,
+    /// Bound by reading the weight, which is read once for all rows.
+    Streamed(Workspace),
     /// Bound by arithmetic: tiles of rows and features.
     Tiled,
 }
 
 impl Linear {
-    /// The most rows that one pass over the weight serves.
-    pub const STREAMED_ROWS: usize = 64;
+    /// The most rows that are streamed without a workspace.
+    pub const SKINNY_ROWS: usize = 16;
 
-    /// The launches of any number of rows.
+    /// The launch of any number of rows.
     ///
     /// # Panics
     /// If the operands are not as documented.
-    pub fn launches(&self, family: Family) -> Vec<Launch> {
+    pub fn launch(&self, family: Family) -> Launch {
         self.check();
         match family {
-            Family::Streamed => self.passes().map(|pass| pass.skinny()).collect(),
-            Family::Tiled => vec![self.tiled()],
+            Family::Streamed(_) if self.rows <= Self::SKINNY_ROWS => self.skinny(),
+            Family::Streamed(workspace) => {
+                let row_tiles = self.rows.div_ceil(Wide::of(self.rows, workspace.capacity).rows);
+                let blocks = workspace.capacity.multiprocessors.min(MULTIPROCESSORS) / row_tiles;
+                self.wide(workspace, self.items().div_ceil(blocks.max(1)))
+            }
+            Family::Tiled => self.tiled(),
         }
     }
 
@@ -122,20 +207,10 @@ impl Linear {
         (x, self.out.plus(rows * self.out_features * self.epilogue.bytes()))
     }
 
-    /// The product in parts of at most [`Linear::STREAMED_ROWS`] rows.
-    fn passes(&self) -> impl Iterator<Item = Self> {
-        (0..self.rows).step_by(Self::STREAMED_ROWS).map(|first| {
-            let (x, out) = self.after(first);
-            Self { x, out, rows: (self.rows - first).min(Self::STREAMED_ROWS), ..*self }
-        })
-    }
-
     fn skinny(&self) -> Launch {
         let (names, weight_tiles) = match self.rows {
             ..=8 => (("linear_rows8_bf16", "linear_rows8_f16"), 1),
-            9..=16 => (("linear_rows16_bf16", "linear_rows16_f16"), 2),
-            17..=32 => (("linear_rows32_bf16", "linear_rows32_f16"), 2),
-            33.. => (("linear_rows64_bf16", "linear_rows64_f16"), 2),
+            9.. => (("linear_rows16_bf16", "linear_rows16_f16"), 2),
         };
         let kernel = Skinny { names, weight_tiles, ring_steps: 8 / weight_tiles };
         let name = self.dtype.pick(kernel.names.0, kernel.names.1);
@@ -143,6 +218,26 @@ impl Linear {
         let launch = Launch::new(name, grid, Skinny::THREADS, kernel.shared_bytes() as u32);
         // With more rows, what the next launch fetches early takes from the caches what this one still needs.
         self.with_operands(if self.rows <= 8 { launch.overlapping() } else { launch })
+    }
+
+    /// With blocks of so many items. The bits are the same with any number.
+    pub(super) fn wide(&self, workspace: Workspace, items_per_block: usize) -> Launch {
+        let kernel = Wide::of(self.rows, workspace.capacity);
+        let name = self.dtype.pick(kernel.names.0, kernel.names.1);
+        let grid = [self.items().div_ceil(items_per_block), self.rows.div_ceil(kernel.rows), 1].map(|n| n as u32);
+        let launch = Launch::new(name, grid, Wide::THREADS, kernel.shared_bytes as u32)
+            .pointer(self.x)
+            .pointer(self.weight)
+            .pointer(self.out)
+            .pointer(workspace.partials)
+            .pointer(workspace.counters)
+            .int(items_per_block);
+        self.with_sizes(launch)
+    }
+
+    /// What the blocks of a tile of rows share out.
+    fn items(&self) -> usize {
+        self.weight_rows().div_ceil(Wide::FEATURES) * Wide::TILE_ITEMS
     }
 
     fn tiled(&self) -> Launch {

@@ -1,8 +1,10 @@
 //! The CUDA kernels, emulated, against the reference, against themselves with other rows, and fused against unfused.
 
-use super::cuda::{Epilogue, Family, Linear, NormedLinear};
+use std::cell::Cell;
+
+use super::cuda::{Epilogue, Family, Linear, NormedLinear, Workspace};
 use super::reference;
-use crate::gpu::{DevicePointer, Float16, Launch};
+use crate::gpu::{Capacity, DevicePointer, Float16, Launch};
 use crate::rms_norm::cuda::RmsNorm;
 use crate::swiglu::cuda::SwiGlu;
 use crate::testing::{OnDevice, assert_close, assert_rounded, assert_same_bits, each_device, random};
@@ -16,6 +18,13 @@ const EPILOGUES: [Epilogue; 4] = [Epilogue::Store, Epilogue::StoreF32, Epilogue:
 const GUARD: usize = 64;
 /// What the residual holds before.
 const RESIDUAL: f32 = 0.375;
+
+/// A [`Family`] whose workspace is each launch's own.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Streamed,
+    Tiled,
+}
 
 /// A product with its inputs on a device.
 struct Case<'a> {
@@ -45,22 +54,53 @@ impl<'a> Case<'a> {
         matches!(self.linear.epilogue, Epilogue::StoreF32 | Epilogue::Add)
     }
 
-    /// Runs what `launches` makes of the product, and checks what lies behind the result.
-    fn run(&self, launches: impl Fn(&Linear) -> Vec<Launch>) -> Vec<f32> {
+    /// Runs the launch that `launch` makes of the product, and checks what lies behind the result.
+    fn run(&self, launch: impl Fn(&Linear) -> Launch) -> Vec<f32> {
         let Linear { rows, out_features, epilogue, dtype, .. } = self.linear;
         let len = rows * out_features;
         let mut before = vec![if epilogue == Epilogue::Add { RESIDUAL } else { f32::NAN }; len];
         before.extend([f32::NAN; GUARD]);
         let out = if self.is_f32() { self.device.f32(&before) } else { self.device.rounded(dtype, &before) };
-        for launch in launches(&Linear { out, ..self.linear }) {
-            self.device.run(&launch);
-        }
+        self.device.run(&launch(&Linear { out, ..self.linear }));
         let mut found = match self.is_f32() {
             true => self.device.read_f32(out, len + GUARD),
             false => self.device.read(out, dtype, len + GUARD),
         };
         assert!(found.split_off(len).iter().all(|value| value.is_nan()), "{:?} wrote past its end", self.linear);
         found
+    }
+
+    /// Streams the weight, and checks what is left of the workspace.
+    fn streamed(&self, launch: impl Fn(&Linear, Workspace) -> Launch) -> Vec<f32> {
+        let [x, y, _] = launch(&self.linear, Workspace::NONE).grid;
+        let blocks = (x * y) as usize;
+        let len = blocks * Workspace::NONE.block_len(self.linear.rows);
+        let workspace = Workspace {
+            partials: self.device.poisoned_f32(len + GUARD),
+            counters: self.device.u32(&vec![0; blocks + GUARD]),
+            capacity: Capacity::HOPPER,
+        };
+        let found = self.run(|linear| launch(linear, workspace));
+        let behind = self.device.read_f32(workspace.partials.plus(4 * len), GUARD);
+        assert!(behind.iter().all(|value| value.is_nan()), "{:?} wrote past the workspace", self.linear);
+        let counters = self.device.read_u32(workspace.counters, blocks + GUARD);
+        assert!(counters.iter().all(|&count| count == 0), "{:?} leaves counters {counters:?}", self.linear);
+        found
+    }
+
+    /// The product, one way or the other.
+    fn take(&self, way: Way) -> Vec<f32> {
+        match way {
+            Way::Streamed => self.streamed(|linear, workspace| linear.launch(Family::Streamed(workspace))),
+            Way::Tiled => self.run(|linear| linear.launch(Family::Tiled)),
+        }
+    }
+
+    /// The product of some of the rows. What the reference needs stays behind.
+    fn part(&self, first: usize, rows: usize) -> Self {
+        let Self { device, linear, .. } = *self;
+        let x = linear.x.plus(Float16::BYTES * first * linear.in_features);
+        Self { device, linear: Linear { x, rows, ..linear }, x: Vec::new(), weight: Vec::new() }
     }
 
     fn expected(&self) -> Vec<f64> {
@@ -74,46 +114,59 @@ impl<'a> Case<'a> {
     }
 
     fn check(&self) {
+        [Way::Streamed, Way::Tiled].into_iter().for_each(|way| self.check_way(way));
+    }
+
+    fn check_way(&self, way: Way) {
         let Linear { rows, in_features, out_features, epilogue, dtype, .. } = self.linear;
         let (shape, expected) = ([rows, in_features, out_features], self.expected());
-        for family in [Family::Streamed, Family::Tiled] {
-            let name = format!("linear {family:?} {dtype:?} {epilogue:?}");
-            let found = self.run(|linear| linear.launches(family));
-            match self.is_f32() {
-                true => assert_close(&name, &shape, &found, &expected, 1e-5),
-                false => assert_rounded(&name, &shape, &found, &expected, (dtype, 1.0)),
-            }
+        let name = format!("linear {way:?} {dtype:?} {epilogue:?}");
+        let found = self.take(way);
+        match self.is_f32() {
+            true => assert_close(&name, &shape, &found, &expected, 1e-5),
+            false => assert_rounded(&name, &shape, &found, &expected, (dtype, 1.0)),
         }
     }
 }
 
 /// Every kernel by its rows; one, odd and many columns; inputs below a step, off a unit, past the ring.
-const SHAPES: [Shape; 15] = [
-    (1, 8, 1),
-    (1, 4104, 17),
-    (7, 40, 33),
-    (8, 1032, 16),
-    (9, 2112, 18),
-    (16, 72, 40),
+const FEW_ROWS: [Shape; 6] = [(1, 8, 1), (1, 4104, 17), (7, 40, 33), (8, 1032, 16), (9, 2112, 18), (16, 72, 40)];
+const MANY_ROWS: [Shape; 12] = [
     (17, 520, 65),
     (31, 8, 7),
     (33, 1608, 17),
     (64, 104, 66),
     (65, 8, 1),
     (66, 168, 17),
-    (130, 40, 65),
     (70, 264, 130),
+    (100, 1032, 19),
+    (128, 72, 129),
     (129, 16, 3),
+    (130, 40, 65),
+    (200, 24, 35),
 ];
 
 #[test]
 fn agrees_with_the_reference() {
     each_device(|device| {
-        for (i, shape) in SHAPES.into_iter().enumerate() {
+        for (i, shape) in FEW_ROWS.into_iter().enumerate() {
             for (j, epilogue) in EPILOGUES.into_iter().enumerate() {
                 Case::new(device, DTYPES[(i + j) % 2], epilogue, shape, 0.25).check();
             }
         }
+    });
+}
+
+/// Much work: every order of threads has an epilogue of its own for a shape.
+#[test]
+fn many_rows_agree_with_the_reference() {
+    let turn = Cell::new(0);
+    each_device(|device| {
+        for (i, shape) in MANY_ROWS.into_iter().enumerate() {
+            let epilogue = EPILOGUES[(i + turn.get()) % 4];
+            Case::new(device, DTYPES[i / 2 % 2], epilogue, shape, 0.25).check();
+        }
+        turn.set(turn.get() + 1);
     });
 }
 
@@ -124,7 +177,7 @@ fn large_outputs_agree_with_the_reference() {
     Case::new(&device, Float16::Bf16, Epilogue::Store, (1, 8, 8449), 1.0).check();
     Case::new(&device, Float16::F16, Epilogue::SwiGlu, (3, 8, 4227), 1.0).check();
     Case::new(&device, Float16::Bf16, Epilogue::StoreF32, (9, 8, 16897), 1.0).check();
-    Case::new(&device, Float16::F16, Epilogue::Add, (129, 8, 8449), 1.0).check();
+    Case::new(&device, Float16::F16, Epilogue::Add, (129, 8, 8449), 1.0).check_way(Way::Tiled);
 }
 
 #[test]
@@ -143,49 +196,80 @@ fn survives_huge_and_tiny_values() {
 #[test]
 fn other_rows_change_no_bit() {
     let device = OnDevice::forward();
-    let all = LastRows::new(&device, (Float16::Bf16, Epilogue::StoreF32), Family::Streamed, 64);
-    let alone: Vec<f32> = (0..64).flat_map(|row| all.run(row, 1)).collect();
+    let (in_features, out_features) = (584, 19);
+    let case = |(dtype, epilogue), rows| Case::new(&device, dtype, epilogue, (rows, in_features, out_features), 0.25);
+    let all = case((Float16::Bf16, Epilogue::StoreF32), 64);
+    let alone: Vec<f32> = (0..64).flat_map(|row| all.part(row, 1).take(Way::Streamed)).collect();
     for rows in 1..=64 {
         let first = 64 - rows;
-        assert_same_bits("linear", &[rows], &all.run(first, rows), &alone[first * LastRows::OUT..]);
+        let found = all.part(first, rows).take(Way::Streamed);
+        assert_same_bits("linear", &[rows], &found, &alone[first * out_features..]);
     }
     for kind in [(Float16::F16, Epilogue::Store), (Float16::Bf16, Epilogue::SwiGlu), (Float16::F16, Epilogue::Add)] {
-        for family in [Family::Streamed, Family::Tiled] {
-            let all = LastRows::new(&device, kind, family, 140);
-            let of_last = all.run(139, 1);
+        for way in [Way::Streamed, Way::Tiled] {
+            let all = case(kind, 140);
+            let of_last = all.part(139, 1).take(way);
             for rows in [2, 8, 9, 16, 17, 32, 33, 64, 65, 130, 140] {
-                let found = all.run(140 - rows, rows);
-                let name = format!("linear {family:?}");
-                assert_same_bits(&name, &[rows], &found[(rows - 1) * LastRows::OUT..], &of_last);
+                let found = all.part(140 - rows, rows).take(way);
+                let name = format!("linear {way:?}");
+                assert_same_bits(&name, &[rows], &found[(rows - 1) * out_features..], &of_last);
             }
         }
     }
 }
 
-/// A product of which some rows are computed.
-struct LastRows<'a> {
-    case: Case<'a>,
-    family: Family,
+/// A GPU whose blocks have the least shared memory of all that there are.
+const SMALL: Capacity = Capacity { multiprocessors: 20, block_shared_bytes: 99 << 10 };
+
+/// However blocks share out a product of many rows, it has the bits of few rows.
+#[test]
+fn blocks_that_share_tiles_change_no_bit() {
+    let device = OnDevice::forward();
+    let kinds = [
+        (17, 1032, 300, Float16::Bf16, Epilogue::StoreF32),
+        (40, 584, 130, Float16::F16, Epilogue::Add),
+        (129, 72, 70, Float16::Bf16, Epilogue::SwiGlu),
+    ];
+    for (rows, in_features, out_features, dtype, epilogue) in kinds {
+        let all = Case::new(&device, dtype, epilogue, (rows, in_features, out_features), 1.0);
+        let few = |first| all.part(first, (rows - first).min(Linear::SKINNY_ROWS)).take(Way::Streamed);
+        let expected: Vec<f32> = (0..rows).step_by(Linear::SKINNY_ROWS).flat_map(few).collect();
+        for items in 1..=8 {
+            let found = all.streamed(|linear, workspace| linear.wide(workspace, items));
+            assert_same_bits(&format!("{items} items per block of"), &[rows, in_features], &found, &expected);
+        }
+        let capacity = SMALL;
+        let found =
+            all.streamed(|linear, workspace| linear.launch(Family::Streamed(Workspace { capacity, ..workspace })));
+        assert_same_bits("a small GPU", &[rows, in_features], &found, &expected);
+    }
 }
 
-impl<'a> LastRows<'a> {
-    const IN: usize = 584;
-    const OUT: usize = 19;
-
-    fn new(device: &'a OnDevice, (dtype, epilogue): (Float16, Epilogue), family: Family, rows: usize) -> Self {
-        Self { case: Case::new(device, dtype, epilogue, (rows, Self::IN, Self::OUT), 0.25), family }
-    }
-
-    fn run(&self, first: usize, rows: usize) -> Vec<f32> {
-        let Case { device, linear, .. } = self.case;
-        let x = linear.x.plus(Float16::BYTES * first * Self::IN);
-        let case = Case { device, linear: Linear { x, rows, ..linear }, x: Vec::new(), weight: Vec::new() };
-        case.run(|linear| linear.launches(self.family))
+#[test]
+fn the_workspace_is_large_enough() {
+    let null = DevicePointer::NULL;
+    for capacity in [Capacity::HOPPER, SMALL, Capacity { multiprocessors: 200, ..SMALL }] {
+        let workspace = Workspace { capacity, ..Workspace::NONE };
+        for rows in [17, 32, 33, 64, 65, 128, 129, 256, 1000, 20_000] {
+            for out_features in [1, 128, 4096, 6144, 32_768, 131_072] {
+                let (in_features, epilogue, dtype) = (8, Epilogue::SwiGlu, Float16::Bf16);
+                let linear =
+                    Linear { x: null, weight: null, out: null, rows, in_features, out_features, epilogue, dtype };
+                let blocks = linear.launch(Family::Streamed(workspace)).grid.iter().product::<u32>() as usize;
+                for most_rows in [rows, rows + 1, 2 * rows] {
+                    assert!(blocks <= Workspace::counters_len(most_rows), "{linear:?}");
+                    assert!(blocks * workspace.block_len(rows) <= Workspace::partials_len(most_rows), "{linear:?}");
+                }
+            }
+        }
     }
 }
 
-fn usual(linear: &Linear) -> Vec<Launch> {
-    linear.launches(if linear.rows <= Linear::STREAMED_ROWS { Family::Streamed } else { Family::Tiled })
+fn usual(linear: &Linear) -> Launch {
+    match linear.rows {
+        ..=Linear::SKINNY_ROWS => linear.launch(Family::Streamed(Workspace::NONE)),
+        _ => linear.launch(Family::Tiled),
+    }
 }
 
 /// Large and small tiles compute the same.
@@ -195,7 +279,7 @@ fn the_choice_of_kernel_changes_no_bit() {
     let (rows, in_features, few, many) = (67, 24, 70, 16896);
     let all = Case::new(&device, Float16::Bf16, Epilogue::StoreF32, (rows, in_features, many), 1.0);
     let some = Case { linear: Linear { out_features: few, ..all.linear }, x: vec![], weight: vec![], device: &device };
-    let names = [&all, &some].map(|case| usual(&case.linear)[0].kernel);
+    let names = [&all, &some].map(|case| usual(&case.linear).kernel);
     assert_ne!(names[0], names[1]);
     let expected: Vec<f32> = all.run(usual).chunks(many).flat_map(|row| row[..few].to_vec()).collect();
     assert_same_bits(&format!("{names:?}"), &[rows, in_features, few], &some.run(usual), &expected);
@@ -213,7 +297,7 @@ fn fused_norm_has_the_bits_of_the_norm() {
                     let norm_weight = device.f32(&random(4, in_features, 2.0));
                     let epsilon = 1e-5;
                     let fused = case.run(|linear| {
-                        vec![NormedLinear { linear: Linear { x: residual, ..*linear }, norm_weight, epsilon }.launch()]
+                        NormedLinear { linear: Linear { x: residual, ..*linear }, norm_weight, epsilon }.launch()
                     });
                     let (weight, columns) = (norm_weight, in_features);
                     let out = case.linear.x;
@@ -237,7 +321,7 @@ fn fused_swiglu_agrees_with_the_operator() {
                     (device.poisoned(dtype, rows * 2 * columns), device.poisoned(dtype, rows * columns));
                 let linear =
                     Linear { out: gate_up, out_features: 2 * columns, epilogue: Epilogue::Store, ..case.linear };
-                usual(&linear).iter().for_each(|launch| device.run(launch));
+                device.run(&usual(&linear));
                 device.run(&SwiGlu { gate_up, out, rows, columns, dtype }.launch());
                 let unfused: Vec<f64> = device.read(out, dtype, rows * columns).into_iter().map(f64::from).collect();
                 let found = case.run(usual);
@@ -253,8 +337,7 @@ fn fused_swiglu_agrees_with_the_operator() {
 fn refuses_inputs_that_are_no_vectors() {
     let null = DevicePointer::NULL;
     let (rows, in_features, out_features, epilogue, dtype) = (1, 12, 8, Epilogue::Store, Float16::Bf16);
-    Linear { x: null, weight: null, out: null, rows, in_features, out_features, epilogue, dtype }
-        .launches(Family::Streamed);
+    Linear { x: null, weight: null, out: null, rows, in_features, out_features, epilogue, dtype }.launch(Family::Tiled);
 }
 
 /// Little work: `scripts/check-kernels-sanitizers` runs it with a real thread per thread of a block.
@@ -265,4 +348,7 @@ fn sanitized() {
     {
         Case::new(device, Float16::Bf16, epilogue, (rows, 136, 18), 0.25).check();
     }
+    let shared = Case::new(device, Float16::Bf16, Epilogue::StoreF32, (17, 136, 18), 0.25);
+    let found = shared.streamed(|linear, workspace| linear.wide(workspace, 3));
+    assert_same_bits("blocks of 3 items and 1", &[17, 136, 18], &found, &shared.take(Way::Streamed));
 }

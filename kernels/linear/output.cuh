@@ -32,6 +32,8 @@ template <typename T> struct Output {
         return epilogue == SWIGLU ? index / 16 * 8 + index % 8 : index;
     }
 
+    __device__ __forceinline__ int weight_rows() const { return epilogue == SWIGLU ? 2 * columns : columns; }
+
     // The row of the weight for an index; some row for an index past the end, whose result is never written.
     __device__ __forceinline__ int weight_row(int index) const {
         return min(column(index), columns - 1) + (is_up(index) ? columns : 0);
@@ -66,6 +68,14 @@ template <typename T> struct Output {
         case ADD: *pair = {pair->low + values[0], pair->high + values[1]}; break;
         case SWIGLU: *packed = pack<T>(swiglu(values[0], ups[0]), swiglu(values[1], ups[1])); break;
         }
+    }
+
+    // What ADD adds to in columns `column` (even) and `column + 1`; zeros past the end.
+    __device__ __forceinline__ FloatPair read_pair(int row, int column) const {
+        if (row >= rows || column >= columns) return {0.0f, 0.0f};
+        const float* const from = static_cast<const float*>(out) + size_t(row) * columns + column;
+        if (columns % 2 == 0) return *reinterpret_cast<const FloatPair*>(from);
+        return {from[0], column + 1 < columns ? from[1] : 0.0f};
     }
 
 private:

@@ -6,8 +6,8 @@
 // own row.
 //
 // The 8 warps of a block split k in units of 64 (a line of 128 bytes per weight row): warp w takes units w, w + 8, ...
-// Their sums meet in shared memory and are added pair by pair. All of this is the same for any number of rows, so a row's
-// results have the same bits in any batch.
+// Their sums meet in shared memory and are added pair by pair. All of this is the same for any number of rows, also for
+// the many of wide.cuh, so a row's results have the same bits in any batch.
 //
 // Every lane copies its own part of the weight to a ring in shared memory, several steps ahead, and is the only one to
 // read it: what is in flight neither takes registers nor depends on how loads are scheduled. A block computes group after
@@ -87,7 +87,7 @@ template <typename T, int WEIGHT_TILES, int STEPS> struct WeightStream {
 #pragma unroll
             for (int tile = 0; tile < WEIGHT_TILES; tile++)
 #pragma unroll
-                for (int half = 0; half < 2; half++) copy16_async_line(place(next, tile, half), row[tile][half] + k, k < in);
+                for (int half = 0; half < 2; half++) copy16_async_256(place(next, tile, half), row[tile][half] + k, k < in);
             k = next_k(k);
             if (k >= end_k(in)) enter(group + gridDim.x, output);
         }

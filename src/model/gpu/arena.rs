@@ -1,6 +1,7 @@
 //! The memory of a step's activations, allocated once for the largest step there can be.
 
 use tramontane_kernels::gpu::{Device, DeviceError, DevicePointer, Float16};
+use tramontane_kernels::linear::cuda::Workspace;
 use tramontane_kernels::paged_attention::cuda::{PagedDecode, PagedPrefill};
 
 use super::step::{Choice, Selected, Shape, padded_rows};
@@ -36,6 +37,8 @@ pub(super) struct Arena {
     pub(super) partials: DevicePointer,
     /// u32, for [`PagedDecode`]
     pub(super) counters: DevicePointer,
+    /// For products of generated tokens.
+    pub(super) workspace: Workspace,
     /// f32 `(LOGIT_ROWS, vocab_size)`
     pub(super) logits: DevicePointer,
 }
@@ -87,6 +90,11 @@ impl Arena {
             },
             partials: next(sizes.partials)?,
             counters: next(sizes.counters)?,
+            workspace: Workspace {
+                partials: next(sizes.product_partials)?,
+                counters: next(sizes.product_counters)?,
+                capacity: device.capacity(),
+            },
             logits: next(sizes.logits)?,
         })
     }
@@ -118,6 +126,8 @@ struct Sizes {
     expert_outputs: usize,
     partials: usize,
     counters: usize,
+    product_partials: usize,
+    product_counters: usize,
     logits: usize,
 }
 
@@ -150,6 +160,8 @@ impl Sizes {
             expert_outputs: assignments * config.hidden_size * Float16::BYTES,
             partials: PagedDecode::most_partials(decode_rows, heads, head_dim) * 4,
             counters: PagedDecode::most_counters(decode_rows, heads, kv_heads) * 4,
+            product_partials: Workspace::partials_len(rows) * 4,
+            product_counters: Workspace::counters_len(rows) * 4,
             logits: Arena::LOGIT_ROWS * config.vocab_size * 4,
         }
     }
@@ -167,6 +179,8 @@ impl Sizes {
             self.expert_outputs,
             self.partials,
             self.counters,
+            self.product_partials,
+            self.product_counters,
             self.logits,
         ];
         let third = padded(self.queries) + padded(self.assignments);

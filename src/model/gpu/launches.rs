@@ -370,7 +370,7 @@ impl<'a> Launches<'a> {
     ) {
         let of_generated = self.linear(product, (x, out), rows.generated);
         if rows.generated > 0 {
-            launches.extend(of_generated.launches(Family::Streamed));
+            launches.push(of_generated.launch(Family::Streamed(self.arena.workspace)));
         }
         if rows.prompt > 0 {
             let (x, out) = of_generated.after(rows.generated);
@@ -378,20 +378,18 @@ impl<'a> Launches<'a> {
             match product.epilogue {
                 Epilogue::SwiGlu if self.model.has_library => launches.extend(self.swiglu_apart(&of_prompt)),
                 Epilogue::SwiGlu | Epilogue::Store | Epilogue::StoreF32 | Epilogue::Add => {
-                    launches.extend(of_prompt.launches(Family::Tiled));
+                    launches.push(of_prompt.launch(Family::Tiled));
                 }
             }
         }
     }
 
     /// SwiGLU in two launches, of which a library can compute the product.
-    fn swiglu_apart(&self, fused: &Linear) -> Vec<Launch> {
+    fn swiglu_apart(&self, fused: &Linear) -> [Launch; 2] {
         let Linear { out, rows, out_features: columns, dtype, .. } = *fused;
         let gate_up = self.arena.gate_up;
         let product = Linear { out: gate_up, out_features: 2 * columns, epilogue: Epilogue::Store, ..*fused };
-        let mut launches = product.launches(Family::Tiled);
-        launches.push(SwiGlu { gate_up, out, rows, columns, dtype }.launch());
-        launches
+        [product.launch(Family::Tiled), SwiGlu { gate_up, out, rows, columns, dtype }.launch()]
     }
 
     fn linear(&self, product: &Product, (x, out): (DevicePointer, DevicePointer), rows: usize) -> Linear {
