@@ -3,12 +3,12 @@
 // aligned to 16 bytes.
 //
 //   kernel              rows     a block computes       threads   shared memory, all of it in flight
-//   linear_rows8        1..8     16 rows of the weight  256       64 KiB of the weight, and sums
+//   linear_rows8        1..8     16 rows of the weight  256       40 KiB of the weight, and sums
 //   linear_rows16       9..16    32 rows of the weight  256       64 KiB of the weight, and sums
 //   linear_wide32       17..32   several times 128 rows 256       60 of 96 KiB of both
 //   linear_wide64       33..64   of the weight, or part 256       96 of 160 KiB of both
 //   linear_wide128      65..     of their product       256       64 of 160 KiB of both
-//   linear_normed       1..8     16 rows of the weight  256       56 KiB of the weight, sums, and the normalised rows
+//   linear_normed       1..8     16 rows of the weight  256       32 KiB of the weight, sums, and the normalised rows
 //   linear_tiled64      65..     64 x 64                128       32 KiB of both
 //   linear_tiled128     65..     128 x 128              256       64 KiB of both
 //

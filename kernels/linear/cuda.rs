@@ -4,9 +4,9 @@ use crate::gpu::{Capacity, DevicePointer, Float16, Launch, Product, ProductKind,
 
 /// Multiprocessors that a grid should fill; that of an H100 and an H200. Others run the same grids, perhaps slower.
 const MULTIPROCESSORS: usize = 132;
-/// Blocks of a streaming kernel on each of them: as many as fit on Hopper. With room left, blocks of the next launch would
-/// begin early on some multiprocessors and be too many there.
-const STREAMING_BLOCKS: usize = 3;
+/// Blocks of a streaming kernel on each of them. As many of the next launch fit beside them on Hopper, so that those begin
+/// early, and two on each: with less room some multiprocessors got more of them than others, which cost up to a tenth.
+const STREAMING_BLOCKS: usize = 2;
 
 /// What becomes of the product. The numbers are those of `output.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,7 +212,7 @@ impl Linear {
             ..=8 => (("linear_rows8_bf16", "linear_rows8_f16"), 1),
             9.. => (("linear_rows16_bf16", "linear_rows16_f16"), 2),
         };
-        let kernel = Skinny { names, weight_tiles, ring_steps: 8 / weight_tiles };
+        let kernel = Skinny { names, weight_tiles, ring_steps: if weight_tiles == 1 { 5 } else { 4 } };
         let name = self.dtype.pick(kernel.names.0, kernel.names.1);
         let grid = [kernel.blocks(self.weight_rows()), 1, 1];
         let launch = Launch::new(name, grid, Skinny::THREADS, kernel.shared_bytes() as u32);
@@ -300,7 +300,7 @@ impl NormedLinear {
     /// The most rows. Up to 4 pay off: more read more of the residual than of the weight.
     pub const MAX_ROWS: usize = 8;
     const KERNEL: Skinny =
-        Skinny { names: ("linear_normed_bf16", "linear_normed_f16"), weight_tiles: 1, ring_steps: 7 };
+        Skinny { names: ("linear_normed_bf16", "linear_normed_f16"), weight_tiles: 1, ring_steps: 4 };
 
     /// True if the shared memory that every GPU since compute capability 8.0 has, 99 KiB for a block, holds so many
     /// normalised rows beside the weight's ring.

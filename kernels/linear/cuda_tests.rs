@@ -7,7 +7,7 @@ use super::reference;
 use crate::gpu::{Capacity, DevicePointer, Float16, Launch};
 use crate::rms_norm::cuda::RmsNorm;
 use crate::swiglu::cuda::SwiGlu;
-use crate::testing::{OnDevice, assert_close, assert_rounded, assert_same_bits, each_device, random};
+use crate::testing::{OnDevice, SUM_TOLERANCE, assert_close, assert_rounded, assert_same_bits, each_device, random};
 
 /// Rows, in, out.
 type Shape = (usize, usize, usize);
@@ -123,7 +123,7 @@ impl<'a> Case<'a> {
         let name = format!("linear {way:?} {dtype:?} {epilogue:?}");
         let found = self.take(way);
         match self.is_f32() {
-            true => assert_close(&name, &shape, &found, &expected, 1e-5),
+            true => assert_close(&name, &shape, &found, &expected, SUM_TOLERANCE),
             false => assert_rounded(&name, &shape, &found, &expected, (dtype, 1.0)),
         }
     }

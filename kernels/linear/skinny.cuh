@@ -11,9 +11,10 @@
 //
 // Every lane copies its own part of the weight to a ring in shared memory, several steps ahead, and is the only one to
 // read it: what is in flight neither takes registers nor depends on how loads are scheduled. A block computes group after
-// group of weight rows, and its ring goes on to the next group while the sums of one are added up, so there are 64 KiB
-// in flight per block from its beginning to its end; an H200 needs some 30 KiB per multiprocessor (4.3 TB/s * 0.9 us /
-// 132). The ring fills while the launches before still run (`wait_for_earlier_launches`): weights depend on none.
+// group of weight rows, and its ring goes on to the next group while the sums of one are added up, so that 40 KiB are in
+// flight from its beginning to its end; an H200 needs some 30 KiB per multiprocessor (4.3 TB/s * 0.9 us / 132), and an
+// H100 was seen to read a little slower with more than two times 40. The ring fills while the launches before still run
+// (`wait_for_earlier_launches`): weights depend on none.
 //
 // x is read from the caches, by each warp only its own k: once per group, so there is nothing to share. Its traffic is
 // rows / (16 * WEIGHT_TILES) of the weight's, or less where the first-level cache still has it. Rows of x that are not
@@ -195,7 +196,7 @@ __device__ __forceinline__ void multiply(WeightStream<T, WEIGHT_TILES, STEPS>& w
 template <typename T, int ROW_TILES, int WEIGHT_TILES>
 __device__ __forceinline__ void skinny(const T* x, const T* weight, int in, const Output<T>& output) {
     DYNAMIC_SHARED(Vector16, shared);
-    WeightStream<T, WEIGHT_TILES, 8 / WEIGHT_TILES> weights;
+    WeightStream<T, WEIGHT_TILES, WEIGHT_TILES == 1 ? 5 : 4> weights;
     weights.begin(weight, output, in, shared);
     wait_for_earlier_launches();
     let_next_launch_begin();
@@ -240,13 +241,12 @@ __device__ __forceinline__ Rows<T> normalise(const float* __restrict__ residual,
 }
 
 // The product of up to 8 rows of the norm of a residual, which every block computes anew while its first weights are on
-// their way. The normalised rows lie behind the sums. A step less in the ring, so that three blocks of a single row of up
-// to 4096 fit on a multiprocessor of Hopper.
+// their way. The normalised rows lie behind the sums. A step less in the ring makes room for them.
 template <typename T>
 __device__ __forceinline__ void skinny_normed(const float* residual, const float* norm_weight, float epsilon, const T* weight,
                                               int in, const Output<T>& output) {
     DYNAMIC_SHARED(Vector16, shared);
-    WeightStream<T, 1, 7> weights;
+    WeightStream<T, 1, 4> weights;
     weights.begin(weight, output, in, shared);
     wait_for_earlier_launches();
     let_next_launch_begin();
