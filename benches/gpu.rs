@@ -268,18 +268,21 @@ fn decoder<D: Device + Send>(device: D, plan: &Plan, results: &mut Results) {
 fn replay_drift(decoder: &mut dyn ForwardPass, plan: &Plan) -> Option<f64> {
     let &(n, context) = plan.decode.first()?;
     let batch = decode_batch(n, context);
-    decoder.forward(&batch).expect("a step");
+    let choices = greedy(&batch);
+    let pipeline = decoder.pipeline().expect("a GPU chooses tokens");
+    let mut step = || {
+        pipeline.start(&batch, &choices).expect("a step");
+        pipeline.finish().expect("its tokens");
+    };
+    step();
     let before = (plan.used_memory)();
-    for _ in 0..plan.replays {
-        decoder.forward(&batch).expect("a step");
-    }
+    (0..plan.replays).for_each(|_| step());
     Some((plan.used_memory)()? as f64 - before? as f64)
 }
 
-/// Milliseconds of a decode step whose tokens the device chooses, each started before the last one's are read, as the
-/// engine does it; and the median of the microseconds that the host needs to start one.
-fn decode_steps(decoder: &mut dyn ForwardPass, batch: &Batch) -> (f64, f64) {
-    let greedy = TokenChoice {
+/// The most likely token of every row.
+fn greedy(batch: &Batch) -> Vec<Option<TokenChoice<'static>>> {
+    let choice = TokenChoice {
         uniform: 0.0,
         temperature: 0.0,
         top_k: 0,
@@ -290,7 +293,13 @@ fn decode_steps(decoder: &mut dyn ForwardPass, batch: &Batch) -> (f64, f64) {
         penalties: None,
         logprobs: None,
     };
-    let choices = vec![Some(greedy); batch.output_rows.len()];
+    vec![Some(choice); batch.output_rows.len()]
+}
+
+/// Milliseconds of a decode step whose tokens the device chooses, each started before the last one's are read, as the
+/// engine does it; and the median of the microseconds that the host needs to start one.
+fn decode_steps(decoder: &mut dyn ForwardPass, batch: &Batch) -> (f64, f64) {
+    let choices = greedy(batch);
     let pipeline = decoder.pipeline().expect("a GPU chooses tokens");
     let mut host = Vec::new();
     let mut start = |pipeline: &mut dyn Pipeline| {

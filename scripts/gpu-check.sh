@@ -9,7 +9,7 @@
 #
 # `run` takes less than ten minutes, and 15 GB below TMPDIR, else in /dev/shm where 40 GB are free there, else in /tmp. It
 # needs Python 3.10, and ends with code 0 if all checks passed; it measures in any case. PYTHON names the interpreter that
-# is asked for PyTorch (python3); without PyTorch its figures are absent.
+# is asked for PyTorch (python3); without PyTorch its figures are absent. LIMIT_S is another limit, in seconds.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=target/gpu-check

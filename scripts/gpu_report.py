@@ -128,13 +128,14 @@ def merge(parts):
 
 
 def table(results):
-    """Markdown: targets, neighbours, HTTP, everything else."""
+    """Markdown: facts and a note, targets, neighbours, HTTP, everything else."""
     facts = [f"{key} {results[key]}" for key in ("card", "commit", "date", "driver", "toolkit") if key in results]
     ceilings = []
     for name, key, unit in ("copy", COPY, "GB/s"), ("product", PRODUCT, "TFLOP/s"):
         measured = f"{number(results[key])} {unit}" if key in results else f"not measured, {REFERENCE[key]:.0f} {unit} taken"
         ceilings.append(f"{name} {measured}")
-    text = ["# What a GPU showed", "", "; ".join(facts) + ".", "Ceilings of the card in this run: " + "; ".join(ceilings) + ".",
+    note = ["", results["note"], ""] if "note" in results else []
+    text = ["# What a GPU showed", "", "; ".join(facts) + ".", *note, "Ceilings of the card in this run: " + "; ".join(ceilings) + ".",
             "Floors and targets are scaled to them.", ""]
     text += markdown(["what", "measured", "floor", "target", "met?"], [target.line(results) for target in TARGETS])
     shown = {key for key in results if any(re.fullmatch(target.key, key) for target in TARGETS)}

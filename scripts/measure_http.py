@@ -127,6 +127,8 @@ def host_time(server):
     with urllib.request.urlopen(f"http://{server.host}:{server.port}/metrics", timeout=30) as answer:
         text = answer.read().decode()
     found = {part: re.search(rf"^tramontane:step_host_seconds_{part}{{.*}} (.+)$", text, re.MULTILINE) for part in ("sum", "count")}
+    if None in found.values():
+        raise NotMeasured("the server has no metric tramontane:step_host_seconds")
     return {part: float(match[1]) for part, match in found.items()}
 
 

@@ -147,9 +147,12 @@ template <int PENDING> __device__ __forceinline__ void copy_wait() {
 
 // A launch that `Launch::overlapping` marks may begin before those in front of it have ended (PTX ISA, griddepcontrol).
 // Every thread of its kernel calls this before it reads what any launch may have written, and before it writes anything:
-// then all earlier launches have ended, for the one in front has done the same.
+// then all earlier launches have ended, for the one in front has done the same. What they write must not be `const
+// __restrict__` here: that says it does not change while the kernel runs, and its loads may be moved in front of this.
 __device__ __forceinline__ void wait_for_earlier_launches() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#ifndef __CUDACC__
+    emulation::self().waited = true;
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }

@@ -1,5 +1,6 @@
 // The scheduler of the emulation; see emulation.h.
 #include "emulation.h"
+#include <algorithm>
 #include <cstdlib>
 #include <random>
 
@@ -32,6 +33,7 @@ void place(Launch& launch, unsigned linear) {
     thread.open.clear();
     thread.groups.clear();
     thread.overdue = 0;
+    thread.waited = false;
 }
 
 void poison(Launch& launch) {
@@ -39,11 +41,21 @@ void poison(Launch& launch) {
     std::memset(launch.dynamic_shared.data(), 0xff, launch.dynamic_shared.size() * sizeof(float)); // NaN in every type
 }
 
-// Calls `visit` with every block index in turn.
-template <typename Visit> void each_block(Launch& launch, Visit visit) {
+// Calls `visit` with every block index in turn: blocks may depend on each other's order as little as threads.
+template <typename Visit> void each_block(const Launch& launch, Order order, std::mt19937& random, Visit visit) {
+    std::vector<Dim3> blocks;
     for (unsigned z = 0; z < launch.grid.z; z++)
         for (unsigned y = 0; y < launch.grid.y; y++)
-            for (unsigned x = 0; x < launch.grid.x; x++) visit(Dim3{x, y, z});
+            for (unsigned x = 0; x < launch.grid.x; x++) blocks.push_back(Dim3{x, y, z});
+    if (order == Order::Reverse) std::reverse(blocks.begin(), blocks.end());
+    if (order == Order::Shuffled) std::shuffle(blocks.begin(), blocks.end(), random);
+    for (const Dim3& block : blocks) visit(block);
+}
+
+// One thread of a block, from its beginning to its end.
+void run_thread(Launch& launch) {
+    launch.body();
+    if (!self().waited) launch.not_waited = true;
 }
 
 #ifdef EMULATE_WITH_THREADS
@@ -56,7 +68,8 @@ void run(Launch& launch, Order) {
         workers.emplace_back([&launch, linear] {
             active = &launch;
             active_thread = launch.threads[linear].get();
-            each_block(launch, [&](Dim3 index) {
+            std::mt19937 random; // not asked: the operating system gives the order
+            each_block(launch, Order::Forward, random, [&](Dim3 index) {
                 launch.block_barrier->arrive_and_wait();
                 if (linear == 0) {
                     launch.block_index = index;
@@ -64,7 +77,7 @@ void run(Launch& launch, Order) {
                 }
                 place(launch, linear);
                 launch.block_barrier->arrive_and_wait();
-                launch.body();
+                run_thread(launch);
             });
         });
     }
@@ -81,7 +94,7 @@ void to_scheduler(Wait wait) {
 
 void fiber() {
     for (;;) {
-        active->body();
+        run_thread(*active);
         to_scheduler(Wait::Ended);
     }
 }
@@ -141,7 +154,7 @@ void run_block(Launch& launch, Order order, std::mt19937& random) {
 
 void run(Launch& launch, Order order) {
     std::mt19937 random(1);
-    each_block(launch, [&](Dim3 index) {
+    each_block(launch, order, random, [&](Dim3 index) {
         launch.block_index = index;
         run_block(launch, order, random);
     });
@@ -170,9 +183,10 @@ void warp_barrier() { to_scheduler(Wait::Warp); }
 } // namespace emulation
 
 // Runs kernel `name`. `arguments` are pointers to the parameters' values, as cuLaunchKernel takes them. Returns 0, or 1
-// if there is no such kernel, or 2 if the block is no multiple of a warp.
+// if there is no such kernel, or 2 if the block is no multiple of a warp, or 3 if `overlaps` and some thread ended
+// without having waited for earlier launches.
 extern "C" int emulation_launch(const char* name, const unsigned* grid, const unsigned* block, size_t shared_bytes,
-                                void** arguments, int order) {
+                                void** arguments, int order, int overlaps) {
     using namespace emulation;
     const auto found = registry().find(name);
     if (found == registry().end()) return 1;
@@ -188,5 +202,5 @@ extern "C" int emulation_launch(const char* name, const unsigned* grid, const un
     active = &launch;
     run(launch, Order(order));
     active = nullptr;
-    return 0;
+    return overlaps && launch.not_waited ? 3 : 0;
 }

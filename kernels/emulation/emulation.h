@@ -70,6 +70,7 @@ struct Thread {
     std::vector<PendingCopy> open;                // not committed
     std::vector<std::vector<PendingCopy>> groups; // committed, oldest first
     size_t overdue = 0;                           // of them, how many were under way at the last block barrier
+    bool waited = false;                          // for earlier launches
 #ifndef EMULATE_WITH_THREADS
     bool started = false;
     ucontext_t entry;
@@ -91,6 +92,7 @@ inline void land(Thread& thread, size_t count) {
 
 struct Launch {
     Dim3 grid, block, block_index;
+    std::atomic<bool> not_waited = false; // some thread ended without
     std::vector<float> dynamic_shared;
     std::vector<std::unique_ptr<Thread>> threads;
     std::vector<std::unique_ptr<Exchange>> warps;

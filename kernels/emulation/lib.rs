@@ -14,13 +14,14 @@ unsafe extern "C" {
         shared_bytes: usize,
         arguments: *mut *mut c_void,
         order: c_int,
+        overlaps: c_int,
     ) -> c_int;
 }
 
 /// True if the threads of a block are threads of the operating system, which run in no order.
 pub const WITH_THREADS: bool = option_env!("TRAMONTANE_EMULATION_SANITIZER").is_some();
 
-/// The order in which the threads of a block run between two barriers.
+/// The order in which blocks run, and the threads of a block between two barriers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
     /// By index.
@@ -39,9 +40,11 @@ pub enum NotLaunched {
     UnknownKernel,
     /// A block is not a multiple of 32 threads.
     PartialWarp,
+    /// It ran, but some thread did not wait for the launches before it, although it may begin before they end.
+    NotWaited,
 }
 
-/// Runs a kernel to its end.
+/// Runs a kernel to its end. One that `overlaps` has to wait for the launches before it, in every thread.
 ///
 /// # Safety
 /// `arguments` points to the kernel's parameters, in their order and of their types, and every pointer among them to
@@ -52,16 +55,19 @@ pub unsafe fn launch(
     shared_bytes: usize,
     arguments: &mut [*mut c_void],
     order: Order,
+    overlaps: bool,
 ) -> Result<(), NotLaunched> {
     let Ok(name) = CString::new(kernel) else { return Err(NotLaunched::UnknownKernel) };
     // SAFETY: the caller answers for the arguments; the rest lives across the call.
     let status = unsafe {
         let arguments = arguments.as_mut_ptr();
-        emulation_launch(name.as_ptr(), grid.as_ptr(), block.as_ptr(), shared_bytes, arguments, order as c_int)
+        let (grid, block) = (grid.as_ptr(), block.as_ptr());
+        emulation_launch(name.as_ptr(), grid, block, shared_bytes, arguments, order as c_int, overlaps.into())
     };
     match status {
         0 => Ok(()),
         1 => Err(NotLaunched::UnknownKernel),
-        _ => Err(NotLaunched::PartialWarp),
+        2 => Err(NotLaunched::PartialWarp),
+        _ => Err(NotLaunched::NotWaited),
     }
 }

@@ -82,12 +82,14 @@ impl Device for Emulated {
         // SAFETY: the operator's `cuda.rs` lists the parameters as its `cuda.cu` declares them, and the caller
         // answers for what they point to.
         let done = unsafe {
-            emulation::launch(kernel, (grid, block), shared_bytes, &mut launch.argument_pointers(), self.order)
+            let arguments = &mut launch.argument_pointers();
+            emulation::launch(kernel, (grid, block), shared_bytes, arguments, self.order, launch.overlaps)
         };
         done.map_err(|error| DeviceError::Launch {
             kernel,
             reason: match error {
                 NotLaunched::UnknownKernel => "there is no such kernel".to_owned(),
+                NotLaunched::NotWaited => "it does not wait for the launches before it".to_owned(),
                 NotLaunched::PartialWarp => format!("{} threads are not a multiple of 32", launch.threads),
             },
         })

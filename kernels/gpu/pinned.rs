@@ -9,6 +9,9 @@ use rayon::prelude::*;
 
 use super::cuda::Context;
 
+/// Bytes that a thread copies at a time: weights are more than one thread can keep up with, what a step uploads is less.
+const COPIED_AT_ONCE: usize = 1 << 20;
+
 /// A piece of pinned memory. Invariant: while `busy`, the GPU may read or write it, and its event tells the end.
 pub(super) struct Pinned {
     context: Arc<Context>,
@@ -21,18 +24,6 @@ pub(super) struct Pinned {
 
 // SAFETY: memory and event are the piece's own, and the driver's handles may be used from any thread.
 unsafe impl Send for Pinned {}
-
-/// Bytes that a thread copies at a time: weights are more than one thread can keep up with, what a step uploads is less.
-const COPIED_AT_ONCE: usize = 1 << 20;
-
-fn copy(from: &[u8], to: &mut [u8]) {
-    if from.len() <= COPIED_AT_ONCE {
-        to.copy_from_slice(from);
-        return;
-    }
-    let parts = to.par_chunks_mut(COPIED_AT_ONCE).zip(from.par_chunks(COPIED_AT_ONCE));
-    parts.for_each(|(to, from)| to.copy_from_slice(from));
-}
 
 impl Pinned {
     /// Memory of `len` bytes, above 0. The context is current.
@@ -138,4 +129,13 @@ impl Drop for Pinned {
             let _ = result::event::destroy(self.done);
         }
     }
+}
+
+fn copy(from: &[u8], to: &mut [u8]) {
+    if from.len() <= COPIED_AT_ONCE {
+        to.copy_from_slice(from);
+        return;
+    }
+    let parts = to.par_chunks_mut(COPIED_AT_ONCE).zip(from.par_chunks(COPIED_AT_ONCE));
+    parts.for_each(|(to, from)| to.copy_from_slice(from));
 }

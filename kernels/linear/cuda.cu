@@ -2,7 +2,7 @@
 // what follows it in a decoder: rounding, the sum with the residual, SwiGLU. `in` is a multiple of 8; x and weight are
 // aligned to 16 bytes.
 //
-//   kernel              rows     a block computes       threads   shared memory, all of it in flight
+//   kernel              rows     a block computes       threads   shared memory; of "n of m" n are in flight
 //   linear_rows8        1..8     16 rows of the weight  256       40 KiB of the weight, and sums
 //   linear_rows16       9..16    32 rows of the weight  256       64 KiB of the weight, and sums
 //   linear_wide32       17..32   several times 128 rows 256       60 of 96 KiB of both

@@ -2,10 +2,10 @@
 
 use crate::gpu::{Capacity, DevicePointer, Float16, Launch, Product, ProductKind, ProductOutput};
 
-/// Multiprocessors that a grid should fill; that of an H100 and an H200. Others run the same grids, perhaps slower.
+/// Multiprocessors that a grid should fill: those of an H100 and an H200. For few rows others run the same grids.
 const MULTIPROCESSORS: usize = 132;
 /// Blocks of a streaming kernel on each of them. As many of the next launch fit beside them on Hopper, so that those begin
-/// early, and two on each: with less room some multiprocessors got more of them than others, which cost up to a tenth.
+/// early and two on each; with less room some multiprocessors would get more of them than others.
 const STREAMING_BLOCKS: usize = 2;
 
 /// What becomes of the product. The numbers are those of `output.cuh`.
@@ -78,10 +78,13 @@ struct Skinny {
 
 impl Skinny {
     const THREADS: u32 = 256;
+    const ROWS8: Self = Self { names: ("linear_rows8_bf16", "linear_rows8_f16"), weight_tiles: 1, ring_steps: 5 };
+    const ROWS16: Self = Self { names: ("linear_rows16_bf16", "linear_rows16_f16"), weight_tiles: 2, ring_steps: 4 };
+    const NORMED: Self = Self { names: ("linear_normed_bf16", "linear_normed_f16"), weight_tiles: 1, ring_steps: 4 };
 
     /// The ring, and the sums of 8 warps for 8 rows, as `SUM_VECTORS` in `skinny.cuh`.
     fn shared_bytes(self) -> usize {
-        (self.ring_steps * self.weight_tiles << 13) + 8 * 8 * (self.weight_tiles * 16 + 4) * 4
+        self.ring_steps * self.weight_tiles * 8192 + 8 * 8 * (self.weight_tiles * 16 + 4) * 4
     }
 
     /// A block per group of rows of the weight, or as many as run at a time.
@@ -208,15 +211,11 @@ impl Linear {
     }
 
     fn skinny(&self) -> Launch {
-        let (names, weight_tiles) = match self.rows {
-            ..=8 => (("linear_rows8_bf16", "linear_rows8_f16"), 1),
-            9.. => (("linear_rows16_bf16", "linear_rows16_f16"), 2),
-        };
-        let kernel = Skinny { names, weight_tiles, ring_steps: if weight_tiles == 1 { 5 } else { 4 } };
+        let kernel = if self.rows <= 8 { Skinny::ROWS8 } else { Skinny::ROWS16 };
         let name = self.dtype.pick(kernel.names.0, kernel.names.1);
         let grid = [kernel.blocks(self.weight_rows()), 1, 1];
         let launch = Launch::new(name, grid, Skinny::THREADS, kernel.shared_bytes() as u32);
-        // With more rows, what the next launch fetches early takes from the caches what this one still needs.
+        // More rows need the caches for x, which the next launch would fetch weights past.
         self.with_operands(if self.rows <= 8 { launch.overlapping() } else { launch })
     }
 
@@ -297,10 +296,8 @@ impl Linear {
 }
 
 impl NormedLinear {
-    /// The most rows. Up to 4 pay off: more read more of the residual than of the weight.
+    /// The most rows. One pays off; of more, fewer blocks fit on a multiprocessor.
     pub const MAX_ROWS: usize = 8;
-    const KERNEL: Skinny =
-        Skinny { names: ("linear_normed_bf16", "linear_normed_f16"), weight_tiles: 1, ring_steps: 4 };
 
     /// True if the shared memory that every GPU since compute capability 8.0 has, 99 KiB for a block, holds so many
     /// normalised rows beside the weight's ring.
@@ -311,7 +308,7 @@ impl NormedLinear {
     }
 
     fn shared_bytes(rows: usize, in_features: usize) -> usize {
-        Self::KERNEL.shared_bytes() + rows * (in_features.next_multiple_of(64) + 32) * Float16::BYTES
+        Skinny::NORMED.shared_bytes() + rows * (in_features.next_multiple_of(64) + 32) * Float16::BYTES
     }
 
     /// One launch. Its shared memory holds the normalised rows beside the weight's ring: 16 KiB for each of 8192.
@@ -323,9 +320,9 @@ impl NormedLinear {
         linear.check();
         assert!(linear.rows <= Self::MAX_ROWS, "linear_normed: {} rows are more than {}", linear.rows, Self::MAX_ROWS);
         assert_ne!(linear.epilogue, Epilogue::Add, "linear_normed: the residual is an input");
-        let name = linear.dtype.pick(Self::KERNEL.names.0, Self::KERNEL.names.1);
+        let name = linear.dtype.pick(Skinny::NORMED.names.0, Skinny::NORMED.names.1);
         let shared_bytes = Self::shared_bytes(linear.rows, linear.in_features);
-        let grid = [Self::KERNEL.blocks(linear.weight_rows()), 1, 1];
+        let grid = [Skinny::NORMED.blocks(linear.weight_rows()), 1, 1];
         let launch = Launch::new(name, grid, Skinny::THREADS, shared_bytes as u32)
             .overlapping()
             .pointer(linear.x)

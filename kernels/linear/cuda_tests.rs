@@ -7,7 +7,7 @@ use super::reference;
 use crate::gpu::{Capacity, DevicePointer, Float16, Launch};
 use crate::rms_norm::cuda::RmsNorm;
 use crate::swiglu::cuda::SwiGlu;
-use crate::testing::{OnDevice, SUM_TOLERANCE, assert_close, assert_rounded, assert_same_bits, each_device, random};
+use crate::testing::{OnDevice, assert_close, assert_rounded, assert_same_bits, each_device, random, sum_tolerance};
 
 /// Rows, in, out.
 type Shape = (usize, usize, usize);
@@ -123,7 +123,7 @@ impl<'a> Case<'a> {
         let name = format!("linear {way:?} {dtype:?} {epilogue:?}");
         let found = self.take(way);
         match self.is_f32() {
-            true => assert_close(&name, &shape, &found, &expected, SUM_TOLERANCE),
+            true => assert_close(&name, &shape, &found, &expected, sum_tolerance()),
             false => assert_rounded(&name, &shape, &found, &expected, (dtype, 1.0)),
         }
     }
@@ -175,6 +175,7 @@ fn many_rows_agree_with_the_reference() {
 fn large_outputs_agree_with_the_reference() {
     let device = OnDevice::forward();
     Case::new(&device, Float16::Bf16, Epilogue::Store, (1, 8, 8449), 1.0).check();
+    Case::new(&device, Float16::Bf16, Epilogue::Store, (1, 1032, 4241), 1.0).check_way(Way::Streamed);
     Case::new(&device, Float16::F16, Epilogue::SwiGlu, (3, 8, 4227), 1.0).check();
     Case::new(&device, Float16::Bf16, Epilogue::StoreF32, (9, 8, 16897), 1.0).check();
     Case::new(&device, Float16::F16, Epilogue::Add, (129, 8, 8449), 1.0).check_way(Way::Tiled);
@@ -224,17 +225,21 @@ const SMALL: Capacity = Capacity { multiprocessors: 20, block_shared_bytes: 99 <
 /// However blocks share out a product of many rows, it has the bits of few rows.
 #[test]
 fn blocks_that_share_tiles_change_no_bit() {
-    let device = OnDevice::forward();
+    each_device(shared_tiles_have_the_bits_of_few_rows);
+}
+
+/// The last block to arrive adds up: with every order of blocks it is another.
+fn shared_tiles_have_the_bits_of_few_rows(device: &OnDevice) {
     let kinds = [
         (17, 1032, 300, Float16::Bf16, Epilogue::StoreF32),
         (40, 584, 130, Float16::F16, Epilogue::Add),
         (129, 72, 70, Float16::Bf16, Epilogue::SwiGlu),
     ];
     for (rows, in_features, out_features, dtype, epilogue) in kinds {
-        let all = Case::new(&device, dtype, epilogue, (rows, in_features, out_features), 1.0);
+        let all = Case::new(device, dtype, epilogue, (rows, in_features, out_features), 1.0);
         let few = |first| all.part(first, (rows - first).min(Linear::SKINNY_ROWS)).take(Way::Streamed);
         let expected: Vec<f32> = (0..rows).step_by(Linear::SKINNY_ROWS).flat_map(few).collect();
-        for items in 1..=8 {
+        for items in [1, 2, 3, 5] {
             let found = all.streamed(|linear, workspace| linear.wide(workspace, items));
             assert_same_bits(&format!("{items} items per block of"), &[rows, in_features], &found, &expected);
         }
@@ -289,7 +294,7 @@ fn the_choice_of_kernel_changes_no_bit() {
 #[test]
 fn fused_norm_has_the_bits_of_the_norm() {
     each_device(|device| {
-        for (rows, in_features, out_features) in [(1, 8, 1), (3, 1032, 35), (8, 264, 17)] {
+        for (rows, in_features, out_features) in [(1, 8, 1), (1, 1032, 4241), (3, 1032, 35), (8, 264, 17)] {
             for dtype in DTYPES {
                 for epilogue in [Epilogue::Store, Epilogue::StoreF32, Epilogue::SwiGlu] {
                     let case = Case::new(device, dtype, epilogue, (rows, in_features, out_features), 1.0);

@@ -11,10 +11,9 @@
 //
 // Every lane copies its own part of the weight to a ring in shared memory, several steps ahead, and is the only one to
 // read it: what is in flight neither takes registers nor depends on how loads are scheduled. A block computes group after
-// group of weight rows, and its ring goes on to the next group while the sums of one are added up, so that 40 KiB are in
-// flight from its beginning to its end; an H200 needs some 30 KiB per multiprocessor (4.3 TB/s * 0.9 us / 132), and an
-// H100 was seen to read a little slower with more than two times 40. The ring fills while the launches before still run
-// (`wait_for_earlier_launches`): weights depend on none.
+// group of weight rows, and its ring goes on to the next group while the sums of one are added up, so that 32 to 64 KiB
+// are in flight from its beginning to its end; an H200 needs some 30 KiB per multiprocessor (4.3 TB/s * 0.9 us / 132).
+// The ring fills while the launches before still run (`wait_for_earlier_launches`): weights depend on none.
 //
 // x is read from the caches, by each warp only its own k: once per group, so there is nothing to share. Its traffic is
 // rows / (16 * WEIGHT_TILES) of the weight's, or less where the first-level cache still has it. Rows of x that are not

@@ -48,8 +48,8 @@ __device__ __forceinline__ void weigh_parts(float (&weights)[DECODE_ROWS][MAX_SP
 
 // Grid: (most splits of any sequence, kv_heads times groups of 16 query heads, sequences).
 template <typename T, int HEAD_DIM>
-__device__ void paged_decode(const T* __restrict__ q,     // (n, kv_heads * group * HEAD_DIM)
-                             const T* __restrict__ cache, // (2, num_blocks, 1 << block_shift, kv_heads, HEAD_DIM)
+__device__ void paged_decode(const T* q,                  // (n, kv_heads * group * HEAD_DIM)
+                             const T* cache,              // (2, num_blocks, 1 << block_shift, kv_heads, HEAD_DIM)
                              const uint32_t* __restrict__ context_lens, // (n), 0 for a row that is padding
                              const uint32_t* __restrict__ block_tables, // (n, table_stride)
                              T* __restrict__ out,         // as q

@@ -5,7 +5,7 @@ constexpr int THREADS = 256;
 
 // out (rows, columns) = residual (rows, columns) / rms(residual) * weight (columns)
 template <typename T>
-__device__ void rms_norm(const float* __restrict__ residual, const float* __restrict__ weight, T* __restrict__ out,
+__device__ void rms_norm(const float* residual, const float* __restrict__ weight, T* __restrict__ out,
                          int columns, float epsilon) {
     __shared__ float scratch[THREADS / 32];
     wait_for_earlier_launches();

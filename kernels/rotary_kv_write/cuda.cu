@@ -41,7 +41,7 @@ template <int COUNT, typename T> __device__ __forceinline__ void write(T* to, co
 // qkv (n, (heads + 2 kv_heads) head_dim) -> queries (n, heads head_dim), cache (2, num_slots, kv_heads, head_dim).
 // Block (token, part); a thread takes `COUNT` elements of the lower half of a head and their partners.
 template <typename T, int COUNT>
-__device__ void rotary_kv_write(const T* __restrict__ qkv, T* __restrict__ queries, T* __restrict__ cache,
+__device__ void rotary_kv_write(const T* qkv, T* __restrict__ queries, T* __restrict__ cache,
                                 const Operands& operands) {
     const int half = operands.head_dim / 2, per_head = half / COUNT;
     const int item = blockIdx.y * THREADS + threadIdx.x;

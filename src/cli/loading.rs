@@ -15,7 +15,7 @@ use super::{
     progress::TaskProgress,
 };
 #[cfg(feature = "cuda")]
-use crate::model::{self, checkpoint::Progress, gpu::GpuDecoder};
+use crate::model::{self, gpu::GpuDecoder};
 #[cfg(feature = "cuda")]
 use tramontane_kernels::gpu::cuda::Cuda;
 
@@ -143,9 +143,7 @@ impl Prepared {
                 let device = Cuda::open(*ordinal)?;
                 // Layer by layer: the machine's memory need not hold them all.
                 let weights = self.checkpoint.source(self.dtype, progress);
-                let decoder = GpuDecoder::new(config, &weights, cache, self.gpu_limits, device)?;
-                progress.finish();
-                Ok(Box::new(decoder))
+                Ok(Box::new(GpuDecoder::new(config, &weights, cache, self.gpu_limits, device)?))
             }
         }
     }

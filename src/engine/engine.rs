@@ -69,7 +69,7 @@ pub(super) struct Engine {
     requests: HashMap<SequenceKey, InFlight>,
     /// Steps whose results have not been read: at most one between two steps.
     started: VecDeque<Started>,
-    /// How long the step that runs has waited for results.
+    /// How long the step that runs has taken to get results: next to all of it waiting.
     waited: Duration,
     max_sequence_len: usize,
     metrics: Arc<EngineMetrics>,

@@ -48,8 +48,8 @@ pub enum ModelError {
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
     /// Weights that cannot be read.
-    #[error("{0}")]
-    Weights(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Weights(Box<dyn std::error::Error + Send + Sync>),
     /// The configuration contradicts itself, or the weights.
     #[error("model configuration: {field} {reason}")]
     InvalidConfig {

@@ -136,7 +136,7 @@ impl EngineMetrics {
         self.tokens.per_iteration.observe(batched_tokens as f64);
     }
 
-    /// A step whose tokens the device chooses kept the engine's thread busy for so long, waiting left out.
+    /// A step that was started ahead kept the engine's thread busy for so long, taking results left out.
     pub fn step_host(&self, seconds: f64) {
         self.latency.step_host.observe(seconds);
     }
@@ -347,7 +347,7 @@ impl Latency {
             decode: request("request_decode_time_seconds", "From a request's first token to its last."),
             step_host: register.own_histogram(
                 "step_host_seconds",
-                "Time that a step of a GPU keeps the engine's thread busy, without waiting for results.",
+                "Time that a step started ahead keeps the engine's thread busy, beside taking results.",
                 STEP_HOST_S,
             ),
         }
@@ -440,6 +440,7 @@ mod tests {
         metrics.set_load(2, 3, 0.25);
         metrics.admitted(10, 4);
         metrics.step(6);
+        metrics.step_host(2e-5);
         metrics.first_token(0.02);
         metrics.next_token(0.01);
         metrics.next_token(0.01);
@@ -458,6 +459,7 @@ mod tests {
             format!(r#"vllm:prompt_tokens_by_source_total{{{labels},source="local_compute"}} 6"#),
             format!(r#"vllm:prompt_tokens_by_source_total{{{labels},source="external_kv_transfer"}} 0"#),
             format!("vllm:inter_token_latency_seconds_count{{{labels}}} 2"),
+            format!("tramontane:step_host_seconds_count{{{labels}}} 1"),
             format!("vllm:time_per_output_token_seconds_count{{{labels}}} 2"),
             format!(r#"vllm:cache_config_info{{block_size="16",{},num_gpu_blocks="64"}} 1"#, labels),
             format!("vllm:prompt_tokens_total{{{labels}}} 10"),

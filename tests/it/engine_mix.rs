@@ -200,11 +200,10 @@ fn a_gpu_gives_the_same_tokens_alone_and_in_any_mix() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden/mistral-v03");
     let checkpoint = Checkpoint::open(&folder).unwrap();
     let new_model = |config: &EngineConfig| -> Box<dyn ForwardPass> {
-        let weights = checkpoint.load(ComputeDtype::Bf16, &Device::Cpu, &NoProgress).unwrap();
         let EngineConfig { num_blocks, block_size, .. } = *config;
         let cache = KvCacheConfig { num_blocks, block_size, dtype: ComputeDtype::Bf16.dtype() };
         let limits = GpuLimits { max_tokens: 64, max_sequences: 64 };
-        gpu_decoder(checkpoint.config().clone(), &weights, cache, limits).unwrap()
+        gpu_decoder(&checkpoint, ComputeDtype::Bf16, cache, limits).unwrap()
     };
     let limits = [
         EngineConfig { block_size: 4, num_blocks: 13, max_batched_tokens: 64, ..EngineConfig::default() },

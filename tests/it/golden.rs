@@ -162,32 +162,34 @@ fn load(checkpoint: &Checkpoint, target: Target, num_blocks: usize) -> Result<Bo
         Target::Cpu(dtype) => dtype,
         Target::EmulatedCuda => ComputeDtype::Bf16,
     };
-    let weights = checkpoint.load(dtype, &Device::Cpu, &NoProgress)?;
     match target {
-        Target::Cpu(_) => Ok(Box::new(decoder(checkpoint.config(), weights, dtype, num_blocks)?)),
+        Target::Cpu(_) => {
+            let weights = checkpoint.load(dtype, &Device::Cpu, &NoProgress)?;
+            Ok(Box::new(decoder(checkpoint.config(), weights, dtype, num_blocks)?))
+        }
         Target::EmulatedCuda => {
             let cache = KvCacheConfig { num_blocks, block_size: BLOCK_SIZE, dtype: dtype.dtype() };
             // A prompt of any length in one go, all prompts together.
             let limits = GpuLimits { max_tokens: num_blocks * BLOCK_SIZE, max_sequences: num_blocks };
-            let config = checkpoint.config().clone();
-            gpu_decoder(config, &weights, cache, limits)
+            gpu_decoder(checkpoint, dtype, cache, limits)
         }
     }
 }
 
 /// On the emulated GPU, or on a real one where `TRAMONTANE_TEST_DEVICE` is `cuda`.
 pub fn gpu_decoder(
-    config: Config,
-    weights: &Weights,
+    checkpoint: &Checkpoint,
+    dtype: ComputeDtype,
     cache: KvCacheConfig,
     limits: GpuLimits,
 ) -> Result<Box<dyn ForwardPass>> {
+    let (config, weights) = (checkpoint.config().clone(), checkpoint.source(dtype, &NoProgress));
     #[cfg(feature = "cuda")]
     if std::env::var("TRAMONTANE_TEST_DEVICE").is_ok_and(|device| device == "cuda") {
         let device = tramontane_kernels::gpu::cuda::Cuda::open(0)?;
-        return Ok(Box::new(GpuDecoder::new(config, weights, cache, limits, device)?));
+        return Ok(Box::new(GpuDecoder::new(config, &weights, cache, limits, device)?));
     }
-    Ok(Box::new(GpuDecoder::new(config, weights, cache, limits, Emulated::default())?))
+    Ok(Box::new(GpuDecoder::new(config, &weights, cache, limits, Emulated::default())?))
 }
 
 /// Logits of every position within [`F32_MAX`], in one prefill and in chunks, and all greedy tokens equal,

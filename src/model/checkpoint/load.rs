@@ -143,11 +143,14 @@ impl WeightSource for Parts<'_> {
     }
 
     fn norm(&self) -> Result<Tensor, ModelError> {
-        Ok(self.loader.norm(&self.plan.norm)?)
+        let norm = self.loader.norm(&self.plan.norm)?;
+        self.loader.progress.finish();
+        Ok(norm)
     }
 
     fn lm_head(&self) -> Result<Tensor, ModelError> {
-        Ok(self.loader.matrix(&[self.plan.lm_head.as_ref().unwrap_or(&self.plan.embed_tokens)])?)
+        let lm_head = self.plan.lm_head.as_ref().unwrap_or(&self.plan.embed_tokens);
+        Ok(self.loader.matrix(&[lm_head])?)
     }
 }
 

@@ -190,7 +190,7 @@ impl Checkpoint {
         in_matrices * dtype.size_in_bytes() as u64 + (parameters - in_matrices) * size_of::<f32>() as u64
     }
 
-    /// Weights that are read, converted and packed when they are asked for. Progress ends with the final norm.
+    /// Weights that are read, converted and packed when they are asked for. The final norm is taken to be the last.
     pub fn source<'a>(&'a self, dtype: ComputeDtype, progress: &'a dyn Progress) -> impl WeightSource + 'a {
         progress.start(self.plan.stored_bytes());
         Parts { loader: Loader { files: &self.files, dtype, device: &Device::Cpu, progress }, plan: &self.plan }

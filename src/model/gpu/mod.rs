@@ -101,7 +101,7 @@ struct Model {
 }
 
 impl<D: Device> GpuDecoder<D> {
-    /// Checks `config` and `weights`, then uploads the weights and allocates everything that steps within `limits`
+    /// Checks `config`, uploads the weights, each checked before, and allocates everything that steps within `limits`
     /// need. Weights, cache and activations are of `cache.dtype`, bf16 or f16; sums and the residual are f32.
     pub fn new(
         config: Config,

@@ -201,7 +201,9 @@ impl<D: Device> Uploader<'_, D> {
         let elements: &[u16] = match &*storage {
             Storage::Cpu(CpuStorage::BF16(elements)) => elements.reinterpret_cast(),
             Storage::Cpu(CpuStorage::F16(elements)) => elements.reinterpret_cast(),
-            _ => return Err(candle_core::Error::Msg("weights have to be in the machine's memory".to_owned()).into()),
+            Storage::Cpu(_) | Storage::Cuda(_) | Storage::Metal(_) => {
+                return Err(ModelError::InvalidConfig { field: "weights", reason: "must be in the machine's memory" });
+            }
         };
         let begin = layout.start_offset();
         Ok(then(&elements[begin..begin + tensor.elem_count()])?)

@@ -2,8 +2,10 @@
 
 use candle_core::{DType, Device, Tensor};
 use expect_test::{Expect, expect};
+use tramontane_kernels::gpu::Emulated;
 
 use super::random::{BLOCK_SIZE, Model, NUM_BLOCKS, Progress, alone, batch_of};
+use crate::model::gpu::{GpuDecoder, GpuLimits};
 use crate::model::kv_cache::KvCache;
 use crate::model::{Decoder, ForwardPass, KvCacheConfig};
 use crate::types::Batch;
@@ -119,6 +121,44 @@ fn weights_that_do_not_fit_are_refused() {
     );
     check_build(
         |m, _| drop(m.weights.layers.pop()),
+        expect!["model configuration: num_hidden_layers differs from the number of layers in the weights"],
+    );
+}
+
+/// A GPU takes them layer by layer.
+#[test]
+fn a_gpu_refuses_the_same_weights() {
+    let zeros = |shape: (usize, usize)| Tensor::zeros(shape, DType::BF16, &Device::Cpu).unwrap();
+    let check = |breach: &dyn Fn(&mut Model), expected: Expect| {
+        let mut model = Model::random_for_gpu(1, DType::BF16);
+        breach(&mut model);
+        let cache = KvCacheConfig { num_blocks: NUM_BLOCKS, block_size: BLOCK_SIZE, dtype: DType::BF16 };
+        let limits = GpuLimits { max_tokens: 8, max_sequences: 2 };
+        let found = match GpuDecoder::new(model.config, &model.weights, cache, limits, Emulated::default()) {
+            Ok(_) => String::from("built"),
+            Err(error) => error.to_string(),
+        };
+        expected.assert_eq(&found);
+    };
+    check(&|_| (), expect!["built"]);
+    check(
+        &|m| m.weights.embed_tokens = zeros((3, 5)),
+        expect!["weight embed_tokens has shape [3, 5], expected [40, 24]"],
+    );
+    check(
+        &|m| m.weights.layers[1].o_proj = zeros((1, 1)),
+        expect!["weight layers.1.o_proj has shape [1, 1], expected [24, 96]"],
+    );
+    check(
+        &|m| m.weights.norm = m.weights.norm.to_dtype(DType::BF16).unwrap(),
+        expect!["weight norm is BF16, expected F32"],
+    );
+    check(
+        &|m| drop(m.weights.layers.pop()),
+        expect!["model configuration: num_hidden_layers differs from the number of layers in the weights"],
+    );
+    check(
+        &|m| m.weights.layers.push(m.weights.layers[0].clone()),
         expect!["model configuration: num_hidden_layers differs from the number of layers in the weights"],
     );
 }

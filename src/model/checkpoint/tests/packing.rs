@@ -10,7 +10,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::*;
 use crate::model::checkpoint::{ComputeDtype, NoProgress, Progress, summary};
-use crate::model::weights::FeedForwardWeights;
+use crate::model::weights::{FeedForwardWeights, WeightSource};
 
 /// All tensors of a checkpoint in f32, FP8 still without scales.
 fn read_plainly(dir: &Path) -> HashMap<String, Tensor> {
@@ -87,6 +87,19 @@ fn check(case: &str, dtype: ComputeDtype) -> bool {
     let weights = checkpoint.load(dtype, &Device::Cpu, &NoProgress).unwrap();
     assert_eq!(weights.embed_tokens.dtype(), dtype.dtype());
     assert_eq!(weights.norm.dtype(), DType::F32);
+
+    let source = checkpoint.source(dtype, &NoProgress);
+    assert_equal("the source's embedding", &source.embed_tokens().unwrap(), &weights.embed_tokens);
+    assert_equal("the source's head", &source.lm_head().unwrap(), &weights.lm_head);
+    assert_equal("the source's norm", &source.norm().unwrap(), &weights.norm);
+    let mut n_layers = 0;
+    while let Some(layer) = source.layer(n_layers).unwrap() {
+        let loaded = &weights.layers[n_layers];
+        assert_equal("the source's projections", &layer.qkv_proj, &loaded.qkv_proj);
+        assert_equal("the source's output projection", &layer.o_proj, &loaded.o_proj);
+        n_layers += 1;
+    }
+    assert_eq!(n_layers, weights.layers.len());
 
     let tensors = read_plainly(&dir);
     let native = tensors.contains_key("tok_embeddings.weight");
