@@ -149,17 +149,12 @@ template <int PENDING> __device__ __forceinline__ void copy_wait() {
 // Every thread of its kernel calls this before it reads what any launch may have written, and before it writes anything:
 // then all earlier launches have ended, for the one in front has done the same. What they write must not be `const
 // __restrict__` here: that says it does not change while the kernel runs, and its loads may be moved in front of this.
+// Then the next launch may begin, if it is marked: as soon as all blocks of this one have come here and there is room.
 __device__ __forceinline__ void wait_for_earlier_launches() {
 #ifndef __CUDACC__
     emulation::self().waited = true;
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-// Lets the next launch begin, if it is marked, as soon as all blocks of this one have called this and there is room.
-__device__ __forceinline__ void let_next_launch_begin() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }

@@ -109,13 +109,10 @@ impl Wide {
     const TILE_ITEMS: usize = 4;
 
     // As `SHARED_KIB` in `wide.cuh`.
-    const ROWS32: Self = Self::new(("linear_wide32_bf16", "linear_wide32_f16"), 32, 96 << 10);
-    const ROWS64: Self = Self::new(("linear_wide64_bf16", "linear_wide64_f16"), 64, 160 << 10);
-    const ROWS128: Self = Self::new(("linear_wide128_bf16", "linear_wide128_f16"), 128, 160 << 10);
-
-    const fn new(names: (&'static str, &'static str), rows: usize, shared_bytes: usize) -> Self {
-        Self { names, rows, shared_bytes }
-    }
+    const ROWS32: Self = Self { names: ("linear_wide32_bf16", "linear_wide32_f16"), rows: 32, shared_bytes: 96 << 10 };
+    const ROWS64: Self = Self { names: ("linear_wide64_bf16", "linear_wide64_f16"), rows: 64, shared_bytes: 160 << 10 };
+    const ROWS128: Self =
+        Self { names: ("linear_wide128_bf16", "linear_wide128_f16"), rows: 128, shared_bytes: 160 << 10 };
 
     /// Where shared memory is small, more rows take several of the smallest tiles.
     fn of(rows: usize, capacity: Capacity) -> Self {

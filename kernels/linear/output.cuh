@@ -19,10 +19,11 @@ template <typename T> struct Output {
     int columns; // the weight has as many rows, with SwiGLU twice as many: gates, then ups
     int epilogue;
 
+    __device__ __forceinline__ int weight_rows() const { return epilogue == SWIGLU ? 2 * columns : columns; }
+
     // Groups of 16 * TILES indices.
     template <int TILES> __device__ __forceinline__ int groups() const {
-        const int indices = epilogue == SWIGLU ? 2 * columns : columns;
-        return (indices + 16 * TILES - 1) / (16 * TILES);
+        return (weight_rows() + 16 * TILES - 1) / (16 * TILES);
     }
 
     // Whether this index is not a column of its own.
@@ -31,8 +32,6 @@ template <typename T> struct Output {
     __device__ __forceinline__ int column(int index) const {
         return epilogue == SWIGLU ? index / 16 * 8 + index % 8 : index;
     }
-
-    __device__ __forceinline__ int weight_rows() const { return epilogue == SWIGLU ? 2 * columns : columns; }
 
     // The row of the weight for an index; some row for an index past the end, whose result is never written.
     __device__ __forceinline__ int weight_row(int index) const {

@@ -198,7 +198,6 @@ __device__ __forceinline__ void skinny(const T* x, const T* weight, int in, cons
     WeightStream<T, WEIGHT_TILES, WEIGHT_TILES == 1 ? 5 : 4> weights;
     weights.begin(weight, output, in, shared);
     wait_for_earlier_launches();
-    let_next_launch_begin();
     float* const partial = reinterpret_cast<float*>(shared + weights.VECTORS);
     multiply<ROW_TILES>(weights, Rows<T>{x, output.rows, in, in}, output, partial);
 }
@@ -248,7 +247,6 @@ __device__ __forceinline__ void skinny_normed(const float* residual, const float
     WeightStream<T, 1, 4> weights;
     weights.begin(weight, output, in, shared);
     wait_for_earlier_launches();
-    let_next_launch_begin();
     Vector16* const sums = shared + weights.VECTORS;
     T* const normed = reinterpret_cast<T*>(sums + SUM_VECTORS<1>);
     const Rows<T> rows = normalise(residual, norm_weight, epsilon, output.rows, in, normed);

@@ -305,7 +305,7 @@ template <typename T, int ROWS> struct Wide {
     // Grid: (blocks of `items_per_block` items, the last one perhaps with fewer; tiles of ROWS rows of x).
     static __device__ __forceinline__ void run(const T* x, const T* weight, int in, const Output<T>& output, const Workspace& workspace) {
         DYNAMIC_SHARED(Shared, shared);
-        const int tiles = (output.weight_rows() + WIDE_FEATURES - 1) / WIDE_FEATURES;
+        const int tiles = output.template groups<WIDE_FEATURES / 16>();
         const int begin = int(blockIdx.x) * workspace.items_per_block;
         const int end = min(begin + workspace.items_per_block, tiles * TILE_ITEMS);
         const Place place;

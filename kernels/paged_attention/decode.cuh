@@ -65,7 +65,6 @@ __device__ void paged_decode(const T* q,                  // (n, kv_heads * grou
     __shared__ bool arrived_last;
 
     wait_for_earlier_launches();
-    let_next_launch_begin();
     const int sequence = blockIdx.z, thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int context = int(context_lens[sequence]);
     const int head_tiles = (group + ROWS - 1) / ROWS, kv_head = blockIdx.y / head_tiles;

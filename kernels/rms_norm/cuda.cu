@@ -9,7 +9,6 @@ __device__ void rms_norm(const float* residual, const float* __restrict__ weight
                          int columns, float epsilon) {
     __shared__ float scratch[THREADS / 32];
     wait_for_earlier_launches();
-    let_next_launch_begin();
     residual += size_t(blockIdx.x) * columns;
     out += size_t(blockIdx.x) * columns;
     float squares = 0;

@@ -92,7 +92,6 @@ __device__ void rotary_kv_write(const T* qkv, T* __restrict__ queries, T* __rest
     (const T* qkv, T* queries, T* cache, const uint32_t* slots, const uint32_t* positions, const float* cos_sin,      \
      const float* query_scale, int heads, int kv_heads, int head_dim, int num_slots, int max_positions) {             \
         wait_for_earlier_launches();                                                                                  \
-        let_next_launch_begin();                                                                                      \
         const Operands operands{slots, positions, cos_sin, query_scale, heads, kv_heads, head_dim, num_slots, max_positions};\
         rotary_kv_write<T, COUNT>(qkv, queries, cache, operands);                                                     \
     }                                                                                                                 \

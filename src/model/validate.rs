@@ -60,16 +60,17 @@ pub(super) fn weights(config: &Config, weights: &Weights) -> Result<(), ModelErr
     table("embed_tokens", &weights.embed_tokens, config)?;
     table("lm_head", &weights.lm_head, config)?;
     norm("norm", &weights.norm, config.hidden_size)?;
-    if weights.layers.len() != config.num_hidden_layers {
-        return Err(number_of_layers());
-    }
+    number_of_layers(config, weights.layers.len())?;
     weights.layers.iter().enumerate().try_for_each(|(index, weights)| layer(config, index, weights))
 }
 
-/// The configuration has another number of layers than the weights.
-pub(super) fn number_of_layers() -> ModelError {
+/// Refuses weights of another number of layers.
+pub(super) fn number_of_layers(config: &Config, found: usize) -> Result<(), ModelError> {
+    if found == config.num_hidden_layers {
+        return Ok(());
+    }
     let reason = "differs from the number of layers in the weights";
-    ModelError::InvalidConfig { field: "num_hidden_layers", reason }
+    Err(ModelError::InvalidConfig { field: "num_hidden_layers", reason })
 }
 
 /// A table with a row per token.

@@ -24,8 +24,10 @@ pub struct Weights {
 pub trait WeightSource {
     /// The tokens' table.
     fn embed_tokens(&self) -> Result<Tensor, ModelError>;
-    /// Layer `index`; beyond the last one there is none.
-    fn layer(&self, index: usize) -> Result<Option<LayerWeights>, ModelError>;
+    /// How many layers there are.
+    fn num_layers(&self) -> usize;
+    /// Layer `index`, below [`Self::num_layers`].
+    fn layer(&self, index: usize) -> Result<LayerWeights, ModelError>;
     /// The final norm.
     fn norm(&self) -> Result<Tensor, ModelError>;
     /// The table of the logits. Not asked for if it is tied to the tokens'.
@@ -37,8 +39,12 @@ impl WeightSource for Weights {
         Ok(self.embed_tokens.clone())
     }
 
-    fn layer(&self, index: usize) -> Result<Option<LayerWeights>, ModelError> {
-        Ok(self.layers.get(index).cloned())
+    fn num_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    fn layer(&self, index: usize) -> Result<LayerWeights, ModelError> {
+        Ok(self.layers[index].clone())
     }
 
     fn norm(&self) -> Result<Tensor, ModelError> {

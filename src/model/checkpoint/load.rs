@@ -138,8 +138,12 @@ impl WeightSource for Parts<'_> {
         Ok(self.loader.matrix(&[&self.plan.embed_tokens])?)
     }
 
-    fn layer(&self, index: usize) -> Result<Option<LayerWeights>, ModelError> {
-        Ok(self.plan.layers.get(index).map(|layer| self.loader.layer(layer)).transpose()?)
+    fn num_layers(&self) -> usize {
+        self.plan.layers.len()
+    }
+
+    fn layer(&self, index: usize) -> Result<LayerWeights, ModelError> {
+        Ok(self.loader.layer(&self.plan.layers[index])?)
     }
 
     fn norm(&self) -> Result<Tensor, ModelError> {

@@ -81,6 +81,7 @@ impl GpuWeights {
         cache_bytes: usize,
         dtype: Float16,
     ) -> Result<Self, ModelError> {
+        validate::number_of_layers(config, weights.num_layers())?;
         let from = config.attention.head_dim;
         let heads = HeadPadding { from, to: device_head_dim(from)? };
         let to = Uploader { device, dtype, heads };
@@ -93,17 +94,12 @@ impl GpuWeights {
             true => embed_tokens,
             false => table("lm_head", weights.lm_head()?)?,
         };
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        while let Some(layer) = weights.layer(layers.len())? {
-            if layers.len() == config.num_hidden_layers {
-                return Err(validate::number_of_layers());
-            }
-            validate::layer(config, layers.len(), &layer)?;
-            layers.push(to.layer(config, &layer, cache_bytes)?);
-        }
-        if layers.len() < config.num_hidden_layers {
-            return Err(validate::number_of_layers());
-        }
+        let layer = |index| {
+            let layer = weights.layer(index)?;
+            validate::layer(config, index, &layer)?;
+            to.layer(config, &layer, cache_bytes)
+        };
+        let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?;
         let norm = weights.norm()?;
         validate::norm("norm", &norm, config.hidden_size)?;
         Ok(Self {

@@ -92,14 +92,12 @@ fn check(case: &str, dtype: ComputeDtype) -> bool {
     assert_equal("the source's embedding", &source.embed_tokens().unwrap(), &weights.embed_tokens);
     assert_equal("the source's head", &source.lm_head().unwrap(), &weights.lm_head);
     assert_equal("the source's norm", &source.norm().unwrap(), &weights.norm);
-    let mut n_layers = 0;
-    while let Some(layer) = source.layer(n_layers).unwrap() {
-        let loaded = &weights.layers[n_layers];
+    assert_eq!(source.num_layers(), weights.layers.len());
+    for (index, loaded) in weights.layers.iter().enumerate() {
+        let layer = source.layer(index).unwrap();
         assert_equal("the source's projections", &layer.qkv_proj, &loaded.qkv_proj);
         assert_equal("the source's output projection", &layer.o_proj, &loaded.o_proj);
-        n_layers += 1;
     }
-    assert_eq!(n_layers, weights.layers.len());
 
     let tensors = read_plainly(&dir);
     let native = tensors.contains_key("tok_embeddings.weight");
