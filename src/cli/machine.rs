@@ -58,6 +58,11 @@ pub(super) fn nvidia_driver() -> Option<String> {
     parse_nvidia_version(&fs::read_to_string("/proc/driver/nvidia/version").ok()?)
 }
 
+/// Processor time that this process has used so far, of all its threads; known on Linux.
+pub(super) fn processor_seconds() -> Option<f64> {
+    parse_processor_seconds(&fs::read_to_string("/proc/self/stat").ok()?)
+}
+
 /// Names of the NVIDIA GPUs that the driver lists.
 pub(super) fn nvidia_gpus() -> Vec<String> {
     let Ok(entries) = fs::read_dir("/proc/driver/nvidia/gpus") else { return Vec::new() };
@@ -73,6 +78,13 @@ fn parse_meminfo(text: &str) -> Option<Memory> {
     let kib = |field| cpuinfo_field(text, field)?.strip_suffix("kB")?.trim().parse::<u64>().ok();
     let size = |field| kib(field).map(|kib| ByteSize::new(kib << 10));
     Some(Memory { total: size("MemTotal")?, available: size("MemAvailable")? })
+}
+
+/// User and system time of proc_pid_stat(5), in ticks of a hundredth of a second, as Linux shows them to programs.
+fn parse_processor_seconds(text: &str) -> Option<f64> {
+    let (_, fields) = text.rsplit_once(") ")?; // the name before it may hold anything
+    let ticks = |index| fields.split(' ').nth(index)?.parse::<u64>().ok();
+    Some((ticks(11)? + ticks(12)?) as f64 / 100.0)
 }
 
 /// Limit and use of the control group (version 2) at `root`, if it has a limit. Cached files count as used
@@ -144,6 +156,13 @@ mod tests {
         // The counters are read one after the other, so they may contradict each other.
         write("memory.current", "4096\n");
         assert_eq!(container_limit(root.path()), Some((ByteSize::mib(1), ByteSize::new(0))));
+    }
+
+    #[test]
+    fn processor_time() {
+        let text = "1234 (a) b) c) S 1 1 1 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 1 0 100 1000 100";
+        assert_eq!(parse_processor_seconds(text), Some(3.0));
+        assert_eq!(parse_processor_seconds("nonsense"), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod accelerator;
 mod answer;
+mod bench;
 mod chat;
 mod doctor;
 mod error;
@@ -54,6 +55,7 @@ enum Command {
     Generate(generate::GenerateArgs),
     Chat(chat::ChatArgs),
     Doctor(doctor::DoctorArgs),
+    Bench(bench::BenchArgs),
     Health(health::HealthArgs),
 }
 
@@ -87,7 +89,7 @@ impl Cli {
             Command::Inspect(args) => args.settings(),
             Command::Generate(args) => args.settings(),
             Command::Chat(args) => args.settings(),
-            Command::Doctor(_) | Command::Health(_) => Args::default(),
+            Command::Doctor(_) | Command::Bench(_) | Command::Health(_) => Args::default(),
         };
         args.log = log;
         args
@@ -111,6 +113,7 @@ impl Command {
             Command::Generate(args) => args.run(&config, style),
             Command::Chat(args) => args.run(&config, style),
             Command::Doctor(args) => args.run(&config),
+            Command::Bench(args) => args.run(style),
             Command::Health(args) => args.run(),
         }
     }

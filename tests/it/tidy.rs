@@ -9,14 +9,15 @@ use std::{
 
 /// The layers and what each may use besides itself. All may use `config`, `types` and `telemetry`; `cli`
 /// wires the process together and may use everything.
-const ALLOWED: [(&str, &[&str]); 9] = [
-    ("cli", &["api", "engine", "model", "governance", "retrieval", "prompt"]),
+const ALLOWED: [(&str, &[&str]); 10] = [
+    ("cli", &["api", "bench", "engine", "model", "governance", "retrieval", "prompt"]),
     ("api", &["engine", "governance", "retrieval", "prompt"]),
     ("engine", &["model"]),
     ("model", &[]),
     ("governance", &[]),
     ("retrieval", &[]),
     ("prompt", &[]),
+    ("bench", &[]),
     ("types", &[]),
     ("config", &[]),
 ];

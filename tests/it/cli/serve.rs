@@ -15,7 +15,7 @@ use super::{check_failure, checkpoint, hub, run, tramontane};
 pub(super) struct Server {
     process: Child,
     log: BufReader<std::process::ChildStderr>,
-    address: String,
+    pub(super) address: String,
 }
 
 impl Server {
