@@ -38,7 +38,8 @@ pub use rotary_kv_write::{RotaryRows, rotary_kv_write};
 pub use route_experts::{ExpertRoutes, route_experts};
 pub use swiglu::swiglu;
 
-/// Name of the instruction set that the CPU kernels use on this machine: `avx512`, `avx2` or `portable`.
+/// Name of the instruction set that the CPU kernels use on this machine: `avx512_bf16`, `avx512`, `avx2` or
+/// `portable`.
 pub fn instruction_set() -> &'static str {
     simd::Tier::best().name()
 }

@@ -19,10 +19,12 @@ pub(crate) trait Element: Copy + Send + Sync + 'static {
     fn from_f32(value: f32) -> Self;
     fn of(storage: &CpuStorage) -> Option<&[Self]>;
     fn of_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+    /// The same elements, if they are bf16.
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]>;
 }
 
 macro_rules! element {
-    ($type:ty, $kind:ident, $variant:ident, $value:ident => $widen:expr, $narrow:expr) => {
+    ($type:ty, $kind:ident, $variant:ident, $value:ident => $widen:expr, $narrow:expr, $as_bf16:expr) => {
         impl Element for $type {
             const KIND: ElementKind = ElementKind::$kind;
             #[inline(always)]
@@ -41,14 +43,17 @@ macro_rules! element {
             fn of_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
                 if let CpuStorage::$variant(values) = storage { Some(values) } else { None }
             }
+            fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
+                $as_bf16(values)
+            }
         }
     };
 }
 
-element!(f32, F32, F32, value => value, value);
+element!(f32, F32, F32, value => value, value, |_| None);
 // Not `half`'s conversions, whose treatment of NaN keeps loops from being vectorised.
-element!(bf16, Bf16, BF16, value => f32::from_bits(u32::from(value.to_bits()) << 16), narrow_bf16(value));
-element!(f16, F16, F16, value => value.to_f32(), f16::from_f32(value));
+element!(bf16, Bf16, BF16, value => f32::from_bits(u32::from(value.to_bits()) << 16), narrow_bf16(value), Some);
+element!(f16, F16, F16, value => value.to_f32(), f16::from_f32(value), |_| None);
 
 /// Rounds to nearest, ties to even; NaN stays a quiet NaN.
 #[inline(always)]

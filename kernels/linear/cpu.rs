@@ -1,16 +1,18 @@
 //! Fast path. Columns of the result are split over threads; a weight is read from memory once.
 //!
-//! Few rows: the weight is widened in registers and stays in cache for the next rows (`direct`).
-//! Many rows: a panel of weight rows is widened once into a scratch that stays in L1, and a block of rows
-//! runs over it; accumulators that have not reached the end of `in` wait in a second scratch (`blocked`).
-//! Both use the tiles of [`crate::simd::dot_tile`], hence give the same bits.
+//! Few rows: the weight is used from where it is and stays in cache for the next rows (`direct`).
+//! Many rows: a panel of weight rows is copied once, widened if need be, into a scratch that stays in L1, and a
+//! block of rows runs over it; accumulators that have not reached the end of `in` wait in a second scratch
+//! (`blocked`). Both use the tiles of [`crate::simd::dot_tile`], hence give the same bits.
 
 #![expect(unsafe_code, reason = "raw pointers into rows and panels inside target-feature functions")]
 #![expect(clippy::needless_range_loop, reason = "a tile reads the same index of several arrays")]
 
-use std::ops::Range;
+use std::{mem::MaybeUninit, ops::Range};
 
-use crate::simd::{Kernel, Tier, TileShape, Vector, dispatch, dot_tile, widen};
+use half::bf16;
+
+use crate::simd::{Bf16Pairs, Kernel, Multiply, Tier, TileShape, Vector, Widened, dispatch, dot_tile};
 use crate::storage::Element;
 use crate::threads::{self, SharedOutput};
 
@@ -18,8 +20,11 @@ use crate::threads::{self, SharedOutput};
 const BLOCKED_MIN_ROWS: usize = 24;
 /// Rows that share a widened panel.
 const ROW_BLOCK: usize = 128;
-/// Elements of `in` that a panel spans: a tile's rows and weights fit L1 together.
-const DEPTH_BLOCK: usize = 1024;
+/// Bytes of a weight row that a panel spans: a tile's rows and weights fit L1 together.
+const DEPTH_BYTES: usize = 4096;
+/// Elements between two rows of bf16, beyond a multiple of this many: a tile's rows must not all fall into the
+/// same few sets of the cache, as they do where `in` is a power of two.
+const ROW_STEP: usize = 32;
 /// Columns per piece of the blocked path; divisible by the outputs of every tile.
 const COLUMN_BLOCK: usize = 48;
 
@@ -47,7 +52,70 @@ pub(super) fn run<T: Element>(tier: Tier, product: &Product<'_, T>, store: Store
     assert_eq!(x.len(), rows * in_features, "x has rows * in_features elements");
     assert_eq!(weight.len(), out_features * in_features, "weight has out_features * in_features elements");
     assert_eq!(out.len(), rows * out_features, "out has rows * out_features elements");
-    let out = SharedOutput::new(out);
+    let out = (SharedOutput::new(out), store);
+    let operands = |x, x_stride, weight| Operands { x, x_stride, weight };
+    match T::as_bf16(weight) {
+        Some(weight) if tier.has_bf16_products() => {
+            let x_stride = in_features.next_multiple_of(ROW_STEP) + ROW_STEP;
+            let x = narrow(tier, x, in_features, x_stride);
+            multiply::<T, Bf16Pairs>(tier, product, &Operands { x: &x, x_stride, weight }, out);
+        }
+        Some(_) => {
+            let x: Vec<f32> = x.iter().map(|value| bf16::from_f32(*value).to_f32()).collect();
+            multiply::<T, Widened<T>>(tier, product, &operands(&x, in_features, weight), out);
+        }
+        None => multiply::<T, Widened<T>>(tier, product, &operands(x, in_features, weight), out),
+    }
+}
+
+/// Rows of `width` elements as bf16, `stride` elements apart.
+fn narrow(tier: Tier, x: &[f32], width: usize, stride: usize) -> Vec<bf16> {
+    let rows = if width == 0 { 0 } else { x.len() / width };
+    let mut narrowed = vec![bf16::ZERO; rows * stride];
+    // SAFETY: the kernel has no pointers.
+    unsafe { dispatch(tier, Narrow { from: x, width, to: &mut narrowed, stride }) };
+    narrowed
+}
+
+struct Narrow<'a> {
+    from: &'a [f32],
+    width: usize,
+    to: &'a mut [bf16],
+    stride: usize,
+}
+
+impl Kernel for Narrow<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        if self.width == 0 {
+            return;
+        }
+        // Plain loops, which the compiler turns into vectors of the tier.
+        for (from, to) in self.from.chunks_exact(self.width).zip(self.to.chunks_exact_mut(self.stride)) {
+            for (from, to) in from.iter().zip(to) {
+                *to = Element::from_f32(*from);
+            }
+        }
+    }
+}
+
+/// The operands as `M` takes them.
+struct Operands<'a, M: Multiply> {
+    /// `(rows, in_features)`
+    x: &'a [M::X],
+    /// Elements from one row to the next.
+    x_stride: usize,
+    /// `(out_features, in_features)`
+    weight: &'a [M::W],
+}
+
+fn multiply<T, M: Multiply>(
+    tier: Tier,
+    product: &Product<'_, T>,
+    operands: &Operands<'_, M>,
+    (out, store): (SharedOutput, Store),
+) {
+    let &Product { rows, in_features, out_features, .. } = product;
     let work = rows * in_features * out_features;
     let blocked = rows >= BLOCKED_MIN_ROWS;
     let piece = if blocked {
@@ -57,8 +125,8 @@ pub(super) fn run<T: Element>(tier: Tier, product: &Product<'_, T>, store: Store
         out_features.div_ceil(4 * threads::count()).next_multiple_of(COLUMN_BLOCK)
     };
     threads::for_each_range(out_features, piece, work, |columns| {
-        let task = Columns { product, out, columns, store };
-        // SAFETY: the lengths were checked above, and pieces are disjoint ranges of columns.
+        let task = Columns { operands, rows, in_features, out_features, out, columns, store };
+        // SAFETY: the lengths were checked by the caller, and pieces are disjoint ranges of columns.
         unsafe {
             match blocked {
                 true => dispatch(tier, Blocked(task)),
@@ -70,22 +138,25 @@ pub(super) fn run<T: Element>(tier: Tier, product: &Product<'_, T>, store: Store
 
 /// A range of columns of the result. Whoever runs it vouches that the operands have the lengths of
 /// their shapes, that the columns lie inside, and that nobody else writes them.
-struct Columns<'a, T> {
-    product: &'a Product<'a, T>,
+struct Columns<'a, M: Multiply> {
+    operands: &'a Operands<'a, M>,
+    rows: usize,
+    in_features: usize,
+    out_features: usize,
     out: SharedOutput,
     columns: Range<usize>,
     store: Store,
 }
 
-impl<T: Element> Columns<'_, T> {
+impl<M: Multiply> Columns<'_, M> {
     /// # Safety
     /// `row + R <= rows`.
     #[inline(always)]
-    unsafe fn rows<const R: usize>(&self, row: usize, depth: usize) -> [*const f32; R] {
+    unsafe fn x<const R: usize>(&self, row: usize, depth: usize) -> [*const M::X; R] {
         let mut rows = [std::ptr::null(); R];
         for (r, pointer) in rows.iter_mut().enumerate() {
             // SAFETY: inside `x`, by the caller.
-            *pointer = unsafe { self.product.x.as_ptr().add((row + r) * self.product.in_features + depth) };
+            *pointer = unsafe { self.operands.x.as_ptr().add((row + r) * self.operands.x_stride + depth) };
         }
         rows
     }
@@ -93,11 +164,11 @@ impl<T: Element> Columns<'_, T> {
     /// # Safety
     /// `column + O <= out_features`.
     #[inline(always)]
-    unsafe fn weights<const O: usize>(&self, column: usize, depth: usize) -> [*const T; O] {
+    unsafe fn weights<const O: usize>(&self, column: usize, depth: usize) -> [*const M::W; O] {
         let mut weights = [std::ptr::null(); O];
         for (o, pointer) in weights.iter_mut().enumerate() {
             // SAFETY: inside `weight`, by the caller.
-            *pointer = unsafe { self.product.weight.as_ptr().add((column + o) * self.product.in_features + depth) };
+            *pointer = unsafe { self.operands.weight.as_ptr().add((column + o) * self.in_features + depth) };
         }
         weights
     }
@@ -107,7 +178,7 @@ impl<T: Element> Columns<'_, T> {
     #[inline(always)]
     unsafe fn finish<V: Vector, const R: usize, const O: usize>(&self, row: usize, column: usize, acc: [[V; O]; R]) {
         for (r, acc) in acc.iter().enumerate() {
-            let start = (row + r) * self.product.out_features + column;
+            let start = (row + r) * self.out_features + column;
             // SAFETY: inside this task's columns.
             let out = unsafe { self.out.part(start..start + O) };
             for (o, acc) in acc.iter().enumerate() {
@@ -122,14 +193,14 @@ impl<T: Element> Columns<'_, T> {
     }
 }
 
-struct Direct<'a, T>(Columns<'a, T>);
+struct Direct<'a, M: Multiply>(Columns<'a, M>);
 
-impl<T: Element> Kernel for Direct<'_, T> {
+impl<M: Multiply> Kernel for Direct<'_, M> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         // SAFETY: the shapes are those of the register file; the task's duties are its maker's.
         unsafe {
-            match (V::TILE, self.0.product.rows) {
+            match (V::TILE, self.0.rows) {
                 (TileShape::Rows4Outputs6, 1) => self.outputs::<V, 1, 8>(),
                 (TileShape::Rows4Outputs6, _) => self.outputs::<V, 4, 6>(),
                 (TileShape::Rows4Outputs3, 1) => self.outputs::<V, 1, 8>(),
@@ -140,7 +211,7 @@ impl<T: Element> Kernel for Direct<'_, T> {
     }
 }
 
-impl<T: Element> Direct<'_, T> {
+impl<M: Multiply> Direct<'_, M> {
     #[inline(always)]
     unsafe fn outputs<V: Vector, const R: usize, const O: usize>(&self) {
         let columns = self.0.columns.clone();
@@ -160,7 +231,7 @@ impl<T: Element> Direct<'_, T> {
 
     #[inline(always)]
     unsafe fn rows<V: Vector, const R: usize, const O: usize>(&self, column: usize) {
-        let rows = self.0.product.rows;
+        let rows = self.0.rows;
         let mut row = 0;
         // SAFETY: `row + R`, `row + 2` and `row + 1` stay inside the rows.
         unsafe {
@@ -182,16 +253,16 @@ impl<T: Element> Direct<'_, T> {
     unsafe fn tile<V: Vector, const R: usize, const O: usize>(&self, row: usize, column: usize) {
         // SAFETY: the caller keeps the tile inside.
         unsafe {
-            let (x, w) = (self.0.rows::<R>(row, 0), self.0.weights::<O>(column, 0));
-            let acc = dot_tile::<V, T, R, O>(x, w, self.0.product.in_features, [[V::splat(0.0); O]; R]);
+            let (x, w) = (self.0.x::<R>(row, 0), self.0.weights::<O>(column, 0));
+            let acc = dot_tile::<V, M, R, O>(x, w, self.0.in_features, [[V::splat(0.0); O]; R]);
             self.0.finish(row, column, acc);
         }
     }
 }
 
-struct Blocked<'a, T>(Columns<'a, T>);
+struct Blocked<'a, M: Multiply>(Columns<'a, M>);
 
-impl<T: Element> Kernel for Blocked<'_, T> {
+impl<M: Multiply> Kernel for Blocked<'_, M> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         // SAFETY: the shapes are those of the register file; the task's duties are its maker's.
@@ -213,31 +284,35 @@ struct Depth {
     total: usize,
 }
 
+/// Element of a panel.
+type Packed<M> = <<M as Multiply>::Packed as Multiply>::W;
+
 /// Working memory of one piece.
-struct Scratch {
-    /// Widened weights, `(outputs, depth)`.
-    panel: Vec<f32>,
+struct Scratch<M: Multiply> {
+    /// Weights, `(outputs, depth)`, not yet filled where nothing has been copied to.
+    panel: Vec<MaybeUninit<Packed<M>>>,
     /// Unfinished accumulators, one vector per element of the block.
     partial: Vec<f32>,
 }
 
-impl<T: Element> Blocked<'_, T> {
+impl<M: Multiply> Blocked<'_, M> {
     #[inline(always)]
     unsafe fn blocks<V: Vector, const R: usize, const O: usize>(&self) {
-        let total = self.0.product.in_features;
+        let total = self.0.in_features;
+        let depth_block = DEPTH_BYTES / size_of::<Packed<M>>();
         let columns = self.0.columns.clone();
-        let needs_partial = total > DEPTH_BLOCK;
+        let needs_partial = total > depth_block;
         let mut scratch = Scratch {
-            panel: vec![0.0; O * DEPTH_BLOCK.min(total)],
+            panel: vec![MaybeUninit::uninit(); O * depth_block.min(total)],
             partial: vec![0.0; if needs_partial { ROW_BLOCK * columns.len() * V::LANES } else { 0 }],
         };
         let mut row = 0;
-        while row < self.0.product.rows {
-            let rows = row..(row + ROW_BLOCK).min(self.0.product.rows);
+        while row < self.0.rows {
+            let rows = row..(row + ROW_BLOCK).min(self.0.rows);
             let mut start = 0;
             // An empty `in` still has to write its zeros.
             while start < total || (total == 0 && start == 0) {
-                let depth = Depth { start, len: DEPTH_BLOCK.min(total - start), total };
+                let depth = Depth { start, len: depth_block.min(total - start), total };
                 let mut column = columns.start;
                 // SAFETY: `column + O` and `column + 1` stay inside the columns.
                 unsafe {
@@ -250,17 +325,17 @@ impl<T: Element> Blocked<'_, T> {
                         column += 1;
                     }
                 }
-                start += DEPTH_BLOCK;
+                start += depth_block;
             }
             row = rows.end;
         }
     }
 
-    /// Widens a panel of `O` weight rows, then runs the block of rows over it.
+    /// Copies a panel of `O` weight rows, then runs the block of rows over it.
     #[inline(always)]
     unsafe fn panel<V: Vector, const R: usize, const O: usize>(
         &self,
-        scratch: &mut Scratch,
+        scratch: &mut Scratch<M>,
         rows: Range<usize>,
         column: usize,
         depth: Depth,
@@ -270,8 +345,8 @@ impl<T: Element> Blocked<'_, T> {
             let weights = self.0.weights::<O>(column, depth.start);
             let mut panel = [std::ptr::null(); O];
             for o in 0..O {
-                let to = scratch.panel.as_mut_ptr().add(o * depth.len);
-                widen::<V, T>(weights[o], to, depth.len);
+                let to = scratch.panel.as_mut_ptr().add(o * depth.len).cast::<Packed<M>>();
+                M::pack::<V>(weights[o], to, depth.len);
                 panel[o] = to.cast_const();
             }
             // One vector per element: rows of the block, then this task's columns.
@@ -296,7 +371,7 @@ impl<T: Element> Blocked<'_, T> {
         &self,
         row: usize,
         column: usize,
-        panel: [*const f32; O],
+        panel: [*const Packed<M>; O],
         depth: Depth,
         (partial, stride): (*mut f32, usize),
     ) {
@@ -310,7 +385,7 @@ impl<T: Element> Blocked<'_, T> {
                     }
                 }
             }
-            let acc = dot_tile::<V, f32, R, O>(self.0.rows::<R>(row, depth.start), panel, depth.len, acc);
+            let acc = dot_tile::<V, M::Packed, R, O>(self.0.x::<R>(row, depth.start), panel, depth.len, acc);
             if depth.start + depth.len == depth.total {
                 self.0.finish(row, column, acc);
                 return;

@@ -1,6 +1,7 @@
 //! Matrix product with a weight: `x (n, in)` f32 times `weight (out, in)` gives `(n, out)` f32.
 //!
-//! Each element is accumulated in f32 along `in` in one fixed order, whatever `n` is.
+//! Each element is accumulated in f32 along `in` in one fixed order, whatever `n` is. Where the weight is bf16, so
+//! are the rows that it is multiplied with: `x` is rounded to it.
 
 mod cpu;
 pub mod cuda;

@@ -1,4 +1,4 @@
-//! Sixteen lanes: AVX-512F.
+//! Sixteen lanes: AVX-512F, and AVX512_BF16 for products of bf16.
 
 #![expect(unsafe_code, reason = "vector intrinsics")]
 
@@ -43,6 +43,19 @@ impl Vector for Avx512 {
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         // SAFETY: see above.
         Self(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
+    }
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const half::bf16) -> Self {
+        // SAFETY: see above.
+        Self(unsafe { _mm512_loadu_ps(from.cast()) })
+    }
+    #[inline(always)]
+    unsafe fn fma_pairs(self, a: Self, b: Self) -> Self {
+        // SAFETY: see above; the callers have AVX512_BF16, whose vectors have no other layout.
+        Self(unsafe {
+            let pairs = |vector: __m512| std::mem::transmute::<__m512, __m512bh>(vector);
+            _mm512_dpbf16_ps(self.0, pairs(a.0), pairs(b.0))
+        })
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {

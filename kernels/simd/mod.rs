@@ -12,7 +12,7 @@ mod portable;
 mod tile;
 mod vector;
 
-pub(crate) use tile::{dot, dot_tile, widen};
+pub(crate) use tile::{Bf16Pairs, Multiply, Widened, dot, dot_tile, widen};
 pub(crate) use vector::{TileShape, Vector};
 
 /// An instruction set that this machine supports.
@@ -26,6 +26,8 @@ enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Tier {
@@ -33,6 +35,9 @@ impl Tier {
     pub(crate) fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
+            if has_avx512_bf16() {
+                return Self(Level::Avx512Bf16);
+            }
             if has_avx512() {
                 return Self(Level::Avx512);
             }
@@ -51,6 +56,19 @@ impl Tier {
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => "avx512_bf16",
+        }
+    }
+
+    /// Does one instruction multiply and add pairs of bf16?
+    pub(crate) fn has_bf16_products(self) -> bool {
+        match self.0 {
+            Level::Portable => false,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 | Level::Avx512 => false,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => true,
         }
     }
 
@@ -67,6 +85,9 @@ impl Tier {
             if has_avx512() {
                 tiers.push(Self(Level::Avx512));
             }
+            if has_avx512_bf16() {
+                tiers.push(Self(Level::Avx512Bf16));
+            }
         }
         tiers
     }
@@ -80,6 +101,11 @@ fn has_avx2() -> bool {
 #[cfg(target_arch = "x86_64")]
 fn has_avx512() -> bool {
     has_avx2() && is_x86_feature_detected!("avx512f")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512_bf16() -> bool {
+    has_avx512() && is_x86_feature_detected!("avx512bf16")
 }
 
 /// Asks for a cache line to be brought into the second-level cache. Any address will do.
@@ -121,6 +147,9 @@ pub(crate) unsafe fn dispatch<K: Kernel>(tier: Tier, kernel: K) {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe { run_avx512(kernel) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16 => unsafe { run_avx512_bf16(kernel) },
     }
 }
 
@@ -136,6 +165,14 @@ unsafe fn run_avx2<K: Kernel>(kernel: K) {
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
 #[expect(unsafe_code, reason = "a function with a target feature")]
 unsafe fn run_avx512<K: Kernel>(kernel: K) {
+    // SAFETY: this function has the feature; the caller vouches for the kernel.
+    unsafe { kernel.run::<avx512::Avx512>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16,avx2,fma,f16c")]
+#[expect(unsafe_code, reason = "a function with a target feature")]
+unsafe fn run_avx512_bf16<K: Kernel>(kernel: K) {
     // SAFETY: this function has the feature; the caller vouches for the kernel.
     unsafe { kernel.run::<avx512::Avx512>() }
 }

@@ -29,6 +29,20 @@ pub(crate) trait Vector: Copy {
     unsafe fn store(self, to: *mut f32);
     /// `self + a * b`, rounded once where the machine can.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// The bits of `2 * LANES` elements, for [`Self::fma_pairs`] alone.
+    ///
+    /// # Safety
+    /// The tier has bf16 products ([`super::Tier::has_bf16_products`]).
+    unsafe fn load_pairs(_from: *const half::bf16) -> Self {
+        unreachable!("a tier without bf16 products widens bf16")
+    }
+    /// In each lane `self` and two products of [`Self::load_pairs`].
+    ///
+    /// # Safety
+    /// As [`Self::load_pairs`].
+    unsafe fn fma_pairs(self, _a: Self, _b: Self) -> Self {
+        unreachable!("a tier without bf16 products widens bf16")
+    }
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
     unsafe fn div(self, other: Self) -> Self;
