@@ -14,6 +14,7 @@ pub mod embedding;
 pub mod expert_linear;
 pub mod gpu;
 pub mod linear;
+pub mod machine;
 pub mod paged_attention;
 mod paged_batch;
 pub mod rms_norm;

@@ -53,6 +53,14 @@ fn in_pool_of_test() -> bool {
     cfg!(test) && rayon::current_thread_index().is_some()
 }
 
+/// Calls `body` once on each thread of the pool, with the thread's number; what each call gives, by number.
+pub(crate) fn on_each<R: Send>(body: impl Fn(usize) -> R + Sync) -> Vec<R> {
+    run(|| match rayon::current_thread_index() {
+        Some(_) => rayon::broadcast(|context| body(context.index())),
+        None => vec![body(0)],
+    })
+}
+
 /// Calls `body` on consecutive ranges of `piece` items that tile `0..total`; in parallel if `work`, the
 /// total cost in multiply-adds, is worth it.
 pub(crate) fn for_each_range(total: usize, piece: usize, work: usize, body: impl Fn(Range<usize>) + Sync + Send) {

@@ -2,7 +2,8 @@
 //!
 //! The modules form layers that import in one direction only:
 //! `cli -> api -> engine -> model -> kernels -> candle`. `prompt` stands beside that spine: `api` uses
-//! it, and it knows nothing of the others. `bench` measures servers from outside. Every layer may use `types`, `config` and `telemetry`.
+//! it, and it knows nothing of the others; `bench` measures servers from outside. Every layer may use
+//! `types`, `config` and `telemetry`.
 //! `ARCHITECTURE.md` is the map with its invariants.
 
 pub mod api;

@@ -8,7 +8,12 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp};
 
-/// How requests follow each other.
+/// Requests per second, and how much faster a trace is replayed, may be from 10^-6 to 10^6.
+pub const RATES: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
+/// No request is due later than a century from now.
+const LATEST: Duration = Duration::from_secs(100 * 366 * 86_400);
+
+/// How requests follow each other. Rates are within [`RATES`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Profile {
     /// One after the other.
@@ -36,13 +41,21 @@ impl Profile {
         }
     }
 
+    /// Requests per second that a profile of a rate asks for.
+    pub fn rate(&self) -> Option<f64> {
+        match self {
+            Self::Constant(rate) | Self::Poisson(rate) => Some(*rate),
+            Self::Synchronous | Self::Concurrent(_) | Self::Replay(_) => None,
+        }
+    }
+
     /// When requests of an open loop are due; a closed loop's are always due.
     pub fn due_times(&self, seed: u64) -> DueTimes {
         match self {
             Self::Synchronous | Self::Concurrent(_) => Box::new(std::iter::repeat(Duration::ZERO)),
             Self::Constant(rate) => {
                 let rate = *rate;
-                Box::new((0u64..).map(move |index| Duration::from_secs_f64(index as f64 / rate)))
+                Box::new((0u64..).map(move |index| after(index as f64 / rate)))
             }
             Self::Poisson(rate) => {
                 let gaps = Exp::new(*rate).expect("a rate is positive");
@@ -50,12 +63,17 @@ impl Profile {
                 let mut due = 0.0;
                 Box::new(std::iter::repeat_with(move || {
                     due += gaps.sample(&mut rng);
-                    Duration::from_secs_f64(due)
+                    after(due)
                 }))
             }
             Self::Replay(times) => Box::new(times.clone().into_iter()),
         }
     }
+}
+
+/// A time of so many seconds, as far as there is one.
+pub(super) fn after(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(LATEST).min(LATEST)
 }
 
 impl fmt::Display for Profile {

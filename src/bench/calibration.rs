@@ -6,9 +6,10 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::{
-    client::Target,
+    client::{Target, Times},
     plan::Planned,
     prompts::Prompts,
+    run::Unwatched,
     sample::{Failure, Sample},
 };
 
@@ -38,8 +39,8 @@ impl Calibration {
             let index = u64::MAX >> 2; // no request of a run has this number, so none finds these texts cached
             let prompt = prompts.text(index - u64::from(words), words);
             let planned = Planned { index, prompt, input_tokens: Some(words), output_tokens: 1 };
-            let now = Instant::now();
-            let Sample { counted, has_usage, failure, .. } = target.send(&planned, now, now).await;
+            let sample = target.send(&planned, Times { started: Instant::now(), due: None }, &Unwatched).await;
+            let Sample { counted, has_usage, failure, .. } = sample;
             match failure {
                 Some(failure) => return Err(failure),
                 None if !has_usage => return Ok(Self::ASSUMED),

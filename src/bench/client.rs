@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{Client, ResponseFuture, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 use serde::Deserialize;
@@ -16,8 +15,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     plan::Planned,
-    sample::{Failure, FailureKind, Sample, Tokens},
-    sse::EventLines,
+    reading::Reading,
+    run::Watcher,
+    sample::{Failure, FailureKind, Sample},
 };
 
 const MOST_BYTES_OF_AN_ERROR: usize = 64 << 10;
@@ -48,23 +48,64 @@ pub struct TargetConfig {
     pub api_key: Option<String>,
     /// A request that takes longer has failed.
     pub timeout: Duration,
-    /// Further fields of every request.
+    /// Further fields of every request; null leaves a field out.
     pub extra: Map<String, Value>,
 }
 
 /// A server.
 #[derive(Clone, Debug)]
 pub struct Target {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    connections: Connections,
     config: TargetConfig,
     base: String,
+}
+
+/// When a request is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// The beginning of the run.
+    pub started: Instant,
+    /// When it is due; as soon as it can be sent where that is not said.
+    pub due: Option<Instant>,
+}
+
+/// Connections that are kept for further requests.
+#[derive(Clone, Debug)]
+enum Connections {
+    Plain(Client<HttpConnector, Full<Bytes>>),
+    Tls(Client<HttpsConnector<HttpConnector>, Full<Bytes>>),
+}
+
+impl Connections {
+    /// Plain ones need no certificates of the system.
+    fn new(scheme: &str) -> Result<Self, ClientError> {
+        let mut http = HttpConnector::new();
+        http.set_nodelay(true);
+        let mut client = Client::builder(TokioExecutor::new());
+        client.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE);
+        if scheme == "http" {
+            return Ok(Self::Plain(client.build(http)));
+        }
+        http.enforce_http(false);
+        let tls = HttpsConnectorBuilder::new().with_native_roots().map_err(ClientError::Certificates)?;
+        Ok(Self::Tls(client.build(tls.https_only().enable_http1().wrap_connector(http))))
+    }
+
+    fn request(&self, request: Request<Full<Bytes>>) -> ResponseFuture {
+        match self {
+            Self::Plain(client) => client.request(request),
+            Self::Tls(client) => client.request(request),
+        }
+    }
 }
 
 /// What keeps a load from being made at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The URL is not one.
-    #[error("{url:?} is no URL of a server, such as http://127.0.0.1:8000")]
+    #[error(
+        "{url:?} is no URL of a server: write scheme, host and port, such as http://127.0.0.1:8000, and a key with --api-key"
+    )]
     Url {
         /// As given.
         url: String,
@@ -107,20 +148,20 @@ impl Target {
         let bad_url = || ClientError::Url { url: config.url.clone() };
         let base = config.url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
         let uri: Uri = base.parse().map_err(|_| bad_url())?;
-        if uri.authority().is_none() || !matches!(uri.scheme_str(), Some("http" | "https")) || uri.query().is_some() {
+        let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https")).ok_or_else(bad_url)?;
+        // A name and a password would end up in the reports, and whatever follows a # nowhere.
+        if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) || base.contains(['?', '#']) {
             return Err(bad_url());
         }
         if config.api_key.as_deref().is_some_and(|key| HeaderValue::from_str(key).is_err()) {
             return Err(ClientError::ApiKey);
         }
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        let tls = HttpsConnectorBuilder::new().with_native_roots().map_err(ClientError::Certificates)?;
-        let connector = tls.https_or_http().enable_http1().wrap_connector(http);
-        let mut client = Client::builder(TokioExecutor::new());
-        client.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE);
-        Ok(Self { client: client.build(connector), base, config })
+        Ok(Self { connections: Connections::new(scheme)?, base, config })
+    }
+
+    /// The model that is asked for.
+    pub fn model(&self) -> &str {
+        &self.config.model
     }
 
     /// The same server, asked for another model.
@@ -141,14 +182,15 @@ impl Target {
         }
         let url = format!("{}/v1/models", self.base);
         let no_answer = |problem: String| ClientError::NoAnswer { url: url.clone(), problem };
-        let asked = self.client.request(self.request(Method::GET, &url, Bytes::new()));
-        let answer = tokio::time::timeout(self.config.timeout, asked)
-            .await
-            .map_err(|_| no_answer(format!("nothing within {:?}", self.config.timeout)))?
-            .map_err(|error| no_answer(chain(&error)))?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), MOST_BYTES_OF_A_LIST).collect().await;
-        let body = body.map_err(|error| no_answer(error.to_string()))?.to_bytes();
+        let exchange = async {
+            let answer = self.connections.request(self.request(Method::GET, &url, Bytes::new())).await;
+            let answer = answer.map_err(|error| no_answer(chain(&error)))?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), MOST_BYTES_OF_A_LIST).collect().await;
+            Ok((status, body.map_err(|error| no_answer(error.to_string()))?.to_bytes()))
+        };
+        let timed_out = |_| no_answer(format!("nothing within {:?}", self.config.timeout));
+        let (status, body) = tokio::time::timeout(self.config.timeout, exchange).await.map_err(timed_out)??;
         if status != StatusCode::OK {
             return Err(ClientError::Status { url, status, body: shown(&body) });
         }
@@ -156,26 +198,26 @@ impl Target {
         Ok(list.data.into_iter().map(|model| model.id).collect())
     }
 
-    /// Makes one request, due at `due` within a run that began at `started`, and reads its whole answer.
-    pub async fn send(&self, planned: &Planned, started: Instant, due: Instant) -> Sample {
-        let sent = Instant::now();
-        let mut reading = Reading { due, last: None, sample: Sample::unsent(planned, started, due, sent) };
-        let answered = tokio::time::timeout(self.config.timeout, self.exchange(planned, &mut reading)).await;
-        let failure = answered.unwrap_or_else(|_| {
-            Err(Failure { kind: FailureKind::Timeout, message: format!("not done within {:?}", self.config.timeout) })
-        });
-        reading.finish(failure.err())
-    }
-
-    async fn exchange(&self, planned: &Planned, reading: &mut Reading) -> Result<(), Failure> {
+    /// Makes one request and reads its whole answer.
+    pub async fn send(&self, planned: &Planned, times: Times, watcher: &dyn Watcher) -> Sample {
         let path = match self.config.endpoint {
             Endpoint::Completions => "/v1/completions",
             Endpoint::Chat => "/v1/chat/completions",
         };
         let body = Bytes::from(self.body(planned).to_string());
         let request = self.request(Method::POST, &format!("{}{path}", self.base), body);
+        let sent = Instant::now();
+        let mut reading = Reading::new(planned, times, sent, watcher);
+        let answered = tokio::time::timeout(self.config.timeout, self.exchange(request, &mut reading)).await;
+        let failure = answered.unwrap_or_else(|_| {
+            Err(Failure { kind: FailureKind::Timeout, message: format!("not done within {:?}", self.config.timeout) })
+        });
+        reading.finish(failure.err())
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>, reading: &mut Reading<'_>) -> Result<(), Failure> {
         let failed = |kind| move |message| Failure { kind, message };
-        let answer = self.client.request(request).await;
+        let answer = self.connections.request(request).await;
         let answer = answer.map_err(|error| failed(FailureKind::Connection)(chain(&error)))?;
         let status = answer.status();
         if status != StatusCode::OK {
@@ -198,7 +240,10 @@ impl Target {
         body["stream"] = json!(true);
         body["stream_options"] = json!({"include_usage": true});
         for (name, value) in &self.config.extra {
-            body[name] = value.clone();
+            match (value, body.as_object_mut()) {
+                (Value::Null, Some(fields)) => drop(fields.remove(name)),
+                _ => body[name] = value.clone(),
+            }
         }
         body
     }
@@ -212,133 +257,8 @@ impl Target {
     }
 }
 
-/// An answer that is being read.
-struct Reading {
-    due: Instant,
-    /// When the last piece of text came.
-    last: Option<Instant>,
-    sample: Sample,
-}
-
-/// One event of the stream, of either API.
-#[derive(Deserialize)]
-struct Event {
-    #[serde(default)]
-    choices: Vec<Choice>,
-    usage: Option<Usage>,
-    error: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    text: Option<String>,
-    delta: Option<Delta>,
-    finish_reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Delta {
-    content: Option<String>,
-    reasoning_content: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Usage {
-    prompt_tokens: u32,
-    completion_tokens: u32,
-    prompt_tokens_details: Option<PromptDetails>,
-}
-
-#[derive(Deserialize)]
-struct PromptDetails {
-    cached_tokens: Option<u32>,
-}
-
-impl Reading {
-    async fn read(&mut self, mut body: Incoming) -> Result<(), String> {
-        let mut lines = EventLines::default();
-        let mut complete = false;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| format!("the stream broke: {}", chain(&error)))?;
-            let now = Instant::now();
-            let Some(piece) = frame.data_ref() else { continue };
-            lines.push(piece).map_err(|error| error.to_string())?;
-            while let Some(data) = lines.next_data() {
-                complete |= if &data[..] == b"[DONE]" { true } else { self.event(&data, now)? };
-            }
-        }
-        if complete { Ok(()) } else { Err("the stream ended before the answer did".to_owned()) }
-    }
-
-    /// Does this event end the answer?
-    fn event(&mut self, data: &[u8], now: Instant) -> Result<bool, String> {
-        let event: Event =
-            serde_json::from_slice(data).map_err(|error| format!("an event is not what the API says: {error}"))?;
-        if let Some(error) = event.error {
-            return Err(format!("the server reports {error}"));
-        }
-        if event.choices.iter().any(Choice::has_text) {
-            self.piece(now);
-        }
-        if let Some(usage) = event.usage {
-            let cached = usage.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0);
-            self.sample.counted = Tokens { input: usage.prompt_tokens, output: usage.completion_tokens, cached };
-            self.sample.has_usage = true;
-        }
-        Ok(event.choices.iter().any(|choice| choice.finish_reason.is_some()))
-    }
-
-    fn piece(&mut self, now: Instant) {
-        match self.last {
-            None => self.sample.ttft_s = Some((now - self.due).as_secs_f64()),
-            Some(last) => self.sample.gaps_s.push((now - last).as_secs_f32()),
-        }
-        self.last = Some(now);
-    }
-
-    fn finish(mut self, failure: Option<Failure>) -> Sample {
-        let pieces = self.sample.gaps_s.len() + usize::from(self.sample.ttft_s.is_some());
-        if !self.sample.has_usage {
-            self.sample.counted.output = pieces as u32;
-        }
-        self.sample.end_s = self.due.elapsed().as_secs_f64();
-        self.sample.failure = failure;
-        self.sample
-    }
-}
-
-impl Choice {
-    fn has_text(&self) -> bool {
-        let delta = self.delta.as_ref();
-        let texts = [
-            self.text.as_ref(),
-            delta.and_then(|delta| delta.content.as_ref()),
-            delta.and_then(|delta| delta.reasoning_content.as_ref()),
-        ];
-        texts.into_iter().flatten().any(|text| !text.is_empty())
-    }
-}
-
-impl Sample {
-    fn unsent(planned: &Planned, started: Instant, due: Instant, sent: Instant) -> Self {
-        let asked = Tokens { input: planned.input_tokens.unwrap_or(0), output: planned.output_tokens, cached: 0 };
-        Self {
-            index: planned.index,
-            due_s: (due - started).as_secs_f64(),
-            send_lag_s: (sent - due).as_secs_f64(),
-            ttft_s: None,
-            end_s: 0.0,
-            gaps_s: Vec::with_capacity(planned.output_tokens.min(4096) as usize),
-            asked,
-            counted: Tokens::default(),
-            has_usage: false,
-            failure: None,
-        }
-    }
-}
-
 /// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

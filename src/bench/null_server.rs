@@ -21,11 +21,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use super::client::Endpoint;
+
 /// The name of its only model.
 pub const MODEL: &str = "null";
 const DEFAULT_TOKENS: u32 = 16;
 
-/// How fast each answer comes.
+/// How fast each answer comes, in steps of a millisecond: that of the runtime's timer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {
     /// From the request to the first token.
@@ -85,11 +87,15 @@ struct Message {
 async fn complete(State(pace): State<Pace>, Json(asked): Json<Asked>) -> Response {
     let started = Instant::now();
     let tokens = asked.max_tokens.unwrap_or(DEFAULT_TOKENS);
-    let chat = asked.messages.is_some();
+    let endpoint = if asked.messages.is_some() { Endpoint::Chat } else { Endpoint::Completions };
     let text = asked.prompt.or_else(|| asked.messages?.pop().map(|message| message.content)).unwrap_or_default();
     let words = text.split_whitespace().count();
-    let piece = Bytes::from(event(&choice(chat, Some(" word"))));
-    let end = Bytes::from(format!("{}{}data: [DONE]\n\n", event(&choice(chat, None)), event(&usage(words, tokens))));
+    let piece = Bytes::from(event(&choice(endpoint, " word", Value::Null)));
+    let end = Bytes::from(format!(
+        "{}{}data: [DONE]\n\n",
+        event(&choice(endpoint, "", json!("length"))),
+        event(&usage(words, tokens))
+    ));
     let events = stream::unfold(0, move |number| {
         let (piece, end) = (piece.clone(), end.clone());
         async move {
@@ -106,14 +112,10 @@ async fn complete(State(pace): State<Pace>, Json(asked): Json<Asked>) -> Respons
     ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(events)).into_response()
 }
 
-/// A piece of text, or the end.
-fn choice(chat: bool, text: Option<&str>) -> Value {
-    let finish_reason = if text.is_some() { Value::Null } else { json!("length") };
-    let text = text.unwrap_or_default();
-    let choice = if chat {
-        json!({"index": 0, "delta": {"content": text}, "finish_reason": finish_reason})
-    } else {
-        json!({"index": 0, "text": text, "finish_reason": finish_reason})
+fn choice(endpoint: Endpoint, text: &str, finish_reason: Value) -> Value {
+    let choice = match endpoint {
+        Endpoint::Chat => json!({"index": 0, "delta": {"content": text}, "finish_reason": finish_reason}),
+        Endpoint::Completions => json!({"index": 0, "text": text, "finish_reason": finish_reason}),
     };
     json!({"id": "null", "object": "chunk", "model": MODEL, "choices": [choice]})
 }

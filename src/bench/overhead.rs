@@ -34,6 +34,8 @@ pub struct Overhead {
     pub asked_tokens_per_s: f64,
     /// Tokens per second that arrived and were timed.
     pub tokens_per_s: f64,
+    /// The second by the first.
+    pub reached: f64,
     /// Pieces of text that were timed one by one.
     pub timed_pieces: usize,
     /// Tokens that the server says it sent.
@@ -62,6 +64,7 @@ pub async fn measure_overhead(
         first_index: 0,
         max_in_flight: config.streams,
         seed: 0,
+        stop: Arc::default(),
     };
     let before = processor_seconds();
     let run = load.run(target, watcher(&load)).await;
@@ -72,7 +75,8 @@ pub async fn measure_overhead(
     let pace = config.pace.as_secs_f64();
     Overhead {
         asked_tokens_per_s: f64::from(config.streams) / pace,
-        tokens_per_s: summary.output_tokens_per_s,
+        tokens_per_s: summary.rates.output_tokens_per_s,
+        reached: summary.rates.output_tokens_per_s * pace / f64::from(config.streams),
         timed_pieces: gaps.len() + run.samples.iter().filter(|sample| sample.ttft_s.is_some()).count(),
         sent_tokens: summary.tokens.output,
         failed: summary.failed_requests(),

@@ -51,8 +51,21 @@ impl Plan {
         Self { seed, source, prompts }
     }
 
-    /// Request number `index`.
-    pub fn request(&self, index: u64) -> Planned {
+    /// The same load for warming up: texts that a trace states are replaced by others of about their length, lest the
+    /// server has them in its prefix cache when they count.
+    pub fn warm_up(mut self) -> Self {
+        if let Source::Recorded(trace) = &mut self.source {
+            for row in &mut trace.rows {
+                let words = row.prompt.take().map(|prompt| prompt.split_whitespace().count().max(1) as u32);
+                row.input_length = row.input_length.or(words);
+            }
+        }
+        self
+    }
+
+    /// Request number `index` of a run that begins with number `first`. Blocks that a trace shares are shared
+    /// within a run, not with the runs before it.
+    pub fn request(&self, first: u64, index: u64) -> Planned {
         match &self.source {
             Source::Drawn { input, output } => {
                 let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
@@ -61,16 +74,17 @@ impl Plan {
                 let prompt = self.prompts.text(index, input);
                 Planned { index, prompt, input_tokens: Some(input), output_tokens: output }
             }
-            Source::Recorded(trace) => self.recorded(index, &trace.rows[index as usize % trace.rows.len()]),
+            Source::Recorded(trace) => {
+                self.recorded(first, index, &trace.rows[(index - first) as usize % trace.rows.len()])
+            }
         }
     }
 
-    fn recorded(&self, index: u64, row: &TraceRow) -> Planned {
+    fn recorded(&self, first: u64, index: u64, row: &TraceRow) -> Planned {
         let tokens = row.input_length.unwrap_or(1);
         let prompt = match &row.prompt {
             Some(prompt) => prompt.clone(),
-            None if row.hash_ids.is_empty() => self.prompts.text(index, tokens),
-            None => self.prompts.hashed_text(index, tokens, &row.hash_ids),
+            None => self.prompts.hashed_text((first, index), tokens, &row.hash_ids),
         };
         Planned { index, prompt, input_tokens: row.input_length, output_tokens: row.output_length }
     }

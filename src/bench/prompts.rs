@@ -7,6 +7,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{calibration::Calibration, trace::HASHED_TOKENS};
 
+/// Spreads the runs' numbers over the seeds: 2^64 divided by the golden ratio, as Knuth's multiplicative hashing has it.
+const RUN_STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
 /// Makes prompts: the same seed and index, the same text.
 #[derive(Clone, Debug)]
 pub struct Prompts {
@@ -32,14 +35,15 @@ impl Prompts {
         text
     }
 
-    /// A prompt of `tokens` tokens that begins with the blocks `hash_ids`, each the same wherever it stands.
-    pub fn hashed_text(&self, index: u64, tokens: u32, hash_ids: &[u64]) -> String {
+    /// Prompt number `index` of the run that begins with number `first`: `tokens` tokens that begin with the blocks
+    /// `hash_ids`, each the same wherever it stands within the run.
+    pub fn hashed_text(&self, (first, index): (u64, u64), tokens: u32, hash_ids: &[u64]) -> String {
         let mut left = self.calibration.words(tokens);
         let block = (f64::from(HASHED_TOKENS) / self.calibration.tokens_per_word).round() as usize;
         let mut text = String::with_capacity(8 * left);
         for id in hash_ids {
             let words = left.min(block);
-            push_words(&mut text, self.rng(Stream::Block(*id)), words);
+            push_words(&mut text, self.rng(Stream::Block(first, *id)), words);
             left -= words;
         }
         push_words(&mut text, self.rng(Stream::Own(index)), left);
@@ -47,12 +51,12 @@ impl Prompts {
     }
 
     fn rng(&self, stream: Stream) -> ChaCha8Rng {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        let (kind, number) = match stream {
-            Stream::Shared => (0, 0),
-            Stream::Own(index) => (1, index),
-            Stream::Block(id) => (2, id),
+        let (seed, kind, number) = match stream {
+            Stream::Shared => (self.seed, 0, 0),
+            Stream::Own(index) => (self.seed, 1, index),
+            Stream::Block(first, id) => (self.seed.wrapping_add(first.wrapping_mul(RUN_STEP)), 2, id),
         };
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
         // ChaCha has 2^64 streams; ids of a trace are hashes at most, of which two bits are not missed.
         rng.set_stream((number << 2) | kind);
         rng
@@ -63,7 +67,8 @@ impl Prompts {
 enum Stream {
     Shared,
     Own(u64),
-    Block(u64),
+    /// Of the run that begins with this number.
+    Block(u64, u64),
 }
 
 fn push_words(text: &mut String, mut rng: ChaCha8Rng, count: usize) {
@@ -75,7 +80,7 @@ fn push_words(text: &mut String, mut rng: ChaCha8Rng, count: usize) {
     }
 }
 
-/// Frequent English words; a test holds them to be one token each, after a space, in Mistral's vocabularies.
+/// Frequent English words; a test holds them to be one token each, after a space, in the vocabulary of Mistral's v3 tokenizer.
 const WORDS: [&str; 256] = [
     "the",
     "of",

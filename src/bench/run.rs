@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -17,20 +17,22 @@ use tokio::{
 
 use super::{
     arrivals::Profile,
-    client::Target,
+    client::{Target, Times},
     plan::{Plan, Planned},
     sample::Sample,
 };
 
 /// Requests that are due but not yet taken over; more than that, and the pacing thread waits.
 const HANDED_OVER: usize = 1024;
+/// How long it takes at most until the pacing thread sees that it is to stop.
+const STOP_IS_SEEN: Duration = Duration::from_millis(100);
 
 /// When a load ends. At least one of the two is given.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Until {
     /// After so many requests.
     pub requests: Option<u64>,
-    /// No request is made later than this; those under way are waited for.
+    /// No request is due later than this; all that were due are waited for.
     pub duration: Option<Duration>,
 }
 
@@ -50,6 +52,8 @@ pub struct Load {
     pub max_in_flight: u32,
     /// For random times.
     pub seed: u64,
+    /// Once it is true no further request is made.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// What came of a load.
@@ -65,12 +69,23 @@ pub struct Run {
     pub peak_in_flight: u32,
 }
 
-/// Is told of a run while it goes on.
+/// Is told of a run while it goes on, from the threads that measure: it has to be quick.
 pub trait Watcher: Send + Sync {
     /// A request is sent.
     fn sent(&self);
+    /// Pieces of text have come.
+    fn pieces(&self, count: u64);
     /// It is over.
     fn done(&self, sample: &Sample);
+}
+
+/// Nobody looks.
+pub struct Unwatched;
+
+impl Watcher for Unwatched {
+    fn sent(&self) {}
+    fn pieces(&self, _count: u64) {}
+    fn done(&self, _sample: &Sample) {}
 }
 
 impl Load {
@@ -105,11 +120,11 @@ impl Load {
                 let mut samples = Vec::new();
                 loop {
                     let number = made.fetch_add(1, Ordering::Relaxed);
-                    if load.until.is_over(number, sender.started.elapsed()) {
+                    if load.is_over(number, sender.started.elapsed()) {
                         return samples;
                     }
-                    let planned = load.plan.request(load.first_index + number);
-                    samples.push(sender.send(&planned, Instant::now()).await);
+                    let planned = load.plan.request(load.first_index, load.first_index + number);
+                    samples.push(sender.send(&planned, None).await);
                 }
             });
         }
@@ -122,17 +137,20 @@ impl Load {
         // A thread of its own: a runtime's timer has a resolution of a millisecond, and other work in front.
         let pacing = std::thread::spawn(move || load.pace(started, &hand_over));
         let slots = Arc::new(Semaphore::new(self.max_in_flight as usize));
-        let mut requests = JoinSet::new();
+        let (mut requests, mut samples) = (JoinSet::new(), Vec::new());
         while let Some((planned, due)) = due_now.recv().await {
             let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
             let sender = sender.clone();
             requests.spawn(async move {
-                let sample = sender.send(&planned, due).await;
+                let sample = sender.send(&planned, Some(due)).await;
                 drop(slot);
                 sample
             });
+            while let Some(done) = requests.try_join_next() {
+                samples.push(done.expect("a request does not panic"));
+            }
         }
-        let samples = requests.join_all().await;
+        samples.extend(requests.join_all().await);
         pacing.join().expect("the pacing thread does not panic");
         samples
     }
@@ -140,16 +158,28 @@ impl Load {
     /// Hands each request over when it is due.
     fn pace(&self, started: Instant, hand_over: &mpsc::Sender<(Planned, Instant)>) {
         for (number, after) in (0..).zip(self.profile.due_times(self.seed)) {
-            if self.until.is_over(number, after) {
-                return;
-            }
-            let planned = self.plan.request(self.first_index + number);
+            let planned = self.plan.request(self.first_index, self.first_index + number);
             let due = started + after;
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            loop {
+                if self.is_over(number, after) {
+                    return;
+                }
+                let wait = due.saturating_duration_since(Instant::now());
+                if wait.is_zero() {
+                    break;
+                }
+                std::thread::sleep(wait.min(STOP_IS_SEEN));
+            }
             if hand_over.blocking_send((planned, due)).is_err() {
                 return;
             }
         }
+    }
+}
+
+impl Load {
+    fn is_over(&self, number: u64, elapsed: Duration) -> bool {
+        self.until.is_over(number, elapsed) || self.stop.load(Ordering::Relaxed)
     }
 }
 
@@ -175,11 +205,12 @@ struct Sender {
 }
 
 impl Sender {
-    async fn send(&self, planned: &Planned, due: Instant) -> Sample {
+    async fn send(&self, planned: &Planned, due: Option<Instant>) -> Sample {
         let in_flight = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.peak_in_flight.fetch_max(in_flight, Ordering::Relaxed);
         self.watcher.sent();
-        let sample = self.target.send(planned, self.started, due).await;
+        let times = Times { started: self.started, due };
+        let sample = self.target.send(planned, times, &*self.watcher).await;
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.watcher.done(&sample);
         sample

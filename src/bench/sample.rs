@@ -14,7 +14,7 @@ pub struct Sample {
     pub send_lag_s: f64,
     /// First text of the answer.
     pub ttft_s: Option<f64>,
-    /// End of the answer, or of the attempt.
+    /// Last text or end of the answer, or end of the attempt.
     pub end_s: f64,
     /// Seconds between the pieces of text, one less than there are pieces.
     pub gaps_s: Vec<f32>,

@@ -14,24 +14,51 @@ use super::{run::Run, sample::Sample};
 pub struct Summary {
     /// How requests followed each other.
     pub profile: String,
+    /// Requests per second that a profile of a rate asked for.
+    pub target_requests_per_s: Option<f64>,
     /// Answered requests.
     pub completed: usize,
     /// Failed requests, by kind.
-    pub failed: BTreeMap<&'static str, usize>,
-    /// Messages of failed requests: the first one of each kind.
-    pub failures: BTreeMap<&'static str, String>,
-    /// Seconds from the first request's time to the last answer.
+    pub failures: BTreeMap<&'static str, FailureCount>,
+    /// Seconds from the beginning of the run to the last answer.
     pub duration_s: f64,
     /// Tokens of all answered requests, as the server counts them.
     pub tokens: TokenCounts,
-    /// Answered requests per second.
-    pub requests_per_s: f64,
-    /// Tokens of answers per second.
-    pub output_tokens_per_s: f64,
-    /// Tokens of prompts and answers per second.
-    pub total_tokens_per_s: f64,
+    /// What was done per second.
+    #[serde(flatten)]
+    pub rates: Rates,
     /// Requests under way.
     pub in_flight: InFlight,
+    /// How long it took.
+    #[serde(flatten)]
+    pub latencies: Latencies,
+    /// Requests that meet the SLO, where there is one.
+    pub goodput: Option<Goodput>,
+}
+
+/// Failed requests of a kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FailureCount {
+    /// How many.
+    pub count: usize,
+    /// What the first of them said.
+    pub example: String,
+}
+
+/// What was done per second, over the whole run.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Rates {
+    /// Answered requests.
+    pub requests_per_s: f64,
+    /// Tokens of their prompts.
+    pub input_tokens_per_s: f64,
+    /// Tokens of their answers.
+    pub output_tokens_per_s: f64,
+}
+
+/// Distributions of times.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Latencies {
     /// From when a request was due to the first text.
     pub ttft_ms: Percentiles,
     /// Between pieces of text.
@@ -40,10 +67,8 @@ pub struct Summary {
     pub tpot_ms: Percentiles,
     /// From when a request was due to the end of its answer.
     pub e2e_ms: Percentiles,
-    /// From when a request was due to when it was sent: the client's part of the latencies.
+    /// From when a request was due to when it was sent: the client's part of the others.
     pub send_lag_ms: Percentiles,
-    /// Requests that meet the SLO, where there is one.
-    pub goodput: Option<Goodput>,
 }
 
 /// Sums of tokens.
@@ -61,6 +86,8 @@ pub struct TokenCounts {
     pub asked_output: u64,
     /// Answers whose tokens the server did not count, so that pieces of text were counted.
     pub uncounted_answers: usize,
+    /// Answers without any text, which have no time to the first one.
+    pub empty_answers: usize,
 }
 
 /// Requests under way at a time.
@@ -124,31 +151,22 @@ impl Summary {
     pub fn new(run: &Run, slo: Option<Slo>) -> Self {
         let answered: Vec<&Sample> = run.samples.iter().filter(|sample| sample.failure.is_none()).collect();
         let per_s = |count: f64| if run.duration_s > 0.0 { count / run.duration_s } else { 0.0 };
-        let times = |of: fn(&Sample) -> Option<f64>| Percentiles::of_seconds(answered.iter().filter_map(|s| of(s)));
         let tokens = TokenCounts::of(&answered);
         let busy_s: f64 = run.samples.iter().map(|sample| sample.end_s - sample.send_lag_s).sum();
-        let mut failed = BTreeMap::new();
-        let mut failures = BTreeMap::new();
-        for failure in run.samples.iter().filter_map(|sample| sample.failure.as_ref()) {
-            *failed.entry(failure.kind.name()).or_insert(0) += 1;
-            failures.entry(failure.kind.name()).or_insert_with(|| failure.message.clone());
-        }
         Self {
             profile: run.profile.to_string(),
+            target_requests_per_s: run.profile.rate(),
             completed: answered.len(),
-            failed,
-            failures,
+            failures: failures(run),
             duration_s: run.duration_s,
             tokens,
-            requests_per_s: per_s(answered.len() as f64),
-            output_tokens_per_s: per_s(tokens.output as f64),
-            total_tokens_per_s: per_s((tokens.input + tokens.output) as f64),
+            rates: Rates {
+                requests_per_s: per_s(answered.len() as f64),
+                input_tokens_per_s: per_s(tokens.input as f64),
+                output_tokens_per_s: per_s(tokens.output as f64),
+            },
             in_flight: InFlight { mean: per_s(busy_s), peak: run.peak_in_flight },
-            ttft_ms: times(|sample| sample.ttft_s),
-            itl_ms: Percentiles::of_seconds(answered.iter().flat_map(|s| &s.gaps_s).map(|gap| f64::from(*gap))),
-            tpot_ms: times(Sample::tpot_s),
-            e2e_ms: times(|sample| Some(sample.end_s)),
-            send_lag_ms: Percentiles::of_seconds(run.samples.iter().map(|sample| sample.send_lag_s)),
+            latencies: Latencies::of(run, &answered),
             goodput: slo.map(|slo| {
                 let good = answered.iter().filter(|sample| slo.is_met(sample)).count() as f64;
                 Goodput { slo, requests_per_s: per_s(good), share: good / (run.samples.len().max(1) as f64) }
@@ -158,7 +176,29 @@ impl Summary {
 
     /// Failed requests of all kinds.
     pub fn failed_requests(&self) -> usize {
-        self.failed.values().sum()
+        self.failures.values().map(|failure| failure.count).sum()
+    }
+}
+
+fn failures(run: &Run) -> BTreeMap<&'static str, FailureCount> {
+    let mut failures = BTreeMap::new();
+    for failure in run.samples.iter().filter_map(|sample| sample.failure.as_ref()) {
+        let first = || FailureCount { count: 0, example: failure.message.clone() };
+        failures.entry(failure.kind.name()).or_insert_with(first).count += 1;
+    }
+    failures
+}
+
+impl Latencies {
+    fn of(run: &Run, answered: &[&Sample]) -> Self {
+        let times = |of: fn(&Sample) -> Option<f64>| Percentiles::of_seconds(answered.iter().filter_map(|s| of(s)));
+        Self {
+            ttft_ms: times(|sample| sample.ttft_s),
+            itl_ms: Percentiles::of_seconds(answered.iter().flat_map(|s| &s.gaps_s).map(|gap| f64::from(*gap))),
+            tpot_ms: times(Sample::tpot_s),
+            e2e_ms: times(|sample| Some(sample.end_s)),
+            send_lag_ms: Percentiles::of_seconds(run.samples.iter().map(|sample| sample.send_lag_s)),
+        }
     }
 }
 
@@ -167,7 +207,7 @@ impl Slo {
         let holds = |bound_ms: Option<f64>, seconds: Option<f64>| {
             bound_ms.is_none_or(|bound| seconds.is_some_and(|seconds| seconds * 1e3 <= bound))
         };
-        let tpot = sample.tpot_s().or(Some(0.0)); // an answer of one token has no further ones
+        let tpot = sample.tpot_s().or(sample.ttft_s.map(|_| 0.0)); // an answer of one token has no further ones
         holds(self.ttft_ms, sample.ttft_s) && holds(self.tpot_ms, tpot) && holds(self.e2e_ms, Some(sample.end_s))
     }
 }
@@ -182,6 +222,7 @@ impl TokenCounts {
             asked_input: sum(|sample| sample.asked.input),
             asked_output: sum(|sample| sample.asked.output),
             uncounted_answers: answered.iter().filter(|sample| !sample.has_usage).count(),
+            empty_answers: answered.iter().filter(|sample| sample.ttft_s.is_none()).count(),
         }
     }
 }

@@ -1,14 +1,19 @@
 //! From an idle server to a full one. Main function: [`sweep`]. One run with one request at a time gives the
-//! lowest rate that is worth asking for, one with as many at a time as are allowed the highest that the server
-//! reaches; the rates between them, at equal distances, show where latency begins to grow.
+//! lowest rate that is worth asking for, one with as many at a time as are allowed the rate that the server can
+//! keep; rates from the one to a tenth above the other, at equal distances, show where latency begins to grow.
 
 use std::sync::Arc;
 
 use super::{
     arrivals::Profile,
     client::Target,
-    run::{Load, Run, Watcher},
+    run::{Load, Run, Until, Watcher},
 };
+
+/// Requests of each client of a full server, at least.
+const WAVES: u64 = 5;
+/// The highest rate, relative to what the server can keep: latency beyond that grows without end.
+const ABOVE: f64 = 1.1;
 
 /// How to sweep.
 #[derive(Clone, Copy, Debug)]
@@ -39,13 +44,17 @@ pub async fn sweep(
 ) -> Vec<Run> {
     let mut load = load.clone();
     let mut runs: Vec<Run> = Vec::new();
+    let asked = load.until;
     for profile in [Profile::Synchronous, Profile::Concurrent(sweep.full)] {
+        let waves = profile.closed_loop().map_or(1, |count| WAVES * u64::from(count));
+        load.until = Until { requests: asked.requests.map(|requests| requests.max(waves)), ..asked };
         load.profile = profile;
         let watcher = before(&load);
         runs.push(load.run(target, watcher).await);
         load.first_index += runs.last().map_or(0, |run| run.samples.len() as u64);
     }
-    for rate in rates(answered_per_s(&runs[0]), answered_per_s(&runs[1]), sweep.points) {
+    load.until = asked;
+    for rate in rates(steady_rate(&runs[0]), ABOVE * steady_rate(&runs[1]), sweep.points) {
         load.profile = match sweep.times {
             RateTimes::Constant => Profile::Constant(rate),
             RateTimes::Poisson => Profile::Poisson(rate),
@@ -57,9 +66,16 @@ pub async fn sweep(
     runs
 }
 
-fn answered_per_s(run: &Run) -> f64 {
-    let answered = run.samples.iter().filter(|sample| sample.failure.is_none()).count() as f64;
-    if run.duration_s > 0.0 { answered / run.duration_s } else { 0.0 }
+/// Answers per second of a closed loop while all of its clients are busy: from the first answer to the last request.
+/// Before and after that it is filled and emptied, which says little of the rate that it can keep.
+fn steady_rate(run: &Run) -> f64 {
+    let answered = run.samples.iter().filter(|sample| sample.failure.is_none());
+    let mut ends: Vec<f64> = answered.map(|sample| sample.due_s + sample.end_s).collect();
+    ends.sort_by(f64::total_cmp);
+    let last_due_s = run.samples.iter().map(|sample| sample.due_s).fold(0.0, f64::max);
+    let Some(first_s) = ends.first().copied() else { return 0.0 };
+    let within = ends.iter().filter(|end| **end > first_s && **end <= last_due_s).count();
+    if within > 0 { within as f64 / (last_due_s - first_s) } else { ends.len() as f64 / run.duration_s }
 }
 
 /// `points` rates from `low` to `high`, both included; none if the server answered nothing.

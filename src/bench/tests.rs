@@ -69,12 +69,14 @@ fn prompts_share_what_they_are_asked_to_share() {
 fn a_trace_shares_its_blocks() {
     let prompts = Prompts::new(7, 0.0, Calibration::ASSUMED);
     let words = |text: String| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    let first = words(prompts.hashed_text(0, 1100, &[10, 20, 30]));
-    let second = words(prompts.hashed_text(1, 1030, &[10, 99, 30]));
+    let first = words(prompts.hashed_text((0, 0), 1100, &[10, 20, 30]));
+    let second = words(prompts.hashed_text((0, 1), 1030, &[10, 99, 30]));
     assert_eq!((first.len(), second.len()), (1100, 1030));
     assert_eq!(first[..512], second[..512]);
     assert_ne!(first[512..1024], second[512..1024]);
     assert_eq!(first[1024..1030], second[1024..1030]);
+    let next_run = words(prompts.hashed_text((2, 2), 1100, &[10, 20, 30]));
+    assert_ne!(first[..512], next_run[..512], "a prefix cache of the run before is of no use");
 }
 
 #[test]
@@ -98,9 +100,12 @@ fn traces() {
     let trace = Trace::parse(lines.as_bytes()).unwrap();
     assert_eq!(trace.times(2.0).unwrap(), [Duration::ZERO, Duration::from_secs(1)]);
     let plan = Plan::new(0, Source::Recorded(trace), Prompts::new(0, 0.0, Calibration::ASSUMED));
-    assert_eq!(plan.request(1).prompt, "hello");
-    assert_eq!(plan.request(3).prompt, "hello", "from the beginning again");
-    assert_eq!((plan.request(0).input_tokens, plan.request(0).output_tokens), (Some(6755), 500));
+    assert_eq!(plan.request(0, 1).prompt, "hello");
+    assert_eq!(plan.request(0, 3).prompt, "hello", "from the beginning again");
+    assert_eq!(plan.request(3, 4).prompt, "hello", "each run begins at the beginning");
+    assert_eq!((plan.request(0, 0).input_tokens, plan.request(0, 0).output_tokens), (Some(6755), 500));
+    let warm_up = plan.warm_up().request(0, 1);
+    assert!(warm_up.prompt != "hello" && warm_up.prompt.split(' ').count() == 1);
 
     trace_problem("", expect!["the trace has no requests"]);
     trace_problem(
@@ -126,6 +131,18 @@ fn traces() {
         "{\"timestamp\": 2, \"input_length\": 1, \"output_length\": 1}\n{\"timestamp\": 1, \"input_length\": 1, \"output_length\": 1}",
         expect!["line 2 of the trace: its timestamp is before that of the line above"],
     );
+}
+
+#[test]
+fn no_rate_and_no_trace_is_too_odd() {
+    let due = |profile: Profile| profile.due_times(0).take(5).count();
+    assert_eq!([due(Profile::Constant(*RATES.start())), due(Profile::Poisson(*RATES.start()))], [5, 5]);
+    let lines = "{\"timestamp\": -1e300, \"input_length\": 1, \"output_length\": 1}\n\
+                 {\"timestamp\": 1e300, \"input_length\": 1, \"output_length\": 1}";
+    assert_eq!(Trace::parse(lines.as_bytes()).unwrap().times(1e-6).unwrap().len(), 2);
+    let some =
+        "{\"timestamp\": 1, \"input_length\": 1, \"output_length\": 1}\n{\"input_length\": 1, \"output_length\": 1}";
+    trace_problem(some, expect![[r#"line 2 of the trace: either all lines have a timestamp or none has"#]]);
 }
 
 #[test]
@@ -185,11 +202,13 @@ fn some_run() -> Run {
 fn figures_of_a_run() {
     let slo = Slo { ttft_ms: Some(600.0), tpot_ms: Some(300.0), e2e_ms: None };
     let summary = Summary::new(&some_run(), Some(slo));
-    assert_eq!((summary.completed, summary.failed_requests(), summary.failed["stream"]), (2, 1, 1));
-    assert_eq!((summary.requests_per_s, summary.output_tokens_per_s, summary.total_tokens_per_s), (1.0, 2.5, 13.5));
-    assert_eq!((summary.ttft_ms.p50, summary.ttft_ms.max), (500.0, 1000.0), "a failed request has no latency");
-    assert_eq!((summary.itl_ms.count, summary.itl_ms.mean), (3, 1000.0 / 3.0));
-    assert_eq!((summary.tpot_ms.min, summary.tpot_ms.max), (250.0, 500.0));
+    assert_eq!((summary.completed, summary.failed_requests(), summary.failures["stream"].count), (2, 1, 1));
+    let Rates { requests_per_s, input_tokens_per_s, output_tokens_per_s } = summary.rates;
+    assert_eq!((requests_per_s, input_tokens_per_s, output_tokens_per_s), (1.0, 11.0, 2.5));
+    let Latencies { ttft_ms, itl_ms, tpot_ms, .. } = summary.latencies;
+    assert_eq!((ttft_ms.p50, ttft_ms.max), (500.0, 1000.0), "a failed request has no latency");
+    assert_eq!((itl_ms.count, itl_ms.mean), (3, 1000.0 / 3.0));
+    assert_eq!((tpot_ms.min, tpot_ms.max), (250.0, 500.0));
     assert_eq!((summary.tokens.input, summary.tokens.cached, summary.tokens.asked_input), (22, 8, 20));
     let goodput = summary.goodput.unwrap();
     assert_eq!((goodput.requests_per_s, goodput.share), (0.5, 1.0 / 3.0), "one is slow, one failed");
@@ -221,23 +240,25 @@ fn some_report() -> (report::Report, Vec<Run>) {
         duration_s: None,
         warmup: 1,
         max_in_flight: 512,
+        timeout_s: 600.0,
         seed: 0,
         extra_body: serde_json::Map::new(),
     };
     let started = std::time::SystemTime::UNIX_EPOCH;
-    (report::Report::new(started, target, load, Calibration::ASSUMED, (&runs, None)), runs)
+    let summaries = runs.iter().map(|run| Summary::new(run, None)).collect();
+    (report::Report::new(started, target, load, Calibration::ASSUMED, summaries), runs)
 }
 
 #[test]
 fn a_table_for_people() {
     expect![[r#"
-        http://127.0.0.1:1 /v1/completions model <b>model</b>
+        http://127.0.0.1:1 /v1/completions model <b>model</b>, seed 0
         the server does not count tokens: lengths of prompts are a guess, answers are counted by pieces
 
-        profile           done  failed  seconds  req/s  in tok/s  out tok/s  in flight  goodput/s
-        constant 2.000/s     2       1      2.0   1.00      11.0        2.5    1.6 / 2          -
-        constant 2.000/s     2       1      2.0   1.00      11.0        2.5    1.6 / 2          -
-        constant 2.000/s     2       1      2.0   1.00      11.0        2.5    1.6 / 2          -
+        profile           done  failed  seconds  req/s  in tok/s  cached  out tok/s  in flight  goodput/s
+        constant 2.000/s     2       1      2.0   1.00      11.0    36 %        2.5    1.6 / 2          -
+        constant 2.000/s     2       1      2.0   1.00      11.0    36 %        2.5    1.6 / 2          -
+        constant 2.000/s     2       1      2.0   1.00      11.0    36 %        2.5    1.6 / 2          -
 
         ms: p50 / p90 / p99               TTFT              ITL             TPOT          end to end  send lag p99
         constant 2.000/s     500 / 1000 / 1000  250 / 500 / 500  250 / 500 / 500  1000 / 1500 / 1500          1.00
@@ -261,7 +282,7 @@ fn a_page_that_needs_nothing_else() {
     assert!(page.contains("&lt;b&gt;model") && !page.contains("<b>model"), "what a server says is text");
     assert!(!page.contains("<script") && !page.contains("<link") && !page.contains("src=") && !page.contains("url("));
     let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
-    assert_eq!(json["runs"][2]["failed"]["stream"], 1);
+    assert_eq!(json["runs"][2]["failures"]["stream"]["count"], 1);
     assert_eq!(json["started_at"], "1970-01-01T00:00:00Z");
 }
 
@@ -291,4 +312,53 @@ fn a_line_without_end_is_refused() {
     let piece = vec![b'x'; 1 << 18];
     let refused = (0..8).find(|_| lines.push(&piece).is_err());
     assert_eq!(refused, Some(4));
+}
+
+/// A model with round numbers: hidden 64, 2 layers, 4 heads of 16 over 2, feed-forward 128, 100 tokens.
+fn size(window: Option<usize>) -> engine::ModelSize {
+    use crate::model::config::{AttentionConfig, Config, FeedForwardConfig, RopeConfig, RopeScaling};
+    let attention = AttentionConfig {
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 16,
+        windows: vec![None, window],
+        temperature: None,
+    };
+    let config = Config {
+        vocab_size: 100,
+        hidden_size: 64,
+        num_hidden_layers: 2,
+        attention,
+        feed_forward: FeedForwardConfig { intermediate_size: 128, experts: None },
+        rms_norm_eps: 1e-5,
+        rope: RopeConfig { theta: 1e4, scaling: RopeScaling::None },
+        tie_word_embeddings: true,
+        max_position_embeddings: 4096,
+    };
+    engine::ModelSize { config, weight_bytes: 2.0, kv_bytes: 2.0 }
+}
+
+#[test]
+fn costs_of_steps() {
+    use engine::{Case, Cost, Limits};
+    let limits = Limits { block_size: 16, num_blocks: 1000, max_batched_tokens: 512 };
+    // A layer: q 64x64, k and v 64x32 each, o 64x64, three of 64x128.
+    let layer = 64.0 * 64.0 * 2.0 + 64.0 * 32.0 * 2.0 + 3.0 * 64.0 * 128.0;
+    let output = 64.0 * 100.0;
+    let decode = size(None).cost(Case::Decode { batch: 3, context: 10 }, limits);
+    // Per layer and sequence: 10 positions of 2 x 32 elements are read, and 4 heads x 16 x 10 multiplied with twice.
+    let expected = Cost {
+        read_bytes: 2.0 * (2.0 * layer + output) + 3.0 * 2.0 * 2.0 * (10.0 * 64.0),
+        operations: 2.0 * 3.0 * (2.0 * layer + output) + 3.0 * 2.0 * (2.0 * 2.0 * 640.0),
+    };
+    assert_eq!(decode, expected);
+    // A window of 4 hides 6 of the 10 positions from the second layer.
+    let windowed = size(Some(4)).cost(Case::Decode { batch: 3, context: 10 }, limits);
+    assert_eq!(decode.read_bytes - windowed.read_bytes, 3.0 * 2.0 * 6.0 * 64.0);
+    // Two steps read the weights twice, and compute logits once.
+    let whole = size(None).cost(Case::Prefill { tokens: 20 }, limits);
+    let halves = size(None).cost(Case::Prefill { tokens: 20 }, Limits { max_batched_tokens: 10, ..limits });
+    assert_eq!(whole.operations, halves.operations);
+    assert_eq!(halves.read_bytes - whole.read_bytes, 2.0 * (2.0 * layer) + 2.0 * 2.0 * (10.0 * 64.0));
+    assert_eq!(whole.operations, 2.0 * (20.0 * 2.0 * layer + output) + 2.0 * 4.0 * 64.0 * 210.0);
 }

@@ -7,6 +7,8 @@ use std::{fs::File, io::BufRead, io::BufReader, path::Path, time::Duration};
 
 use serde::Deserialize;
 
+use super::arrivals::after;
+
 /// Tokens that one of `hash_ids` stands for.
 pub const HASHED_TOKENS: u32 = 512;
 const MOST_TOKENS: u32 = 10_000_000;
@@ -76,10 +78,10 @@ impl Trace {
         if rows.is_empty() { Err(TraceError::Empty) } else { Ok(Self { rows }) }
     }
 
-    /// When each request is due after the first one, if all of them say so. `speed` 2 is twice as fast.
+    /// When each request is due after the first one, if they say so. `speed` 2 is twice as fast.
     pub fn times(&self, speed: f64) -> Option<Vec<Duration>> {
         let first = self.rows[0].timestamp?;
-        let due = |row: &TraceRow| row.timestamp.map(|ms| Duration::from_secs_f64((ms - first) / 1000.0 / speed));
+        let due = |row: &TraceRow| row.timestamp.map(|ms| after((ms - first) / 1000.0 / speed));
         self.rows.iter().map(due).collect()
     }
 }
@@ -98,10 +100,11 @@ impl TraceRow {
         if !allowed.contains(&self.output_length) {
             return Err(format!("output_length {} is not from 1 to {MOST_TOKENS}", self.output_length));
         }
-        if self.timestamp.is_some_and(|ms| !ms.is_finite()) {
-            return Err("timestamp is not finite".to_owned());
+        let Some(before) = before else { return Ok(()) };
+        if before.timestamp.is_some() != self.timestamp.is_some() {
+            return Err("either all lines have a timestamp or none has".to_owned());
         }
-        let earlier = before.is_some_and(|before| self.timestamp < before.timestamp);
+        let earlier = self.timestamp < before.timestamp;
         if earlier { Err("its timestamp is before that of the line above".to_owned()) } else { Ok(()) }
     }
 }

@@ -1,5 +1,7 @@
 //! `tramontane bench`: what a server delivers, measured from outside, and what measuring costs.
 
+mod engine;
+mod load;
 mod null_server;
 mod overhead;
 mod progress;
@@ -9,7 +11,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::telemetry::logs::LogStyle;
+use crate::{
+    bench::RATES,
+    config::{Args, Config},
+    telemetry::logs::LogStyle,
+};
+
+const LONGEST: Duration = Duration::from_secs(31 * 86_400);
 
 /// Measure what a server delivers
 #[derive(Debug, clap::Args)]
@@ -21,14 +29,23 @@ pub(super) struct BenchArgs {
 #[derive(Debug, clap::Subcommand)]
 enum BenchCommand {
     Serve(Box<serve::BenchServeArgs>),
+    Engine(Box<engine::BenchEngineArgs>),
     Overhead(overhead::OverheadArgs),
     NullServer(null_server::NullServerArgs),
 }
 
 impl BenchArgs {
-    pub(super) fn run(self, style: LogStyle) -> Result<()> {
+    pub(super) fn settings(&self) -> Args {
+        match &self.command {
+            BenchCommand::Engine(args) => args.settings(),
+            BenchCommand::Serve(_) | BenchCommand::Overhead(_) | BenchCommand::NullServer(_) => Args::default(),
+        }
+    }
+
+    pub(super) fn run(self, config: &Config, style: LogStyle) -> Result<()> {
         match self.command {
             BenchCommand::Serve(args) => args.run(style),
+            BenchCommand::Engine(args) => args.run(config, style),
             BenchCommand::Overhead(args) => args.run(style),
             BenchCommand::NullServer(args) => args.run(),
         }
@@ -40,16 +57,29 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")
 }
 
-/// A time such as `30s`, `5m` or `250ms`, longer than nothing.
+/// A time such as `30s`, `5m` or `250ms`.
 fn time(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write 30s, 5m or 250ms"))?;
-    if time.is_zero() { Err("it has to be longer than nothing".to_owned()) } else { Ok(time) }
+    match time {
+        time if time.is_zero() => Err("it has to be longer than nothing".to_owned()),
+        time if time > LONGEST => Err("it has to be a month at most".to_owned()),
+        time => Ok(time),
+    }
 }
 
-/// A number above zero.
-fn positive(text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|number: &f64| number.is_finite() && *number > 0.0)
-        .ok_or("write a number above 0".to_owned())
+/// A time that a runtime's timer can keep.
+fn whole_milliseconds(text: &str) -> Result<Duration, String> {
+    let time = time(text)?;
+    let is_whole = time.subsec_nanos().is_multiple_of(1_000_000);
+    if is_whole { Ok(time) } else { Err("write whole milliseconds: the server's timer has no others".to_owned()) }
+}
+
+/// Something per second, or a factor of it.
+fn times_per_s(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| RATES.contains(number));
+    number.ok_or_else(|| format!("write a number from {} to {}", RATES.start(), RATES.end()))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or("write a number from 0 to 1".to_owned())
 }

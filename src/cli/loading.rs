@@ -4,7 +4,7 @@
 use std::{path::Path, sync::Arc, thread, time::Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use tramontane_kernels::threads;
 
 use super::{
@@ -21,6 +21,7 @@ use tramontane_kernels::gpu::cuda::Cuda;
 
 use crate::{
     api::{GenerationDefaults, GenerationParams, ServedModel},
+    bench::engine::{Limits, ModelSize},
     config::{ByteSize, Config, Dtype, EngineLimits, ModelConfig, TemplateChoice},
     engine::{EngineConfig, EngineHandle},
     model::{
@@ -123,7 +124,38 @@ impl Prepared {
     }
 }
 
+/// A model in memory, without an engine.
+pub(super) struct Loaded {
+    pub(super) name: String,
+    pub(super) forward_pass: Box<dyn ForwardPass>,
+    /// Of weights and of the cache.
+    pub(super) dtype: DType,
+    pub(super) size: ModelSize,
+}
+
 impl Prepared {
+    /// How much the cache holds, and how it is cut; steps as the engine cuts them by default.
+    pub(super) fn limits(&self) -> Limits {
+        let EngineConfig { block_size, num_blocks, max_batched_tokens, .. } = self.engine;
+        Limits { block_size, num_blocks, max_batched_tokens }
+    }
+
+    pub(super) fn is_gpu(&self) -> bool {
+        self.accelerator.is_gpu()
+    }
+
+    /// Reads the weights, for measuring them without an engine.
+    pub(super) fn load_alone(self, style: LogStyle) -> Result<Loaded> {
+        let forward_pass = self.decoder(&TaskProgress::new("loading", style))?;
+        let bytes = self.dtype.size_in_bytes() as f64;
+        Ok(Loaded {
+            name: self.names.first().cloned().unwrap_or_default(),
+            forward_pass,
+            dtype: self.dtype.dtype(),
+            size: ModelSize { config: self.checkpoint.config().clone(), weight_bytes: bytes, kv_bytes: bytes },
+        })
+    }
+
     fn decoder(&self, progress: &TaskProgress) -> Result<Box<dyn ForwardPass>> {
         let config = self.checkpoint.config().clone();
         let cache = KvCacheConfig {

@@ -70,7 +70,10 @@ pub fn main() -> ExitCode {
 
 fn run(matches: &ArgMatches) -> Result<(), error::Failure> {
     let cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
-    let (_, subcommand) = matches.subcommand().expect("clap requires a subcommand");
+    let mut subcommand = matches;
+    while let Some((_, inner)) = subcommand.subcommand() {
+        subcommand = inner;
+    }
     let config = Config::resolve(&cli.settings(), subcommand, &cli.defaults()).map_err(error::Failure::before_logs)?;
     if cli.log.print_config {
         return error::ignore_closed_pipe(print(&config.to_toml())).map_err(error::Failure::before_logs);
@@ -89,7 +92,8 @@ impl Cli {
             Command::Inspect(args) => args.settings(),
             Command::Generate(args) => args.settings(),
             Command::Chat(args) => args.settings(),
-            Command::Doctor(_) | Command::Bench(_) | Command::Health(_) => Args::default(),
+            Command::Bench(args) => args.settings(),
+            Command::Doctor(_) | Command::Health(_) => Args::default(),
         };
         args.log = log;
         args
@@ -113,7 +117,7 @@ impl Command {
             Command::Generate(args) => args.run(&config, style),
             Command::Chat(args) => args.run(&config, style),
             Command::Doctor(args) => args.run(&config),
-            Command::Bench(args) => args.run(style),
+            Command::Bench(args) => args.run(&config, style),
             Command::Health(args) => args.run(),
         }
     }

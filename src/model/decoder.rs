@@ -11,6 +11,7 @@ use super::attention::{Attention, Pass};
 use super::config::Config;
 use super::kv_cache::{KvCache, KvCacheConfig};
 use super::mlp::FeedForward;
+use super::op_times::{NoClock, Op, OpClock, OpTimes};
 use super::rotary::Rotary;
 use super::weights::{LayerWeights, Weights};
 use super::{ForwardPass, Logits, ModelError, validate};
@@ -67,33 +68,34 @@ impl Decoder {
         })
     }
 
-    fn compute(&self, batch: &Batch) -> Result<Logits, ModelError> {
-        let pass = self.prepare(batch)?;
+    fn compute(&self, batch: &Batch, clock: &mut impl OpClock) -> Result<Logits, ModelError> {
+        let pass = clock.time(Op::Prepare, || self.prepare(batch))?;
         if batch.n_tokens() == 0 {
             return Ok(Logits { values: Vec::new(), vocab_size: self.vocab_size });
         }
-        let mut residual = embedding(&self.embed_tokens, &batch.token_ids)?; // (n_tokens, hidden_size)
+        let norm = |x: &Tensor, weight| rms_norm(x, weight, self.rms_norm_eps);
+        let mut residual = clock.time(Op::Embedding, || embedding(&self.embed_tokens, &batch.token_ids))?; // (n_tokens, hidden_size)
         let last = self.layers.len() - 1;
         for (index, layer) in self.layers.iter().enumerate() {
             let cache = self.cache.layer(index);
-            let x = rms_norm(&residual, &layer.input_layernorm, self.rms_norm_eps)?;
-            let q = layer.attention.write(&x, cache, &pass)?; // (n_tokens, heads * head_dim)
+            let x = clock.time(Op::Norm, || norm(&residual, &layer.input_layernorm))?;
+            let q = clock.time(Op::QkvProj, || layer.attention.write(&x, cache, &pass))?; // (n_tokens, heads * head_dim)
             if index == last && batch.output_rows.is_empty() {
                 // A prefill chunk whose logits nobody wants: its keys and values are all it leaves.
                 return Ok(Logits { values: Vec::new(), vocab_size: self.vocab_size });
             }
-            let mut attended = layer.attention.attend(&q, cache, &pass)?;
+            let mut attended = clock.time(Op::Attention, || layer.attention.attend(&q, cache, &pass))?;
             if index == last {
                 // Beyond its keys and values, the last layer serves the requested rows only.
                 attended = embedding(&attended, &batch.output_rows)?; // (n_outputs, heads * head_dim)
                 residual = embedding(&residual, &batch.output_rows)?; // (n_outputs, hidden_size)
             }
-            linear_add(&residual, &attended, &layer.o_proj)?;
-            let x = rms_norm(&residual, &layer.post_attention_layernorm, self.rms_norm_eps)?;
-            layer.feed_forward.add(&residual, &x)?;
+            clock.time(Op::OProj, || linear_add(&residual, &attended, &layer.o_proj))?;
+            let x = clock.time(Op::Norm, || norm(&residual, &layer.post_attention_layernorm))?;
+            clock.time(Op::FeedForward, || layer.feed_forward.add(&residual, &x))?;
         }
-        let x = rms_norm(&residual, &self.norm, self.rms_norm_eps)?;
-        let logits = linear(&x, &self.lm_head)?; // (n_outputs, vocab_size)
+        let x = clock.time(Op::Norm, || norm(&residual, &self.norm))?;
+        let logits = clock.time(Op::LmHead, || linear(&x, &self.lm_head))?; // (n_outputs, vocab_size)
         Ok(Logits { values: logits.flatten_all()?.to_vec1()?, vocab_size: self.vocab_size })
     }
 
@@ -119,7 +121,12 @@ impl ForwardPass for Decoder {
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
         let this = &*self;
-        threads::run(|| this.compute(batch))
+        threads::run(|| this.compute(batch, &mut NoClock))
+    }
+
+    fn forward_timed(&mut self, batch: &Batch, times: &mut OpTimes) -> Result<Logits, ModelError> {
+        let this = &*self;
+        threads::run(|| this.compute(batch, times))
     }
 }
 

@@ -10,6 +10,7 @@ pub mod gpu;
 mod kv_cache;
 mod mlp;
 mod moe;
+mod op_times;
 mod rotary;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub mod weights;
 
 pub use decoder::Decoder;
 pub use kv_cache::KvCacheConfig;
+pub use op_times::{Op, OpTimes};
 
 use candle_core::DType;
 use tramontane_kernels::{PagedBatchError, gpu::DeviceError};
@@ -185,6 +187,10 @@ pub trait ForwardPass: Send {
     }
     /// Runs the batch: writes keys and values to `batch.slots` and returns `(n_outputs, vocab_size)`.
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError>;
+    /// The same, and adds where the time went to `times`, where that is known.
+    fn forward_timed(&mut self, batch: &Batch, _times: &mut OpTimes) -> Result<Logits, ModelError> {
+        self.forward(batch)
+    }
     /// The model as one that chooses tokens itself, if it can.
     fn pipeline(&mut self) -> Option<&mut dyn Pipeline> {
         None

@@ -17,14 +17,14 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("governance", &[]),
     ("retrieval", &[]),
     ("prompt", &[]),
-    ("bench", &[]),
+    ("bench", &["model"]),
     ("types", &[]),
     ("config", &[]),
 ];
 const SHARED: [&str; 3] = ["config", "types", "telemetry"];
 
 /// Folders of `kernels/` that hold what operators are made of.
-const NO_OPERATORS: [&str; 2] = ["kernels/gpu", "kernels/simd"];
+const NO_OPERATORS: [&str; 3] = ["kernels/gpu", "kernels/machine", "kernels/simd"];
 
 /// Operators that exist on devices alone, each with the reason it has no `cpu.rs`: the kernels are held against
 /// `reference.rs` by `cuda_tests.rs`.

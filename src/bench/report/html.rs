@@ -15,6 +15,8 @@ use crate::bench::{
 const TEMPLATE: &str = include_str!("report.html");
 /// Points of a curve that stands for more values than that.
 const CURVE_POINTS: usize = 400;
+/// Requests of a run that are drawn one by one.
+const SHOWN_REQUESTS: usize = 2000;
 
 /// The page. `runs` are those that the report's figures were made from.
 pub fn html(report: &Report, runs: &[Run]) -> String {
@@ -31,7 +33,7 @@ pub fn html(report: &Report, runs: &[Run]) -> String {
 
 fn plots(report: &Report, runs: &[Run]) -> Vec<Plot> {
     let mut plots = Vec::new();
-    if report.runs.len() > 2 {
+    if report.runs.iter().filter(|run| run.target_requests_per_s.is_some()).count() > 1 {
         plots.extend(over_rates(&report.runs));
     }
     plots.push(cumulative("Time to first token", runs, |sample| sample.ttft_s.into_iter().collect()));
@@ -43,17 +45,16 @@ fn plots(report: &Report, runs: &[Run]) -> Vec<Plot> {
     plots
 }
 
-/// What a sweep is for: latency and throughput against the rate that was asked of the server.
+/// What a sweep is for: latency and throughput against the rate that was asked of the server. Closed loops ask for
+/// none and are in the tables alone.
 fn over_rates(summaries: &[Summary]) -> Vec<Plot> {
-    let mut by_rate: Vec<&Summary> = summaries.iter().collect();
-    by_rate.sort_by(|a, b| a.requests_per_s.total_cmp(&b.requests_per_s));
     let curve = |name: &str, of: &dyn Fn(&Summary) -> f64| Series {
         name: name.to_owned(),
-        points: by_rate.iter().map(|summary| (summary.requests_per_s, of(summary))).collect(),
+        points: summaries.iter().filter_map(|summary| Some((summary.target_requests_per_s?, of(summary)))).collect(),
     };
     let latency = |title, of: fn(&Summary) -> &Percentiles| Plot {
         title,
-        axes: ["answered requests per second", "ms"],
+        axes: ["requests per second", "ms"],
         marks: Marks::Lines,
         series: vec![
             curve("p50", &|summary| of(summary).p50),
@@ -62,13 +63,13 @@ fn over_rates(summaries: &[Summary]) -> Vec<Plot> {
         ],
     };
     vec![
-        latency("Time to first token by rate", |summary| &summary.ttft_ms),
-        latency("Time between tokens by rate", |summary| &summary.itl_ms),
+        latency("Time to first token by rate", |summary| &summary.latencies.ttft_ms),
+        latency("Time between tokens by rate", |summary| &summary.latencies.itl_ms),
         Plot {
             title: "Throughput by rate",
-            axes: ["answered requests per second", "output tokens per second"],
+            axes: ["requests per second", "output tokens per second"],
             marks: Marks::Lines,
-            series: vec![curve("output", &|summary| summary.output_tokens_per_s)],
+            series: vec![curve("output", &|summary| summary.rates.output_tokens_per_s)],
         },
     ]
 }
@@ -87,11 +88,14 @@ fn cumulative(title: &'static str, runs: &[Run], of: impl Fn(&Sample) -> Vec<f64
     Plot { title, axes: ["ms", "share of values up to this"], marks: Marks::Lines, series: series.collect() }
 }
 
-/// Does it get slower the longer it goes on?
+/// Does it get slower the longer it goes on? Of many requests the slowest of each stretch is shown.
 fn over_time(runs: &[Run]) -> Plot {
-    let series = runs.iter().map(|run| Series {
-        name: run.profile.to_string(),
-        points: answered(run).filter_map(|sample| Some((sample.due_s, sample.ttft_s? * 1e3))).collect(),
+    let series = runs.iter().map(|run| {
+        let points: Vec<(f64, f64)> =
+            answered(run).filter_map(|sample| Some((sample.due_s, sample.ttft_s? * 1e3))).collect();
+        let stretches = points.chunks(points.len().div_ceil(SHOWN_REQUESTS).max(1));
+        let slowest = |stretch: &[(f64, f64)]| stretch.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1));
+        Series { name: run.profile.to_string(), points: stretches.filter_map(slowest).collect() }
     });
     Plot {
         title: "Time to first token over the run",

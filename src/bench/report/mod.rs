@@ -11,11 +11,7 @@ use std::time::SystemTime;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::{
-    calibration::Calibration,
-    run::Run,
-    summary::{Slo, Summary},
-};
+use super::{calibration::Calibration, summary::Summary};
 
 pub use csv::csv;
 pub use html::html;
@@ -86,6 +82,8 @@ pub struct LoadDescription {
     pub warmup: u64,
     /// Most requests under way in an open loop.
     pub max_in_flight: u32,
+    /// Seconds after which a request has failed.
+    pub timeout_s: f64,
     /// For texts, lengths and times.
     pub seed: u64,
     /// Further fields of every request.
@@ -93,23 +91,15 @@ pub struct LoadDescription {
 }
 
 impl Report {
-    /// The figures of `runs`.
+    /// All parts together, with who measured.
     pub fn new(
         started_at: SystemTime,
         target: TargetDescription,
         load: LoadDescription,
         calibration: Calibration,
-        (runs, slo): (&[Run], Option<Slo>),
+        runs: Vec<Summary>,
     ) -> Self {
-        Self {
-            format: FORMAT,
-            started_at,
-            client: ClientDescription::this(),
-            target,
-            load,
-            calibration,
-            runs: runs.iter().map(|run| Summary::new(run, slo)).collect(),
-        }
+        Self { format: FORMAT, started_at, client: ClientDescription::this(), target, load, calibration, runs }
     }
 
     /// The report for machines, indented.

@@ -1,12 +1,12 @@
 //! The report on a terminal.
 
 use super::Report;
-use crate::bench::summary::{Percentiles, Summary};
+use crate::bench::summary::{Latencies, Percentiles, Summary};
 
 /// A few lines about the benchmark, a table of rates and one of latencies with a row per run.
 pub fn table(report: &Report) -> String {
     let target = &report.target;
-    let mut text = format!("{} {} model {}\n", target.url, target.endpoint, target.model);
+    let mut text = format!("{} {} model {}, seed {}\n", target.url, target.endpoint, target.model, report.load.seed);
     if !report.calibration.measured {
         text += "the server does not count tokens: lengths of prompts are a guess, answers are counted by pieces\n";
     }
@@ -15,24 +15,27 @@ pub fn table(report: &Report) -> String {
     text += "\n";
     text += &aligned(&latencies(&report.runs));
     for summary in &report.runs {
-        for (kind, message) in &summary.failures {
-            text += &format!("\n{} of {}: {kind}, such as: {message}\n", summary.failed[kind], summary.profile);
+        for (kind, failure) in &summary.failures {
+            let (count, example) = (failure.count, &failure.example);
+            text += &format!("\n{count} of {}: {kind}, such as: {example}\n", summary.profile);
         }
     }
     text
 }
 
 fn rates(runs: &[Summary]) -> Vec<Vec<String>> {
-    let head = ["profile", "done", "failed", "seconds", "req/s", "in tok/s", "out tok/s", "in flight", "goodput/s"];
+    let head =
+        ["profile", "done", "failed", "seconds", "req/s", "in tok/s", "cached", "out tok/s", "in flight", "goodput/s"];
     let row = |summary: &Summary| {
         vec![
             summary.profile.clone(),
             summary.completed.to_string(),
             summary.failed_requests().to_string(),
             format!("{:.1}", summary.duration_s),
-            format!("{:.2}", summary.requests_per_s),
-            format!("{:.1}", summary.total_tokens_per_s - summary.output_tokens_per_s),
-            format!("{:.1}", summary.output_tokens_per_s),
+            format!("{:.2}", summary.rates.requests_per_s),
+            format!("{:.1}", summary.rates.input_tokens_per_s),
+            format!("{:.0} %", 100.0 * summary.tokens.cached as f64 / summary.tokens.input.max(1) as f64),
+            format!("{:.1}", summary.rates.output_tokens_per_s),
             format!("{:.1} / {}", summary.in_flight.mean, summary.in_flight.peak),
             summary
                 .goodput
@@ -46,7 +49,7 @@ fn latencies(runs: &[Summary]) -> Vec<Vec<String>> {
     let head = ["ms: p50 / p90 / p99", "TTFT", "ITL", "TPOT", "end to end", "send lag p99"];
     let row = |summary: &Summary| {
         let three = |p: &Percentiles| format!("{} / {} / {}", short(p.p50), short(p.p90), short(p.p99));
-        let Summary { ttft_ms, itl_ms, tpot_ms, e2e_ms, send_lag_ms, .. } = summary;
+        let Latencies { ttft_ms, itl_ms, tpot_ms, e2e_ms, send_lag_ms } = &summary.latencies;
         vec![
             summary.profile.clone(),
             three(ttft_ms),

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 
-use super::time;
+use super::whole_milliseconds;
 use crate::bench::{NullServer, Pace};
 
 /// Serve words at a known pace, without a model, to measure clients against
@@ -14,10 +14,10 @@ pub(super) struct NullServerArgs {
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR:PORT")]
     bind: SocketAddr,
     /// Time between two tokens of an answer
-    #[arg(long, default_value = "2ms", value_parser = time)]
+    #[arg(long, default_value = "2ms", value_parser = whole_milliseconds)]
     pace: Duration,
     /// Time to the first token [default: that between tokens]
-    #[arg(long, value_parser = time)]
+    #[arg(long, value_parser = whole_milliseconds)]
     ttft: Option<Duration>,
 }
 

@@ -1,7 +1,13 @@
-//! How a running load is shown: a line that changes on a terminal, a log line every so often otherwise.
+//! How a running load is shown: a line that changes on a terminal, a log line every so often otherwise. A thread
+//! of its own draws: whoever measures must not wait for a terminal.
 
 use std::{
-    sync::Mutex,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -13,92 +19,105 @@ use crate::{
 };
 
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
-const REDRAWN: Duration = Duration::from_millis(200);
+const BETWEEN_DRAWINGS: Duration = Duration::from_millis(200);
 
-/// Shows one run.
+/// Shows one run until it is dropped.
 pub(super) struct LoadProgress {
-    /// Nothing where logs are for machines.
-    bar: Option<ProgressBar>,
-    profile: String,
-    started: Instant,
-    counts: Mutex<Counts>,
+    counts: Arc<Counts>,
+    /// Dropped to end the thread.
+    end: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Counts {
-    sent: u64,
-    done: u64,
-    failed: u64,
-    tokens: u64,
-    last_ttft_s: f64,
-    shown: Option<Instant>,
+    sent: AtomicU64,
+    done: AtomicU64,
+    failed: AtomicU64,
+    pieces: AtomicU64,
+    last_ttft_us: AtomicU64,
+}
+
+/// Draws on its own thread.
+struct Drawing {
+    profile: String,
+    started: Instant,
+    counts: Arc<Counts>,
+    /// Nothing where logs are for machines.
+    bar: Option<ProgressBar>,
 }
 
 impl LoadProgress {
     pub(super) fn new(name: &str, load: &Load, style: LogStyle) -> Self {
         let profile = format!("{name}{}", load.profile);
+        let counts = Arc::<Counts>::default();
         let bar = match style {
             LogStyle::Json => None,
             LogStyle::Human => Some(bar(load).with_prefix(profile.clone())),
         };
-        Self { bar, profile, started: Instant::now(), counts: Mutex::default() }
-    }
-
-    /// To be called within the lock, so that lines come in order.
-    fn show(&self, counts: &mut Counts) {
-        let between = if self.bar.is_some() { REDRAWN } else { BETWEEN_LINES };
-        if counts.shown.unwrap_or(self.started).elapsed() < between {
-            return;
-        }
-        counts.shown = Some(Instant::now());
-        let tokens_per_s = counts.tokens as f64 / self.started.elapsed().as_secs_f64();
-        let (in_flight, ttft_ms) = (counts.sent - counts.done, counts.last_ttft_s * 1e3);
-        match &self.bar {
-            Some(bar) => bar.set_message(format!(
-                "{in_flight} in flight, {} failed, {tokens_per_s:.0} tokens/s, last TTFT {ttft_ms:.0} ms",
-                counts.failed
-            )),
-            None => tracing::info!(
-                profile = self.profile,
-                done = counts.done,
-                in_flight,
-                failed = counts.failed,
-                tokens_per_s,
-                ttft_ms,
-                "measuring"
-            ),
-        }
-    }
-
-    fn count(&self, change: impl FnOnce(&mut Counts)) {
-        let mut counts = self.counts.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        change(&mut counts);
-        self.show(&mut counts);
+        let drawing = Drawing { profile, started: Instant::now(), counts: counts.clone(), bar };
+        let (end, ended) = mpsc::channel();
+        let thread = std::thread::spawn(move || drawing.run(&ended));
+        Self { counts, end: Some(end), thread: Some(thread) }
     }
 }
 
 impl Watcher for LoadProgress {
     fn sent(&self) {
-        self.count(|counts| counts.sent += 1);
+        self.counts.sent.fetch_add(1, Relaxed);
+    }
+
+    fn pieces(&self, count: u64) {
+        self.counts.pieces.fetch_add(count, Relaxed);
     }
 
     fn done(&self, sample: &Sample) {
-        if let Some(bar) = &self.bar {
-            bar.inc(1);
+        self.counts.done.fetch_add(1, Relaxed);
+        self.counts.failed.fetch_add(u64::from(sample.failure.is_some()), Relaxed);
+        if let Some(ttft_s) = sample.ttft_s {
+            self.counts.last_ttft_us.store((ttft_s * 1e6) as u64, Relaxed);
         }
-        self.count(|counts| {
-            counts.done += 1;
-            counts.failed += u64::from(sample.failure.is_some());
-            counts.tokens += u64::from(sample.counted.output);
-            counts.last_ttft_s = sample.ttft_s.unwrap_or(counts.last_ttft_s);
-        });
     }
 }
 
 impl Drop for LoadProgress {
     fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            // A thread that could not draw is no reason to lose what was measured.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drawing {
+    fn run(&self, ended: &mpsc::Receiver<()>) {
+        let between = if self.bar.is_some() { BETWEEN_DRAWINGS } else { BETWEEN_LINES };
+        while ended.recv_timeout(between) == Err(RecvTimeoutError::Timeout) {
+            self.draw();
+        }
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+    }
+
+    fn draw(&self) {
+        let Counts { sent, done, failed, pieces, last_ttft_us } = &*self.counts;
+        let (done, failed) = (done.load(Relaxed), failed.load(Relaxed));
+        let in_flight = sent.load(Relaxed).saturating_sub(done);
+        let tokens_per_s = pieces.load(Relaxed) as f64 / self.started.elapsed().as_secs_f64();
+        let ttft_ms = last_ttft_us.load(Relaxed) as f64 / 1e3;
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(done);
+                bar.set_message(format!(
+                    "{in_flight} in flight, {failed} failed, {tokens_per_s:.0} tokens/s, last TTFT {ttft_ms:.0} ms"
+                ));
+            }
+            None => {
+                let profile = &self.profile;
+                tracing::info!(profile, done, in_flight, failed, tokens_per_s, ttft_ms, "measuring");
+            }
         }
     }
 }

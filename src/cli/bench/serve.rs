@@ -1,32 +1,39 @@
-//! `tramontane bench serve`: drives a server with a load and reports what it delivers. This and `pull` are what
-//! opens connections, to the server that the user names.
+//! `tramontane bench serve`: drives a server with a load and reports what it delivers. It opens connections to the
+//! server that the user names, and to no other.
 
 use std::{
+    fs::File,
+    io::Write,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value};
 
-use super::{positive, progress::LoadProgress, time};
+use super::{
+    load::{LoadArgs, Shape},
+    progress::LoadProgress,
+    time,
+};
 use crate::{
     bench::{
-        Calibration, Endpoint, Lengths, Load, Plan, Profile, Prompts, RateTimes, Run, Slo, Source, Sweep, Target,
-        TargetConfig, Trace, Until, report, sweep,
+        Calibration, Endpoint, Failure, Load, Run, Slo, Summary, Target, TargetConfig,
+        report::{self, LoadDescription, Report, TargetDescription},
+        sweep,
     },
     cli::error::UsageError,
     telemetry::logs::LogStyle,
 };
 
-/// Requests of a run, where neither --requests nor --duration is given.
-const DEFAULT_REQUESTS: u64 = 100;
-/// Requests at a time before a run in an open loop.
-const DEFAULT_WARMUP: u32 = 8;
-const DEFAULT_FULL: u32 = 64;
-/// Numbers of requests that no run reaches: those of the warm-up.
-const WARMUP_INDEX: u64 = 1 << 48;
+/// Fields of a request that are the load's, so that others would make its figures untrue.
+const OWN_FIELDS: [&str; 8] = ["model", "prompt", "messages", "stream", "max_tokens", "n", "best_of", "echo"];
+/// As a shell names a process that SIGINT ended.
+const INTERRUPTED: i32 = 130;
 
 /// Drive any server with an OpenAI-compatible API and report latency and throughput
 #[derive(Debug, clap::Args)]
@@ -46,8 +53,9 @@ pub(super) struct BenchServeArgs {
     /// A request that takes longer has failed
     #[arg(long, default_value = "10m", value_parser = time, value_name = "TIME")]
     timeout: Duration,
-    /// Further fields of every request, as a JSON object such as '{"temperature": 0}'
-    #[arg(long, value_parser = json_object, value_name = "JSON", default_value = "{}")]
+    /// Further fields of every request, as a JSON object such as '{"temperature": 0}'; null leaves out one that is sent
+    /// otherwise, such as stream_options
+    #[arg(long, value_parser = further_fields, value_name = "JSON", default_value = "{}")]
     extra_body: Map<String, Value>,
     /// Let answers end where the model ends them; else `ignore_eos` asks for as many tokens as are wanted
     #[arg(long)]
@@ -56,58 +64,6 @@ pub(super) struct BenchServeArgs {
     load: LoadArgs,
     #[command(flatten)]
     report: ReportArgs,
-}
-
-/// Which requests, and when.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Load")]
-struct LoadArgs {
-    /// How requests follow each other
-    #[arg(long, value_enum, default_value_t = ProfileArg::Synchronous)]
-    profile: ProfileArg,
-    /// Requests at a time: of the profile concurrent, and of the sweep's full server [default there: 64]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    concurrency: Option<u32>,
-    /// Requests per second of the profiles constant and poisson
-    #[arg(long, value_parser = positive)]
-    rate: Option<f64>,
-    /// How much faster than recorded a trace is replayed [default: 1]
-    #[arg(long, value_parser = positive)]
-    speed: Option<f64>,
-    /// Rates of a sweep between an idle and a full server [default: 5]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
-    points: Option<u32>,
-    /// How the requests of a sweep's rates are spread [default: poisson]
-    #[arg(long, value_enum)]
-    sweep_times: Option<SweepTimes>,
-    /// Tokens of prompts: 128, 64..256, normal:MEAN:SD, lognormal:MEAN:SD or exponential:MEAN [default: 128]
-    #[arg(long, value_name = "TOKENS", conflicts_with = "trace")]
-    input_tokens: Option<Lengths>,
-    /// Tokens of answers, likewise [default: 64]
-    #[arg(long, value_name = "TOKENS", conflicts_with = "trace")]
-    output_tokens: Option<Lengths>,
-    /// Lengths, and for the profile replay times, from a file of JSON lines with timestamp (ms), input_length,
-    /// output_length, hash_ids, as the Mooncake traces, or with prompt
-    #[arg(long, value_name = "FILE")]
-    trace: Option<PathBuf>,
-    /// Share of each prompt, from 0 to 1, that is the same in all of them
-    #[arg(long, default_value_t = 0.0, value_parser = share, value_name = "RATIO")]
-    shared_prefix: f64,
-    /// Requests of each run [default: 100, or those of the trace, unless --duration is given]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
-    requests: Option<u64>,
-    /// No request of a run is made later than this
-    #[arg(long, value_parser = time, value_name = "TIME")]
-    duration: Option<Duration>,
-    /// Requests before the first run that do not count [default: as many as at a time, in an open loop 8]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
-    warmup: Option<u64>,
-    /// Most requests under way in an open loop; those beyond wait, and their waiting counts
-    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    max_in_flight: u32,
-    /// For texts, lengths and times: the same seed makes the same load
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
 }
 
 /// What comes of it, besides the table on standard output.
@@ -134,76 +90,44 @@ enum EndpointArg {
     Chat,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum ProfileArg {
-    /// One request after the other
-    Synchronous,
-    /// So many at a time: --concurrency
-    Concurrent,
-    /// So many per second at equal distances: --rate
-    Constant,
-    /// So many per second at random times: --rate
-    Poisson,
-    /// At the times of a trace: --trace
-    Replay,
-    /// Idle, full, and rates between them
-    Sweep,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum SweepTimes {
-    Constant,
-    Poisson,
-}
-
-/// What the arguments amount to.
-enum Shape {
-    One(Profile),
-    Sweep(Sweep),
-}
-
 impl BenchServeArgs {
     pub(super) fn run(&self, style: LogStyle) -> Result<()> {
-        let trace = self.load.trace()?;
-        let shape = self.load.shape(trace.as_ref())?;
-        super::runtime()?.block_on(self.measure(trace, shape, style))
+        super::runtime()?.block_on(self.measure(style))
     }
 
-    async fn measure(&self, trace: Option<Trace>, shape: Shape, style: LogStyle) -> Result<()> {
+    async fn measure(&self, style: LogStyle) -> Result<()> {
+        let plan = self.load.plan()?;
         let target = self.target().await?;
+        let outputs = self.report.open()?; // before an hour's work
         let started_at = SystemTime::now();
-        let calibration = Calibration::measure(&target.1, self.load.seed).await;
-        let calibration = calibration.map_err(|failure| {
-            anyhow::anyhow!("the server refuses a short request ({}): {}", failure.kind.name(), failure.message)
-        })?;
-        let load = self.load.load(trace, &shape, calibration);
-        self.load.warm_up(&load, &shape, &target.1, style).await;
-        let runs = match shape {
-            Shape::Sweep(config) => {
-                let watcher = |load: &Load| Arc::new(LoadProgress::new("", load, style)) as _;
-                sweep(&load, config, &target.1, watcher).await
-            }
-            Shape::One(_) => vec![load.run(&target.1, Arc::new(LoadProgress::new("", &load, style))).await],
+        let calibration = Calibration::measure(&target, 0).await.map_err(|failure| refusal(&failure))?;
+        let load = self.load.load(&plan, calibration);
+        stop_on_interrupt(load.stop.clone());
+        if let Some(warm_up) = self.load.warm_up(&load, &plan.shape) {
+            warm_up.run(&target, Arc::new(LoadProgress::new("warm-up, ", &warm_up, style))).await;
+        }
+        let watch = |load: &Load| Arc::new(LoadProgress::new("", load, style)) as _;
+        let runs = match &plan.shape {
+            Shape::Sweep(config) => sweep(&load, *config, &target, watch).await,
+            Shape::One(_) => vec![load.run(&target, watch(&load)).await],
         };
-        let described =
-            report::TargetDescription { url: self.url.clone(), endpoint: self.endpoint.path(), model: target.0 };
-        let report = report::Report::new(
-            started_at,
-            described,
-            self.load.describe(&load, self.extra()),
-            calibration,
-            (&runs, self.report.slo),
-        );
-        self.report.write(&report, &runs)?;
+        let described = LoadDescription {
+            timeout_s: self.timeout.as_secs_f64(),
+            extra_body: self.fields(),
+            ..self.load.describe(&plan, &load)
+        };
+        let summaries = runs.iter().map(|run| Summary::new(run, self.report.slo)).collect();
+        let report = Report::new(started_at, self.describe(&target), described, calibration, summaries);
+        super::super::print(&report::table(&report))?;
+        outputs.write(&report, &runs)?;
         if report.runs.iter().all(|run| run.completed == 0) {
             bail!("no request was answered");
         }
         Ok(())
     }
 
-    /// The model's name, and the server.
-    async fn target(&self) -> Result<(String, Target)> {
-        let config = TargetConfig {
+    async fn target(&self) -> Result<Target> {
+        let target = Target::new(TargetConfig {
             url: self.url.clone(),
             endpoint: match self.endpoint {
                 EndpointArg::Completions => Endpoint::Completions,
@@ -212,180 +136,99 @@ impl BenchServeArgs {
             model: self.model.clone().unwrap_or_default(),
             api_key: self.api_key.clone(),
             timeout: self.timeout,
-            extra: self.extra(),
-        };
-        let target = Target::new(config).map_err(|error| UsageError(error.to_string()))?;
-        if let Some(model) = &self.model {
-            return Ok((model.clone(), target));
+            extra: self.fields(),
+        });
+        let target = target.map_err(|error| UsageError(error.to_string()))?;
+        if self.model.is_some() {
+            return Ok(target);
         }
-        let models = target.models().await?;
-        let model = models.into_iter().next().context("the server lists no model; name one with --model")?;
-        Ok((model.clone(), target.with_model(model)))
+        let model = target.models().await?.into_iter().next();
+        Ok(target.with_model(model.context("the server lists no model; name one with --model")?))
     }
 
-    fn extra(&self) -> Map<String, Value> {
-        let mut extra = Map::new();
+    fn describe(&self, target: &Target) -> TargetDescription {
+        let endpoint = match self.endpoint {
+            EndpointArg::Completions => "/v1/completions",
+            EndpointArg::Chat => "/v1/chat/completions",
+        };
+        TargetDescription { url: self.url.clone(), endpoint, model: target.model().to_owned() }
+    }
+
+    /// Fields of every request besides those of the load.
+    fn fields(&self) -> Map<String, Value> {
+        let mut fields = Map::new();
         if !self.stop_at_eos {
-            extra.insert("ignore_eos".to_owned(), Value::Bool(true));
+            fields.insert("ignore_eos".to_owned(), Value::Bool(true));
         }
-        extra.extend(self.extra_body.clone());
-        extra
+        fields.extend(self.extra_body.clone());
+        fields
     }
 }
 
-impl LoadArgs {
-    fn trace(&self) -> Result<Option<Trace>> {
-        let read = |path: &PathBuf| Trace::read(path).with_context(|| path.display().to_string());
-        Ok(self.trace.as_ref().map(read).transpose().map_err(|error| UsageError(format!("{error:#}")))?)
-    }
+fn refusal(failure: &Failure) -> anyhow::Error {
+    let (kind, message) = (failure.kind.name(), &failure.message);
+    anyhow!(
+        "the server does not answer a short request ({kind}: {message}). If it does not know ignore_eos, give \
+         --stop-at-eos; if not stream_options, --extra-body '{{\"stream_options\": null}}'"
+    )
+}
 
-    /// The profile, once it is clear that it has what it needs and that nothing is given which it would not use.
-    fn shape(&self, trace: Option<&Trace>) -> Result<Shape, UsageError> {
-        let profile = self.profile;
-        let used: &[&str] = match profile {
-            ProfileArg::Synchronous => &[],
-            ProfileArg::Concurrent => &["concurrency"],
-            ProfileArg::Constant | ProfileArg::Poisson => &["rate"],
-            ProfileArg::Replay => &["speed"],
-            ProfileArg::Sweep => &["concurrency", "points", "sweep-times"],
-        };
-        let given = [
-            ("concurrency", self.concurrency.is_some()),
-            ("rate", self.rate.is_some()),
-            ("speed", self.speed.is_some()),
-            ("points", self.points.is_some()),
-            ("sweep-times", self.sweep_times.is_some()),
-        ];
-        let name = clap::ValueEnum::to_possible_value(&profile).expect("no profile is skipped").get_name().to_owned();
-        if let Some((option, _)) = given.iter().find(|(option, given)| *given && !used.contains(option)) {
-            return Err(UsageError(format!("--profile {name} does not use --{option}")));
+/// The first interrupt ends the load, and what has been measured is reported; the second ends the process.
+fn stop_on_interrupt(stop: Arc<AtomicBool>) {
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            stop.store(true, Ordering::Relaxed);
+            tracing::warn!("no further requests; waiting for those under way, unless interrupted once more");
         }
-        let needs = |option: &str| UsageError(format!("--profile {name} needs --{option}"));
-        Ok(Shape::One(match profile {
-            ProfileArg::Synchronous => Profile::Synchronous,
-            ProfileArg::Concurrent => Profile::Concurrent(self.concurrency.ok_or_else(|| needs("concurrency"))?),
-            ProfileArg::Constant => Profile::Constant(self.rate.ok_or_else(|| needs("rate"))?),
-            ProfileArg::Poisson => Profile::Poisson(self.rate.ok_or_else(|| needs("rate"))?),
-            ProfileArg::Replay => {
-                let times = trace.ok_or_else(|| needs("trace"))?.times(self.speed.unwrap_or(1.0));
-                Profile::Replay(times.ok_or_else(|| needs("trace with a timestamp in each line"))?)
-            }
-            ProfileArg::Sweep => return Ok(Shape::Sweep(self.sweep())),
-        }))
-    }
-
-    fn sweep(&self) -> Sweep {
-        let times = match self.sweep_times {
-            Some(SweepTimes::Constant) => RateTimes::Constant,
-            Some(SweepTimes::Poisson) | None => RateTimes::Poisson,
-        };
-        Sweep { points: self.points.unwrap_or(5), full: self.concurrency.unwrap_or(DEFAULT_FULL), times }
-    }
-
-    fn load(&self, trace: Option<Trace>, shape: &Shape, calibration: Calibration) -> Load {
-        let profile = match shape {
-            Shape::One(profile) => profile.clone(),
-            Shape::Sweep(_) => Profile::Synchronous,
-        };
-        let default_requests = match (&trace, self.duration) {
-            (_, Some(_)) => None,
-            (Some(trace), None) => Some(trace.rows.len() as u64),
-            (None, None) => Some(DEFAULT_REQUESTS),
-        };
-        let source = match trace {
-            Some(trace) => Source::Recorded(trace),
-            None => Source::Drawn {
-                input: self.input_tokens.clone().unwrap_or_else(|| Lengths::fixed(128)),
-                output: self.output_tokens.clone().unwrap_or_else(|| Lengths::fixed(64)),
-            },
-        };
-        Load {
-            plan: Plan::new(self.seed, source, Prompts::new(self.seed, self.shared_prefix, calibration)),
-            profile,
-            until: Until { requests: self.requests.or(default_requests), duration: self.duration },
-            first_index: 0,
-            max_in_flight: self.max_in_flight,
-            seed: self.seed,
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(INTERRUPTED);
         }
-    }
+    });
+}
 
-    /// Requests before the first run, and how many of them at a time.
-    fn warm_up_requests(&self, shape: &Shape) -> (u64, u32) {
-        let at_a_time = match shape {
-            Shape::One(profile) => profile.closed_loop().unwrap_or(DEFAULT_WARMUP),
-            Shape::Sweep(sweep) => sweep.full,
-        };
-        let requests = self.warmup.unwrap_or(u64::from(at_a_time));
-        (requests, at_a_time.min(u32::try_from(requests).unwrap_or(u32::MAX)))
-    }
-
-    async fn warm_up(&self, load: &Load, shape: &Shape, target: &Target, style: LogStyle) {
-        let (requests, at_a_time) = self.warm_up_requests(shape);
-        if requests == 0 {
-            return;
-        }
-        let load = Load {
-            profile: Profile::Concurrent(at_a_time),
-            until: Until::requests(requests),
-            first_index: WARMUP_INDEX,
-            ..load.clone()
-        };
-        load.run(target, Arc::new(LoadProgress::new("warm-up, ", &load, style))).await;
-    }
-
-    fn describe(&self, load: &Load, extra_body: Map<String, Value>) -> report::LoadDescription {
-        let trace = self.trace.as_ref().map(|path| format!("trace {}", path.display()));
-        let lengths = |lengths: &Option<Lengths>, default: u32| {
-            trace.clone().unwrap_or_else(|| lengths.clone().unwrap_or_else(|| Lengths::fixed(default)).to_string())
-        };
-        let (profile, warmup) = match self.profile {
-            ProfileArg::Sweep => ("sweep".to_owned(), self.warm_up_requests(&Shape::Sweep(self.sweep())).0),
-            _ => (load.profile.to_string(), self.warm_up_requests(&Shape::One(load.profile.clone())).0),
-        };
-        report::LoadDescription {
-            profile,
-            input: lengths(&self.input_tokens, 128),
-            output: lengths(&self.output_tokens, 64),
-            shared_prefix: self.shared_prefix,
-            requests: load.until.requests,
-            duration_s: load.until.duration.map(|duration| duration.as_secs_f64()),
-            warmup,
-            max_in_flight: self.max_in_flight,
-            seed: self.seed,
-            extra_body,
-        }
-    }
+/// Files of the reports that are wanted.
+struct Outputs<'a> {
+    json: Option<(&'a PathBuf, File)>,
+    csv: Option<(&'a PathBuf, File)>,
+    html: Option<(&'a PathBuf, File)>,
 }
 
 impl ReportArgs {
-    /// The table to standard output, the others to their files.
-    fn write(&self, report: &report::Report, runs: &[Run]) -> Result<()> {
-        let write = |path: &Option<PathBuf>, text: &dyn Fn() -> String| match path {
-            Some(path) => std::fs::write(path, text()).with_context(|| format!("cannot write {}", path.display())),
+    fn open(&self) -> Result<Outputs<'_>> {
+        fn open(path: &Option<PathBuf>) -> Result<Option<(&PathBuf, File)>> {
+            let Some(path) = path else { return Ok(None) };
+            Ok(Some((path, File::create(path).with_context(|| cannot_write(path))?)))
+        }
+        Ok(Outputs { json: open(&self.json)?, csv: open(&self.csv)?, html: open(&self.html)? })
+    }
+}
+
+impl Outputs<'_> {
+    /// Writes them all; a failure of one does not keep the others from being written.
+    fn write(self, report: &Report, runs: &[Run]) -> Result<()> {
+        let write = |output: Option<(&PathBuf, File)>, text: &dyn Fn() -> String| match output {
+            Some((path, mut file)) => file.write_all(text().as_bytes()).with_context(|| cannot_write(path)),
             None => Ok(()),
         };
-        super::super::print(&report::table(report))?;
-        write(&self.json, &|| report.json())?;
-        write(&self.csv, &|| report::csv(runs))?;
-        write(&self.html, &|| report::html(report, runs))
+        let written = [
+            write(self.json, &|| report.json()),
+            write(self.csv, &|| report::csv(runs)),
+            write(self.html, &|| report::html(report, runs)),
+        ];
+        written.into_iter().collect()
     }
 }
 
-impl EndpointArg {
-    fn path(self) -> &'static str {
-        match self {
-            Self::Completions => "/v1/completions",
-            Self::Chat => "/v1/chat/completions",
-        }
+fn cannot_write(path: &std::path::Path) -> String {
+    format!("cannot write {}", path.display())
+}
+
+fn further_fields(text: &str) -> Result<Map<String, Value>, String> {
+    let fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| format!("no JSON object: {error}"))?;
+    match fields.keys().find(|name| OWN_FIELDS.contains(&name.as_str())) {
+        Some(name) => Err(format!("{name} is set by the load")),
+        None => Ok(fields),
     }
-}
-
-fn json_object(text: &str) -> Result<Map<String, Value>, String> {
-    serde_json::from_str(text).map_err(|error| format!("no JSON object: {error}"))
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or("write a number from 0 to 1".to_owned())
 }
 
 fn slo(text: &str) -> Result<Slo, String> {

@@ -104,7 +104,7 @@ fn every_profile_makes_all_its_requests_and_times_every_token() {
             profile[profile.iter().position(|word| *word == "--requests").unwrap() + 1].parse().unwrap();
         let figures = &report["runs"][0];
         assert_eq!(figures["completed"], requests, "{figures}");
-        assert_eq!(figures["failed"], serde_json::json!({}));
+        assert_eq!(figures["failures"], serde_json::json!({}));
         assert_eq!(figures["tokens"]["output"], 9 * requests);
         assert_eq!(figures["itl_ms"]["count"], 8 * requests);
         assert_eq!(figures["tokens"]["input"], figures["tokens"]["asked_input"], "one token per word");
@@ -145,10 +145,14 @@ fn a_sweep_reaches_from_idle_to_full() {
     let profiles: Vec<&str> =
         runs.iter().map(|run| run["profile"].as_str().unwrap().split(' ').next().unwrap()).collect();
     assert_eq!(profiles, ["synchronous", "concurrent", "poisson", "poisson", "poisson"]);
-    assert!(runs.iter().all(|run| run["completed"] == 12 && run["goodput"]["share"] == 0.0), "{report}");
+    assert!(
+        runs.iter().all(|run| run["failures"] == serde_json::json!({}) && run["goodput"]["share"] == 0.0),
+        "{report}"
+    );
     let csv = std::fs::read_to_string(csv).unwrap();
     let requests: BTreeSet<&str> = csv.lines().skip(1).map(|line| line.split(',').nth(2).unwrap()).collect();
-    assert_eq!(requests.len(), 60, "no prompt is used twice: a prefix cache would answer it");
+    // The full server gets at least five requests per client.
+    assert_eq!(requests.len(), 12 + 20 + 3 * 12, "no prompt is used twice: a prefix cache would answer it");
     assert!(std::fs::read_to_string(html).unwrap().matches("<svg").count() >= 6);
 }
 
@@ -219,8 +223,9 @@ fn what_goes_wrong_is_counted_by_its_kind() {
         assert_eq!(ran.code, 1, "{}", ran.err);
         assert!(ran.err.contains("no request was answered"), "{}", ran.err);
         let figures = &report["runs"][0];
-        assert_eq!((&figures["completed"], &figures["failed"][kind]), (&0.into(), &3.into()), "{figures}");
-        assert!(figures["failures"][kind].as_str().unwrap().contains(words), "{figures}");
+        let failure = &figures["failures"][kind];
+        assert_eq!((&figures["completed"], &failure["count"]), (&0.into(), &3.into()), "{figures}");
+        assert!(failure["example"].as_str().unwrap().contains(words), "{figures}");
     }
 }
 
@@ -239,14 +244,66 @@ fn a_server_that_does_not_count_is_counted_for() {
 }
 
 #[test]
+fn what_other_servers_write_is_understood() {
+    let url = scripted(|body| {
+        assert!(
+            !body.contains("ignore_eos") && !body.contains("stream_options") && body.contains("\"top_k\":5"),
+            "{body}"
+        );
+        stream(&[
+            r#"{"choices": [{"delta": {"role": "assistant", "content": ""}}], "usage": null}"#,
+            r#"{"choices": [{"delta": {"reasoning": "hm", "content": null}, "finish_reason": null}]}"#,
+            r#"{"choices": [{"delta": {"content": [{"type": "text", "text": "a"}]}}]}"#,
+            r#"{"choices": [{"delta": {}, "finish_reason": "stop"}]}"#,
+            r#"{"choices": null, "usage": {"prompt_tokens": 5, "completion_tokens": 2}}"#,
+        ])
+    });
+    let fields = ["--stop-at-eos", "--extra-body", "{\"stream_options\": null, \"top_k\": 5}"];
+    let (ran, report) =
+        bench(&url, &[&["--model", "m", "--requests", "2", "--endpoint", "chat"][..], &fields[..]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let figures = &report["runs"][0];
+    assert_eq!((&figures["completed"], &figures["itl_ms"]["count"]), (&2.into(), &2.into()), "{figures}");
+    assert_eq!(figures["tokens"]["output"], 4);
+}
+
+#[test]
+fn a_run_ends_by_time_too() {
+    let server = NullServer::start(&["--pace", "1ms"]);
+    let arguments = ["--profile", "constant", "--rate", "50", "--duration", "300ms", "--output-tokens", "2"];
+    let (ran, report) = bench(&server.url, &arguments);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(report["runs"][0]["completed"], 15, "due every 20 ms, from 0 on");
+}
+
+#[test]
+fn a_slow_answer_times_out_and_the_others_count() {
+    let server = NullServer::start(&["--pace", "1ms"]);
+    let directory = tempfile::tempdir().unwrap();
+    let rows = "{\"input_length\": 3, \"output_length\": 100000}\n{\"input_length\": 3, \"output_length\": 2}\n";
+    let trace = super::write(directory.path(), "trace.jsonl", rows);
+    let (ran, report) = bench(&server.url, &["--trace", &trace, "--timeout", "2s", "--warmup", "0"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let figures = &report["runs"][0];
+    assert_eq!((&figures["completed"], &figures["failures"]["timeout"]["count"]), (&1.into(), &1.into()), "{figures}");
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_known_before_the_run() {
+    let server = NullServer::start(&[]);
+    let mut command = tramontane(&["bench", "serve", "--url", &server.url, "--html", "/nonexistent/report.html"]);
+    check_failure(&mut command, 1, &["cannot write /nonexistent/report.html"]);
+}
+
+#[test]
 fn a_server_that_never_answers_times_out() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let mut command = tramontane(&["bench", "serve", "--url", &url, "--model", "m", "--timeout", "200ms"]);
     check_failure(&mut command, 1, &["timeout", "200ms"]);
     drop(listener);
-    let mut command = tramontane(&["bench", "serve", "--url", &url]);
-    check_failure(&mut command, 1, &[&url, "refused"]);
+    let mut command = tramontane(&["bench", "serve", "--url", "http://127.0.0.1:1"]);
+    check_failure(&mut command, 1, &["http://127.0.0.1:1", "refused"]);
 }
 
 #[test]
@@ -259,7 +316,16 @@ fn options_that_a_profile_does_not_use_are_refused() {
     check(&["--profile", "poisson"], &["poisson needs --rate"]);
     check(&["--profile", "replay"], &["replay needs --trace"]);
     check(&["--profile", "poisson", "--rate", "1", "--points", "3"], &["poisson does not use --points"]);
-    check(&["--url", "localhost:8000", "--model", "m"], &["localhost:8000", "http://127.0.0.1:8000"]);
+    check(&["--max-in-flight", "3"], &["synchronous does not use --max-in-flight"]);
+    for url in [
+        "localhost:8000",
+        "ftp://localhost",
+        "http://user:secret@localhost",
+        "http://localhost#x",
+        "http://localhost?x",
+    ] {
+        check(&["--url", url, "--model", "m"], &[url, "http://127.0.0.1:8000"]);
+    }
     check(&["--trace", "missing.jsonl"], &["missing.jsonl"]);
     for wrong in [
         &["--slo", "ttft=fast"][..],
@@ -269,6 +335,9 @@ fn options_that_a_profile_does_not_use_are_refused() {
         &["--input-tokens", "many"],
         &["--extra-body", "[1]"],
         &["--requests", "0"],
+        &["--rate", "1e-20"],
+        &["--duration", "100years"],
+        &["--extra-body", "{\"max_tokens\": 3}"],
     ] {
         let ran = run(tramontane(&["bench", "serve"]).args(wrong));
         assert_eq!(ran.code, 2, "{wrong:?}: {}", ran.err);
@@ -284,4 +353,32 @@ fn the_generators_own_cost_is_measured() {
     assert_eq!(overhead["asked_tokens_per_s"], 10_000.0);
     assert_eq!((&overhead["sent_tokens"], &overhead["timed_pieces"]), (&5000.into(), &5000.into()), "{overhead}");
     assert_eq!(overhead["failed"], 0);
+}
+
+#[test]
+fn the_model_is_measured_without_a_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("report.json");
+    let mut command = tramontane(&["bench", "engine", "models/tiny", "--json", json.to_str().unwrap()]);
+    command.args(["--prefill", "7,600", "--batch", "1,3", "--context", "40", "--repeats", "3", "--threads", "2"]);
+    let ran = run(&mut command);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("roofline"), "{}", ran.out);
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    assert_eq!(report["threads"], 2);
+    let cases = report["cases"].as_array().unwrap();
+    let shapes: Vec<_> = cases.iter().map(|case| (&case["phase"], &case["batch"], &case["context"])).collect();
+    let (prefill, decode) = (Value::from("prefill"), Value::from("decode"));
+    let counts: Vec<Value> = [1, 3, 7, 40, 600].map(Value::from).into();
+    let [one, three, seven, forty, many] = &counts[..] else { unreachable!() };
+    assert_eq!(shapes, [(&prefill, one, seven), (&prefill, one, many), (&decode, one, forty), (&decode, three, forty)]);
+    for case in cases {
+        let shares: f64 = case["op_shares"].as_array().unwrap().iter().map(|op| op["share"].as_f64().unwrap()).sum();
+        assert!((shares - 1.0).abs() < 1e-9, "{case}");
+        assert!(case["of_roofline"].as_f64().unwrap() > 0.0 && case["median_ms"].as_f64() >= case["best_ms"].as_f64());
+    }
+    let too_much = ["--batch", "64", "--context", "4000", "--num-blocks", "10"];
+    check_failure(tramontane(&["bench", "engine", "models/tiny"]).args(too_much), 2, &["64", "4000", "10", "blocks"]);
+    let ran = run(&mut tramontane(&["bench", "engine", "models/tiny", "--prefill", "0"]));
+    assert!(ran.code == 2 && ran.err.contains("--prefill"), "{}", ran.err);
 }

@@ -1,0 +1,131 @@
+//! What this machine can do at most: how fast its memory is read and how fast its widest instructions multiply
+//! and add, on the threads that the kernels use. Not operators: what operators are compared with.
+
+#![expect(unsafe_code, reason = "vector instructions and raw pointers in loops of a target feature")]
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use half::bf16;
+
+use crate::{
+    simd::{Bf16Pairs, Kernel, Multiply, Tier, Vector, Widened, dispatch},
+    threads,
+};
+
+/// More than any cache of a processor holds.
+const READ_BYTES: usize = 1 << 29;
+/// The best of several passes counts: what disturbs a pass only makes it slower.
+const PASSES: usize = 5;
+/// Vectors that one turn of the reading loop takes, each into a sum of its own.
+const STREAMS: usize = 8;
+/// Sums that do not wait for each other; with the two factors they fit any register file of 16.
+const CHAINS: usize = 12;
+const TURNS: usize = 1 << 14;
+const MEASURED: Duration = Duration::from_millis(100);
+
+/// Bytes per second at which all threads together read memory. Takes about half a gibibyte while it measures.
+pub fn read_bytes_per_s() -> f64 {
+    let threads = threads::count();
+    let lengths = READ_BYTES / size_of::<f32>() / threads;
+    let memory: Vec<f32> = vec![1.0; lengths * threads];
+    let pass = || {
+        let started = Instant::now();
+        threads::on_each(|index| {
+            let part = &memory[index * lengths..(index + 1) * lengths];
+            // SAFETY: the kernel reads the slice that it holds.
+            unsafe { dispatch(Tier::best(), Read { part }) };
+        });
+        (lengths * threads * size_of::<f32>()) as f64 / started.elapsed().as_secs_f64()
+    };
+    (0..PASSES).map(|_| pass()).fold(0.0, f64::max)
+}
+
+/// Floating-point operations per second of products with weights of f32 or f16, which are computed in f32: a
+/// multiply-add is two.
+pub fn f32_operations_per_s() -> f64 {
+    operations_per_s::<Widened<f32>>(Tier::best())
+}
+
+/// The same for weights in bf16.
+pub fn bf16_operations_per_s() -> f64 {
+    match Tier::best() {
+        tier if tier.has_bf16_products() => operations_per_s::<Bf16Pairs>(tier),
+        tier => operations_per_s::<Widened<bf16>>(tier),
+    }
+}
+
+fn operations_per_s<M: Multiply + 'static>(tier: Tier) -> f64 {
+    let pass = || {
+        let started = Instant::now();
+        let operations = threads::on_each(|_| {
+            let mut operations = 0.0;
+            while started.elapsed() < MEASURED {
+                let mut lanes = 0;
+                // SAFETY: the kernel has no pointers.
+                unsafe { dispatch(tier, Chains::<M> { lanes: &mut lanes, kind: std::marker::PhantomData }) };
+                operations += (2 * CHAINS * TURNS * M::PER_LANE * lanes) as f64;
+            }
+            operations
+        });
+        operations.into_iter().sum::<f64>() / started.elapsed().as_secs_f64()
+    };
+    (0..PASSES).map(|_| pass()).fold(0.0, f64::max)
+}
+
+/// Adds up a part of the memory.
+struct Read<'a> {
+    part: &'a [f32],
+}
+
+impl Kernel for Read<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: all reads lie within the whole turns that the part has.
+        unsafe {
+            let turn = STREAMS * V::LANES;
+            let mut sums = [V::splat(0.0); STREAMS];
+            for turns in self.part.chunks_exact(turn) {
+                for (stream, sum) in sums.iter_mut().enumerate() {
+                    *sum = sum.add(V::load(turns.as_ptr().add(stream * V::LANES)));
+                }
+            }
+            for sum in sums {
+                black_box(sum.sum());
+            }
+        }
+    }
+}
+
+/// Multiplies and adds in registers alone.
+struct Chains<'a, M> {
+    /// Set to the lanes of the vectors.
+    lanes: &'a mut usize,
+    kind: std::marker::PhantomData<M>,
+}
+
+impl<M: Multiply> Kernel for Chains<'_, M> {
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        *self.lanes = V::LANES;
+        // SAFETY: no pointers; the caller has the target feature.
+        unsafe {
+            // Bits that are small numbers as f32 and as pairs of bf16 alike.
+            let (x, w) = (black_box(V::splat(1.0e-3)), black_box(V::splat(1.5e-3)));
+            let mut sums = [V::splat(0.0); CHAINS];
+            for _ in 0..TURNS {
+                for sum in &mut sums {
+                    *sum = M::fma(*sum, x, w);
+                }
+            }
+            for sum in sums {
+                black_box(sum.sum());
+            }
+        }
+    }
+}

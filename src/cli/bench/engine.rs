@@ -1,0 +1,173 @@
+//! `tramontane bench engine`: what the model does without a server, compared with what this machine could do.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use tramontane_kernels::{instruction_set, machine, threads};
+
+use crate::{
+    bench::engine::{Case, Limits, Machine, Measured, measure},
+    cli::{
+        error::UsageError,
+        loading::{self, Loaded},
+        locate::Network,
+    },
+    config::{Args, Config, EngineArgs, ModelArgs},
+    telemetry::logs::LogStyle,
+};
+
+/// Measure the model without a server: prompts and steps, as shares of what this machine could do
+#[derive(Debug, clap::Args)]
+pub(super) struct BenchEngineArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Lengths of prompts
+    #[arg(long, value_name = "TOKENS,..", value_delimiter = ',', default_value = "128,1024", value_parser = count)]
+    prefill: Vec<usize>,
+    /// Sequences of a decode step
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,4,16", value_parser = count)]
+    batch: Vec<usize>,
+    /// Tokens of each sequence of a decode step
+    #[arg(long, value_name = "TOKENS,..", value_delimiter = ',', default_value = "128,1024", value_parser = count)]
+    context: Vec<usize>,
+    /// How often each is timed; the median counts
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    repeats: u16,
+    /// All figures
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// All figures.
+#[derive(Serialize)]
+struct Report {
+    format: &'static str,
+    tramontane: &'static str,
+    model: String,
+    dtype: String,
+    threads: usize,
+    instructions: &'static str,
+    /// Measured in the same run.
+    machine: Machine,
+    cases: Vec<Measured>,
+}
+
+impl BenchEngineArgs {
+    pub(super) fn settings(&self) -> Args {
+        Args { model: self.model.clone(), engine: self.engine.clone(), ..Args::default() }
+    }
+
+    pub(super) fn run(&self, config: &Config, style: LogStyle) -> Result<()> {
+        let prepared = loading::prepare(config, Network::Allowed, style)?;
+        if prepared.is_gpu() {
+            let advice = "give --device cpu, or measure a GPU with scripts/gpu-check.sh";
+            return Err(
+                UsageError(format!("bench engine knows what a CPU can do at most, but no GPU: {advice}")).into()
+            );
+        }
+        let limits = prepared.limits();
+        let cases = self.cases();
+        for case in &cases {
+            fits(*case, limits)?;
+        }
+        let mut loaded = prepared.load_alone(style)?;
+        let machine = Machine {
+            read_bytes_per_s: machine::read_bytes_per_s(),
+            operations_per_s: match loaded.dtype {
+                candle_core::DType::BF16 => machine::bf16_operations_per_s(),
+                _ => machine::f32_operations_per_s(),
+            },
+        };
+        let measured = self.measure(&mut loaded, limits, (&cases, machine))?;
+        let report = Report {
+            format: "tramontane.bench.engine/1",
+            tramontane: env!("CARGO_PKG_VERSION"),
+            model: loaded.name,
+            dtype: format!("{:?}", loaded.dtype).to_lowercase(),
+            threads: threads::count(),
+            instructions: instruction_set(),
+            machine,
+            cases: measured,
+        };
+        super::super::print(&report.to_text())?;
+        match &self.json {
+            Some(path) => fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
+                .with_context(|| format!("cannot write {}", path.display())),
+            None => Ok(()),
+        }
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let prefill = self.prefill.iter().map(|&tokens| Case::Prefill { tokens });
+        let decode = self
+            .context
+            .iter()
+            .flat_map(|&context| self.batch.iter().map(move |&batch| Case::Decode { batch, context }));
+        prefill.chain(decode).collect()
+    }
+
+    fn measure(
+        &self,
+        loaded: &mut Loaded,
+        limits: Limits,
+        (cases, machine): (&[Case], Machine),
+    ) -> Result<Vec<Measured>> {
+        let mut measured = Vec::new();
+        for case in cases {
+            let size = (&loaded.size, limits);
+            measured.push(measure(&mut *loaded.forward_pass, size, *case, usize::from(self.repeats), machine)?);
+        }
+        Ok(measured)
+    }
+}
+
+fn fits(case: Case, limits: Limits) -> Result<(), UsageError> {
+    let blocks = case.blocks(limits.block_size);
+    if blocks <= limits.num_blocks {
+        return Ok(());
+    }
+    Err(UsageError(format!(
+        "{case:?} takes {blocks} blocks of {} tokens, but keys and values have {}; give --kv-cache-memory more, or ask \
+         for less",
+        limits.block_size, limits.num_blocks
+    )))
+}
+
+impl Report {
+    fn to_text(&self) -> String {
+        let mut text = format!("{} in {}, {} threads, {}\n", self.model, self.dtype, self.threads, self.instructions);
+        text += &format!(
+            "memory is read at {:.1} GB/s, arithmetic of the type at most {:.0} GFLOP/s\n\n",
+            self.machine.read_bytes_per_s / 1e9,
+            self.machine.operations_per_s / 1e9
+        );
+        text += "phase    batch  context  median ms   tokens/s  bandwidth  arithmetic  roofline  time goes to\n";
+        for case in &self.cases {
+            let percent = |share: f64| format!("{:.0} %", share * 100.0);
+            let mut shares: Vec<_> = case.op_shares.iter().collect();
+            shares.sort_by(|a, b| b.share.total_cmp(&a.share));
+            let shares = shares.iter().take(4).map(|op| format!("{} {}", op.op, percent(op.share)));
+            text += &format!(
+                "{:8} {:>5} {:>8} {:>10.2} {:>10.1} {:>10} {:>11} {:>9}  {}\n",
+                case.phase,
+                case.batch,
+                case.context,
+                case.median_ms,
+                case.tokens_per_s,
+                percent(case.of_bandwidth),
+                percent(case.of_arithmetic),
+                percent(case.of_roofline),
+                shares.collect::<Vec<_>>().join(", "),
+            );
+        }
+        text
+    }
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=10_000_000).contains(count));
+    count.ok_or_else(|| format!("{text:?}: write numbers from 1 to 10000000 with commas between"))
+}
