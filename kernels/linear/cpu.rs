@@ -11,6 +11,7 @@
 use std::{mem::MaybeUninit, ops::Range};
 
 use half::bf16;
+use rayon::prelude::*;
 
 use crate::simd::{Bf16Pairs, Kernel, Multiply, Tier, TileShape, Vector, Widened, dispatch, dot_tile};
 use crate::storage::Element;
@@ -27,6 +28,9 @@ const DEPTH_BYTES: usize = 4096;
 const ROW_STEP: usize = 32;
 /// Columns per piece of the blocked path; divisible by the outputs of every tile.
 const COLUMN_BLOCK: usize = 48;
+
+/// Elements from which it pays to round rows on several threads.
+const PARALLEL_ROUNDING: usize = 1 << 16;
 
 /// What to do with the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,44 +61,66 @@ pub(super) fn run<T: Element>(tier: Tier, product: &Product<'_, T>, store: Store
     match T::as_bf16(weight) {
         Some(weight) if tier.has_bf16_products() => {
             let x_stride = in_features.next_multiple_of(ROW_STEP) + ROW_STEP;
-            let x = narrow(tier, x, in_features, x_stride);
+            let x = round::<bf16>(tier, x, (rows, in_features, x_stride));
             multiply::<T, Bf16Pairs>(tier, product, &Operands { x: &x, x_stride, weight }, out);
         }
         Some(_) => {
-            let x: Vec<f32> = x.iter().map(|value| bf16::from_f32(*value).to_f32()).collect();
+            let x = round::<f32>(tier, x, (rows, in_features, in_features));
             multiply::<T, Widened<T>>(tier, product, &operands(&x, in_features, weight), out);
         }
         None => multiply::<T, Widened<T>>(tier, product, &operands(x, in_features, weight), out),
     }
 }
 
-/// Rows of `width` elements as bf16, `stride` elements apart.
-fn narrow(tier: Tier, x: &[f32], width: usize, stride: usize) -> Vec<bf16> {
-    let rows = if width == 0 { 0 } else { x.len() / width };
-    let mut narrowed = vec![bf16::ZERO; rows * stride];
+/// Rows of `width` elements, rounded to bf16 and `stride` elements apart.
+fn round<T: Rounded>(tier: Tier, x: &[f32], (rows, width, stride): (usize, usize, usize)) -> Vec<T> {
+    let mut rounded = vec![T::ZERO; rows * stride];
+    if width == 0 {
+        return rounded;
+    }
     // SAFETY: the kernel has no pointers.
-    unsafe { dispatch(tier, Narrow { from: x, width, to: &mut narrowed, stride }) };
-    narrowed
+    let row = |(to, from): (&mut [T], &[f32])| unsafe { dispatch(tier, Round { from, to }) };
+    if x.len() < PARALLEL_ROUNDING || threads::count() == 1 {
+        rounded.chunks_exact_mut(stride).zip(x.chunks_exact(width)).for_each(row);
+    } else {
+        threads::run(|| rounded.par_chunks_exact_mut(stride).zip(x.par_chunks_exact(width)).for_each(row));
+    }
+    rounded
 }
 
-struct Narrow<'a> {
+/// What holds a number that was rounded to bf16.
+trait Rounded: Copy + Send + Sync {
+    const ZERO: Self;
+    fn round(value: f32) -> Self;
+}
+
+impl Rounded for bf16 {
+    const ZERO: Self = bf16::ZERO;
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        Element::from_f32(value)
+    }
+}
+
+impl Rounded for f32 {
+    const ZERO: Self = 0.0;
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        Element::to_f32(<bf16 as Rounded>::round(value))
+    }
+}
+
+/// One row; a plain loop, which the compiler turns into vectors of the tier.
+struct Round<'a, T> {
     from: &'a [f32],
-    width: usize,
-    to: &'a mut [bf16],
-    stride: usize,
+    to: &'a mut [T],
 }
 
-impl Kernel for Narrow<'_> {
+impl<T: Rounded> Kernel for Round<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        if self.width == 0 {
-            return;
-        }
-        // Plain loops, which the compiler turns into vectors of the tier.
-        for (from, to) in self.from.chunks_exact(self.width).zip(self.to.chunks_exact_mut(self.stride)) {
-            for (from, to) in from.iter().zip(to) {
-                *to = Element::from_f32(*from);
-            }
+        for (from, to) in self.from.iter().zip(self.to) {
+            *to = T::round(*from);
         }
     }
 }

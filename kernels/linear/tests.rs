@@ -91,6 +91,7 @@ fn nothing_along_in_gives_zeros() {
     for tier in Tier::supported() {
         for rows in [1, 24] {
             assert_eq!(product::<f32>(tier, &[], &[], (rows, 0, 5)), vec![0.0; rows * 5]);
+            assert_eq!(product::<bf16>(tier, &[], &[], (rows, 0, 5)), vec![0.0; rows * 5]);
         }
     }
 }

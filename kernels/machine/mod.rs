@@ -12,20 +12,19 @@ use std::{
 };
 
 use half::bf16;
+use rayon::prelude::*;
 
 use crate::{
-    simd::{Bf16Pairs, Kernel, Multiply, Tier, Vector, Widened, dispatch},
+    simd::{Bf16Pairs, Kernel, Multiply, Tier, TileShape, Vector, Widened, dispatch},
     threads,
 };
 
-/// More than any cache of a processor holds.
+/// More than the caches of all but a few processors hold.
 const READ_BYTES: usize = 1 << 29;
 /// The best of several passes counts: what disturbs a pass only makes it slower.
 const PASSES: usize = 5;
 /// Vectors that one turn of the reading loop takes, each into a sum of its own.
 const STREAMS: usize = 8;
-/// Sums that do not wait for each other; with the two factors they fit any register file of 16.
-const CHAINS: usize = 12;
 const TURNS: usize = 1 << 14;
 const MEASURED: Duration = Duration::from_millis(100);
 
@@ -33,7 +32,9 @@ const MEASURED: Duration = Duration::from_millis(100);
 pub fn read_bytes_per_s() -> f64 {
     let threads = threads::count();
     let lengths = READ_BYTES / size_of::<f32>() / threads;
-    let memory: Vec<f32> = vec![1.0; lengths * threads];
+    let mut memory: Vec<f32> = vec![0.0; lengths * threads];
+    // Each thread writes what it will read: memory is near the processor that first wrote it.
+    threads::run(|| memory.par_chunks_exact_mut(lengths).for_each(|part| part.fill(1.0)));
     let pass = || {
         let started = Instant::now();
         threads::on_each(|index| {
@@ -66,10 +67,10 @@ fn operations_per_s<M: Multiply + 'static>(tier: Tier) -> f64 {
         let operations = threads::on_each(|_| {
             let mut operations = 0.0;
             while started.elapsed() < MEASURED {
-                let mut lanes = 0;
+                let mut lanes = 0; // of all sums
                 // SAFETY: the kernel has no pointers.
                 unsafe { dispatch(tier, Chains::<M> { lanes: &mut lanes, kind: std::marker::PhantomData }) };
-                operations += (2 * CHAINS * TURNS * M::PER_LANE * lanes) as f64;
+                operations += (2 * TURNS * M::PER_LANE * lanes) as f64;
             }
             operations
         });
@@ -104,28 +105,46 @@ impl Kernel for Read<'_> {
 
 /// Multiplies and adds in registers alone.
 struct Chains<'a, M> {
-    /// Set to the lanes of the vectors.
+    /// Set to the lanes of all sums.
     lanes: &'a mut usize,
     kind: std::marker::PhantomData<M>,
 }
 
 impl<M: Multiply> Kernel for Chains<'_, M> {
+    /// As many sums as a tile of products has: enough not to wait for each other, and few enough for the registers.
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        *self.lanes = V::LANES;
-        // SAFETY: no pointers; the caller has the target feature.
+        // SAFETY: the caller has the target feature.
         unsafe {
-            // Bits that are small numbers as f32 and as pairs of bf16 alike.
-            let (x, w) = (black_box(V::splat(1.0e-3)), black_box(V::splat(1.5e-3)));
-            let mut sums = [V::splat(0.0); CHAINS];
-            for _ in 0..TURNS {
-                for sum in &mut sums {
-                    *sum = M::fma(*sum, x, w);
-                }
-            }
-            for sum in sums {
-                black_box(sum.sum());
-            }
+            *self.lanes = match V::TILE {
+                TileShape::Rows4Outputs6 => chains::<V, M, 24>(),
+                TileShape::Rows4Outputs3 => chains::<V, M, 12>(),
+                TileShape::Rows2Outputs2 => chains::<V, M, 4>(),
+            };
         }
     }
+}
+
+/// # Safety
+/// The machine has the target feature of `V`.
+#[inline(always)]
+unsafe fn chains<V: Vector, M: Multiply, const N: usize>() -> usize {
+    // SAFETY: no pointers; the caller has the target feature.
+    unsafe {
+        // Bits that are small numbers as f32 and as pairs of bf16 alike.
+        let (x, w) = (black_box(V::splat(1.0e-3)), black_box(V::splat(1.5e-3)));
+        let mut sums = [V::splat(0.0); N];
+        for sum in &mut sums {
+            *sum = black_box(*sum); // else they are known to be the same
+        }
+        for _ in 0..TURNS {
+            for sum in &mut sums {
+                *sum = M::fma(*sum, x, w);
+            }
+        }
+        for sum in sums {
+            black_box(sum.sum());
+        }
+    }
+    N * V::LANES
 }

@@ -1,6 +1,6 @@
 //! What the model does without a server: steps of the shapes that the scheduler makes, timed, and compared with
-//! what the machine could do at most. Main function: [`measure`]. Keys and values that a decode step reads are those
-//! of an empty cache: their values do not change the time.
+//! what the machine could do at most. Main function: [`measure`]. Keys and values that a decode step reads are of no
+//! meaning: their values do not change the time.
 //!
 //! The bound is the roofline (Williams, Waterman and Patterson 2009): a step takes at least the time to read the
 //! bytes that it must read, and at least the time for its multiplications and additions.
@@ -88,13 +88,13 @@ pub struct Measured {
     pub tokens_per_s: f64,
     /// What it has to do.
     pub cost: Cost,
-    /// Share of the machine's memory bandwidth that the median reaches, from 0 to 1.
+    /// Share of the machine's memory bandwidth that the median reaches; above 1 where caches hold what is read.
     pub of_bandwidth: f64,
     /// Share of its arithmetic.
     pub of_arithmetic: f64,
     /// Share of the bound: the larger of the two.
     pub of_roofline: f64,
-    /// Shares of the time by part of the model; empty where the model does not tell.
+    /// Shares of the time by part of the model, `other` among them; empty where the model does not tell.
     pub op_shares: Vec<OpShare>,
 }
 
@@ -129,6 +129,7 @@ pub fn measure(
         seconds.push(started.elapsed().as_secs_f64());
     }
     seconds.remove(0);
+    let total_s: f64 = seconds.iter().sum();
     seconds.sort_by(f64::total_cmp);
     let median_s = seconds[seconds.len() / 2];
     let cost = size.cost(case, limits);
@@ -138,8 +139,9 @@ pub fn measure(
         Case::Prefill { tokens } => ("prefill", 1, tokens, tokens),
         Case::Decode { batch, context } => ("decode", batch, context, batch),
     };
-    let total = times.total().as_secs_f64();
-    let share = |op: Op| OpShare { op: op.name(), share: times.of(op).as_secs_f64() / total };
+    let timed_s = times.total().as_secs_f64();
+    let share = |op: Op| OpShare { op: op.name(), share: times.of(op).as_secs_f64() / total_s };
+    let other = OpShare { op: "other", share: (total_s - timed_s) / total_s };
     Ok(Measured {
         phase,
         batch,
@@ -151,7 +153,7 @@ pub fn measure(
         of_bandwidth,
         of_arithmetic,
         of_roofline: of_bandwidth.max(of_arithmetic),
-        op_shares: if total > 0.0 { Op::ALL.into_iter().map(share).collect() } else { Vec::new() },
+        op_shares: if timed_s > 0.0 { Op::ALL.into_iter().map(share).chain([other]).collect() } else { Vec::new() },
     })
 }
 
@@ -216,7 +218,8 @@ fn push(
 }
 
 impl ModelSize {
-    /// What has to be read and computed. Weights are read once per step, of experts at most as many as tokens choose.
+    /// What has to be read and computed. Weights are read once per step, of experts as many as tokens that choose at
+    /// random have in the mean. Beyond its keys and values, the last layer serves the rows of wanted logits only.
     pub fn cost(&self, case: Case, limits: Limits) -> Cost {
         match case {
             Case::Prefill { tokens } => {
@@ -228,45 +231,50 @@ impl ModelSize {
                 steps.map(step).fold(Cost::default(), Cost::plus)
             }
             Case::Decode { batch, context } => {
-                let one = self.attention(context - 1..context);
-                let many =
-                    Cost { read_bytes: one.read_bytes * batch as f64, operations: one.operations * batch as f64 };
-                self.weights(batch, batch).plus(many)
+                let one = self.attention(context - 1..context, 1);
+                self.weights(batch, batch).plus(one.times(batch as f64))
             }
         }
     }
 
     fn step(&self, tokens: usize, outputs: usize, positions: std::ops::Range<usize>) -> Cost {
-        self.weights(tokens, outputs).plus(self.attention(positions))
+        self.weights(tokens, outputs).plus(self.attention(positions, outputs))
     }
 
-    /// Products with weights of `tokens` rows, and of `outputs` rows with the output matrix.
+    /// Products with weights: of `tokens` rows in all layers but in the last one's later half, of `outputs` rows there
+    /// and with the output matrix.
     fn weights(&self, tokens: usize, outputs: usize) -> Cost {
         let config = &self.config;
         let attention = &config.attention;
         let (hidden, head_dim) = (config.hidden_size as f64, attention.head_dim as f64);
         let (heads, kv_heads) = (attention.num_attention_heads as f64, attention.num_key_value_heads as f64);
-        let projections = hidden * head_dim * (heads + 2.0 * kv_heads) + heads * head_dim * hidden;
-        let feed_forward = 3.0 * hidden * config.feed_forward.intermediate_size as f64;
-        let (read_ffn, computed_ffn) = match config.feed_forward.experts {
-            None => (1.0, 1.0),
-            Some(experts) => {
-                let read = experts.num_experts.min(tokens * experts.experts_per_token);
-                (read as f64, experts.experts_per_token as f64)
-            }
+        let product = |elements: f64, rows: usize| Cost {
+            read_bytes: if rows > 0 { self.weight_bytes * elements } else { 0.0 },
+            operations: 2.0 * elements * rows as f64,
+        };
+        let qkv = product(hidden * head_dim * (heads + 2.0 * kv_heads), tokens);
+        let later_half = |rows: usize| {
+            let expert = product(3.0 * hidden * config.feed_forward.intermediate_size as f64, rows);
+            let feed_forward = match config.feed_forward.experts {
+                None => expert,
+                Some(experts) => {
+                    let (all, chosen) = (experts.num_experts as f64, experts.experts_per_token as f64);
+                    let met = all * (1.0 - (1.0 - chosen / all).powf(rows as f64));
+                    Cost { read_bytes: expert.read_bytes * met, operations: expert.operations * chosen }
+                }
+            };
+            feed_forward.plus(product(heads * head_dim * hidden, rows))
         };
         let layers = config.num_hidden_layers as f64;
-        let lm_head = config.vocab_size as f64 * hidden;
-        let lm_head_read = if outputs > 0 { lm_head } else { 0.0 };
-        Cost {
-            read_bytes: self.weight_bytes * (layers * (projections + read_ffn * feed_forward) + lm_head_read),
-            operations: 2.0 * tokens as f64 * layers * (projections + computed_ffn * feed_forward)
-                + 2.0 * outputs as f64 * lm_head,
-        }
+        qkv.times(layers)
+            .plus(later_half(tokens).times(layers - 1.0))
+            .plus(later_half(outputs))
+            .plus(product(config.vocab_size as f64 * hidden, outputs))
     }
 
-    /// Keys and values that the tokens at `positions` see: each is read once, and multiplied with by every query.
-    fn attention(&self, positions: std::ops::Range<usize>) -> Cost {
+    /// Keys and values that the tokens at `positions` see: each is read once, and multiplied with by every query. The
+    /// last layer attends only where there is an output.
+    fn attention(&self, positions: std::ops::Range<usize>, outputs: usize) -> Cost {
         let attention = &self.config.attention;
         let (heads, kv_heads) = (attention.num_attention_heads as f64, attention.num_key_value_heads as f64);
         let head_dim = attention.head_dim as f64;
@@ -278,11 +286,16 @@ impl ModelSize {
                 operations: 4.0 * heads * head_dim * positions.clone().map(seen).sum::<f64>(),
             }
         };
-        attention.windows.iter().map(layer).fold(Cost::default(), Cost::plus)
+        let layers = attention.windows.len() - usize::from(outputs == 0);
+        attention.windows[..layers].iter().map(layer).fold(Cost::default(), Cost::plus)
     }
 }
 
 impl Cost {
+    fn times(self, count: f64) -> Self {
+        Self { read_bytes: self.read_bytes * count, operations: self.operations * count }
+    }
+
     fn plus(self, other: Self) -> Self {
         Self { read_bytes: self.read_bytes + other.read_bytes, operations: self.operations + other.operations }
     }

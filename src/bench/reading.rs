@@ -41,7 +41,7 @@ struct Event {
 struct Choice {
     text: Option<Text>,
     delta: Option<Delta>,
-    finish_reason: Option<IgnoredAny>,
+    finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -134,7 +134,7 @@ impl<'a> Reading<'a> {
             self.sample.counted = Tokens { input, output, cached };
             self.sample.has_usage = usage.prompt_tokens.is_some() && usage.completion_tokens.is_some();
         }
-        let ends = choices.iter().any(|choice| choice.finish_reason.is_some());
+        let ends = choices.iter().any(|choice| choice.finish_reason.as_ref().is_some_and(|reason| !reason.is_empty()));
         if ends {
             self.end.get_or_insert(now);
         }

@@ -19,11 +19,14 @@ use super::{
     arrivals::Profile,
     client::{Target, Times},
     plan::{Plan, Planned},
-    sample::Sample,
+    sample::{FailureKind, Sample},
 };
 
 /// Requests that are due but not yet taken over; more than that, and the pacing thread waits.
 const HANDED_OVER: usize = 1024;
+/// How long a client of a closed loop waits after it got no connection: a server that has ended refuses thousands of
+/// them a second.
+const GONE: Duration = Duration::from_millis(100);
 /// How long it takes at most until the pacing thread sees that it is to stop.
 const STOP_IS_SEEN: Duration = Duration::from_millis(100);
 
@@ -124,7 +127,13 @@ impl Load {
                         return samples;
                     }
                     let planned = load.plan.request(load.first_index, load.first_index + number);
-                    samples.push(sender.send(&planned, None).await);
+                    let sample = sender.send(&planned, None).await;
+                    let is_gone =
+                        sample.failure.as_ref().is_some_and(|failure| failure.kind == FailureKind::Connection);
+                    samples.push(sample);
+                    if is_gone {
+                        tokio::time::sleep(GONE).await;
+                    }
                 }
             });
         }
@@ -140,6 +149,9 @@ impl Load {
         let (mut requests, mut samples) = (JoinSet::new(), Vec::new());
         while let Some((planned, due)) = due_now.recv().await {
             let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
             let sender = sender.clone();
             requests.spawn(async move {
                 let sample = sender.send(&planned, Some(due)).await;
@@ -150,6 +162,7 @@ impl Load {
                 samples.push(done.expect("a request does not panic"));
             }
         }
+        drop(due_now); // the pacing thread may be waiting to hand over
         samples.extend(requests.join_all().await);
         pacing.join().expect("the pacing thread does not panic");
         samples

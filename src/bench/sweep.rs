@@ -66,16 +66,21 @@ pub async fn sweep(
     runs
 }
 
-/// Answers per second of a closed loop while all of its clients are busy: from the first answer to the last request.
-/// Before and after that it is filled and emptied, which says little of the rate that it can keep.
-fn steady_rate(run: &Run) -> f64 {
+/// Answers per second of a closed loop while all of its clients are busy: from when each of them has had an answer to the
+/// last request. Before and after that it is filled and emptied, which says little of the rate that it can keep.
+pub(super) fn steady_rate(run: &Run) -> f64 {
     let answered = run.samples.iter().filter(|sample| sample.failure.is_none());
     let mut ends: Vec<f64> = answered.map(|sample| sample.due_s + sample.end_s).collect();
     ends.sort_by(f64::total_cmp);
     let last_due_s = run.samples.iter().map(|sample| sample.due_s).fold(0.0, f64::max);
-    let Some(first_s) = ends.first().copied() else { return 0.0 };
-    let within = ends.iter().filter(|end| **end > first_s && **end <= last_due_s).count();
-    if within > 0 { within as f64 / (last_due_s - first_s) } else { ends.len() as f64 / run.duration_s }
+    let clients = run.profile.closed_loop().unwrap_or(1) as usize;
+    let from_s = ends.get(clients - 1).copied().unwrap_or(f64::INFINITY);
+    let within = ends.iter().filter(|end| **end > from_s && **end <= last_due_s).count();
+    match (within, ends.len()) {
+        (0, 0) => 0.0,
+        (0, answered) => answered as f64 / run.duration_s,
+        (within, _) => within as f64 / (last_due_s - from_s),
+    }
 }
 
 /// `points` rates from `low` to `high`, both included; none if the server answered nothing.

@@ -355,10 +355,46 @@ fn costs_of_steps() {
     // A window of 4 hides 6 of the 10 positions from the second layer.
     let windowed = size(Some(4)).cost(Case::Decode { batch: 3, context: 10 }, limits);
     assert_eq!(decode.read_bytes - windowed.read_bytes, 3.0 * 2.0 * 6.0 * 64.0);
-    // Two steps read the weights twice, and compute logits once.
+    // Of two steps the first leaves keys and values alone in the last layer.
+    let qkv = 64.0 * 64.0 + 2.0 * 64.0 * 32.0;
     let whole = size(None).cost(Case::Prefill { tokens: 20 }, limits);
+    let seen = |positions: std::ops::Range<u32>| positions.map(|position| f64::from(position + 1)).sum::<f64>();
+    let prompt = 2.0 * (20.0 * (layer + qkv) + (layer - qkv) + output);
+    assert_eq!(whole.operations, prompt + 2.0 * 4.0 * 64.0 * seen(0..20));
+    assert_eq!(whole.read_bytes, 2.0 * (2.0 * layer + output) + 2.0 * 2.0 * 64.0 * 20.0);
     let halves = size(None).cost(Case::Prefill { tokens: 20 }, Limits { max_batched_tokens: 10, ..limits });
-    assert_eq!(whole.operations, halves.operations);
-    assert_eq!(halves.read_bytes - whole.read_bytes, 2.0 * (2.0 * layer) + 2.0 * 2.0 * (10.0 * 64.0));
-    assert_eq!(whole.operations, 2.0 * (20.0 * 2.0 * layer + output) + 2.0 * 4.0 * 64.0 * 210.0);
+    assert_eq!(halves.operations, whole.operations - 4.0 * 64.0 * seen(0..10));
+    assert_eq!(halves.read_bytes - whole.read_bytes, 2.0 * (layer + qkv) + 2.0 * 64.0 * 10.0);
+}
+
+#[test]
+fn experts_are_read_as_tokens_choose_them() {
+    use crate::model::config::ExpertsConfig;
+    use engine::{Case, Limits};
+    let limits = Limits { block_size: 16, num_blocks: 1000, max_batched_tokens: 512 };
+    let mut mixture = size(None);
+    mixture.config.feed_forward.experts = Some(ExpertsConfig { num_experts: 8, experts_per_token: 2 });
+    let more = |batch: usize| {
+        let case = Case::Decode { batch, context: 10 };
+        (mixture.cost(case, limits).read_bytes - size(None).cost(case, limits).read_bytes)
+            / (2.0 * 2.0 * 3.0 * 64.0 * 128.0)
+    };
+    assert_eq!(more(1), 1.0, "two experts in place of one");
+    assert!((more(4) - (8.0 * (1.0 - 0.75f64.powi(4)) - 1.0)).abs() < 1e-9);
+    assert!((more(500) - 7.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_full_server_is_measured_while_it_is_full() {
+    // Four clients of a server that takes 2 s for each request: five waves, 2 answers per second.
+    let samples = (0..20u32).map(|index| {
+        let due_s = f64::from(index / 4) * 2.0;
+        Sample { due_s, end_s: 2.0, ..sample(u64::from(index), due_s, 1.0, &[1.0]) }
+    });
+    let run = Run { profile: Profile::Concurrent(4), samples: samples.collect(), duration_s: 10.0, peak_in_flight: 4 };
+    assert_eq!(super::sweep::steady_rate(&run), 2.0);
+    let failed = Run { samples: Vec::new(), ..run.clone() };
+    assert_eq!(super::sweep::steady_rate(&failed), 0.0);
+    let short = Run { samples: run.samples[..3].to_vec(), duration_s: 2.0, ..run };
+    assert_eq!(super::sweep::steady_rate(&short), 1.5, "all there is to go by");
 }

@@ -127,9 +127,7 @@ impl Prepared {
 /// A model in memory, without an engine.
 pub(super) struct Loaded {
     pub(super) name: String,
-    pub(super) forward_pass: Box<dyn ForwardPass>,
-    /// Of weights and of the cache.
-    pub(super) dtype: DType,
+    pub(super) decoder: Decoder,
     pub(super) size: ModelSize,
 }
 
@@ -144,15 +142,30 @@ impl Prepared {
         self.accelerator.is_gpu()
     }
 
-    /// Reads the weights, for measuring them without an engine.
-    pub(super) fn load_alone(self, style: LogStyle) -> Result<Loaded> {
-        let forward_pass = self.decoder(&TaskProgress::new("loading", style))?;
-        let bytes = self.dtype.size_in_bytes() as f64;
+    /// Longest sequence, and most sequences of a step.
+    pub(super) fn sequence_limits(&self) -> (usize, usize) {
+        (self.engine.max_model_len, self.engine.max_running)
+    }
+
+    /// Of weights and of the cache.
+    pub(super) fn dtype(&self) -> DType {
+        self.dtype.dtype()
+    }
+
+    /// Reads the weights, for measuring them on the CPU without an engine, with a cache of so many blocks that has its
+    /// memory.
+    pub(super) fn load_alone(self, num_blocks: usize, style: LogStyle) -> Result<Loaded> {
+        let config = self.checkpoint.config().clone();
+        let dtype = self.dtype.dtype();
+        let cache = KvCacheConfig { num_blocks, block_size: self.engine.block_size, dtype };
+        let weights = self.checkpoint.load(self.dtype, &Device::Cpu, &TaskProgress::new("loading", style))?;
+        let mut decoder = Decoder::new(config.clone(), weights, cache)?;
+        decoder.occupy_cache()?;
+        let bytes = dtype.size_in_bytes() as f64;
         Ok(Loaded {
             name: self.names.first().cloned().unwrap_or_default(),
-            forward_pass,
-            dtype: self.dtype.dtype(),
-            size: ModelSize { config: self.checkpoint.config().clone(), weight_bytes: bytes, kv_bytes: bytes },
+            decoder,
+            size: ModelSize { config, weight_bytes: bytes, kv_bytes: bytes },
         })
     }
 

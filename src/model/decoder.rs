@@ -68,6 +68,11 @@ impl Decoder {
         })
     }
 
+    /// Makes the whole cache take its memory at once, with values of no meaning: for measuring steps that read it.
+    pub fn occupy_cache(&mut self) -> Result<(), ModelError> {
+        self.cache.occupy()
+    }
+
     fn compute(&self, batch: &Batch, clock: &mut impl OpClock) -> Result<Logits, ModelError> {
         let pass = clock.time(Op::Prepare, || self.prepare(batch))?;
         if batch.n_tokens() == 0 {

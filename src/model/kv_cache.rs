@@ -62,6 +62,15 @@ impl KvCache {
         Ok(Self { layers, geometry })
     }
 
+    /// Writes to all of it, so that reads are of memory of its own: what was never written is one page of zeros,
+    /// mapped over and over.
+    pub(super) fn occupy(&mut self) -> Result<(), ModelError> {
+        for layer in &mut self.layers {
+            *layer = Tensor::ones(layer.shape(), layer.dtype(), layer.device())?;
+        }
+        Ok(())
+    }
+
     /// Size of all layers, at most `usize::MAX`.
     fn bytes(config: &Config, cache: KvCacheConfig) -> usize {
         let AttentionConfig { num_key_value_heads, head_dim, .. } = config.attention;

@@ -1,8 +1,9 @@
 //! `tramontane bench engine`: what the model does without a server, compared with what this machine could do.
 
-use std::{fs, path::PathBuf};
+use std::{fs::File, io::Write, path::PathBuf};
 
 use anyhow::{Context, Result};
+use candle_core::DType;
 use serde::Serialize;
 use tramontane_kernels::{instruction_set, machine, threads};
 
@@ -10,7 +11,7 @@ use crate::{
     bench::engine::{Case, Limits, Machine, Measured, measure},
     cli::{
         error::UsageError,
-        loading::{self, Loaded},
+        loading::{self, Loaded, Prepared},
         locate::Network,
     },
     config::{Args, Config, EngineArgs, ModelArgs},
@@ -61,6 +62,8 @@ impl BenchEngineArgs {
     }
 
     pub(super) fn run(&self, config: &Config, style: LogStyle) -> Result<()> {
+        let cases = self.cases();
+        self.refuse_unused()?;
         let prepared = loading::prepare(config, Network::Allowed, style)?;
         if prepared.is_gpu() {
             let advice = "give --device cpu, or measure a GPU with scripts/gpu-check.sh";
@@ -68,34 +71,50 @@ impl BenchEngineArgs {
                 UsageError(format!("bench engine knows what a CPU can do at most, but no GPU: {advice}")).into()
             );
         }
-        let limits = prepared.limits();
-        let cases = self.cases();
         for case in &cases {
-            fits(*case, limits)?;
+            fits(*case, &prepared)?;
         }
-        let mut loaded = prepared.load_alone(style)?;
+        let json =
+            self.json.as_ref().map(|path| File::create(path).with_context(|| cannot_write(path)).map(|f| (path, f)));
+        let json = json.transpose()?;
+        // Before the model takes its memory.
+        let dtype = prepared.dtype();
         let machine = Machine {
             read_bytes_per_s: machine::read_bytes_per_s(),
-            operations_per_s: match loaded.dtype {
-                candle_core::DType::BF16 => machine::bf16_operations_per_s(),
+            operations_per_s: match dtype {
+                DType::BF16 => machine::bf16_operations_per_s(),
                 _ => machine::f32_operations_per_s(),
             },
         };
-        let measured = self.measure(&mut loaded, limits, (&cases, machine))?;
+        let limits = prepared.limits();
+        let blocks = cases.iter().map(|case| case.blocks(limits.block_size)).max().unwrap_or(1);
+        let loaded = prepared.load_alone(blocks, style)?;
         let report = Report {
             format: "tramontane.bench.engine/1",
             tramontane: env!("CARGO_PKG_VERSION"),
-            model: loaded.name,
-            dtype: format!("{:?}", loaded.dtype).to_lowercase(),
+            dtype: format!("{dtype:?}").to_lowercase(),
             threads: threads::count(),
             instructions: instruction_set(),
             machine,
-            cases: measured,
+            model: loaded.name.clone(),
+            cases: self.measure(loaded, limits, (&cases, machine))?,
         };
-        super::super::print(&report.to_text())?;
-        match &self.json {
-            Some(path) => fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
-                .with_context(|| format!("cannot write {}", path.display())),
+        let printed = super::super::print(&report.to_text());
+        if let Some((path, mut file)) = json {
+            let text = serde_json::to_string_pretty(&report)? + "\n";
+            file.write_all(text.as_bytes()).with_context(|| cannot_write(path))?;
+        }
+        printed
+    }
+
+    /// Settings of an engine that a model without one does not have.
+    fn refuse_unused(&self) -> Result<(), UsageError> {
+        let EngineArgs { prefix_caching, max_waiting, .. } = &self.engine;
+        let given = [("prefix-caching", prefix_caching.is_some()), ("max-waiting", max_waiting.is_some())];
+        match given.iter().find(|(_, given)| *given) {
+            Some((option, _)) => {
+                Err(UsageError(format!("bench engine does not use --{option}: there is no queue here")))
+            }
             None => Ok(()),
         }
     }
@@ -111,29 +130,43 @@ impl BenchEngineArgs {
 
     fn measure(
         &self,
-        loaded: &mut Loaded,
+        mut loaded: Loaded,
         limits: Limits,
         (cases, machine): (&[Case], Machine),
     ) -> Result<Vec<Measured>> {
         let mut measured = Vec::new();
         for case in cases {
             let size = (&loaded.size, limits);
-            measured.push(measure(&mut *loaded.forward_pass, size, *case, usize::from(self.repeats), machine)?);
+            measured.push(measure(&mut loaded.decoder, size, *case, usize::from(self.repeats), machine)?);
         }
         Ok(measured)
     }
 }
 
-fn fits(case: Case, limits: Limits) -> Result<(), UsageError> {
-    let blocks = case.blocks(limits.block_size);
-    if blocks <= limits.num_blocks {
-        return Ok(());
+/// Would an engine with these settings make such a step?
+fn fits(case: Case, prepared: &Prepared) -> Result<(), UsageError> {
+    let (asked, length, sequences) = match case {
+        Case::Prefill { tokens } => (format!("--prefill {tokens}"), tokens, 1),
+        Case::Decode { batch, context } => (format!("--batch {batch} with --context {context}"), context, batch),
+    };
+    let Limits { block_size, num_blocks, max_batched_tokens } = prepared.limits();
+    let (max_model_len, max_running) = prepared.sequence_limits();
+    let blocks = case.blocks(block_size);
+    let refused = |problem: String| Err(UsageError(format!("{asked}: {problem}")));
+    match () {
+        () if length > max_model_len => refused(format!("a sequence has {max_model_len} tokens at most")),
+        () if sequences > max_running => refused(format!("--max-running is {max_running}")),
+        () if sequences > max_batched_tokens => refused(format!("--max-batched-tokens is {max_batched_tokens}")),
+        () if blocks > num_blocks => refused(format!(
+            "takes {blocks} blocks of {block_size} tokens, but keys and values have {num_blocks}; ask for less, or give \
+             --kv-cache-memory more"
+        )),
+        () => Ok(()),
     }
-    Err(UsageError(format!(
-        "{case:?} takes {blocks} blocks of {} tokens, but keys and values have {}; give --kv-cache-memory more, or ask \
-         for less",
-        limits.block_size, limits.num_blocks
-    )))
+}
+
+fn cannot_write(path: &std::path::Path) -> String {
+    format!("cannot write {}", path.display())
 }
 
 impl Report {
@@ -162,6 +195,9 @@ impl Report {
                 percent(case.of_roofline),
                 shares.collect::<Vec<_>>().join(", "),
             );
+        }
+        if self.cases.iter().any(|case| case.of_bandwidth > 1.0) {
+            text += "\nwhat is read faster than memory comes from the processor's caches\n";
         }
         text
     }

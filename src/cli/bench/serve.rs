@@ -118,8 +118,9 @@ impl BenchServeArgs {
         };
         let summaries = runs.iter().map(|run| Summary::new(run, self.report.slo)).collect();
         let report = Report::new(started_at, self.describe(&target), described, calibration, summaries);
-        super::super::print(&report::table(&report))?;
+        let printed = super::super::print(&report::table(&report));
         outputs.write(&report, &runs)?;
+        printed?;
         if report.runs.iter().all(|run| run.completed == 0) {
             bail!("no request was answered");
         }

@@ -251,7 +251,7 @@ fn what_other_servers_write_is_understood() {
             "{body}"
         );
         stream(&[
-            r#"{"choices": [{"delta": {"role": "assistant", "content": ""}}], "usage": null}"#,
+            r#"{"choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": ""}], "usage": null}"#,
             r#"{"choices": [{"delta": {"reasoning": "hm", "content": null}, "finish_reason": null}]}"#,
             r#"{"choices": [{"delta": {"content": [{"type": "text", "text": "a"}]}}]}"#,
             r#"{"choices": [{"delta": {}, "finish_reason": "stop"}]}"#,
@@ -377,8 +377,12 @@ fn the_model_is_measured_without_a_server() {
         assert!((shares - 1.0).abs() < 1e-9, "{case}");
         assert!(case["of_roofline"].as_f64().unwrap() > 0.0 && case["median_ms"].as_f64() >= case["best_ms"].as_f64());
     }
-    let too_much = ["--batch", "64", "--context", "4000", "--num-blocks", "10"];
-    check_failure(tramontane(&["bench", "engine", "models/tiny"]).args(too_much), 2, &["64", "4000", "10", "blocks"]);
+    let too_much = ["--prefill", "9", "--batch", "64", "--context", "4000", "--num-blocks", "10"];
+    check_failure(
+        tramontane(&["bench", "engine", "models/tiny"]).args(too_much),
+        2,
+        &["--batch 64", "--context 4000", "have 10"],
+    );
     let ran = run(&mut tramontane(&["bench", "engine", "models/tiny", "--prefill", "0"]));
     assert!(ran.code == 2 && ran.err.contains("--prefill"), "{}", ran.err);
 }
