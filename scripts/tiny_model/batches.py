@@ -15,7 +15,7 @@ CHUNK_SAMPLES = 1600
 STEP_SAMPLES = 32
 MICROBATCHES = 5
 MAX_TOKENS = 1536
-SHORT_CHUNKS, RAMP_CHUNKS = 10, 14  # the curriculum: shortest passages first, then longer and longer ones
+SHORT_CHUNKS, RAMP_CHUNKS = 7, 12  # the curriculum: shortest passages first, then longer and longer ones
 
 
 def level_of(chunk):

@@ -30,7 +30,7 @@ RIVALS = 2048     # random tokens that an answer's token has to beat, besides th
 STOP = -1.0       # in place of a learning rate: the budget is used up
 # The written circuits (see initial.py) are lost within a hundred steps if they and the embedding, which they read,
 # learn as fast as the rest. Shares of the learning rate at the start and from the step CIRCUIT_STEPS on:
-CIRCUIT_LAYERS = ("layers.0.self_attn", "layers.1.self_attn")
+CIRCUIT_LAYERS = ("layers.0.self_attn", "layers.1.self_attn", "layers.2.self_attn")
 CIRCUIT_SHARE, CIRCUIT_STEPS = (0.05, 0.3), 2000
 
 
@@ -73,7 +73,8 @@ class Run:
         self.arguments, self.rank = arguments, rank
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = Decoder(Config()).to(self.device)
-        initialise(self.model)
+        tokenizer = Renderer().model
+        initialise(self.model, [tokenizer.id_to_piece(token) for token in range(tokenizer.vocab_size())])
         if arguments.weights:
             self.model.load_state_dict(torch.load(arguments.weights, map_location=self.device, weights_only=True)["model"])
         trained = {n: p for n, p in self.model.named_parameters() if not n.startswith("embed")}
@@ -81,10 +82,11 @@ class Run:
         matrices = [p for n, p in trained.items() if p.dim() == 2 and not n.startswith(CIRCUIT_LAYERS)]
         gains = [p for p in trained.values() if p.dim() == 1]
         self.parameters = [*circuits, *matrices, *gains]
-        groups = [{"params": circuits, "weight_decay": 0.02}, {"params": matrices, "weight_decay": 0.02}, {"params": gains, "weight_decay": 0.0}]
+        self.muon = torch.optim.Muon(matrices, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
+        groups = [{"params": circuits, "weight_decay": 0.02}, {"params": gains, "weight_decay": 0.0}]
         self.adam = torch.optim.AdamW(groups, betas=BETAS)
         self.row_adam = RowAdam(self.model.embed_tokens.weight.detach(), BETAS)
-        self.optimizers = [self.adam, self.row_adam]
+        self.optimizers = [self.muon, self.adam, self.row_adam]
         self.state = {"step": 0, "chunk": arguments.chunk, "tokens": 0, "seconds": 0.0, "decay_from": 1.0 - arguments.decay_share}
         self.budget = 60.0 * arguments.minutes  # seconds
         self.next_factor = 0.01  # rank 0 decides on the learning rate, the others are told
@@ -158,10 +160,11 @@ class Run:
         first, last = CIRCUIT_SHARE
         circuits_hold = self.arguments.weights is not None
         slow = rate * (last if circuits_hold else first + (last - first) * min(1.0, self.state["step"] / CIRCUIT_STEPS))
-        for group, group_rate in zip(self.adam.param_groups, (slow, rate, rate)):
+        for group, group_rate in zip((*self.muon.param_groups, *self.adam.param_groups), (rate, slow, rate)):
             group["lr"] = group_rate
-        self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
+        for optimizer in (self.muon, self.adam):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.row_adam.step(rows, table.grad, slow)
         return value
 
