@@ -4,7 +4,7 @@ use minijinja::{Environment, Value, context, value::Serde};
 
 use super::{
     Report,
-    plot::{Marks, Plot, Series, plot},
+    plot::{MS, Marks, Plot, Series, plot},
 };
 use crate::bench::{
     run::Run,
@@ -54,7 +54,7 @@ fn over_rates(summaries: &[Summary]) -> Vec<Plot> {
     };
     let latency = |title, of: fn(&Summary) -> &Percentiles| Plot {
         title,
-        axes: ["requests per second", "ms"],
+        axes: ["requests per second", MS],
         marks: Marks::Lines,
         series: vec![
             curve("p50", &|summary| of(summary).p50),
@@ -85,7 +85,7 @@ fn cumulative(title: &'static str, runs: &[Run], of: impl Fn(&Sample) -> Vec<f64
         let points = (0..shown).map(|point| (values[rank(point)], (rank(point) + 1) as f64 / count as f64)).collect();
         Series { name: run.profile.to_string(), points }
     });
-    Plot { title, axes: ["ms", "share of values up to this"], marks: Marks::Lines, series: series.collect() }
+    Plot { title, axes: [MS, "share of values up to this"], marks: Marks::Lines, series: series.collect() }
 }
 
 /// Does it get slower the longer it goes on? Of many requests the slowest of each stretch is shown.
@@ -99,7 +99,7 @@ fn over_time(runs: &[Run]) -> Plot {
     });
     Plot {
         title: "Time to first token over the run",
-        axes: ["seconds from the beginning", "ms"],
+        axes: ["seconds from the beginning", MS],
         marks: Marks::Points,
         series: series.collect(),
     }

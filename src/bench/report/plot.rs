@@ -21,8 +21,10 @@ const COLORS: [RGBColor; 8] = [
     RGBColor(240, 228, 66),
     RGBColor(90, 90, 90),
 ];
-/// A range of values that is wider than this is drawn on a logarithmic axis.
+/// A range of times that is wider than this is drawn on a logarithmic axis.
 const WIDE: f64 = 50.0;
+/// Title of the axes that show times, which have long tails.
+pub const MS: &str = "ms";
 
 /// What is drawn, and how.
 pub struct Plot {
@@ -64,9 +66,10 @@ struct Axis {
 /// The plot as an `<svg>` element; nothing where there are no points.
 pub fn plot(plot: &Plot) -> String {
     let points = || plot.series.iter().flat_map(|series| &series.points);
-    let (Some(x), Some(y)) = (Axis::of(points().map(|point| point.0)), Axis::of(points().map(|point| point.1))) else {
-        return String::new();
-    };
+    let [x_title, y_title] = plot.axes;
+    let x = Axis::of(x_title, points().map(|point| point.0));
+    let y = Axis::of(y_title, points().map(|point| point.1));
+    let (Some(x), Some(y)) = (x, y) else { return String::new() };
     let mut svg = String::new();
     draw(plot, [x, y], &mut svg).expect("drawing into a string does not fail");
     svg
@@ -115,13 +118,13 @@ fn draw(plot: &Plot, [x, y]: [Axis; 2], svg: &mut String) -> Result<(), Box<dyn 
 }
 
 impl Axis {
-    fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
+    fn of(title: &str, values: impl Iterator<Item = f64>) -> Option<Self> {
         let (low, high) =
             values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
         if !(low.is_finite() && high.is_finite()) {
             return None;
         }
-        let logarithmic = low > 0.0 && high / low > WIDE;
+        let logarithmic = title == MS && low > 0.0 && high / low > WIDE;
         let (low, high) = if logarithmic { (low.log10(), high.log10()) } else { (low.min(0.0), high) };
         let room = ((high - low) * 0.04).max(1e-9);
         Some(Self { low, high: high + room, logarithmic })

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     bench::{
-        Calibration, Endpoint, Failure, Load, Run, Slo, Summary, Target, TargetConfig,
+        Calibration, Endpoint, Failure, FailureKind, Load, Run, Slo, Summary, Target, TargetConfig,
         report::{self, LoadDescription, Report, TargetDescription},
         sweep,
     },
@@ -167,11 +167,14 @@ impl BenchServeArgs {
 }
 
 fn refusal(failure: &Failure) -> anyhow::Error {
-    let (kind, message) = (failure.kind.name(), &failure.message);
-    anyhow!(
-        "the server does not answer a short request ({kind}: {message}). If it does not know ignore_eos, give \
-         --stop-at-eos; if not stream_options, --extra-body '{{\"stream_options\": null}}'"
-    )
+    let advice = match failure.kind {
+        FailureKind::Status => {
+            ". If it does not know ignore_eos, give --stop-at-eos; if not stream_options, --extra-body \
+             '{\"stream_options\": null}'"
+        }
+        FailureKind::Connection | FailureKind::Timeout | FailureKind::Refused | FailureKind::Stream => "",
+    };
+    anyhow!("the server does not answer a short request ({}: {}){advice}", failure.kind.name(), failure.message)
 }
 
 /// The first interrupt ends the load, and what has been measured is reported; the second ends the process.

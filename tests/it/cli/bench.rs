@@ -40,8 +40,11 @@ impl Drop for NullServer {
     }
 }
 
+/// From the body of a request to the whole response.
+type Respond = fn(&str) -> String;
+
 /// Answers every connection with what `respond` makes of the request's body, and closes it.
-fn scripted(respond: fn(&str) -> String) -> String {
+fn scripted(respond: Respond) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -52,7 +55,7 @@ fn scripted(respond: fn(&str) -> String) -> String {
     url
 }
 
-fn answer(mut stream: TcpStream, respond: fn(&str) -> String) {
+fn answer(mut stream: TcpStream, respond: Respond) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut length = 0;
     let mut line = String::new();
@@ -206,7 +209,7 @@ fn what_goes_wrong_is_counted_by_its_kind() {
     fn unless_short(body: &str, otherwise: String) -> String {
         if body.contains("\"max_tokens\":1,") { stream(&GOOD) } else { otherwise }
     }
-    let cases: [(fn(&str) -> String, &str, &str); 6] = [
+    let cases: [(Respond, &str, &str); 6] = [
         (|body| unless_short(body, status("500 Internal Server Error", "boom")), "status", "500"),
         (|body| unless_short(body, status("429 Too Many Requests", "full")), "refused", "full"),
         (|body| unless_short(body, status("503 Service Unavailable", "loading")), "refused", "loading"),
@@ -302,6 +305,9 @@ fn a_server_that_never_answers_times_out() {
     let mut command = tramontane(&["bench", "serve", "--url", &url, "--model", "m", "--timeout", "200ms"]);
     check_failure(&mut command, 1, &["timeout", "200ms"]);
     drop(listener);
+    let strict = scripted(|_| status("422 Unprocessable Content", "extra fields"));
+    let mut command = tramontane(&["bench", "serve", "--url", &strict, "--model", "m"]);
+    check_failure(&mut command, 1, &["422", "extra fields", "--stop-at-eos", "stream_options"]);
     let mut command = tramontane(&["bench", "serve", "--url", "http://127.0.0.1:1"]);
     check_failure(&mut command, 1, &["http://127.0.0.1:1", "refused"]);
 }
