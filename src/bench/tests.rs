@@ -216,12 +216,14 @@ fn figures_of_a_run() {
 
 #[test]
 fn a_row_per_request() {
+    let rows = report::csv(&[some_run()]);
+    assert_eq!(rows.matches("\r\n").count(), rows.lines().count(), "RFC 4180 ends lines so");
     expect![[r#"
         run,profile,request,due_s,send_lag_ms,ttft_ms,tpot_ms,e2e_ms,asked_input_tokens,asked_output_tokens,input_tokens,cached_tokens,output_tokens,failure,message
         1,constant 2.000/s,0,0.000000,1.000,500.000,250.000,1000.000,10,3,11,4,3,,
         1,constant 2.000/s,1,0.500000,1.000,1000.000,500.000,1500.000,10,2,11,4,2,,
         1,constant 2.000/s,2,1.000000,1.000,500.000,250.000,750.000,10,2,11,4,2,stream,"it broke, ""so"""
-    "#]].assert_eq(&report::csv(&[some_run()]));
+    "#]].assert_eq(&rows.replace("\r\n", "\n"));
 }
 
 fn some_report() -> (report::Report, Vec<Run>) {

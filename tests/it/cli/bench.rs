@@ -383,11 +383,13 @@ fn the_model_is_measured_without_a_server() {
         assert!((shares - 1.0).abs() < 1e-9, "{case}");
         assert!(case["of_roofline"].as_f64().unwrap() > 0.0 && case["median_ms"].as_f64() >= case["best_ms"].as_f64());
     }
-    let too_much = ["--prefill", "9", "--batch", "64", "--context", "4000", "--num-blocks", "10"];
+    let too_long = ["--prefill", "9", "--context", "4000", "--num-blocks", "10"];
+    check_failure(tramontane(&["bench", "engine", "models/tiny"]).args(too_long), 2, &["--context 4000", "160 tokens"]);
+    let too_much = ["--prefill", "9", "--batch", "64", "--context", "100", "--num-blocks", "10"];
     check_failure(
         tramontane(&["bench", "engine", "models/tiny"]).args(too_much),
         2,
-        &["--batch 64", "--context 4000", "have 10"],
+        &["--batch 64", "--context 100", "have 10"],
     );
     let ran = run(&mut tramontane(&["bench", "engine", "models/tiny", "--prefill", "0"]));
     assert!(ran.code == 2 && ran.err.contains("--prefill"), "{}", ran.err);
