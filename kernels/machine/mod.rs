@@ -21,7 +21,6 @@ use crate::{
 
 /// More than the caches of all but a few processors hold.
 const READ_BYTES: usize = 1 << 29;
-/// The best of several passes counts: what disturbs a pass only makes it slower.
 const PASSES: usize = 5;
 /// Vectors that one turn of the reading loop takes, each into a sum of its own.
 const STREAMS: usize = 8;
@@ -44,7 +43,7 @@ pub fn read_bytes_per_s() -> f64 {
         });
         (lengths * threads * size_of::<f32>()) as f64 / started.elapsed().as_secs_f64()
     };
-    (0..PASSES).map(|_| pass()).fold(0.0, f64::max)
+    best(pass)
 }
 
 /// Floating-point operations per second of products with weights of f32 or f16, which are computed in f32: a
@@ -76,6 +75,11 @@ fn operations_per_s<M: Multiply + 'static>(tier: Tier) -> f64 {
         });
         operations.into_iter().sum::<f64>() / started.elapsed().as_secs_f64()
     };
+    best(pass)
+}
+
+/// The best rate of several passes: what disturbs a pass only makes it slower.
+fn best(pass: impl Fn() -> f64) -> f64 {
     (0..PASSES).map(|_| pass()).fold(0.0, f64::max)
 }
 

@@ -32,8 +32,8 @@ impl Calibration {
     pub const ASSUMED: Self = Self { overhead_tokens: 0.0, tokens_per_word: 1.0, measured: false };
 
     /// Makes two short requests. [`Self::ASSUMED`] if the server answers them but does not count.
-    pub async fn measure(target: &Target, seed: u64) -> Result<Self, Failure> {
-        let prompts = Prompts::new(seed, 0.0, Self::ASSUMED);
+    pub async fn measure(target: &Target) -> Result<Self, Failure> {
+        let prompts = Prompts::new(0, 0.0, Self::ASSUMED);
         let mut counts = Vec::new();
         for words in WORDS {
             let index = u64::MAX >> 2; // no request of a run has this number, so none finds these texts cached

@@ -35,6 +35,16 @@ pub enum Endpoint {
     Chat,
 }
 
+impl Endpoint {
+    /// Its path on every server.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Completions => "/v1/completions",
+            Self::Chat => "/v1/chat/completions",
+        }
+    }
+}
+
 /// How to talk to a server.
 #[derive(Clone, Debug)]
 pub struct TargetConfig {
@@ -200,10 +210,7 @@ impl Target {
 
     /// Makes one request and reads its whole answer.
     pub async fn send(&self, planned: &Planned, times: Times, watcher: &dyn Watcher) -> Sample {
-        let path = match self.config.endpoint {
-            Endpoint::Completions => "/v1/completions",
-            Endpoint::Chat => "/v1/chat/completions",
-        };
+        let path = self.config.endpoint.path();
         let body = Bytes::from(self.body(planned).to_string());
         let request = self.request(Method::POST, &format!("{}{path}", self.base), body);
         let sent = Instant::now();

@@ -5,7 +5,7 @@
 //! The bound is the roofline (Williams, Waterman and Patterson 2009): a step takes at least the time to read the
 //! bytes that it must read, and at least the time for its multiplications and additions.
 
-use std::time::Instant;
+use std::{ops::Range, time::Instant};
 
 use serde::Serialize;
 
@@ -157,6 +157,14 @@ pub fn measure(
     })
 }
 
+impl Limits {
+    /// Positions of the steps that a prompt of so many tokens is cut into.
+    fn chunks(self, tokens: usize) -> impl Iterator<Item = Range<usize>> {
+        let step = self.max_batched_tokens;
+        (0..tokens).step_by(step).map(move |start| start..(start + step).min(tokens))
+    }
+}
+
 impl Case {
     /// Blocks of the cache that it takes.
     pub fn blocks(self, block_size: usize) -> usize {
@@ -169,13 +177,13 @@ impl Case {
     /// The steps as the scheduler would make them.
     fn batches(self, vocab_size: usize, limits: Limits) -> Vec<Batch> {
         match self {
-            Self::Prefill { tokens } => (0..tokens)
-                .step_by(limits.max_batched_tokens)
-                .map(|start| {
-                    let end = (start + limits.max_batched_tokens).min(tokens);
+            Self::Prefill { tokens } => limits
+                .chunks(tokens)
+                .map(|positions| {
                     let mut batch = Batch::default();
-                    push(&mut batch, (start..end, 0), vocab_size, limits.block_size);
-                    batch.output_rows.extend((end == tokens).then(|| (end - start - 1) as u32));
+                    let last_row = (positions.end == tokens).then(|| (positions.len() - 1) as u32);
+                    push(&mut batch, (positions, 0), vocab_size, limits.block_size);
+                    batch.output_rows.extend(last_row);
                     batch
                 })
                 .collect(),
@@ -194,12 +202,7 @@ impl Case {
 }
 
 /// Adds the tokens at `positions` of a sequence whose blocks are consecutive from `first_block` on.
-fn push(
-    batch: &mut Batch,
-    (positions, first_block): (std::ops::Range<usize>, usize),
-    vocab_size: usize,
-    block_size: usize,
-) {
+fn push(batch: &mut Batch, (positions, first_block): (Range<usize>, usize), vocab_size: usize, block_size: usize) {
     let query_start = batch.n_tokens();
     let block = |index: usize| (first_block + index) as u32;
     batch.sequences.push(BatchSequence {
@@ -223,22 +226,17 @@ impl ModelSize {
     pub fn cost(&self, case: Case, limits: Limits) -> Cost {
         match case {
             Case::Prefill { tokens } => {
-                let steps = (0..tokens).step_by(limits.max_batched_tokens);
-                let step = |start: usize| {
-                    let end = (start + limits.max_batched_tokens).min(tokens);
-                    self.step(end - start, usize::from(end == tokens), start..end)
+                let step = |positions: Range<usize>| {
+                    let outputs = usize::from(positions.end == tokens);
+                    self.weights(positions.len(), outputs).plus(self.attention(positions, outputs))
                 };
-                steps.map(step).fold(Cost::default(), Cost::plus)
+                limits.chunks(tokens).map(step).fold(Cost::default(), Cost::plus)
             }
             Case::Decode { batch, context } => {
                 let one = self.attention(context - 1..context, 1);
                 self.weights(batch, batch).plus(one.times(batch as f64))
             }
         }
-    }
-
-    fn step(&self, tokens: usize, outputs: usize, positions: std::ops::Range<usize>) -> Cost {
-        self.weights(tokens, outputs).plus(self.attention(positions, outputs))
     }
 
     /// Products with weights: of `tokens` rows in all layers but in the last one's later half, of `outputs` rows there
@@ -274,7 +272,7 @@ impl ModelSize {
 
     /// Keys and values that the tokens at `positions` see: each is read once, and multiplied with by every query. The
     /// last layer attends only where there is an output.
-    fn attention(&self, positions: std::ops::Range<usize>, outputs: usize) -> Cost {
+    fn attention(&self, positions: Range<usize>, outputs: usize) -> Cost {
         let attention = &self.config.attention;
         let (heads, kv_heads) = (attention.num_attention_heads as f64, attention.num_key_value_heads as f64);
         let head_dim = attention.head_dim as f64;

@@ -61,8 +61,8 @@ impl NullServer {
                 "/v1/models",
                 get(|| async { Json(json!({"object": "list", "data": [{"id": MODEL, "object": "model"}]})) }),
             )
-            .route("/v1/completions", post(complete))
-            .route("/v1/chat/completions", post(complete))
+            .route(Endpoint::Completions.path(), post(complete))
+            .route(Endpoint::Chat.path(), post(complete))
             .with_state(self.pace);
         let listener = self.listener.tap_io(|stream| {
             // A token that waits for the next one to fill a packet would be late; if it cannot be set, it is late.

@@ -70,8 +70,7 @@ pub async fn measure_overhead(
     let run = load.run(target, watcher(&load)).await;
     let used = processor_seconds().zip(before).map(|(after, before)| after - before);
     let summary = Summary::new(&run, None);
-    let answered = run.samples.iter().filter(|sample| sample.failure.is_none());
-    let gaps: Vec<f64> = answered.flat_map(|sample| &sample.gaps_s).map(|gap| f64::from(*gap)).collect();
+    let gaps: Vec<f64> = run.answered().flat_map(|sample| &sample.gaps_s).map(|gap| f64::from(*gap)).collect();
     let pace = config.pace.as_secs_f64();
     Overhead {
         asked_tokens_per_s: f64::from(config.streams) / pace,

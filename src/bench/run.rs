@@ -72,6 +72,13 @@ pub struct Run {
     pub peak_in_flight: u32,
 }
 
+impl Run {
+    /// The requests that got a whole answer.
+    pub fn answered(&self) -> impl Iterator<Item = &Sample> {
+        self.samples.iter().filter(|sample| sample.failure.is_none())
+    }
+}
+
 /// Is told of a run while it goes on, from the threads that measure: it has to be quick.
 pub trait Watcher: Send + Sync {
     /// A request is sent.
@@ -116,9 +123,10 @@ impl Load {
 
     async fn run_closed(&self, sender: &Sender, count: u32) -> Vec<Sample> {
         let made = Arc::new(AtomicU64::new(0));
+        let load = Arc::new(self.clone()); // one for all: a recorded load may have millions of rows
         let mut clients = JoinSet::new();
         for _ in 0..count {
-            let (load, sender, made) = (self.clone(), sender.clone(), made.clone());
+            let (load, sender, made) = (load.clone(), sender.clone(), made.clone());
             clients.spawn(async move {
                 let mut samples = Vec::new();
                 loop {

@@ -149,7 +149,7 @@ pub struct Percentiles {
 impl Summary {
     /// The figures of `run`.
     pub fn new(run: &Run, slo: Option<Slo>) -> Self {
-        let answered: Vec<&Sample> = run.samples.iter().filter(|sample| sample.failure.is_none()).collect();
+        let answered: Vec<&Sample> = run.answered().collect();
         let per_s = |count: f64| if run.duration_s > 0.0 { count / run.duration_s } else { 0.0 };
         let tokens = TokenCounts::of(&answered);
         let busy_s: f64 = run.samples.iter().map(|sample| sample.end_s - sample.send_lag_s).sum();

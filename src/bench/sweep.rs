@@ -69,8 +69,7 @@ pub async fn sweep(
 /// Answers per second of a closed loop while all of its clients are busy: from when each of them has had an answer to the
 /// last request. Before and after that it is filled and emptied, which says little of the rate that it can keep.
 pub(super) fn steady_rate(run: &Run) -> f64 {
-    let answered = run.samples.iter().filter(|sample| sample.failure.is_none());
-    let mut ends: Vec<f64> = answered.map(|sample| sample.due_s + sample.end_s).collect();
+    let mut ends: Vec<f64> = run.answered().map(|sample| sample.due_s + sample.end_s).collect();
     ends.sort_by(f64::total_cmp);
     let last_due_s = run.samples.iter().map(|sample| sample.due_s).fold(0.0, f64::max);
     let clients = run.profile.closed_loop().unwrap_or(1) as usize;

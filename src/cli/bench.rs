@@ -7,7 +7,12 @@ mod overhead;
 mod progress;
 mod serve;
 
-use std::time::Duration;
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 
@@ -55,6 +60,27 @@ impl BenchArgs {
 /// The client uses the cores it finds: on a machine of its own all of them are for it.
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")
+}
+
+/// A file of results, opened before the work so that a path that cannot be written costs nobody an hour.
+struct OutputFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl OutputFile {
+    fn create(path: &PathBuf) -> Result<Self> {
+        let file = File::create(path).with_context(|| cannot_write(path))?;
+        Ok(Self { path: path.clone(), file })
+    }
+
+    fn write(mut self, text: &str) -> Result<()> {
+        self.file.write_all(text.as_bytes()).with_context(|| cannot_write(&self.path))
+    }
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write {}", path.display())
 }
 
 /// A time such as `30s`, `5m` or `250ms`.

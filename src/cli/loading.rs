@@ -156,12 +156,9 @@ impl Prepared {
     /// memory.
     pub(super) fn load_alone(self, num_blocks: usize, style: LogStyle) -> Result<Loaded> {
         let config = self.checkpoint.config().clone();
-        let dtype = self.dtype.dtype();
-        let cache = KvCacheConfig { num_blocks, block_size: self.engine.block_size, dtype };
-        let weights = self.checkpoint.load(self.dtype, &Device::Cpu, &TaskProgress::new("loading", style))?;
-        let mut decoder = Decoder::new(config.clone(), weights, cache)?;
+        let mut decoder = self.cpu_decoder(self.cache(num_blocks), &TaskProgress::new("loading", style))?;
         decoder.occupy_cache()?;
-        let bytes = dtype.size_in_bytes() as f64;
+        let bytes = self.dtype.size_in_bytes() as f64;
         Ok(Loaded {
             name: self.names.first().cloned().unwrap_or_default(),
             decoder,
@@ -169,21 +166,23 @@ impl Prepared {
         })
     }
 
+    fn cache(&self, num_blocks: usize) -> KvCacheConfig {
+        KvCacheConfig { num_blocks, block_size: self.engine.block_size, dtype: self.dtype.dtype() }
+    }
+
+    fn cpu_decoder(&self, cache: KvCacheConfig, progress: &TaskProgress) -> Result<Decoder> {
+        let weights = self.checkpoint.load(self.dtype, &Device::Cpu, progress)?;
+        Ok(Decoder::new(self.checkpoint.config().clone(), weights, cache)?)
+    }
+
     fn decoder(&self, progress: &TaskProgress) -> Result<Box<dyn ForwardPass>> {
-        let config = self.checkpoint.config().clone();
-        let cache = KvCacheConfig {
-            num_blocks: self.memory.num_blocks,
-            block_size: self.engine.block_size,
-            dtype: self.dtype.dtype(),
-        };
+        let cache = self.cache(self.memory.num_blocks);
         match &self.accelerator {
-            Accelerator::Cpu => {
-                let weights = self.checkpoint.load(self.dtype, &Device::Cpu, progress)?;
-                Ok(Box::new(Decoder::new(config, weights, cache)?))
-            }
+            Accelerator::Cpu => Ok(Box::new(self.cpu_decoder(cache, progress)?)),
             #[cfg(feature = "cuda")]
             Accelerator::Cuda { ordinal, .. } => {
                 // Tables of positions that no sequence can reach would only take memory.
+                let config = self.checkpoint.config().clone();
                 let config = model::config::Config { max_position_embeddings: self.memory.max_model_len, ..config };
                 let device = Cuda::open(*ordinal)?;
                 // Layer by layer: the machine's memory need not hold them all.

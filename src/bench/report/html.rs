@@ -77,7 +77,7 @@ fn over_rates(summaries: &[Summary]) -> Vec<Plot> {
 /// Share of values up to each value, a curve per run.
 fn cumulative(title: &'static str, runs: &[Run], of: impl Fn(&Sample) -> Vec<f64>) -> Plot {
     let series = runs.iter().map(|run| {
-        let mut values: Vec<f64> = answered(run).flat_map(&of).map(|seconds| seconds * 1e3).collect();
+        let mut values: Vec<f64> = run.answered().flat_map(&of).map(|seconds| seconds * 1e3).collect();
         values.sort_by(f64::total_cmp);
         let count = values.len();
         let shown = count.min(CURVE_POINTS);
@@ -92,7 +92,7 @@ fn cumulative(title: &'static str, runs: &[Run], of: impl Fn(&Sample) -> Vec<f64
 fn over_time(runs: &[Run]) -> Plot {
     let series = runs.iter().map(|run| {
         let points: Vec<(f64, f64)> =
-            answered(run).filter_map(|sample| Some((sample.due_s, sample.ttft_s? * 1e3))).collect();
+            run.answered().filter_map(|sample| Some((sample.due_s, sample.ttft_s? * 1e3))).collect();
         let stretches = points.chunks(points.len().div_ceil(SHOWN_REQUESTS).max(1));
         let slowest = |stretch: &[(f64, f64)]| stretch.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1));
         Series { name: run.profile.to_string(), points: stretches.filter_map(slowest).collect() }
@@ -103,8 +103,4 @@ fn over_time(runs: &[Run]) -> Plot {
         marks: Marks::Points,
         series: series.collect(),
     }
-}
-
-fn answered(run: &Run) -> impl Iterator<Item = &Sample> {
-    run.samples.iter().filter(|sample| sample.failure.is_none())
 }

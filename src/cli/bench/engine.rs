@@ -1,12 +1,13 @@
 //! `tramontane bench engine`: what the model does without a server, compared with what this machine could do.
 
-use std::{fs::File, io::Write, path::PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::DType;
 use serde::Serialize;
 use tramontane_kernels::{instruction_set, machine, threads};
 
+use super::OutputFile;
 use crate::{
     bench::engine::{Case, Limits, Machine, Measured, measure},
     cli::{
@@ -74,9 +75,7 @@ impl BenchEngineArgs {
         for case in &cases {
             fits(*case, &prepared)?;
         }
-        let json =
-            self.json.as_ref().map(|path| File::create(path).with_context(|| cannot_write(path)).map(|f| (path, f)));
-        let json = json.transpose()?;
+        let json = self.json.as_ref().map(OutputFile::create).transpose()?;
         // Before the model takes its memory.
         let dtype = prepared.dtype();
         let machine = Machine {
@@ -100,9 +99,8 @@ impl BenchEngineArgs {
             cases: self.measure(loaded, limits, (&cases, machine))?,
         };
         let printed = super::super::print(&report.to_text());
-        if let Some((path, mut file)) = json {
-            let text = serde_json::to_string_pretty(&report)? + "\n";
-            file.write_all(text.as_bytes()).with_context(|| cannot_write(path))?;
+        if let Some(file) = json {
+            file.write(&(serde_json::to_string_pretty(&report)? + "\n"))?;
         }
         printed
     }
@@ -163,10 +161,6 @@ fn fits(case: Case, prepared: &Prepared) -> Result<(), UsageError> {
         )),
         () => Ok(()),
     }
-}
-
-fn cannot_write(path: &std::path::Path) -> String {
-    format!("cannot write {}", path.display())
 }
 
 impl Report {

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use serde_json::{Map, Value};
 
 use super::{share, time, times_per_s};
 use crate::{
@@ -173,10 +174,14 @@ impl LoadArgs {
         }
     }
 
+    /// Requests before the first run.
+    fn warm_up_requests(&self, shape: &Shape) -> u64 {
+        self.warmup.unwrap_or(u64::from(at_a_time(shape)))
+    }
+
     /// What is done before `load`, if anything.
     pub(super) fn warm_up(&self, load: &Load, shape: &Shape) -> Option<Load> {
-        let at_a_time = at_a_time(shape);
-        let requests = self.warmup.unwrap_or(u64::from(at_a_time));
+        let (at_a_time, requests) = (at_a_time(shape), self.warm_up_requests(shape));
         (requests > 0).then(|| Load {
             plan: load.plan.clone().warm_up(),
             profile: Profile::Concurrent(at_a_time.min(u32::try_from(requests).unwrap_or(u32::MAX))),
@@ -186,8 +191,13 @@ impl LoadArgs {
         })
     }
 
-    /// For the report, which adds what is not of the load.
-    pub(super) fn describe(&self, plan: &LoadPlan, load: &Load) -> LoadDescription {
+    /// For the report. Each request has so much time, and these fields besides those of the load.
+    pub(super) fn describe(
+        &self,
+        plan: &LoadPlan,
+        load: &Load,
+        (timeout, extra_body): (Duration, Map<String, Value>),
+    ) -> LoadDescription {
         let trace = self.texts.trace.as_ref().map(|path| format!("trace {}", path.display()));
         let lengths = |lengths: &Lengths| trace.clone().unwrap_or_else(|| lengths.to_string());
         LoadDescription {
@@ -200,11 +210,11 @@ impl LoadArgs {
             shared_prefix: self.texts.shared_prefix,
             requests: plan.requests,
             duration_s: self.duration.map(|duration| duration.as_secs_f64()),
-            warmup: self.warm_up(load, &plan.shape).and_then(|load| load.until.requests).unwrap_or(0),
+            warmup: self.warm_up_requests(&plan.shape),
             max_in_flight: load.max_in_flight,
             seed: plan.seed,
-            timeout_s: 0.0,
-            extra_body: serde_json::Map::new(),
+            timeout_s: timeout.as_secs_f64(),
+            extra_body,
         }
     }
 }

@@ -2,8 +2,6 @@
 //! server that the user names, and to no other.
 
 use std::{
-    fs::File,
-    io::Write,
     path::PathBuf,
     sync::{
         Arc,
@@ -16,6 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value};
 
 use super::{
+    OutputFile,
     load::{LoadArgs, Shape},
     progress::LoadProgress,
     time,
@@ -23,7 +22,7 @@ use super::{
 use crate::{
     bench::{
         Calibration, Endpoint, Failure, FailureKind, Load, Run, Slo, Summary, Target, TargetConfig,
-        report::{self, LoadDescription, Report, TargetDescription},
+        report::{self, Report, TargetDescription},
         sweep,
     },
     cli::error::UsageError,
@@ -100,7 +99,7 @@ impl BenchServeArgs {
         let target = self.target().await?;
         let outputs = self.report.open()?; // before an hour's work
         let started_at = SystemTime::now();
-        let calibration = Calibration::measure(&target, 0).await.map_err(|failure| refusal(&failure))?;
+        let calibration = Calibration::measure(&target).await.map_err(|failure| refusal(&failure))?;
         let load = self.load.load(&plan, calibration);
         stop_on_interrupt(load.stop.clone());
         if let Some(warm_up) = self.load.warm_up(&load, &plan.shape) {
@@ -111,11 +110,7 @@ impl BenchServeArgs {
             Shape::Sweep(config) => sweep(&load, *config, &target, watch).await,
             Shape::One(_) => vec![load.run(&target, watch(&load)).await],
         };
-        let described = LoadDescription {
-            timeout_s: self.timeout.as_secs_f64(),
-            extra_body: self.fields(),
-            ..self.load.describe(&plan, &load)
-        };
+        let described = self.load.describe(&plan, &load, (self.timeout, self.fields()));
         let summaries = runs.iter().map(|run| Summary::new(run, self.report.slo)).collect();
         let report = Report::new(started_at, self.describe(&target), described, calibration, summaries);
         let printed = super::super::print(&report::table(&report));
@@ -130,10 +125,7 @@ impl BenchServeArgs {
     async fn target(&self) -> Result<Target> {
         let target = Target::new(TargetConfig {
             url: self.url.clone(),
-            endpoint: match self.endpoint {
-                EndpointArg::Completions => Endpoint::Completions,
-                EndpointArg::Chat => Endpoint::Chat,
-            },
+            endpoint: self.endpoint.endpoint(),
             model: self.model.clone().unwrap_or_default(),
             api_key: self.api_key.clone(),
             timeout: self.timeout,
@@ -148,10 +140,7 @@ impl BenchServeArgs {
     }
 
     fn describe(&self, target: &Target) -> TargetDescription {
-        let endpoint = match self.endpoint {
-            EndpointArg::Completions => "/v1/completions",
-            EndpointArg::Chat => "/v1/chat/completions",
-        };
+        let endpoint = self.endpoint.endpoint().path();
         TargetDescription { url: self.url.clone(), endpoint, model: target.model().to_owned() }
     }
 
@@ -163,6 +152,15 @@ impl BenchServeArgs {
         }
         fields.extend(self.extra_body.clone());
         fields
+    }
+}
+
+impl EndpointArg {
+    fn endpoint(self) -> Endpoint {
+        match self {
+            Self::Completions => Endpoint::Completions,
+            Self::Chat => Endpoint::Chat,
+        }
     }
 }
 
@@ -191,27 +189,24 @@ fn stop_on_interrupt(stop: Arc<AtomicBool>) {
 }
 
 /// Files of the reports that are wanted.
-struct Outputs<'a> {
-    json: Option<(&'a PathBuf, File)>,
-    csv: Option<(&'a PathBuf, File)>,
-    html: Option<(&'a PathBuf, File)>,
+struct Outputs {
+    json: Option<OutputFile>,
+    csv: Option<OutputFile>,
+    html: Option<OutputFile>,
 }
 
 impl ReportArgs {
-    fn open(&self) -> Result<Outputs<'_>> {
-        fn open(path: &Option<PathBuf>) -> Result<Option<(&PathBuf, File)>> {
-            let Some(path) = path else { return Ok(None) };
-            Ok(Some((path, File::create(path).with_context(|| cannot_write(path))?)))
-        }
+    fn open(&self) -> Result<Outputs> {
+        let open = |path: &Option<PathBuf>| path.as_ref().map(OutputFile::create).transpose();
         Ok(Outputs { json: open(&self.json)?, csv: open(&self.csv)?, html: open(&self.html)? })
     }
 }
 
-impl Outputs<'_> {
+impl Outputs {
     /// Writes them all; a failure of one does not keep the others from being written.
     fn write(self, report: &Report, runs: &[Run]) -> Result<()> {
-        let write = |output: Option<(&PathBuf, File)>, text: &dyn Fn() -> String| match output {
-            Some((path, mut file)) => file.write_all(text().as_bytes()).with_context(|| cannot_write(path)),
+        let write = |output: Option<OutputFile>, text: &dyn Fn() -> String| match output {
+            Some(file) => file.write(&text()),
             None => Ok(()),
         };
         let written = [
@@ -221,10 +216,6 @@ impl Outputs<'_> {
         ];
         written.into_iter().collect()
     }
-}
-
-fn cannot_write(path: &std::path::Path) -> String {
-    format!("cannot write {}", path.display())
 }
 
 fn further_fields(text: &str) -> Result<Map<String, Value>, String> {
