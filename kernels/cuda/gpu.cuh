@@ -159,6 +159,19 @@ __device__ __forceinline__ void wait_for_earlier_launches() {
 #endif
 }
 
+// ---- Barriers ------------------------------------------------------------------------------------------------------
+
+// A barrier for each of a block's groups of `THREADS` neighbouring threads, whole warps of it, by itself (PTX ISA, bar). A
+// block has at most 15 groups, and one size of group.
+template <int THREADS> __device__ __forceinline__ void sync_group() {
+    static_assert(THREADS % 32 == 0, "whole warps");
+#ifdef __CUDACC__
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + threadIdx.x / THREADS), "n"(THREADS) : "memory"); // __syncthreads is 0
+#else
+    with_late_copies([] { emulation::group_barrier(THREADS); });
+#endif
+}
+
 // ---- Warps ---------------------------------------------------------------------------------------------------------
 
 // The order of the additions is the same in every lane and for every launch.

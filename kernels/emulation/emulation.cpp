@@ -124,10 +124,11 @@ bool all_wait(const Launch& launch, unsigned first, unsigned last, Wait wait, bo
 }
 
 [[noreturn]] void stuck(const Launch& launch) {
-    unsigned counts[4] = {};
+    unsigned counts[5] = {};
     for (const auto& thread : launch.threads) counts[int(thread->wait)]++;
-    std::fprintf(stderr, "emulation: block (%u, %u, %u) is stuck: %u threads in a warp operation, %u at a block barrier, %u ended\n",
-                 launch.block_index.x, launch.block_index.y, launch.block_index.z, counts[1], counts[2], counts[3]);
+    std::fprintf(stderr, "emulation: block (%u, %u, %u) is stuck: %u threads in a warp operation, %u at a barrier of some, %u at "
+                         "one of all, %u ended\n",
+                 launch.block_index.x, launch.block_index.y, launch.block_index.z, counts[1], counts[2], counts[3], counts[4]);
     std::abort();
 }
 
@@ -145,6 +146,12 @@ void run_block(Launch& launch, Order order, std::mt19937& random) {
         for (unsigned first = 0; first < count; first += WARP_SIZE)
             if (all_wait(launch, first, first + WARP_SIZE, Wait::Warp, false))
                 for (unsigned i = first; i < first + WARP_SIZE; i++) ready.push_back(i);
+        for (unsigned first = 0; first < count; first += WARP_SIZE) {
+            const Thread& thread = *launch.threads[first];
+            if (thread.wait != Wait::Group || first % thread.group != 0) continue;
+            if (all_wait(launch, first, first + thread.group, Wait::Group, false))
+                for (unsigned i = first; i < first + thread.group; i++) ready.push_back(i);
+        }
         if (!ready.empty()) continue;
         if (all_wait(launch, 0, count, Wait::Ended, true)) return;
         if (!all_wait(launch, 0, count, Wait::Block, false)) stuck(launch);
@@ -167,16 +174,36 @@ void run(Launch& launch, Order order) {
 #ifdef EMULATE_WITH_THREADS
 Thread& self() { return *active_thread; }
 
-// Left out on request, to show that a missing barrier is noticed.
+// Barriers are left out on request, to show that a missing one is noticed.
+static bool left_out() {
+    static const bool asked = std::getenv("TRAMONTANE_EMULATION_WITHOUT_BARRIERS") != nullptr;
+    return asked;
+}
+
 void block_barrier() {
-    static const bool left_out = std::getenv("TRAMONTANE_EMULATION_WITHOUT_BARRIERS") != nullptr;
-    if (!left_out) active->block_barrier->arrive_and_wait();
+    if (!left_out()) active->block_barrier->arrive_and_wait();
+}
+
+void group_barrier(unsigned size) {
+    if (left_out()) return;
+    std::barrier<>* barrier;
+    {
+        const std::lock_guard lock(active->groups);
+        auto& found = active->group_barriers[{size, self().linear / size}];
+        if (!found) found = std::make_unique<std::barrier<>>(size);
+        barrier = found.get();
+    }
+    barrier->arrive_and_wait();
 }
 
 void warp_barrier() { active->warps[self().linear / WARP_SIZE]->arrived.arrive_and_wait(); }
 #else
 [[gnu::noinline]] Thread& self() { return *active->current; }
 void block_barrier() { to_scheduler(Wait::Block); }
+void group_barrier(unsigned size) {
+    self().group = size;
+    to_scheduler(Wait::Group);
+}
 void warp_barrier() { to_scheduler(Wait::Warp); }
 #endif
 

@@ -26,6 +26,7 @@
 #include <vector>
 #ifdef EMULATE_WITH_THREADS
 #include <barrier>
+#include <mutex>
 #include <thread>
 #else
 #include <setjmp.h>
@@ -59,7 +60,7 @@ struct Exchange {
 #endif
 };
 
-enum class Wait : uint8_t { Nothing, Warp, Block, Ended };
+enum class Wait : uint8_t { Nothing, Warp, Group, Block, Ended };
 enum class Order : int { Forward, Reverse, Shuffled };
 
 struct Thread {
@@ -67,6 +68,7 @@ struct Thread {
     unsigned linear = 0;
     unsigned phase = 0;
     Wait wait = Wait::Nothing;
+    unsigned group = 0;                           // of so many neighbours, if it waits for a group
     std::vector<PendingCopy> open;                // not committed
     std::vector<std::vector<PendingCopy>> groups; // committed, oldest first
     size_t overdue = 0;                           // of them, how many were under way at the last block barrier
@@ -99,6 +101,8 @@ struct Launch {
     std::function<void()> body;
 #ifdef EMULATE_WITH_THREADS
     std::unique_ptr<std::barrier<>> block_barrier;
+    std::mutex groups;
+    std::map<std::pair<unsigned, unsigned>, std::unique_ptr<std::barrier<>>> group_barriers; // by size and index
 #else
     jmp_buf scheduler;
     Thread* current = nullptr;
@@ -110,6 +114,7 @@ Launch& launch();
 // The CUDA thread that runs. Not to be inlined: a fiber must not keep the address of a thread local.
 Thread& self();
 void block_barrier();
+void group_barrier(unsigned size); // of `size` neighbours, a divisor of the block's
 void warp_barrier();
 void* dynamic_shared();
 
@@ -168,11 +173,12 @@ template <typename T> std::function<T(unsigned)> exchange(T value) {
 
 // Copies may land at any time, and the emulation lets them land late, to show what did not wait for them: a barrier does
 // not. Those that were under way at one barrier land when their thread comes to the next.
-inline void __syncthreads() {
+template <typename Barrier> void with_late_copies(Barrier barrier) {
     emulation::land(emulation::self(), emulation::self().overdue);
-    emulation::block_barrier();
+    barrier();
     emulation::self().overdue = emulation::self().groups.size();
 }
+inline void __syncthreads() { with_late_copies(emulation::block_barrier); }
 inline void __syncwarp(unsigned = ~0u) { emulation::warp_barrier(); }
 inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 

@@ -1,7 +1,8 @@
 //! Products by NVIDIA's cuBLASLt, if its library is on the machine: for prompts, which are bound by arithmetic.
 //!
-//! The main type is [`Cublas`]. Invariant: a kind of product has one algorithm for any number of rows, without a split of
-//! the sums, so that a row's result depends neither on how many there are nor on its place among them. What
+//! The main type is [`Cublas`]. Invariant: a row's result depends neither on how many rows there are nor on its place among
+//! them. A kind of product has one algorithm for any number of rows, which does not split sums, and others for few rows
+//! where their results are the same to the bit: few rows in large tiles leave most of a GPU without work. What
 //! [`Cublas::choose`] cannot show that of, our own kernel computes, and it computes it always.
 
 use std::cell::RefCell;
@@ -28,6 +29,8 @@ static TRANSPOSED: i32 = 1;
 const TYPICAL_ROWS: usize = 1024;
 /// The most rows of a call, all numbers up to which the library must accept. More are computed in parts.
 const MOST_ROWS: usize = Product::LIBRARY_ROWS;
+/// Numbers of rows up to which there may be other algorithms.
+const FEW_ROWS: [usize; 3] = [128, 256, 512];
 /// Parts of as many rows, as (first row, number of rows), that must give them the same bits.
 const TRIED_PARTS: [(usize, usize); 9] =
     [(0, 1), (0, 7), (0, 129), (0, 1025), (0, 2047), (1, 1), (3, 64), (130, 257), (1000, 1048)];
@@ -40,7 +43,7 @@ pub(super) struct Cublas {
     handle: sys::cublasLtHandle_t,
     workspace: driver::CUdeviceptr,
     /// By kind of product; what is refused our own kernel computes.
-    algorithms: RefCell<HashMap<ProductKind, Result<sys::cublasLtMatmulAlgo_t, Refused>>>,
+    algorithms: RefCell<HashMap<ProductKind, Result<Algorithms, Refused>>>,
 }
 
 // SAFETY: the library's handle may be used from any thread, by one at a time.
@@ -59,6 +62,16 @@ enum Refused {
     Device(#[from] DeviceError),
     #[error("its results are other than our kernel's, or depend on the other rows")]
     Differs,
+}
+
+/// Algorithms for up to so many rows each, the fewest first; the last one is for any number.
+struct Algorithms(Vec<(usize, sys::cublasLtMatmulAlgo_t)>);
+
+impl Algorithms {
+    fn of(&self, rows: usize) -> &sys::cublasLtMatmulAlgo_t {
+        let enough = self.0.iter().find(|&&(most, _)| rows <= most).or(self.0.last());
+        &enough.expect("there is one for any number of rows").1
+    }
 }
 
 /// Memory for a trial.
@@ -116,12 +129,8 @@ impl Cublas {
         if self.algorithms.borrow().contains_key(&product.kind) {
             return;
         }
-        let algorithm = self.suggest(product.kind).and_then(|algorithm| {
-            self.check_every_number(product.kind, &algorithm)?;
-            self.try_out(product, &algorithm, stream, launch)?;
-            Ok(algorithm)
-        });
-        self.algorithms.borrow_mut().insert(product.kind, algorithm);
+        let algorithms = self.try_out(product, stream, launch);
+        self.algorithms.borrow_mut().insert(product.kind, algorithms);
     }
 
     /// Puts the product into the stream, if its kind has an algorithm.
@@ -133,11 +142,12 @@ impl Cublas {
         product: &Product,
         stream: driver::CUstream,
     ) -> Option<Result<(), DeviceError>> {
-        let algorithm = *self.algorithms.borrow().get(&product.kind)?.as_ref().ok()?;
+        let algorithms = self.algorithms.borrow();
+        let algorithms = algorithms.get(&product.kind)?.as_ref().ok()?;
         // SAFETY: the caller's word.
         let done = (0..product.rows).step_by(MOST_ROWS).try_for_each(|first| {
             let part = product.part(first, MOST_ROWS.min(product.rows - first));
-            unsafe { self.run(&part, &algorithm, stream) }
+            unsafe { self.run(&part, algorithms.of(part.rows), stream) }
         });
         Some(done.map_err(|error| DeviceError::Failed { reason: format!("cuBLASLt: {error}") }))
     }
@@ -146,15 +156,15 @@ impl Cublas {
     pub(super) fn report(&self) -> Vec<String> {
         let algorithms = self.algorithms.borrow();
         let line = |(kind, algorithm): (&ProductKind, &Result<_, Refused>)| match algorithm {
-            Ok(_) => format!("{kind}: cuBLASLt"),
+            Ok(Algorithms(algorithms)) => format!("{kind}: cuBLASLt, {} algorithms", algorithms.len()),
             Err(refused) => format!("{kind}: our own kernel ({refused})"),
         };
         algorithms.iter().map(line).collect()
     }
 
-    /// The library's suggestion among algorithms that do not split sums.
-    fn suggest(&self, kind: ProductKind) -> Result<sys::cublasLtMatmulAlgo_t, Refused> {
-        let operation = Operation::new(kind, TYPICAL_ROWS)?;
+    /// The library's suggestion for so many rows among algorithms that do not split sums.
+    fn suggest(&self, kind: ProductKind, rows: usize) -> Result<sys::cublasLtMatmulAlgo_t, Refused> {
+        let operation = Operation::new(kind, rows)?;
         let preference = lt::create_matmul_pref()?;
         let no_reduction: u32 = 0;
         // SAFETY: attributes are of the types that the library documents; what was created is destroyed.
@@ -181,9 +191,14 @@ impl Cublas {
         Ok(suggested?.algo)
     }
 
-    /// Asks the library whether the algorithm computes any number of rows that there can be.
-    fn check_every_number(&self, kind: ProductKind, algorithm: &sys::cublasLtMatmulAlgo_t) -> Result<(), Refused> {
-        for rows in 1..=MOST_ROWS {
+    /// Asks the library whether the algorithm computes any number of rows up to `most`.
+    fn check_every_number(
+        &self,
+        kind: ProductKind,
+        most: usize,
+        algorithm: &sys::cublasLtMatmulAlgo_t,
+    ) -> Result<(), Refused> {
+        for rows in 1..=most {
             let Operation { description, weight, x, out } = &Operation::new(kind, rows)?;
             let mut answer = MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit();
             // SAFETY: the descriptions live; the answer is read only where the library says that it is there.
@@ -201,46 +216,43 @@ impl Cublas {
         Ok(())
     }
 
-    /// Computes the product of made-up rows in one go, in parts, and with our own kernel.
+    /// Computes the product of made-up rows in one go, in parts, and with our own kernel; then with algorithms for few rows.
     fn try_out(
         &self,
         product: &Product,
-        algorithm: &sys::cublasLtMatmulAlgo_t,
         stream: driver::CUstream,
         launch: &dyn Fn(&super::Launch) -> Result<(), DeviceError>,
-    ) -> Result<(), Refused> {
+    ) -> Result<Algorithms, Refused> {
         let kind = product.kind;
-        let row_bytes = kind.out_features * kind.output.bytes();
-        let x: Vec<u16> = (0..MOST_ROWS * kind.in_features).map(|i| small_number(i, kind.dtype)).collect();
-        let (on_device, out) = (Scratch::new(x.len() * 2)?, Scratch::new(MOST_ROWS * row_bytes)?);
-        let whole = Product { x: on_device.pointer(), out: out.pointer(), rows: MOST_ROWS, ..*product };
-        // SAFETY: the memory is as long as what is copied, and so are the operands.
-        unsafe {
-            result::memcpy_htod_async(on_device.0, &x, stream)?;
-            let run = |(first, rows): (usize, usize), library: bool| {
-                result::memset_d8_async(out.0, 0, MOST_ROWS * row_bytes, stream)?;
-                let part = whole.part(first, rows);
-                match library {
-                    true => self.run(&part, algorithm, stream)?,
-                    false => launch(&own(&part).launch(Family::Tiled))?,
-                }
-                result::stream::synchronize(stream)?;
-                let mut values = vec![0u8; rows * row_bytes];
-                result::memcpy_dtoh_sync(&mut values, part.out.0)?;
-                Ok::<_, Refused>(values)
-            };
-            let all = run((0, MOST_ROWS), true)?;
-            for (first, rows) in TRIED_PARTS {
-                if run((first, rows), true)? != all[first * row_bytes..(first + rows) * row_bytes] {
-                    return Err(Refused::Differs);
+        let algorithm = self.suggest(kind, TYPICAL_ROWS)?;
+        self.check_every_number(kind, MOST_ROWS, &algorithm)?;
+        let trial = Trial::new(product, stream)?;
+        // SAFETY: the trial has memory for all rows of both operands, and the weight is the caller's.
+        let by_library = |algorithm: &_, part: &_| unsafe { self.run(part, algorithm, stream).map_err(Refused::from) };
+        let all = trial.run((0, MOST_ROWS), |part| by_library(&algorithm, part))?;
+        for part in TRIED_PARTS {
+            trial.expect(&all, part, |part| by_library(&algorithm, part))?;
+        }
+        let own = trial.run((0, MOST_ROWS), |part| Ok(launch(&own(part).launch(Family::Tiled))?))?;
+        let (found, expected) = (numbers(&all, kind), numbers(&own, kind));
+        let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        // Sums in another order, rounded to 8 bits at the worst.
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() <= b.abs() / 64.0 + largest / 1000.0;
+        if !found.iter().zip(&expected).all(near) {
+            return Err(Refused::Differs);
+        }
+        let for_few = |most: usize| {
+            let algorithm = self.suggest(kind, most)?;
+            self.check_every_number(kind, most, &algorithm)?;
+            for first in [0, 1, MOST_ROWS - most] {
+                for rows in [1, 7, most / 2 + 1, most - 1, most] {
+                    trial.expect(&all, (first, rows), |part| by_library(&algorithm, part))?;
                 }
             }
-            let (found, expected) = (numbers(&all, kind), numbers(&run((0, MOST_ROWS), false)?, kind));
-            let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-            // Sums in another order, rounded to 8 bits at the worst.
-            let near = |(a, b): (&f32, &f32)| (a - b).abs() <= b.abs() / 64.0 + largest / 1000.0;
-            if found.iter().zip(&expected).all(near) { Ok(()) } else { Err(Refused::Differs) }
-        }
+            Ok::<_, Refused>((most, algorithm))
+        };
+        let few = FEW_ROWS.into_iter().filter_map(|most| for_few(most).ok());
+        Ok(Algorithms(few.chain([(MOST_ROWS, algorithm)]).collect()))
     }
 
     /// # Safety
@@ -288,6 +300,63 @@ impl Drop for Cublas {
             let _ = result::free_sync(self.workspace);
         }
     }
+}
+
+/// A product of made-up rows, as many as a call can have.
+struct Trial {
+    whole: Product,
+    out: Scratch,
+    stream: driver::CUstream,
+    _x: Scratch,
+}
+
+impl Trial {
+    fn new(product: &Product, stream: driver::CUstream) -> Result<Self, DriverError> {
+        let kind = product.kind;
+        let x: Vec<u16> = (0..MOST_ROWS * kind.in_features).map(|i| small_number(i, kind.dtype)).collect();
+        let (on_device, out) = (Scratch::new(x.len() * 2)?, Scratch::new(MOST_ROWS * row_bytes(kind))?);
+        // SAFETY: the memory is as long as what is copied, which lives until the copy is done.
+        unsafe {
+            result::memcpy_htod_async(on_device.0, &x, stream)?;
+            result::stream::synchronize(stream)?;
+        }
+        let whole = Product { x: on_device.pointer(), out: out.pointer(), rows: MOST_ROWS, ..*product };
+        Ok(Self { whole, out, stream, _x: on_device })
+    }
+
+    /// Bytes of the results of some rows, of which `compute` puts the product into the stream.
+    fn run(
+        &self,
+        (first, rows): (usize, usize),
+        compute: impl Fn(&Product) -> Result<(), Refused>,
+    ) -> Result<Vec<u8>, Refused> {
+        let part = self.whole.part(first, rows);
+        let mut values = vec![0u8; rows * row_bytes(part.kind)];
+        // SAFETY: there is memory for the results of all rows.
+        unsafe {
+            result::memset_d8_async(self.out.0, 0, MOST_ROWS * row_bytes(part.kind), self.stream)?;
+            compute(&part)?;
+            result::stream::synchronize(self.stream)?;
+            result::memcpy_dtoh_sync(&mut values, part.out.0)?;
+        }
+        Ok(values)
+    }
+
+    /// An error unless the results of some rows are what they are in `all`.
+    fn expect(
+        &self,
+        all: &[u8],
+        (first, rows): (usize, usize),
+        compute: impl Fn(&Product) -> Result<(), Refused>,
+    ) -> Result<(), Refused> {
+        let bytes = row_bytes(self.whole.kind);
+        let expected = &all[first * bytes..(first + rows) * bytes];
+        if self.run((first, rows), compute)? == expected { Ok(()) } else { Err(Refused::Differs) }
+    }
+}
+
+fn row_bytes(kind: ProductKind) -> usize {
+    kind.out_features * kind.output.bytes()
 }
 
 /// Descriptions of a product. The library counts columns first, so that a row of ours is a column of its: it computes

@@ -7,6 +7,10 @@ const MULTIPROCESSORS: usize = 132;
 /// Blocks of a streaming kernel on each of them. As many of the next launch fit beside them on Hopper, so that those begin
 /// early and two on each; with less room some multiprocessors would get more of them than others.
 const STREAMING_BLOCKS: usize = 2;
+/// Bytes of shared memory of a multiprocessor, and what a block takes of them besides what it asks for (CUDA C++
+/// Programming Guide, compute capability 9.0), with what kernels have that is static.
+const HOPPER_SHARED: usize = 228 << 10;
+const SHARED_PER_BLOCK: usize = 1536;
 
 /// What becomes of the product. The numbers are those of `output.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +91,15 @@ impl Skinny {
         self.ring_steps * self.weight_tiles * 8192 + 8 * 8 * (self.weight_tiles * 16 + 4) * 4
     }
 
-    /// A block per group of rows of the weight, or as many as run at a time.
-    fn blocks(self, weight_rows: usize) -> u32 {
-        weight_rows.div_ceil(16 * self.weight_tiles).min(STREAMING_BLOCKS * MULTIPROCESSORS) as u32
+    /// A block per group of rows of the weight, or as many as run at a time: of two and three on a multiprocessor the
+    /// number with which the busiest has the fewest groups.
+    fn blocks(self, weight_rows: usize, shared_bytes: usize) -> u32 {
+        let groups = weight_rows.div_ceil(16 * self.weight_tiles);
+        let busiest = |blocks| groups.div_ceil(blocks * MULTIPROCESSORS) * blocks;
+        let more = STREAMING_BLOCKS + 1;
+        let fits = more * (shared_bytes + SHARED_PER_BLOCK) <= HOPPER_SHARED;
+        let blocks = if fits && busiest(more) < busiest(STREAMING_BLOCKS) { more } else { STREAMING_BLOCKS };
+        groups.min(blocks * MULTIPROCESSORS) as u32
     }
 }
 
@@ -108,20 +118,33 @@ impl Wide {
     const FEATURES: usize = 128;
     const TILE_ITEMS: usize = 4;
 
-    // As `SHARED_KIB` in `wide.cuh`.
-    const ROWS32: Self = Self { names: ("linear_wide32_bf16", "linear_wide32_f16"), rows: 32, shared_bytes: 96 << 10 };
-    const ROWS64: Self = Self { names: ("linear_wide64_bf16", "linear_wide64_f16"), rows: 64, shared_bytes: 160 << 10 };
-    const ROWS128: Self =
-        Self { names: ("linear_wide128_bf16", "linear_wide128_f16"), rows: 128, shared_bytes: 160 << 10 };
+    /// By their rows. Every GPU has room for the first; where there is more, it holds more of the weight in flight.
+    const SMALL: [Self; 1] = [Self::new(("linear_wide32_bf16", "linear_wide32_f16"), 32, 96)];
+    const MEDIUM: [Self; 3] = [
+        Self::SMALL[0],
+        Self::new(("linear_wide64_bf16", "linear_wide64_f16"), 64, 160),
+        Self::new(("linear_wide128_bf16", "linear_wide128_f16"), 128, 160),
+    ];
+    const LARGE: [Self; 3] = [
+        Self::new(("linear_deep32_bf16", "linear_deep32_f16"), 32, 224),
+        Self::new(("linear_deep64_bf16", "linear_deep64_f16"), 64, 224),
+        Self::new(("linear_deep128_bf16", "linear_deep128_f16"), 128, 224),
+    ];
 
-    /// Where shared memory is small, more rows take several of the smallest tiles.
+    const fn new(names: (&'static str, &'static str), rows: usize, shared_kib: usize) -> Self {
+        Self { names, rows, shared_bytes: shared_kib << 10 }
+    }
+
+    /// The smallest tile for so many rows, or several of the largest.
     fn of(rows: usize, capacity: Capacity) -> Self {
-        let kernel = match rows {
-            ..=32 => Self::ROWS32,
-            33..=64 => Self::ROWS64,
-            65.. => Self::ROWS128,
+        let fits = |kernels: &[Self]| kernels.iter().all(|it| capacity.block_shared_bytes > it.shared_bytes);
+        let kernels: &[Self] = match () {
+            () if fits(&Self::LARGE) => &Self::LARGE,
+            () if fits(&Self::MEDIUM) => &Self::MEDIUM,
+            () => &Self::SMALL,
         };
-        if capacity.block_shared_bytes > kernel.shared_bytes { kernel } else { Self::ROWS32 }
+        let enough = kernels.iter().find(|kernel| rows <= kernel.rows);
+        enough.copied().unwrap_or(kernels[kernels.len() - 1])
     }
 
     /// Sums of a tile.
@@ -159,7 +182,7 @@ impl Workspace {
     pub fn counters_len(rows: usize) -> usize {
         match rows {
             ..=Linear::SKINNY_ROWS => 0,
-            _ => MULTIPROCESSORS.max(rows.div_ceil(Wide::ROWS32.rows)),
+            _ => MULTIPROCESSORS.max(rows.div_ceil(Wide::SMALL[0].rows)),
         }
     }
 
@@ -210,7 +233,7 @@ impl Linear {
     fn skinny(&self) -> Launch {
         let kernel = if self.rows <= 8 { Skinny::ROWS8 } else { Skinny::ROWS16 };
         let name = self.dtype.pick(kernel.names.0, kernel.names.1);
-        let grid = [kernel.blocks(self.weight_rows()), 1, 1];
+        let grid = [kernel.blocks(self.weight_rows(), kernel.shared_bytes()), 1, 1];
         let launch = Launch::new(name, grid, Skinny::THREADS, kernel.shared_bytes() as u32);
         // More rows need the caches for x, which the next launch would fetch weights past.
         self.with_operands(if self.rows <= 8 { launch.overlapping() } else { launch })
@@ -319,7 +342,7 @@ impl NormedLinear {
         assert_ne!(linear.epilogue, Epilogue::Add, "linear_normed: the residual is an input");
         let name = linear.dtype.pick(Skinny::NORMED.names.0, Skinny::NORMED.names.1);
         let shared_bytes = Self::shared_bytes(linear.rows, linear.in_features);
-        let grid = [Skinny::NORMED.blocks(linear.weight_rows()), 1, 1];
+        let grid = [Skinny::NORMED.blocks(linear.weight_rows(), shared_bytes), 1, 1];
         let launch = Launch::new(name, grid, Skinny::THREADS, shared_bytes as u32)
             .overlapping()
             .pointer(linear.x)

@@ -7,8 +7,9 @@
 // four the other, so that what a warp reads of shared memory serves 64 features and ROWS / 2 rows of x; at the end of the
 // pair the fours exchange sums. Each of the four pairs of a tile is an item of work.
 //
-// Stages of 32 k of both phases, of x and of the weight, go through a ring in shared memory. There are as many blocks as
-// multiprocessors, each with as many consecutive items, and copies go on over the ends of items and tiles. A block adds
+// Stages of 32 k, of x and of the weight, go through a ring in shared memory. The two groups of four warps have a ring each
+// and wait for each other at the end of an item alone: while one reads shared memory, the other multiplies. There are as
+// many blocks as multiprocessors, each with as many consecutive items, and copies go on over the ends of items and tiles. A block adds
 // what it has of a tile by itself: the sum of a pair waits in shared memory for its neighbour's, that of two pairs in the
 // workspace. Of a tile that blocks share, each leaves its sums in the workspace, and the last to arrive adds them. Whoever
 // adds, the additions are the same.
@@ -25,7 +26,7 @@ static_assert(SKINNY_WARPS == 2 * TILE_ITEMS, "as many phases");
 
 struct alignas(16) FloatQuad { float value[4]; };
 
-template <typename T, int ROWS> struct Wide {
+template <typename T, int ROWS, int SHARED_KIB> struct Wide {
     static constexpr int CHUNKS = STEP / 8;        // of 16 bytes, per row of a stage
     static constexpr int ROW_TILES = ROWS / 2 / 8; // of 8 rows, per warp
     static constexpr int SUM_QUADS = ROWS / 8 * WIDE_THREADS; // a tile's sums, those of a thread this many threads apart
@@ -33,8 +34,7 @@ template <typename T, int ROWS> struct Wide {
     // The rows of 64 bytes lie one behind the other: what a warp reads at a time is 512 bytes without a gap.
     struct Operands { Vector16 weight[WIDE_FEATURES * CHUNKS], x[ROWS * CHUNKS]; };
     struct Stage { Operands of_phase[2]; };
-    // Every GPU has room for the small tile, those with 163 KiB for the others; cuda.rs knows it too.
-    static constexpr int SHARED_KIB = ROWS == 32 ? 96 : 160;
+    static constexpr int GROUP = WIDE_THREADS / 2; // threads of a phase
     static constexpr int STAGES = ((SHARED_KIB << 10) - SUM_QUADS * int(sizeof(FloatQuad))) / int(sizeof(Stage));
     struct Shared {
         Stage ring[STAGES];
@@ -58,17 +58,16 @@ template <typename T, int ROWS> struct Wide {
         }
     };
 
-    // Copies stage after stage of this block's items.
+    // Copies stage after stage of this block's items, each thread of its phase.
     struct Copies {
-        static constexpr int WEIGHT_COPIES = WIDE_FEATURES * CHUNKS / WIDE_THREADS; // per thread and phase
-        static constexpr int X_COPIES = 2 * ROWS * CHUNKS / WIDE_THREADS;           // per thread
+        static constexpr int WEIGHT_COPIES = WIDE_FEATURES * CHUNKS / GROUP, X_COPIES = ROWS * CHUNKS / GROUP; // per thread
         const T* x;
         const T* weight;
         const T* row[WEIGHT_COPIES]; // of the weight, of the tile that is copied
         const Output<T>& output;
         Stage* ring;
         int in, item, end;
-        int k;    // of this thread's chunk, of the first phase
+        int k;    // of this thread's chunk
         int slot; // of the next stage
 
         __device__ __forceinline__ Copies(const T* x, const T* weight, int in, const Output<T>& output, int begin, int end,
@@ -78,12 +77,15 @@ template <typename T, int ROWS> struct Wide {
             begin_tile();
         }
 
-        __device__ __forceinline__ void begin_item() { k = item % TILE_ITEMS * 2 * UNIT + int(threadIdx.x) % CHUNKS * 8; }
+        static __device__ __forceinline__ int thread() { return threadIdx.x % GROUP; }
+        static __device__ __forceinline__ int phase() { return threadIdx.x / GROUP; }
+
+        __device__ __forceinline__ void begin_item() { k = (item % TILE_ITEMS * 2 + phase()) * UNIT + thread() % CHUNKS * 8; }
 
         __device__ __forceinline__ void begin_tile() {
 #pragma unroll
             for (int i = 0; i < WEIGHT_COPIES; i++) {
-                const int feature = (i * WIDE_THREADS + int(threadIdx.x)) / CHUNKS;
+                const int feature = (i * GROUP + thread()) / CHUNKS;
                 row[i] = weight + size_t(output.weight_row(item / TILE_ITEMS * WIDE_FEATURES + feature)) * in;
             }
         }
@@ -91,7 +93,7 @@ template <typename T, int ROWS> struct Wide {
         // Begins the copy of a stage and turns to the one after. Zeros past the end of k and of x's rows.
         __device__ __forceinline__ void next() {
             if (item < end) {
-                copy(ring[slot].of_phase);
+                copy(ring[slot].of_phase[phase()]);
                 slot = slot + 1 == STAGES ? 0 : slot + 1;
                 k += (k & STEP) == 0 ? STEP : ROUND - STEP;
                 if (k >= rounds(in) * ROUND) {
@@ -103,19 +105,13 @@ template <typename T, int ROWS> struct Wide {
             copy_commit();
         }
 
-        __device__ __forceinline__ void copy(Operands (&to)[2]) const {
+        __device__ __forceinline__ void copy(Operands& to) const {
 #pragma unroll
-            for (int phase = 0; phase < 2; phase++)
-#pragma unroll
-                for (int i = 0; i < WEIGHT_COPIES; i++) {
-                    const int from = k + phase * UNIT;
-                    copy16_async_256(&to[phase].weight[i * WIDE_THREADS + threadIdx.x], row[i] + from, from < in);
-                }
+            for (int i = 0; i < WEIGHT_COPIES; i++) copy16_async_256(&to.weight[i * GROUP + thread()], row[i] + k, k < in);
 #pragma unroll
             for (int i = 0; i < X_COPIES; i++) {
-                const int chunk = i * WIDE_THREADS + int(threadIdx.x), phase = chunk / (ROWS * CHUNKS);
-                const int at = chunk % (ROWS * CHUNKS), of_x = int(blockIdx.y) * ROWS + at / CHUNKS, from = k + phase * UNIT;
-                copy16_async(&to[phase].x[at], x + size_t(of_x) * in + from, from < in && of_x < output.rows);
+                const int at = i * GROUP + thread(), of_x = int(blockIdx.y) * ROWS + at / CHUNKS;
+                copy16_async(&to.x[at], x + size_t(of_x) * in + k, k < in && of_x < output.rows);
             }
         }
     };
@@ -185,6 +181,7 @@ template <typename T, int ROWS> struct Wide {
 #pragma unroll
             for (int i = 0; i < AT_ONCE * 2; i++) add(sums[0][first + i / 2][i % 2], shown[i * WIDE_THREADS + other]);
         }
+        __syncthreads(); // copies to the stage may begin again
     }
 
     static __device__ __forceinline__ FloatQuad quad(const float (&of)[4]) { return {{of[0], of[1], of[2], of[3]}}; }
@@ -316,7 +313,7 @@ template <typename T, int ROWS> struct Wide {
             Sums sums[2] = {};
             for (int step = rounds(in) * (UNIT / STEP);;) {
                 copy_wait<STAGES - 2>();
-                __syncthreads(); // the stage is there for all, and all have read the one before, which now makes room
+                sync_group<GROUP>(); // the stage is there for all of the phase, who have read the one before: it makes room
                 multiply(sums, shared->ring[slot].of_phase[place.phase], place, copies);
                 if (--step == 0) break;
                 slot = slot + 1 == STAGES ? 0 : slot + 1;

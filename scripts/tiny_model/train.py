@@ -31,7 +31,7 @@ STOP = -1.0       # in place of a learning rate: the budget is used up
 # The written circuits (see initial.py) are lost within a hundred steps if they and the embedding, which they read,
 # learn as fast as the rest. Shares of the learning rate at the start and from the step CIRCUIT_STEPS on:
 CIRCUIT_LAYERS = ("layers.0.self_attn", "layers.1.self_attn", "layers.2.self_attn")
-CIRCUIT_SHARE, CIRCUIT_STEPS = (0.05, 0.3), 2000
+CIRCUIT_SHARE, CIRCUIT_STEPS = (0.05, 0.6), 2000
 
 
 def main():
@@ -42,7 +42,7 @@ def main():
     parser.add_argument("--weights", type=pathlib.Path, help="begin with the weights of this checkpoint of another run")
     parser.add_argument("--chunk", type=int, default=0, help="begin at this chunk of the data, and of its curriculum")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--learning-rate", type=float, default=3.2e-3)
     parser.add_argument("--decay-share", type=float, default=0.5)
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (CPU only)")
     parser.add_argument("--evaluate-minutes", type=float, default=8)
@@ -72,9 +72,9 @@ class Run:
     def __init__(self, arguments, rank):
         self.arguments, self.rank = arguments, rank
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = Decoder(Config()).to(self.device)
-        tokenizer = Renderer().model
+        self.model, tokenizer = Decoder(Config()), Renderer().model
         initialise(self.model, [tokenizer.id_to_piece(token) for token in range(tokenizer.vocab_size())])
+        self.model.to(self.device)
         if arguments.weights:
             self.model.load_state_dict(torch.load(arguments.weights, map_location=self.device, weights_only=True)["model"])
         trained = {n: p for n, p in self.model.named_parameters() if not n.startswith("embed")}
