@@ -17,6 +17,7 @@ pub mod linear;
 pub mod machine;
 pub mod paged_attention;
 mod paged_batch;
+pub mod quantized_linear;
 pub mod rms_norm;
 pub mod rotary_kv_write;
 pub mod route_experts;
@@ -34,13 +35,14 @@ pub use embedding::embedding;
 pub use linear::{linear, linear_add};
 pub use paged_attention::{AttentionParams, paged_attention};
 pub use paged_batch::{KvGeometry, PagedBatch, PagedBatchError, PagedSequence};
+pub use quantized_linear::QuantizedFormat;
 pub use rms_norm::rms_norm;
 pub use rotary_kv_write::{RotaryRows, rotary_kv_write};
 pub use route_experts::{ExpertRoutes, route_experts};
 pub use swiglu::swiglu;
 
-/// Name of the instruction set that the CPU kernels use on this machine: `avx512_bf16`, `avx512`, `avx2` or
-/// `portable`.
+/// Name of the instruction set that the CPU kernels use on this machine: `avx512_bf16`, `avx512_vnni`, `avx512`, `avx2`
+/// or `portable`.
 pub fn instruction_set() -> &'static str {
     simd::Tier::best().name()
 }

@@ -102,6 +102,15 @@ pub(crate) fn operand<'a, T: Element>(
     }
 }
 
+/// The bytes of a contiguous operand of type u8.
+pub(crate) fn bytes<'a>(op: &str, name: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [u8]> {
+    match (storage, layout.contiguous_offsets()) {
+        (_, None) => Err(not_contiguous(op, name, layout)),
+        (CpuStorage::U8(values), Some((start, end))) => Ok(&values[start..end]),
+        (other, _) => bail!("{op}: {name} is {:?}, expected U8", storage_dtype(other)),
+    }
+}
+
 /// The elements of a contiguous operand, to be overwritten.
 pub(crate) fn operand_mut<'a, T: Element>(
     op: &str,

@@ -24,7 +24,7 @@ pub use error::ConfigError;
 pub use layers::{Origin, Resolved};
 pub use units::{ByteSize, Span};
 pub use values::{
-    ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, ModelName, Names, Switch, TemplateChoice,
+    ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, ModelName, Names, Quantize, Switch, TemplateChoice,
     TokenizerVersion,
 };
 
@@ -56,6 +56,8 @@ pub struct ModelConfig {
     pub device: DeviceChoice,
     /// Type of weights and activations.
     pub dtype: Dtype,
+    /// Whether weights are quantized when they are loaded.
+    pub quantize: Quantize,
     /// Tokenizer file that replaces the checkpoint's own.
     pub tokenizer: Option<PathBuf>,
     /// Version of the prompt format in place of the one that the tokenizer file states.
@@ -138,12 +140,13 @@ impl Config {
         let mut layers = Layers::new(args, matches)?;
         let name = layers.take("model", ModelName::from_text(DEFAULT_MODEL))?;
         let served_model_name = layers.take("served_model_name", Names::default())?;
-        let (device, dtype) = device_and_dtype(&mut layers)?;
+        let (device, dtype, quantize) = how_to_compute(&mut layers)?;
         let model = ModelConfig {
             model: name,
             served_model_name,
             device,
             dtype,
+            quantize,
             tokenizer: layers.take_optional("tokenizer", "that of the checkpoint")?,
             tokenizer_version: layers.take_optional("tokenizer_version", "the one that the tokenizer states")?,
             template: layers.take("template", TemplateChoice::Auto)?,
@@ -175,17 +178,24 @@ impl Config {
     }
 }
 
-/// What computes, in which type. The reference path is the CPU's in f32, so nothing else can be asked for beside it.
-fn device_and_dtype(layers: &mut Layers) -> Result<(DeviceChoice, Dtype), ConfigError> {
+/// What computes, in which type. The reference path is the CPU's in f32, so nothing else can be asked for beside it;
+/// quantized weights are the CPU's.
+fn how_to_compute(layers: &mut Layers) -> Result<(DeviceChoice, Dtype, Quantize), ConfigError> {
     let device = layers.take("device", DeviceChoice::Auto)?;
     let dtype = layers.take("dtype", Dtype::Auto)?;
-    let exclusive = |second| Err(ConfigError::Exclusive { first: "reference", second });
-    match (layers.take("reference", Switch::Off)?, device, dtype) {
-        (Switch::Off, device, dtype) => Ok((device, dtype)),
-        (Switch::On, DeviceChoice::Cuda(_), _) => exclusive("device"),
-        (Switch::On, _, Dtype::Bf16 | Dtype::F16) => exclusive("dtype"),
-        (Switch::On, DeviceChoice::Auto | DeviceChoice::Cpu, Dtype::Auto | Dtype::F32) => {
-            Ok((DeviceChoice::Cpu, Dtype::F32))
+    let quantize = layers.take("quantize", Quantize::None)?;
+    let exclusive = |first, second| Err(ConfigError::Exclusive { first, second });
+    match (layers.take("reference", Switch::Off)?, quantize, device, dtype) {
+        (Switch::Off, Quantize::None, device, dtype) => Ok((device, dtype, quantize)),
+        (Switch::Off, Quantize::Q8 | Quantize::Q4, DeviceChoice::Cuda(_), _) => exclusive("quantize", "device"),
+        (Switch::Off, Quantize::Q8 | Quantize::Q4, DeviceChoice::Auto | DeviceChoice::Cpu, dtype) => {
+            Ok((DeviceChoice::Cpu, dtype, quantize))
+        }
+        (Switch::On, _, DeviceChoice::Cuda(_), _) => exclusive("reference", "device"),
+        (Switch::On, _, _, Dtype::Bf16 | Dtype::F16) => exclusive("reference", "dtype"),
+        (Switch::On, Quantize::Q8 | Quantize::Q4, _, _) => exclusive("reference", "quantize"),
+        (Switch::On, Quantize::None, DeviceChoice::Auto | DeviceChoice::Cpu, Dtype::Auto | Dtype::F32) => {
+            Ok((DeviceChoice::Cpu, Dtype::F32, quantize))
         }
     }
 }

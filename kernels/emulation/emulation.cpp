@@ -63,6 +63,10 @@ void run_thread(Launch& launch) {
 void run(Launch& launch, Order) {
     const unsigned count = launch.block.count();
     launch.block_barrier = std::make_unique<std::barrier<>>(count);
+    // All that there can be, so that nobody has to make one later: a lock for that would order what must not be ordered.
+    for (unsigned size = WARP_SIZE; size < count; size += WARP_SIZE)
+        for (unsigned index = 0; count % size == 0 && index < count / size; index++)
+            launch.group_barriers[{size, index}] = std::make_unique<std::barrier<>>(size);
     std::vector<std::thread> workers;
     for (unsigned linear = 0; linear < count; linear++) {
         workers.emplace_back([&launch, linear] {
@@ -174,26 +178,20 @@ void run(Launch& launch, Order order) {
 #ifdef EMULATE_WITH_THREADS
 Thread& self() { return *active_thread; }
 
-// Barriers are left out on request, to show that a missing one is noticed.
-static bool left_out() {
-    static const bool asked = std::getenv("TRAMONTANE_EMULATION_WITHOUT_BARRIERS") != nullptr;
-    return asked;
+// Barriers of the block or those of groups are left out on request, to show that a missing one is noticed.
+static bool left_out(const char* of) {
+    const char* const asked = std::getenv("TRAMONTANE_EMULATION_WITHOUT_BARRIERS");
+    return asked != nullptr && std::strcmp(asked, of) == 0;
 }
 
 void block_barrier() {
-    if (!left_out()) active->block_barrier->arrive_and_wait();
+    static const bool is_left_out = left_out("block");
+    if (!is_left_out) active->block_barrier->arrive_and_wait();
 }
 
 void group_barrier(unsigned size) {
-    if (left_out()) return;
-    std::barrier<>* barrier;
-    {
-        const std::lock_guard lock(active->groups);
-        auto& found = active->group_barriers[{size, self().linear / size}];
-        if (!found) found = std::make_unique<std::barrier<>>(size);
-        barrier = found.get();
-    }
-    barrier->arrive_and_wait();
+    static const bool is_left_out = left_out("group");
+    if (!is_left_out) active->group_barriers.at({size, self().linear / size})->arrive_and_wait();
 }
 
 void warp_barrier() { active->warps[self().linear / WARP_SIZE]->arrived.arrive_and_wait(); }

@@ -26,7 +26,6 @@
 #include <vector>
 #ifdef EMULATE_WITH_THREADS
 #include <barrier>
-#include <mutex>
 #include <thread>
 #else
 #include <setjmp.h>
@@ -71,7 +70,7 @@ struct Thread {
     unsigned group = 0;                           // of so many neighbours, if it waits for a group
     std::vector<PendingCopy> open;                // not committed
     std::vector<std::vector<PendingCopy>> groups; // committed, oldest first
-    size_t overdue = 0;                           // of them, how many were under way at the last block barrier
+    size_t overdue = 0;                           // of them, how many were under way at the last barrier
     bool waited = false;                          // for earlier launches
 #ifndef EMULATE_WITH_THREADS
     bool started = false;
@@ -101,7 +100,6 @@ struct Launch {
     std::function<void()> body;
 #ifdef EMULATE_WITH_THREADS
     std::unique_ptr<std::barrier<>> block_barrier;
-    std::mutex groups;
     std::map<std::pair<unsigned, unsigned>, std::unique_ptr<std::barrier<>>> group_barriers; // by size and index
 #else
     jmp_buf scheduler;

@@ -34,6 +34,9 @@ const FEW_ROWS: [usize; 3] = [128, 256, 512];
 /// Parts of as many rows, as (first row, number of rows), that must give them the same bits.
 const TRIED_PARTS: [(usize, usize); 9] =
     [(0, 1), (0, 7), (0, 129), (0, 1025), (0, 2047), (1, 1), (3, 64), (130, 257), (1000, 1048)];
+/// Every byte of a trial's results before: as f32 a number about as large as they are, to which some are added. An
+/// algorithm may begin its sums with it, or end them.
+const BEFORE: u8 = 0x40;
 /// What operands are aligned to at least.
 static ALIGNMENT: u32 = 16;
 
@@ -233,8 +236,8 @@ impl Cublas {
         for part in TRIED_PARTS {
             trial.expect(&all, part, |part| by_library(&algorithm, part))?;
         }
-        let own = trial.run((0, MOST_ROWS), |part| Ok(launch(&own(part).launch(Family::Tiled))?))?;
-        let (found, expected) = (numbers(&all, kind), numbers(&own, kind));
+        let by_us = trial.run((0, MOST_ROWS), |part| Ok(launch(&own(part).launch(Family::Tiled))?))?;
+        let (found, expected) = (numbers(&all, kind), numbers(&by_us, kind));
         let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
         // Sums in another order, rounded to 8 bits at the worst.
         let near = |(a, b): (&f32, &f32)| (a - b).abs() <= b.abs() / 64.0 + largest / 1000.0;
@@ -334,7 +337,7 @@ impl Trial {
         let mut values = vec![0u8; rows * row_bytes(part.kind)];
         // SAFETY: there is memory for the results of all rows.
         unsafe {
-            result::memset_d8_async(self.out.0, 0, MOST_ROWS * row_bytes(part.kind), self.stream)?;
+            result::memset_d8_async(self.out.0, BEFORE, MOST_ROWS * row_bytes(part.kind), self.stream)?;
             compute(&part)?;
             result::stream::synchronize(self.stream)?;
             result::memcpy_dtoh_sync(&mut values, part.out.0)?;

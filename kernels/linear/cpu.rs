@@ -34,7 +34,7 @@ const PARALLEL_ROUNDING: usize = 1 << 16;
 
 /// What to do with the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Store {
+pub(crate) enum Store {
     /// Replace the output.
     Overwrite,
     /// Add to the output.

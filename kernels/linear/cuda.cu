@@ -8,9 +8,8 @@
 //   linear_wide32       17..32   several times 128 rows 256       60 of 96 KiB of both
 //   linear_wide64       33..64   of the weight, or part 256       96 of 160 KiB of both
 //   linear_wide128      65..     of their product       256       64 of 160 KiB of both
-//   linear_deep32       17..32   the same, where blocks 256       180 of 224 KiB of both
-//   linear_deep64       33..64   may have 227 KiB of    256       168 of 224 KiB of both
-//   linear_deep128      65..     shared memory          256       128 of 224 KiB of both
+//   linear_deep128      65..     the same where there   256       128 of 224 KiB of both
+//                                are 227 KiB for it
 //   linear_normed       1..8     16 rows of the weight  256       32 KiB of the weight, sums, and the normalised rows
 //   linear_tiled64      65..     64 x 64                128       32 KiB of both
 //   linear_tiled128     65..     128 x 128              256       64 KiB of both
@@ -41,8 +40,6 @@
     WIDE_LINEAR(linear_wide32_##T, T, 32, 96)                                                                           \
     WIDE_LINEAR(linear_wide64_##T, T, 64, 160)                                                                          \
     WIDE_LINEAR(linear_wide128_##T, T, 128, 160)                                                                        \
-    WIDE_LINEAR(linear_deep32_##T, T, 32, 224)                                                                          \
-    WIDE_LINEAR(linear_deep64_##T, T, 64, 224)                                                                          \
     WIDE_LINEAR(linear_deep128_##T, T, 128, 224)                                                                        \
     LINEAR(linear_tiled64_##T, 128, T, (Tiled<T, 64, 2>::run))                                                          \
     LINEAR(linear_tiled128_##T, 256, T, (Tiled<T, 128, 4>::run))                                                        \

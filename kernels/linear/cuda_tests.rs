@@ -222,6 +222,9 @@ fn other_rows_change_no_bit() {
 /// A GPU whose blocks have the least shared memory of all that there are.
 const SMALL: Capacity = Capacity { multiprocessors: 20, block_shared_bytes: 99 << 10 };
 
+/// One that computes tiles of as many rows as Hopper, with less in flight.
+const MEDIUM: Capacity = Capacity { multiprocessors: 108, block_shared_bytes: 163 << 10 };
+
 /// However blocks share out a product of many rows, it has the bits of few rows.
 #[test]
 fn blocks_that_share_tiles_change_no_bit() {
@@ -243,17 +246,18 @@ fn shared_tiles_have_the_bits_of_few_rows(device: &OnDevice) {
             let found = all.streamed(|linear, workspace| linear.wide(workspace, items));
             assert_same_bits(&format!("{items} items per block of"), &[rows, in_features], &found, &expected);
         }
-        let capacity = SMALL;
-        let found =
-            all.streamed(|linear, workspace| linear.launch(Family::Streamed(Workspace { capacity, ..workspace })));
-        assert_same_bits("a small GPU", &[rows, in_features], &found, &expected);
+        for capacity in [SMALL, MEDIUM] {
+            let found =
+                all.streamed(|linear, workspace| linear.launch(Family::Streamed(Workspace { capacity, ..workspace })));
+            assert_same_bits(&format!("a GPU of {capacity:?}"), &[rows, in_features], &found, &expected);
+        }
     }
 }
 
 #[test]
 fn the_workspace_is_large_enough() {
     let null = DevicePointer::NULL;
-    for capacity in [Capacity::HOPPER, SMALL, Capacity { multiprocessors: 200, ..SMALL }] {
+    for capacity in [Capacity::HOPPER, MEDIUM, SMALL, Capacity { multiprocessors: 200, ..SMALL }] {
         let workspace = Workspace { capacity, ..Workspace::NONE };
         for rows in [17, 32, 33, 64, 65, 128, 129, 256, 1000, 20_000] {
             for out_features in [1, 128, 4096, 6144, 32_768, 131_072] {
@@ -268,6 +272,19 @@ fn the_workspace_is_large_enough() {
             }
         }
     }
+}
+
+/// 384 groups of 16 rows: two rounds of 264 blocks, or one of 396. Others stay at two blocks per multiprocessor.
+#[test]
+fn a_third_block_is_taken_where_it_saves_a_round() {
+    let null = DevicePointer::NULL;
+    let blocks = |rows, out_features| {
+        let (in_features, epilogue, dtype) = (4096, Epilogue::Store, Float16::Bf16);
+        let linear = Linear { x: null, weight: null, out: null, rows, in_features, out_features, epilogue, dtype };
+        linear.launch(Family::Streamed(Workspace::NONE)).grid[0]
+    };
+    assert_eq!([4096, 6144, 28_672, 32_768].map(|out| blocks(1, out)), [256, 384, 264, 264]);
+    assert_eq!([6144, 12_288].map(|out| blocks(16, out)), [192, 384]);
 }
 
 fn usual(linear: &Linear) -> Launch {
@@ -352,6 +369,12 @@ fn sanitized() {
     for (rows, epilogue) in [(1, Epilogue::SwiGlu), (9, Epilogue::Store), (33, Epilogue::Add), (66, Epilogue::StoreF32)]
     {
         Case::new(device, Float16::Bf16, epilogue, (rows, 136, 18), 0.25).check();
+    }
+    for rows in [33, 66] {
+        let case = Case::new(device, Float16::Bf16, Epilogue::Store, (rows, 136, 18), 0.25);
+        let with = |workspace| Family::Streamed(Workspace { capacity: MEDIUM, ..workspace });
+        let found = case.streamed(|linear, workspace| linear.launch(with(workspace)));
+        assert_same_bits("less in flight", &[rows, 136, 18], &found, &case.take(Way::Streamed));
     }
     let shared = Case::new(device, Float16::Bf16, Epilogue::StoreF32, (17, 136, 18), 0.25);
     let found = shared.streamed(|linear, workspace| linear.wide(workspace, 3));

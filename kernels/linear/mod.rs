@@ -1,7 +1,7 @@
 //! Matrix product with a weight: `x (n, in)` f32 times `weight (out, in)` gives `(n, out)` f32.
 //!
 //! Each element is accumulated in f32 along `in` in one fixed order, whatever `n` is. Where the weight is bf16, so
-//! are the rows that it is multiplied with: `x` is rounded to it.
+//! are the rows that it is multiplied with: `x` is rounded to it. A weight may be quantized (`quantized_linear`).
 
 mod cpu;
 pub mod cuda;
@@ -12,14 +12,18 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, InplaceOp3, Layout, Result, Shape, Tensor};
 
+use crate::quantized_linear::{self, QuantizedFormat};
 use crate::simd::Tier;
-use crate::storage::{expect_f32, expect_shape, matrix, operand, operand_mut, with_element};
+use crate::storage::{bytes, expect_f32, expect_shape, matrix, operand, operand_mut, with_element};
+
+pub(crate) use cpu::Store;
 
 const OP: &str = "linear";
 
-/// `x (n, in)` in f32 times the transpose of `weight (out, in)` in f32, bf16 or f16: `(n, out)` in f32.
+/// `x (n, in)` in f32 times the transpose of `weight (out, in)` in f32, bf16, f16 or quantized: `(n, out)` in f32.
 pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     check(x, weight)?;
     x.apply_op2_no_bwd(weight, &Linear)
@@ -36,7 +40,10 @@ pub fn linear_add(residual: &Tensor, x: &Tensor, weight: &Tensor) -> Result<()> 
 /// Returns the shape of the result.
 fn check(x: &Tensor, weight: &Tensor) -> Result<(usize, usize)> {
     let (rows, in_features) = matrix(OP, "x", x)?;
-    let (out_features, weight_in) = matrix(OP, "weight", weight)?;
+    let (out_features, weight_in) = match QuantizedFormat::of(weight) {
+        Some(_) => quantized_linear::shape(weight.layout())?,
+        None => matrix(OP, "weight", weight)?,
+    };
     expect_f32(OP, "x", x)?;
     if in_features != weight_in {
         candle_core::bail!("{OP}: x {:?} and weight {:?} differ in their last dimension", x.dims(), weight.dims());
@@ -52,16 +59,9 @@ impl CustomOp2 for Linear {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, x_l: &Layout, w: &CpuStorage, w_l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (rows, in_features) = x_l.shape().dims2()?;
-        let (out_features, _) = w_l.shape().dims2()?;
+        let (rows, out_features) = (x_l.shape().dims2()?.0, out_features(w, w_l)?);
         let mut out = vec![0.0; rows * out_features];
-        let x = operand(OP, "x", x, x_l)?;
-        with_element!(OP, candle_core::backend::BackendStorage::dtype(w), T => {
-            let weight = operand::<T>(OP, "weight", w, w_l)?;
-            let product = cpu::Product { x, weight, rows, in_features, out_features };
-            cpu::run(Tier::best(), &product, cpu::Store::Overwrite, &mut out);
-            Ok(())
-        })?;
+        multiply((x, x_l), (w, w_l), Store::Overwrite, &mut out)?;
         Ok((CpuStorage::F32(out), Shape::from((rows, out_features))))
     }
 }
@@ -82,15 +82,33 @@ impl InplaceOp3 for LinearAdd {
         w: &CpuStorage,
         w_l: &Layout,
     ) -> Result<()> {
-        let (rows, in_features) = x_l.shape().dims2()?;
-        let (out_features, _) = w_l.shape().dims2()?;
-        let out = operand_mut(OP, "residual", residual, residual_l)?;
-        let x = operand(OP, "x", x, x_l)?;
-        with_element!(OP, candle_core::backend::BackendStorage::dtype(w), T => {
-            let weight = operand::<T>(OP, "weight", w, w_l)?;
-            let product = cpu::Product { x, weight, rows, in_features, out_features };
-            cpu::run(Tier::best(), &product, cpu::Store::Add, out);
-            Ok(())
-        })
+        multiply((x, x_l), (w, w_l), Store::Add, operand_mut(OP, "residual", residual, residual_l)?)
     }
+}
+
+fn out_features(weight: &CpuStorage, layout: &Layout) -> Result<usize> {
+    match QuantizedFormat::of_bytes(weight.dtype(), layout.dims()) {
+        Some(_) => Ok(quantized_linear::shape(layout)?.0),
+        None => Ok(layout.shape().dims2()?.0),
+    }
+}
+
+fn multiply(
+    (x, x_l): (&CpuStorage, &Layout),
+    (w, w_l): (&CpuStorage, &Layout),
+    store: Store,
+    out: &mut [f32],
+) -> Result<()> {
+    let (rows, in_features) = x_l.shape().dims2()?;
+    let (x, out_features) = (operand(OP, "x", x, x_l)?, out_features(w, w_l)?);
+    if let Some(format) = QuantizedFormat::of_bytes(w.dtype(), w_l.dims()) {
+        let weight = bytes(OP, "weight", w, w_l)?;
+        quantized_linear::run(format, x, weight, (rows, out_features, in_features), store, out);
+        return Ok(());
+    }
+    with_element!(OP, w.dtype(), T => {
+        let weight = operand::<T>(OP, "weight", w, w_l)?;
+        cpu::run(Tier::best(), &cpu::Product { x, weight, rows, in_features, out_features }, store, out);
+        Ok(())
+    })
 }

@@ -15,7 +15,10 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::{
-    simd::{Bf16Pairs, Kernel, Multiply, Tier, TileShape, Vector, Widened, dispatch},
+    simd::{
+        Bf16Pairs, ByteKernel, ByteSums, ByteTiles, Kernel, Multiply, OUTPUTS, Tier, TileShape, Vector, Widened,
+        dispatch, dispatch_bytes,
+    },
     threads,
 };
 
@@ -60,16 +63,33 @@ pub fn bf16_operations_per_s() -> f64 {
     }
 }
 
+/// The same for quantized weights, whose codes are multiplied as bytes: what scales take comes on top.
+pub fn byte_operations_per_s() -> f64 {
+    most_operations_per_s(|| {
+        let mut products = 0;
+        // SAFETY: the kernel has no pointers.
+        unsafe { dispatch_bytes(Tier::best(), ByteChains { products: &mut products }) };
+        2 * products
+    })
+}
+
 fn operations_per_s<M: Multiply + 'static>(tier: Tier) -> f64 {
+    most_operations_per_s(|| {
+        let mut lanes = 0; // of all sums
+        // SAFETY: the kernel has no pointers.
+        unsafe { dispatch(tier, Chains::<M> { lanes: &mut lanes, kind: std::marker::PhantomData }) };
+        2 * TURNS * M::PER_LANE * lanes
+    })
+}
+
+/// Of all threads; `run` says how many operations it did.
+fn most_operations_per_s(run: impl Fn() -> usize + Sync) -> f64 {
     let pass = || {
         let started = Instant::now();
         let operations = threads::on_each(|_| {
             let mut operations = 0.0;
             while started.elapsed() < MEASURED {
-                let mut lanes = 0; // of all sums
-                // SAFETY: the kernel has no pointers.
-                unsafe { dispatch(tier, Chains::<M> { lanes: &mut lanes, kind: std::marker::PhantomData }) };
-                operations += (2 * TURNS * M::PER_LANE * lanes) as f64;
+                operations += run() as f64;
             }
             operations
         });
@@ -126,6 +146,43 @@ impl<M: Multiply> Kernel for Chains<'_, M> {
                 TileShape::Rows2Outputs2 => chains::<V, M, 4>(),
             };
         }
+    }
+}
+
+/// Multiplies and adds bytes in registers alone.
+struct ByteChains<'a> {
+    /// Set to the number of products.
+    products: &'a mut usize,
+}
+
+impl ByteKernel for ByteChains<'_> {
+    #[inline(always)]
+    unsafe fn run<S: ByteSums>(mut self) {
+        // SAFETY: the caller has the target feature.
+        unsafe { S::in_tiles(&mut self) };
+    }
+}
+
+impl ByteTiles for ByteChains<'_> {
+    /// Sums of two tiles, which do not wait for each other.
+    #[inline(always)]
+    unsafe fn run<S: ByteSums, const R: usize, const P: usize>(&mut self) {
+        let (codes, row) = (black_box([3u8; 4 * OUTPUTS]), black_box([2i8; 4]));
+        // SAFETY: the caller has the target feature; both arrays are as long as what is read of them.
+        unsafe {
+            let codes = S::codes(codes.as_ptr());
+            let mut sums = [[[S::begin(0); P]; R]; 2];
+            for sum in sums.as_flattened_mut().as_flattened_mut() {
+                *sum = black_box(*sum); // else they are known to be the same
+            }
+            for _ in 0..TURNS {
+                for sum in sums.as_flattened_mut().as_flattened_mut() {
+                    *sum = sum.add_products(codes, row.as_ptr());
+                }
+            }
+            black_box(sums);
+        }
+        *self.products = TURNS * 2 * R * P * 4 * OUTPUTS;
     }
 }
 

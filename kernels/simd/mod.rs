@@ -8,10 +8,12 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bytes;
 mod portable;
 mod tile;
 mod vector;
 
+pub(crate) use bytes::{ByteKernel, ByteSums, ByteTiles, OUTPUTS, dispatch_bytes};
 pub(crate) use tile::{Bf16Pairs, Multiply, Widened, dot, dot_tile, widen};
 pub(crate) use vector::{TileShape, Vector};
 
@@ -27,6 +29,9 @@ enum Level {
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    /// With VNNI too.
+    #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
 }
 
@@ -37,6 +42,9 @@ impl Tier {
         {
             if has_avx512_bf16() {
                 return Self(Level::Avx512Bf16);
+            }
+            if has_avx512_vnni() {
+                return Self(Level::Avx512Vnni);
             }
             if has_avx512() {
                 return Self(Level::Avx512);
@@ -57,6 +65,8 @@ impl Tier {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni => "avx512_vnni",
+            #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => "avx512_bf16",
         }
     }
@@ -66,7 +76,7 @@ impl Tier {
         match self.0 {
             Level::Portable => false,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 | Level::Avx512 => false,
+            Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => false,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => true,
         }
@@ -84,6 +94,9 @@ impl Tier {
             }
             if has_avx512() {
                 tiers.push(Self(Level::Avx512));
+            }
+            if has_avx512_vnni() {
+                tiers.push(Self(Level::Avx512Vnni));
             }
             if has_avx512_bf16() {
                 tiers.push(Self(Level::Avx512Bf16));
@@ -104,8 +117,13 @@ fn has_avx512() -> bool {
 }
 
 #[cfg(target_arch = "x86_64")]
+fn has_avx512_vnni() -> bool {
+    has_avx512() && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni")
+}
+
+#[cfg(target_arch = "x86_64")]
 fn has_avx512_bf16() -> bool {
-    has_avx512() && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16")
+    has_avx512_vnni() && is_x86_feature_detected!("avx512bf16")
 }
 
 /// Asks for a cache line to be brought into the second-level cache. Any address will do.
@@ -146,7 +164,7 @@ pub(crate) unsafe fn dispatch<K: Kernel>(tier: Tier, kernel: K) {
         Level::Avx2 => unsafe { run_avx2(kernel) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { run_avx512(kernel) },
+        Level::Avx512 | Level::Avx512Vnni => unsafe { run_avx512(kernel) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16 => unsafe { run_avx512_bf16(kernel) },

@@ -49,6 +49,8 @@ pub struct ModelSize {
     pub config: Config,
     /// Bytes per element of weights.
     pub weight_bytes: f64,
+    /// The same of the output matrix.
+    pub head_bytes: f64,
     /// Bytes per element of keys and values.
     pub kv_bytes: f64,
 }
@@ -182,7 +184,7 @@ impl Case {
                 .map(|positions| {
                     let mut batch = Batch::default();
                     let last_row = (positions.end == tokens).then(|| (positions.len() - 1) as u32);
-                    push(&mut batch, (positions, 0), vocab_size, limits.block_size);
+                    push(&mut batch, (positions, 0), limits.block_size, any_token(0, vocab_size));
                     batch.output_rows.extend(last_row);
                     batch
                 })
@@ -191,7 +193,9 @@ impl Case {
                 let blocks = context.div_ceil(limits.block_size);
                 let mut batch = Batch::default();
                 for sequence in 0..count {
-                    push(&mut batch, (context - 1..context, sequence * blocks), vocab_size, limits.block_size);
+                    let first_block = sequence * blocks;
+                    let token = any_token(first_block, vocab_size);
+                    push(&mut batch, (context - 1..context, first_block), limits.block_size, token);
                     batch.sequences[sequence].generated = 1;
                     batch.output_rows.push(sequence as u32);
                 }
@@ -201,8 +205,18 @@ impl Case {
     }
 }
 
+/// Any tokens by position, but not all the same: experts are chosen by them.
+fn any_token(first_block: usize, vocab_size: usize) -> impl Fn(usize) -> u32 {
+    move |position| ((first_block + position) * 7919 % vocab_size) as u32
+}
+
 /// Adds the tokens at `positions` of a sequence whose blocks are consecutive from `first_block` on.
-fn push(batch: &mut Batch, (positions, first_block): (Range<usize>, usize), vocab_size: usize, block_size: usize) {
+pub(super) fn push(
+    batch: &mut Batch,
+    (positions, first_block): (Range<usize>, usize),
+    block_size: usize,
+    token: impl Fn(usize) -> u32,
+) {
     let query_start = batch.n_tokens();
     let block = |index: usize| (first_block + index) as u32;
     batch.sequences.push(BatchSequence {
@@ -213,8 +227,7 @@ fn push(batch: &mut Batch, (positions, first_block): (Range<usize>, usize), voca
         generated: 0,
     });
     for position in positions {
-        // Any tokens, but not all the same: experts are chosen by them.
-        batch.token_ids.push(((first_block + position) * 7919 % vocab_size) as u32);
+        batch.token_ids.push(token(position));
         batch.positions.push(position as u32);
         batch.slots.push(block(position / block_size) * block_size as u32 + (position % block_size) as u32);
     }
@@ -246,10 +259,11 @@ impl ModelSize {
         let attention = &config.attention;
         let (hidden, head_dim) = (config.hidden_size as f64, attention.head_dim as f64);
         let (heads, kv_heads) = (attention.num_attention_heads as f64, attention.num_key_value_heads as f64);
-        let product = |elements: f64, rows: usize| Cost {
-            read_bytes: if rows > 0 { self.weight_bytes * elements } else { 0.0 },
+        let of_bytes = |bytes: f64, elements: f64, rows: usize| Cost {
+            read_bytes: if rows > 0 { bytes * elements } else { 0.0 },
             operations: 2.0 * elements * rows as f64,
         };
+        let product = |elements, rows| of_bytes(self.weight_bytes, elements, rows);
         let qkv = product(hidden * head_dim * (heads + 2.0 * kv_heads), tokens);
         let later_half = |rows: usize| {
             let expert = product(3.0 * hidden * config.feed_forward.intermediate_size as f64, rows);
@@ -264,10 +278,11 @@ impl ModelSize {
             feed_forward.plus(product(heads * head_dim * hidden, rows))
         };
         let layers = config.num_hidden_layers as f64;
-        qkv.times(layers)
-            .plus(later_half(tokens).times(layers - 1.0))
-            .plus(later_half(outputs))
-            .plus(product(config.vocab_size as f64 * hidden, outputs))
+        qkv.times(layers).plus(later_half(tokens).times(layers - 1.0)).plus(later_half(outputs)).plus(of_bytes(
+            self.head_bytes,
+            config.vocab_size as f64 * hidden,
+            outputs,
+        ))
     }
 
     /// Keys and values that the tokens at `positions` see: each is read once, and multiplied with by every query. The

@@ -2,8 +2,9 @@
 //! reports, and a server without a model against which the generator itself is measured. Main types:
 //! [`Load`], what to do, and [`Run`], what came of it. Invariant: in an open-loop run every latency counts
 //! from the moment at which the request was due, so that a slow server cannot hide its queue by slowing the
-//! client down. [`engine`] measures this engine's model without a server; all else sees servers through HTTP alone.
+//! client down. [`engine`] and [`accuracy`] measure this engine's model without a server; all else sees servers through HTTP alone.
 
+pub mod accuracy;
 mod arrivals;
 mod calibration;
 mod client;

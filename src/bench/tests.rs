@@ -337,7 +337,7 @@ fn size(window: Option<usize>) -> engine::ModelSize {
         tie_word_embeddings: true,
         max_position_embeddings: 4096,
     };
-    engine::ModelSize { config, weight_bytes: 2.0, kv_bytes: 2.0 }
+    engine::ModelSize { config, weight_bytes: 2.0, head_bytes: 2.0, kv_bytes: 2.0 }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `tramontane bench`: what a server delivers, measured from outside, and what measuring costs.
 
+mod accuracy;
 mod engine;
 mod load;
 mod null_server;
@@ -35,6 +36,7 @@ pub(super) struct BenchArgs {
 enum BenchCommand {
     Serve(Box<serve::BenchServeArgs>),
     Engine(Box<engine::BenchEngineArgs>),
+    Accuracy(Box<accuracy::BenchAccuracyArgs>),
     Overhead(overhead::OverheadArgs),
     NullServer(null_server::NullServerArgs),
 }
@@ -43,6 +45,7 @@ impl BenchArgs {
     pub(super) fn settings(&self) -> Args {
         match &self.command {
             BenchCommand::Engine(args) => args.settings(),
+            BenchCommand::Accuracy(args) => args.settings(),
             BenchCommand::Serve(_) | BenchCommand::Overhead(_) | BenchCommand::NullServer(_) => Args::default(),
         }
     }
@@ -51,6 +54,7 @@ impl BenchArgs {
         match self.command {
             BenchCommand::Serve(args) => args.run(style),
             BenchCommand::Engine(args) => args.run(config, style),
+            BenchCommand::Accuracy(args) => args.run(config, style),
             BenchCommand::Overhead(args) => args.run(style),
             BenchCommand::NullServer(args) => args.run(),
         }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{Args, ByteSize, Config, ModelArgs},
-    model::checkpoint::{Checkpoint, Layout},
+    model::checkpoint::{Checkpoint, Layout, WeightTypes},
     prompt::Codec,
     telemetry::logs::LogStyle,
 };
@@ -81,7 +81,7 @@ struct Tokenizer {
     chat_format: Option<&'static str>,
 }
 
-/// What serving takes, in the dtype that `serve` would compute in.
+/// What serving takes, in the types that `serve` would compute in.
 #[derive(Serialize)]
 struct Memory {
     dtype: String,
@@ -98,17 +98,17 @@ impl InspectArgs {
         let directory = locate::checkpoint(&config.model, Network::Forbidden, style)?.directory;
         let checkpoint = loading::open(&directory)?;
         let codec = loading::open_codec(&directory, &config.model)?;
-        let report = Report::new(&directory, &checkpoint, &codec, config, style);
+        let types = loading::cpu_types(&config.model, &checkpoint)?;
+        let report = Report::new(&directory, &checkpoint, &codec, types, style);
         let text = if self.json { serde_json::to_string_pretty(&report)? + "\n" } else { report.to_text() };
         super::print(&text)
     }
 }
 
 impl Report {
-    fn new(directory: &Path, checkpoint: &Checkpoint, codec: &Codec, config: &Config, style: LogStyle) -> Report {
+    fn new(directory: &Path, checkpoint: &Checkpoint, codec: &Codec, types: WeightTypes, style: LogStyle) -> Report {
         let summary = checkpoint.summary();
-        let dtype = loading::cpu_dtype(config.model.dtype, checkpoint);
-        let needs = loading::cpu_needs(checkpoint, dtype);
+        let needs = loading::cpu_needs(checkpoint, types);
         let stored = summary.dtypes.into_iter().map(|count| Stored {
             dtype: count.dtype,
             tensors: count.tensors,
@@ -139,7 +139,7 @@ impl Report {
                 },
             },
             memory: Memory {
-                dtype: format!("{dtype:?}").to_lowercase(),
+                dtype: types.to_string(),
                 weight_bytes: needs.weight_bytes,
                 kv_bytes_per_token: needs.kv_bytes_per_token,
             },

@@ -4,8 +4,8 @@
 use std::{path::Path, sync::Arc, thread, time::Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use candle_core::{DType, Device};
-use tramontane_kernels::threads;
+use candle_core::Device;
+use tramontane_kernels::{QuantizedFormat, threads};
 
 use super::{
     accelerator::{self, Accelerator},
@@ -22,11 +22,11 @@ use tramontane_kernels::gpu::cuda::Cuda;
 use crate::{
     api::{GenerationDefaults, GenerationParams, ServedModel},
     bench::engine::{Limits, ModelSize},
-    config::{ByteSize, Config, Dtype, EngineLimits, ModelConfig, TemplateChoice},
+    config::{ByteSize, Config, Dtype, EngineLimits, ModelConfig, Quantize, TemplateChoice},
     engine::{EngineConfig, EngineHandle},
     model::{
         Decoder, ForwardPass, KvCacheConfig,
-        checkpoint::{self, Checkpoint, ComputeDtype, NoProgress},
+        checkpoint::{self, Checkpoint, CheckpointError, ComputeDtype, NoProgress, WeightTypes},
         gpu::GpuLimits,
     },
     prompt::{self, Codec, CodecOptions},
@@ -44,7 +44,7 @@ pub(super) struct Prepared {
     codec: Codec,
     defaults: GenerationDefaults,
     accelerator: Accelerator,
-    dtype: ComputeDtype,
+    types: WeightTypes,
     memory: MemoryPlan,
     engine: EngineConfig,
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "of a GPU's decoder"))]
@@ -63,14 +63,15 @@ pub(super) fn prepare(config: &Config, network: Network, style: LogStyle) -> Res
         bail!("the tokenizer has {tokens} tokens, but the model's vocabulary only {rows}: they do not belong together");
     }
     let defaults = generation_defaults(checkpoint.generation_defaults(), &codec)?;
-    let (dtype, needs) = match accelerator.is_gpu() {
+    let (types, needs) = match accelerator.is_gpu() {
         false => {
-            let dtype = cpu_dtype(config.model.dtype, &checkpoint);
-            (dtype, cpu_needs(&checkpoint, dtype))
+            let types = cpu_types(&config.model, &checkpoint)
+                .with_context(|| format!("cannot serve {}", located.directory.display()))?;
+            (types, cpu_needs(&checkpoint, types))
         }
         true => {
             let dtype = gpu_dtype(config.model.dtype, &checkpoint)?;
-            (dtype, gpu_needs(&checkpoint, dtype, &config.engine)?)
+            (dtype.into(), gpu_needs(&checkpoint, dtype, &config.engine)?)
         }
     };
     let memory = memory_plan::plan(&config.engine, &needs, accelerator.memory().or_else(machine::memory))?;
@@ -80,7 +81,7 @@ pub(super) fn prepare(config: &Config, network: Network, style: LogStyle) -> Res
     };
     let engine = engine_config(config, &memory, checkpoint.summary().parameters);
     let gpu_limits = accelerator::gpu_limits(&config.engine);
-    Ok(Prepared { names, checkpoint, codec, defaults, accelerator, dtype, memory, engine, gpu_limits })
+    Ok(Prepared { names, checkpoint, codec, defaults, accelerator, types, memory, engine, gpu_limits })
 }
 
 impl Prepared {
@@ -97,8 +98,8 @@ impl Prepared {
             model = self.names.first(),
             device = self.accelerator.name(),
             digest,
-            dtype = ?self.dtype,
-            weight_bytes = self.checkpoint.weight_bytes(self.dtype),
+            dtype = %self.types,
+            weight_bytes = self.checkpoint.weight_bytes(self.types),
             kv_bytes = self.memory.kv_bytes,
             kv_blocks = self.memory.num_blocks,
             max_model_len = self.memory.max_model_len,
@@ -147,9 +148,20 @@ impl Prepared {
         (self.engine.max_model_len, self.engine.max_running)
     }
 
+    /// Memory for weights, and for so many blocks of keys and values, in bytes.
+    pub(super) fn bytes(&self, num_blocks: usize) -> u64 {
+        let block_bytes = self.memory.kv_bytes / self.memory.num_blocks.max(1) as u64;
+        self.checkpoint.weight_bytes(self.types).saturating_add(block_bytes.saturating_mul(num_blocks as u64))
+    }
+
     /// Of weights and of the cache.
-    pub(super) fn dtype(&self) -> DType {
-        self.dtype.dtype()
+    pub(super) fn types(&self) -> WeightTypes {
+        self.types
+    }
+
+    /// The tokenizer.
+    pub(super) fn codec(&self) -> &Codec {
+        &self.codec
     }
 
     /// Reads the weights, for measuring them on the CPU without an engine, with a cache of so many blocks that has its
@@ -158,20 +170,26 @@ impl Prepared {
         let config = self.checkpoint.config().clone();
         let mut decoder = self.cpu_decoder(self.cache(num_blocks), &TaskProgress::new("loading", style))?;
         decoder.occupy_cache()?;
-        let bytes = self.dtype.size_in_bytes() as f64;
+        let dtype_bytes = self.types.dtype.size_in_bytes() as f64;
+        let bytes = |format: Option<QuantizedFormat>| format.map_or(dtype_bytes, |format| format.bits() / 8.0);
         Ok(Loaded {
             name: self.names.first().cloned().unwrap_or_default(),
             decoder,
-            size: ModelSize { config, weight_bytes: bytes, kv_bytes: bytes },
+            size: ModelSize {
+                config,
+                weight_bytes: bytes(self.types.quantize),
+                head_bytes: bytes(self.types.head_format()),
+                kv_bytes: dtype_bytes,
+            },
         })
     }
 
     fn cache(&self, num_blocks: usize) -> KvCacheConfig {
-        KvCacheConfig { num_blocks, block_size: self.engine.block_size, dtype: self.dtype.dtype() }
+        KvCacheConfig { num_blocks, block_size: self.engine.block_size, dtype: self.types.dtype.dtype() }
     }
 
     fn cpu_decoder(&self, cache: KvCacheConfig, progress: &TaskProgress) -> Result<Decoder> {
-        let weights = self.checkpoint.load(self.dtype, &Device::Cpu, progress)?;
+        let weights = self.checkpoint.load(self.types, &Device::Cpu, progress)?;
         Ok(Decoder::new(self.checkpoint.config().clone(), weights, cache)?)
     }
 
@@ -186,7 +204,7 @@ impl Prepared {
                 let config = model::config::Config { max_position_embeddings: self.memory.max_model_len, ..config };
                 let device = Cuda::open(*ordinal)?;
                 // Layer by layer: the machine's memory need not hold them all.
-                let weights = self.checkpoint.source(self.dtype, progress);
+                let weights = self.checkpoint.source(self.types.dtype, progress);
                 Ok(Box::new(GpuDecoder::new(config, &weights, cache, self.gpu_limits, device)?))
             }
         }
@@ -212,17 +230,25 @@ pub(super) fn open_codec(directory: &Path, model: &ModelConfig) -> Result<Codec>
     Codec::open(directory, &options).with_context(|| format!("no tokenizer for {}", directory.display()))
 }
 
-/// The dtype that was asked for, or the checkpoint's.
-pub(super) fn cpu_dtype(asked: Dtype, checkpoint: &Checkpoint) -> ComputeDtype {
-    match asked {
+/// What was asked for, or the checkpoint's dtype. Fails if the checkpoint cannot be quantized like that.
+pub(super) fn cpu_types(model: &ModelConfig, checkpoint: &Checkpoint) -> Result<WeightTypes, CheckpointError> {
+    let dtype = match model.dtype {
         Dtype::Auto => checkpoint.default_dtype(),
         Dtype::F32 => ComputeDtype::F32,
         Dtype::Bf16 => ComputeDtype::Bf16,
         Dtype::F16 => ComputeDtype::F16,
-    }
+    };
+    let quantize = match model.quantize {
+        Quantize::None => None,
+        Quantize::Q8 => Some(QuantizedFormat::Q8),
+        Quantize::Q4 => Some(QuantizedFormat::Q4),
+    };
+    let types = WeightTypes { dtype, quantize };
+    checkpoint.check_types(types)?;
+    Ok(types)
 }
 
-/// The same on a GPU, whose kernels compute with 16-bit types.
+/// The dtype on a GPU, whose kernels compute with 16-bit types.
 fn gpu_dtype(asked: Dtype, checkpoint: &Checkpoint) -> Result<ComputeDtype> {
     match (asked, checkpoint.default_dtype()) {
         (Dtype::F32, _) => bail!("dtype = \"f32\": on a GPU it must be bf16 or f16; --device cpu computes in f32"),
@@ -235,17 +261,17 @@ fn gpu_dtype(asked: Dtype, checkpoint: &Checkpoint) -> Result<ComputeDtype> {
 fn gpu_needs(checkpoint: &Checkpoint, dtype: ComputeDtype, limits: &EngineLimits) -> Result<Needs> {
     let config = checkpoint.config();
     let (working_bytes, kv_bytes_per_token) = accelerator::gpu_needs(config, limits)?;
-    Ok(Needs { working_bytes, dedicated: true, kv_bytes_per_token, ..cpu_needs(checkpoint, dtype) })
+    Ok(Needs { working_bytes, dedicated: true, kv_bytes_per_token, ..cpu_needs(checkpoint, dtype.into()) })
 }
 
-/// What the model needs in that dtype, keys and values included.
-pub(super) fn cpu_needs(checkpoint: &Checkpoint, dtype: ComputeDtype) -> Needs {
+/// What the model needs with such weights, keys and values included.
+pub(super) fn cpu_needs(checkpoint: &Checkpoint, types: WeightTypes) -> Needs {
     let config = checkpoint.config();
     Needs {
-        weight_bytes: checkpoint.weight_bytes(dtype),
+        weight_bytes: checkpoint.weight_bytes(types),
         working_bytes: 0,
         dedicated: false,
-        kv_bytes_per_token: KvCacheConfig::bytes_per_token(config, dtype.dtype()) as u64,
+        kv_bytes_per_token: KvCacheConfig::bytes_per_token(config, types.dtype.dtype()) as u64,
         max_position_embeddings: config.max_position_embeddings,
     }
 }

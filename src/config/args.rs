@@ -41,6 +41,10 @@ pub struct ModelArgs {
     /// Type of weights and activations: auto, f32, bf16 or f16 [default: auto]
     #[arg(long, env = "TRAMONTANE_DTYPE", hide_env = true)]
     pub dtype: Option<String>,
+    /// Quantize weights as they are loaded, on the CPU: none, q8 (8.5 bits per weight of all products) or q4 (4.5, and 8.5
+    /// for the logits); a table of tokens of its own and what chooses experts keep their dtype [default: none]
+    #[arg(long, env = "TRAMONTANE_QUANTIZE", hide_env = true)]
+    pub quantize: Option<String>,
     /// Compute on the CPU in f32, the path that a GPU's results are held against; slow, and exact
     #[arg(long, env = "TRAMONTANE_REFERENCE", hide_env = true, value_name = "on|off", num_args = 0..=1,
           require_equals = true, default_missing_value = "on")]

@@ -57,6 +57,7 @@ fn defaults() {
         served_model_name = []                   # default
         device = "auto"                          # default
         dtype = "auto"                           # default
+        quantize = "none"                        # default
         reference = "off"                        # default
         # tokenizer is not set: that of the checkpoint
         # tokenizer_version is not set: the one that the tokenizer states
@@ -130,6 +131,24 @@ fn the_reference_path_is_the_cpu_in_f32() {
 }
 
 #[test]
+fn quantized_weights_are_the_cpus() {
+    for flags in ["--quantize q4", "--quantize q4 --device cpu"] {
+        let config = resolve(flags).unwrap();
+        assert_eq!((config.model.device, config.model.quantize), (DeviceChoice::Cpu, Quantize::Q4), "{flags}");
+    }
+    assert_eq!(resolve("--quantize none --device cuda").unwrap().model.device, DeviceChoice::Cuda(0));
+    check_error(
+        resolve("--quantize q8 --device cuda"),
+        expect!["quantize and device exclude each other: set one of them"],
+    );
+    check_error(
+        resolve("--quantize q8 --reference"),
+        expect!["reference and quantize exclude each other: set one of them"],
+    );
+    check_error(resolve("--quantize q5"), expect![[r#"quantize (--quantize) is "q5", expected none, q8 or q4"#]]);
+}
+
+#[test]
 fn what_is_printed_reads_back() {
     let defaults = resolve("").unwrap();
     assert_eq!(check_reads_back(&defaults), [""; 0]);
@@ -141,6 +160,7 @@ fn what_is_printed_reads_back() {
             served_model_name = ["x y", "back\\slash", "quote\"s"]
             device = "cuda:3"
             dtype = "bfloat16"
+            quantize = "none"
             reference = false
             tokenizer = 'C:\tokenizers # file.json'
             tokenizer_version = "v7"
@@ -237,7 +257,7 @@ fn errors_in_the_file_name_the_file() {
     check_error(
         with_file("bnid = 1", ""),
         expect![
-            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, device, drain_timeout, dtype, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, reference, request_timeout, served_model_name, template, threads, tokenizer, tokenizer_version"
+            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, device, drain_timeout, dtype, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, quantize, reference, request_timeout, served_model_name, template, threads, tokenizer, tokenizer_version"
         ],
     );
     check_error(

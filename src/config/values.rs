@@ -86,6 +86,18 @@ impl Setting for DeviceChoice {
 }
 
 words! {
+    /// Whether weights are quantized when they are loaded.
+    Quantize, "none, q8 or q4", {
+        /// Held in the dtype.
+        None = "none",
+        /// 8 bits and a scale per 32 of them.
+        Q8 = "q8",
+        /// 4 bits and a scale per 32 of them; 8 bits in the matrix of the logits.
+        Q4 = "q4",
+    }
+}
+
+words! {
     /// Where the chat format comes from.
     TemplateChoice, "auto, native or jinja", {
         /// The tokenizer version's own where there is one, else the checkpoint's template.

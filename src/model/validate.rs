@@ -2,7 +2,7 @@
 //! break their contract. Past these checks no index can be out of range.
 
 use candle_core::{DType, Tensor};
-use tramontane_kernels::PagedBatch;
+use tramontane_kernels::{PagedBatch, QuantizedFormat};
 
 use super::ModelError;
 use super::config::{Config, RopeScaling};
@@ -55,13 +55,23 @@ pub(super) fn config(config: &Config) -> Result<(), ModelError> {
     }
 }
 
+/// What matrices may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Matrices {
+    /// Of floats.
+    Plain,
+    /// Of floats, or quantized.
+    PlainOrQuantized,
+}
+
 /// Refuses weights whose shapes or types are not those of the configuration.
 pub(super) fn weights(config: &Config, weights: &Weights) -> Result<(), ModelError> {
-    table("embed_tokens", &weights.embed_tokens, config)?;
-    table("lm_head", &weights.lm_head, config)?;
+    let any = Matrices::PlainOrQuantized;
+    table("embed_tokens", &weights.embed_tokens, config, any)?;
+    table("lm_head", &weights.lm_head, config, any)?;
     norm("norm", &weights.norm, config.hidden_size)?;
     number_of_layers(config, weights.layers.len())?;
-    weights.layers.iter().enumerate().try_for_each(|(index, weights)| layer(config, index, weights))
+    weights.layers.iter().enumerate().try_for_each(|(index, weights)| layer(config, index, weights, any))
 }
 
 /// Refuses weights of another number of layers.
@@ -74,32 +84,33 @@ pub(super) fn number_of_layers(config: &Config, found: usize) -> Result<(), Mode
 }
 
 /// A table with a row per token.
-pub(super) fn table(name: &str, tensor: &Tensor, config: &Config) -> Result<(), ModelError> {
-    matrix(name, tensor, [config.vocab_size, config.hidden_size])
+pub(super) fn table(name: &str, tensor: &Tensor, config: &Config, may_be: Matrices) -> Result<(), ModelError> {
+    matrix(name, tensor, [config.vocab_size, config.hidden_size], may_be)
 }
 
 /// Layer `index`.
-pub(super) fn layer(config: &Config, index: usize, layer: &LayerWeights) -> Result<(), ModelError> {
+pub(super) fn layer(config: &Config, index: usize, layer: &LayerWeights, may_be: Matrices) -> Result<(), ModelError> {
     let hidden = config.hidden_size;
     let attention = &config.attention;
     let q_width = attention.num_attention_heads * attention.head_dim;
     let kv_width = attention.num_key_value_heads * attention.head_dim;
     let name = |tensor: &str| format!("layers.{index}.{tensor}");
     norm(&name("input_layernorm"), &layer.input_layernorm, hidden)?;
-    matrix(&name("qkv_proj"), &layer.qkv_proj, [q_width + 2 * kv_width, hidden])?;
-    matrix(&name("o_proj"), &layer.o_proj, [hidden, q_width])?;
+    matrix(&name("qkv_proj"), &layer.qkv_proj, [q_width + 2 * kv_width, hidden], may_be)?;
+    matrix(&name("o_proj"), &layer.o_proj, [hidden, q_width], may_be)?;
     norm(&name("post_attention_layernorm"), &layer.post_attention_layernorm, hidden)?;
     match &layer.feed_forward {
-        FeedForwardWeights::Dense(dense) => swiglu(&name("mlp"), dense, config),
+        FeedForwardWeights::Dense(dense) => swiglu(&name("mlp"), dense, config, may_be),
         FeedForwardWeights::Experts { gate, experts } => {
             let num_experts = config.feed_forward.experts.map_or(0, |experts| experts.num_experts);
-            matrix(&name("gate"), gate, [num_experts, hidden])?;
+            matrix(&name("gate"), gate, [num_experts, hidden], may_be)?;
             if experts.len() != num_experts {
                 let reason = "differs from the number of experts in the weights";
                 return Err(ModelError::InvalidConfig { field: "num_experts", reason });
             }
             let mut experts = experts.iter().enumerate();
-            experts.try_for_each(|(expert, weights)| swiglu(&name(&format!("experts.{expert}")), weights, config))
+            experts
+                .try_for_each(|(expert, weights)| swiglu(&name(&format!("experts.{expert}")), weights, config, may_be))
         }
     }
 }
@@ -163,17 +174,22 @@ pub(super) fn generated(batch: &Batch) -> Result<(), ModelError> {
     }
 }
 
-fn swiglu(name: &str, weights: &SwiGluWeights, config: &Config) -> Result<(), ModelError> {
-    let width = config.feed_forward.intermediate_size;
-    matrix(&format!("{name}.gate_up_proj"), &weights.gate_up_proj, [2 * width, config.hidden_size])?;
-    matrix(&format!("{name}.down_proj"), &weights.down_proj, [config.hidden_size, width])
+fn swiglu(name: &str, weights: &SwiGluWeights, config: &Config, may_be: Matrices) -> Result<(), ModelError> {
+    let (hidden, width) = (config.hidden_size, config.feed_forward.intermediate_size);
+    matrix(&format!("{name}.gate_up_proj"), &weights.gate_up_proj, [2 * width, hidden], may_be)?;
+    matrix(&format!("{name}.down_proj"), &weights.down_proj, [hidden, width], may_be)
 }
 
-fn matrix(name: &str, tensor: &Tensor, expected: [usize; 2]) -> Result<(), ModelError> {
+fn matrix(name: &str, tensor: &Tensor, expected: [usize; 2], may_be: Matrices) -> Result<(), ModelError> {
+    if let (Matrices::PlainOrQuantized, Some((_, found))) = (may_be, QuantizedFormat::shape_of(tensor)) {
+        return same_shape(name, &found, &expected);
+    }
     shape(name, tensor, &expected)?;
     match tensor.dtype() {
         DType::F32 | DType::BF16 | DType::F16 => Ok(()),
-        found => Err(ModelError::WeightType { tensor: name.to_owned(), found, expected: "F32, BF16 or F16" }),
+        found => {
+            Err(ModelError::WeightType { tensor: name.to_owned(), found, expected: "F32, BF16, F16 or quantized" })
+        }
     }
 }
 
@@ -187,8 +203,12 @@ pub(super) fn norm(name: &str, tensor: &Tensor, width: usize) -> Result<(), Mode
 }
 
 fn shape(name: &str, tensor: &Tensor, expected: &[usize]) -> Result<(), ModelError> {
-    if tensor.dims() == expected {
+    same_shape(name, tensor.dims(), expected)
+}
+
+fn same_shape(name: &str, found: &[usize], expected: &[usize]) -> Result<(), ModelError> {
+    if found == expected {
         return Ok(());
     }
-    Err(ModelError::WeightShape { tensor: name.to_owned(), found: tensor.dims().to_vec(), expected: expected.to_vec() })
+    Err(ModelError::WeightShape { tensor: name.to_owned(), found: found.to_vec(), expected: expected.to_vec() })
 }

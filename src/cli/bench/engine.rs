@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use candle_core::DType;
 use serde::Serialize;
 use tramontane_kernels::{instruction_set, machine, threads};
 
@@ -16,6 +15,7 @@ use crate::{
         locate::Network,
     },
     config::{Args, Config, EngineArgs, ModelArgs},
+    model::checkpoint::ComputeDtype,
     telemetry::logs::LogStyle,
 };
 
@@ -77,12 +77,13 @@ impl BenchEngineArgs {
         }
         let json = self.json.as_ref().map(OutputFile::create).transpose()?;
         // Before the model takes its memory.
-        let dtype = prepared.dtype();
+        let types = prepared.types();
         let machine = Machine {
             read_bytes_per_s: machine::read_bytes_per_s(),
-            operations_per_s: match dtype {
-                DType::BF16 => machine::bf16_operations_per_s(),
-                _ => machine::f32_operations_per_s(),
+            operations_per_s: match (types.quantize, types.dtype) {
+                (Some(_), _) => machine::byte_operations_per_s(),
+                (None, ComputeDtype::Bf16) => machine::bf16_operations_per_s(),
+                (None, ComputeDtype::F32 | ComputeDtype::F16) => machine::f32_operations_per_s(),
             },
         };
         let limits = prepared.limits();
@@ -91,7 +92,7 @@ impl BenchEngineArgs {
         let report = Report {
             format: "tramontane.bench.engine/1",
             tramontane: env!("CARGO_PKG_VERSION"),
-            dtype: format!("{dtype:?}").to_lowercase(),
+            dtype: types.to_string(),
             threads: threads::count(),
             instructions: instruction_set(),
             machine,

@@ -7,13 +7,14 @@ use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
+use tramontane_kernels::QuantizedFormat;
 
 use super::error::{CheckpointError, quote};
 use super::fp8::{self, Quantization, QuantizedMatrix};
-use super::plan::{FeedForwardPlan, LayerPlan, Matrix, Plan, SwiGluPlan};
+use super::plan::{FeedForwardPlan, LayerPlan, Matrix, Plan, Role, SwiGluPlan};
 use super::safetensors_map::MappedFile;
 use super::tensors::Stored;
-use super::{ComputeDtype, Progress};
+use super::{ComputeDtype, Progress, WeightTypes, packed_shape};
 use crate::model::ModelError;
 use crate::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, WeightSource, Weights};
 
@@ -23,7 +24,7 @@ const TASK_ELEMENTS: usize = 1 << 18;
 /// Where weights come from and where they go.
 pub(super) struct Loader<'a> {
     pub(super) files: &'a [MappedFile],
-    pub(super) dtype: ComputeDtype,
+    pub(super) types: WeightTypes,
     pub(super) device: &'a Device,
     pub(super) progress: &'a dyn Progress,
 }
@@ -31,11 +32,11 @@ pub(super) struct Loader<'a> {
 impl Loader<'_> {
     /// Loads everything.
     pub(super) fn weights(&self, plan: &Plan) -> Result<Weights, CheckpointError> {
-        let embed_tokens = self.matrix(&[&plan.embed_tokens])?;
+        let embed_tokens = self.matrix(&[&plan.embed_tokens], plan.embedding_role())?;
         let layers = plan.layers.iter().map(|layer| self.layer(layer)).collect::<Result<Vec<_>, _>>()?;
         let norm = self.norm(&plan.norm)?;
         let lm_head = match &plan.lm_head {
-            Some(lm_head) => self.matrix(&[lm_head])?,
+            Some(lm_head) => self.matrix(&[lm_head], Role::Head)?,
             None => embed_tokens.clone(),
         };
         Ok(Weights { embed_tokens, layers, norm, lm_head })
@@ -44,13 +45,13 @@ impl Loader<'_> {
     fn layer(&self, layer: &LayerPlan) -> Result<LayerWeights, CheckpointError> {
         Ok(LayerWeights {
             input_layernorm: self.norm(&layer.input_layernorm)?,
-            qkv_proj: self.matrix(&[&layer.q_proj, &layer.k_proj, &layer.v_proj])?,
-            o_proj: self.matrix(&[&layer.o_proj])?,
+            qkv_proj: self.matrix(&[&layer.q_proj, &layer.k_proj, &layer.v_proj], Role::Projection)?,
+            o_proj: self.matrix(&[&layer.o_proj], Role::Projection)?,
             post_attention_layernorm: self.norm(&layer.post_attention_layernorm)?,
             feed_forward: match &layer.feed_forward {
                 FeedForwardPlan::Dense(block) => FeedForwardWeights::Dense(self.swiglu(block)?),
                 FeedForwardPlan::Experts { gate, experts } => FeedForwardWeights::Experts {
-                    gate: self.matrix(&[gate])?,
+                    gate: self.matrix(&[gate], Role::Router)?,
                     experts: experts.iter().map(|expert| self.swiglu(expert)).collect::<Result<Vec<_>, _>>()?,
                 },
             },
@@ -59,8 +60,8 @@ impl Loader<'_> {
 
     fn swiglu(&self, block: &SwiGluPlan) -> Result<SwiGluWeights, CheckpointError> {
         Ok(SwiGluWeights {
-            gate_up_proj: self.matrix(&[&block.gate_proj, &block.up_proj])?,
-            down_proj: self.matrix(&[&block.down_proj])?,
+            gate_up_proj: self.matrix(&[&block.gate_proj, &block.up_proj], Role::Projection)?,
+            down_proj: self.matrix(&[&block.down_proj], Role::Projection)?,
         })
     }
 
@@ -73,13 +74,36 @@ impl Loader<'_> {
             .map_err(|source| CheckpointError::Device { name: quote(&stored.entry.name), source })
     }
 
-    /// Matrices of the same width stacked into one, `(sum of rows, columns)`.
-    fn matrix(&self, parts: &[&Matrix]) -> Result<Tensor, CheckpointError> {
-        match self.dtype {
-            ComputeDtype::F32 => self.pack::<f32>(parts),
-            ComputeDtype::Bf16 => self.pack::<bf16>(parts),
-            ComputeDtype::F16 => self.pack::<f16>(parts),
+    /// Matrices of the same width stacked into one, `(sum of rows, columns)`, in the type of its role.
+    fn matrix(&self, parts: &[&Matrix], role: Role) -> Result<Tensor, CheckpointError> {
+        match (self.types.format_of(role), self.types.dtype) {
+            (Some(format), _) => self.quantize(parts, format),
+            (None, ComputeDtype::F32) => self.pack::<f32>(parts),
+            (None, ComputeDtype::Bf16) => self.pack::<bf16>(parts),
+            (None, ComputeDtype::F16) => self.pack::<f16>(parts),
         }
+    }
+
+    /// Straight from the stored values, panel by panel.
+    fn quantize(&self, parts: &[&Matrix], format: QuantizedFormat) -> Result<Tensor, CheckpointError> {
+        let readers = parts.iter().map(|part| self.reader(part)).collect::<Result<Vec<_>, _>>()?;
+        let [rows, columns] = packed_shape(parts);
+        let read = |first_row: usize, panel: &mut [f32]| {
+            for (within, values) in panel.chunks_exact_mut(columns).enumerate() {
+                let mut row = first_row + within;
+                let of_row = readers.iter().find(|reader| {
+                    let is_here = row < reader.matrix.rows;
+                    row -= if is_here { 0 } else { reader.matrix.rows };
+                    is_here
+                });
+                let reader = of_row.expect("the parts have all rows");
+                reader.read(row, values);
+                self.progress.advance(reader.row_bytes as u64);
+            }
+        };
+        format
+            .quantize_rows((rows, columns), &read)
+            .map_err(|source| CheckpointError::Device { name: quote(parts[0].name()), source })
     }
 
     fn pack<T: Element>(&self, parts: &[&Matrix]) -> Result<Tensor, CheckpointError> {
@@ -99,31 +123,52 @@ impl Loader<'_> {
 
     /// Converts one stored matrix into its rows of a packed one.
     fn fill<T: Element>(&self, matrix: &Matrix, target: &mut [T]) -> Result<(), CheckpointError> {
+        let reader = self.reader(matrix)?;
+        let task_rows = (TASK_ELEMENTS / matrix.columns).max(1);
+        target.par_chunks_mut(task_rows * matrix.columns).enumerate().for_each(|(task, rows)| {
+            for (within, row) in rows.chunks_exact_mut(matrix.columns).enumerate() {
+                reader.read(task * task_rows + within, row);
+            }
+            self.progress.advance((rows.len() / matrix.columns * reader.row_bytes) as u64);
+        });
+        Ok(())
+    }
+
+    /// Reads the scales, if there are any.
+    fn reader<'m>(&'m self, matrix: &'m Matrix) -> Result<Reader<'m>, CheckpointError> {
         let stored = &matrix.weight;
         let bytes = self.files[stored.file].bytes(&stored.entry);
-        let row_bytes = bytes.len() / matrix.rows;
         let scales = match &matrix.quantization {
             Some(quantization) => read_scales(self.files, &quantization.weight_scale)?,
             None => Vec::new(),
         };
         let scale_bytes = matrix.quantization.as_ref().map_or(0, |scales| scales.weight_scale.entry.n_bytes());
         self.progress.advance(scale_bytes as u64);
-        let task_rows = (TASK_ELEMENTS / matrix.columns).max(1);
-        target.par_chunks_mut(task_rows * matrix.columns).enumerate().for_each(|(task, rows)| {
-            for (within, row) in rows.chunks_exact_mut(matrix.columns).enumerate() {
-                let stored_row = matrix.stored_row(task * task_rows + within);
-                let source = &bytes[stored_row * row_bytes..][..row_bytes];
-                match &matrix.quantization {
-                    None => convert(stored.entry.dtype, source, row),
-                    Some(quantization) => {
-                        let (range, width) = quantization.layout.row(stored_row, matrix.columns);
-                        dequantize(source, &scales[range], width, row);
-                    }
-                }
+        Ok(Reader { matrix, bytes, row_bytes: bytes.len() / matrix.rows, scales })
+    }
+}
+
+/// A stored matrix, row by row.
+struct Reader<'a> {
+    matrix: &'a Matrix,
+    bytes: &'a [u8],
+    row_bytes: usize,
+    /// Of FP8.
+    scales: Vec<f32>,
+}
+
+impl Reader<'_> {
+    /// Row `row` of the loaded matrix, converted.
+    fn read<T: Element>(&self, row: usize, target: &mut [T]) {
+        let stored_row = self.matrix.stored_row(row);
+        let source = &self.bytes[stored_row * self.row_bytes..][..self.row_bytes];
+        match &self.matrix.quantization {
+            None => convert(self.matrix.weight.entry.dtype, source, target),
+            Some(quantization) => {
+                let (range, width) = quantization.layout.row(stored_row, self.matrix.columns);
+                dequantize(source, &self.scales[range], width, target);
             }
-            self.progress.advance((rows.len() / matrix.columns * row_bytes) as u64);
-        });
-        Ok(())
+        }
     }
 }
 
@@ -135,7 +180,7 @@ pub(super) struct Parts<'a> {
 
 impl WeightSource for Parts<'_> {
     fn embed_tokens(&self) -> Result<Tensor, ModelError> {
-        Ok(self.loader.matrix(&[&self.plan.embed_tokens])?)
+        Ok(self.loader.matrix(&[&self.plan.embed_tokens], self.plan.embedding_role())?)
     }
 
     fn num_layers(&self) -> usize {
@@ -154,7 +199,7 @@ impl WeightSource for Parts<'_> {
 
     fn lm_head(&self) -> Result<Tensor, ModelError> {
         let lm_head = self.plan.lm_head.as_ref().unwrap_or(&self.plan.embed_tokens);
-        Ok(self.loader.matrix(&[lm_head])?)
+        Ok(self.loader.matrix(&[lm_head], Role::Head)?)
     }
 }
 

@@ -28,11 +28,13 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use rayon::prelude::*;
 use safetensors::Dtype;
+use tramontane_kernels::QuantizedFormat;
 
 pub use error::{CheckpointError, Subject};
 pub use files::Layout;
@@ -45,7 +47,7 @@ use self::files::Files;
 use self::json::Section;
 use self::load::{Loader, Parts};
 use self::names::Naming;
-use self::plan::Plan;
+use self::plan::{Matrix, Plan, Role};
 use self::quantization::QuantizationConfig;
 use self::safetensors_map::MappedFile;
 use self::tensors::Inventory;
@@ -74,6 +76,47 @@ pub enum ComputeDtype {
     Bf16,
     /// For devices without bf16.
     F16,
+}
+
+/// How matrices are held: in a compute dtype, or quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightTypes {
+    /// Of what is not quantized, and of keys and values.
+    pub dtype: ComputeDtype,
+    /// Of the projections. The matrix of the logits has 8 bits in any case, with the embedding if it is tied to it; an
+    /// embedding of its own, of which a step reads a few rows, and what chooses experts are not quantized.
+    pub quantize: Option<QuantizedFormat>,
+}
+
+impl fmt::Display for WeightTypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dtype = format!("{:?}", self.dtype).to_lowercase();
+        match self.quantize {
+            Some(format) => write!(f, "{dtype} and {}", format!("{format:?}").to_lowercase()),
+            None => f.write_str(&dtype),
+        }
+    }
+}
+
+impl From<ComputeDtype> for WeightTypes {
+    fn from(dtype: ComputeDtype) -> Self {
+        Self { dtype, quantize: None }
+    }
+}
+
+impl WeightTypes {
+    /// Of the matrix of the logits.
+    pub fn head_format(self) -> Option<QuantizedFormat> {
+        self.format_of(Role::Head)
+    }
+
+    fn format_of(self, role: Role) -> Option<QuantizedFormat> {
+        match role {
+            Role::Projection => self.quantize,
+            Role::Head => self.quantize.map(|_| QuantizedFormat::Q8),
+            Role::Embedding | Role::Router => None,
+        }
+    }
 }
 
 /// Follows loading or hashing, from several threads at once.
@@ -184,30 +227,62 @@ impl Checkpoint {
         stored.map(|(matrix, quantization)| load::quantized(&self.files, matrix, quantization))
     }
 
-    /// Memory for the weights in `dtype`, in bytes.
-    pub fn weight_bytes(&self, dtype: ComputeDtype) -> u64 {
+    /// Memory for the weights, in bytes.
+    pub fn weight_bytes(&self, types: impl Into<WeightTypes>) -> u64 {
+        let types = types.into();
+        let bytes = |(parts, role): (Vec<&Matrix>, Role)| {
+            let [rows, columns] = packed_shape(&parts);
+            match types.format_of(role) {
+                Some(format) => format.weight_bytes((rows, columns)) as u64,
+                None => (rows * columns * types.dtype.size_in_bytes()) as u64,
+            }
+        };
+        let matrices: u64 = self.plan.packed().into_iter().map(bytes).sum();
         let (parameters, in_matrices, _) = summary::count(&self.plan);
-        in_matrices * dtype.size_in_bytes() as u64 + (parameters - in_matrices) * size_of::<f32>() as u64
+        matrices + (parameters - in_matrices) * size_of::<f32>() as u64
+    }
+
+    /// Refuses to quantize what cannot be, by its name.
+    pub fn check_types(&self, types: WeightTypes) -> Result<(), CheckpointError> {
+        for (parts, role) in self.plan.packed() {
+            let Some(format) = types.format_of(role) else { continue };
+            let [rows, columns] = packed_shape(&parts);
+            if let Some(reason) = format.refuses((rows, columns)) {
+                return Err(CheckpointError::Tensor {
+                    path: self.files[parts[0].weight.file].path.clone(),
+                    name: error::quote(parts[0].name()),
+                    found: format!("[{rows}, {columns}] in all"),
+                    expected: format!("a shape that can be quantized to {} bits: {reason}", format.bits().floor()),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Weights that are read, converted and packed when they are asked for. The final norm is taken to be the last.
     pub fn source<'a>(&'a self, dtype: ComputeDtype, progress: &'a dyn Progress) -> impl WeightSource + 'a {
         progress.start(self.plan.stored_bytes());
-        Parts { loader: Loader { files: &self.files, dtype, device: &Device::Cpu, progress }, plan: &self.plan }
+        let types = dtype.into();
+        Parts { loader: Loader { files: &self.files, types, device: &Device::Cpu, progress }, plan: &self.plan }
     }
 
-    /// Reads, converts and packs all weights.
+    /// Reads, converts and packs all weights. Quantized ones are for the CPU.
     pub fn load(
         &self,
-        dtype: ComputeDtype,
+        types: impl Into<WeightTypes>,
         device: &Device,
         progress: &dyn Progress,
     ) -> Result<Weights, CheckpointError> {
         progress.start(self.plan.stored_bytes());
-        let weights = Loader { files: &self.files, dtype, device, progress }.weights(&self.plan)?;
+        let weights = Loader { files: &self.files, types: types.into(), device, progress }.weights(&self.plan)?;
         progress.finish();
         Ok(weights)
     }
+}
+
+/// Of matrices that are stacked.
+fn packed_shape(parts: &[&Matrix]) -> [usize; 2] {
+    [parts.iter().map(|part| part.rows).sum(), parts[0].columns]
 }
 
 impl ComputeDtype {

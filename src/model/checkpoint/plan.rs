@@ -52,6 +52,19 @@ pub(super) struct SwiGluPlan {
     pub(super) down_proj: Matrix,
 }
 
+/// What a matrix of the decoder is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Rows of tokens, of which a step reads a few.
+    Embedding,
+    /// The logits, and where it is tied the rows of tokens too.
+    Head,
+    /// A product within a layer.
+    Projection,
+    /// Chooses experts.
+    Router,
+}
+
 /// The stored form of a matrix.
 #[derive(Clone, Debug)]
 pub(super) struct Matrix {
@@ -91,6 +104,30 @@ impl Plan {
         std::iter::once(&self.embed_tokens).chain(layers).chain(&self.lm_head)
     }
 
+    /// The matrices that the decoder has, stacked as it has them, and what each is for.
+    pub(super) fn packed(&self) -> Vec<(Vec<&Matrix>, Role)> {
+        let mut packed = vec![(vec![&self.embed_tokens], self.embedding_role())];
+        packed.extend(self.lm_head.iter().map(|lm_head| (vec![lm_head], Role::Head)));
+        for layer in &self.layers {
+            let mut project = |parts| packed.push((parts, Role::Projection));
+            project(vec![&layer.q_proj, &layer.k_proj, &layer.v_proj]);
+            project(vec![&layer.o_proj]);
+            match &layer.feed_forward {
+                FeedForwardPlan::Dense(block) => packed.extend(block.packed()),
+                FeedForwardPlan::Experts { gate, experts } => {
+                    packed.push((vec![&**gate], Role::Router));
+                    packed.extend(experts.iter().flat_map(SwiGluPlan::packed));
+                }
+            }
+        }
+        packed
+    }
+
+    /// A tied embedding is the head too.
+    pub(super) fn embedding_role(&self) -> Role {
+        if self.lm_head.is_some() { Role::Embedding } else { Role::Head }
+    }
+
     /// All norms.
     pub(super) fn norms(&self) -> impl Iterator<Item = &Stored> {
         let layers = self.layers.iter().flat_map(|layer| [&layer.input_layernorm, &layer.post_attention_layernorm]);
@@ -101,6 +138,13 @@ impl Plan {
     pub(super) fn stored_bytes(&self) -> u64 {
         let matrices: u64 = self.matrices().map(|matrix| matrix.stored_bytes()).sum();
         matrices + self.norms().map(|norm| norm.entry.n_bytes() as u64).sum::<u64>()
+    }
+}
+
+impl SwiGluPlan {
+    fn packed(&self) -> [(Vec<&Matrix>, Role); 2] {
+        let of = |parts| (parts, Role::Projection);
+        [of(vec![&self.gate_proj, &self.up_proj]), of(vec![&self.down_proj])]
     }
 }
 

@@ -13,7 +13,7 @@ use tramontane_kernels::paged_attention::cuda::HEAD_DIMS;
 use crate::model::ModelError;
 use crate::model::config::Config;
 use crate::model::rotary::RotaryTable;
-use crate::model::validate;
+use crate::model::validate::{self, Matrices};
 use crate::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, WeightSource};
 
 /// What a decoder has in the memory of a device. Names and shapes as in
@@ -86,7 +86,7 @@ impl GpuWeights {
         let heads = HeadPadding { from, to: device_head_dim(from)? };
         let to = Uploader { device, dtype, heads };
         let table = |name, table: Tensor| {
-            validate::table(name, &table, config)?;
+            validate::table(name, &table, config, Matrices::Plain)?;
             to.matrix(&table)
         };
         let embed_tokens = table("embed_tokens", weights.embed_tokens()?)?;
@@ -96,7 +96,7 @@ impl GpuWeights {
         };
         let layer = |index| {
             let layer = weights.layer(index)?;
-            validate::layer(config, index, &layer)?;
+            validate::layer(config, index, &layer, Matrices::Plain)?;
             to.layer(config, &layer, cache_bytes)
         };
         let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?;

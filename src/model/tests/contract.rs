@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use expect_test::{Expect, expect};
+use tramontane_kernels::QuantizedFormat;
 use tramontane_kernels::gpu::Emulated;
 
 use super::random::{BLOCK_SIZE, Model, NUM_BLOCKS, Progress, alone, batch_of};
@@ -148,6 +149,10 @@ fn a_gpu_refuses_the_same_weights() {
     check(
         &|m| m.weights.layers[1].o_proj = zeros((1, 1)),
         expect!["weight layers.1.o_proj has shape [1, 1], expected [24, 96]"],
+    );
+    check(
+        &|m| m.weights.layers[0].o_proj = QuantizedFormat::Q8.quantize(&zeros((32, 96))).unwrap(),
+        expect!["weight layers.0.o_proj has shape [2, 3, 544], expected [24, 96]"],
     );
     check(
         &|m| m.weights.norm = m.weights.norm.to_dtype(DType::BF16).unwrap(),

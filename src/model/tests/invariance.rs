@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use tramontane_kernels::QuantizedFormat;
 use tramontane_kernels::gpu::Emulated;
 
 use super::random::{BLOCK_SIZE, Model, NUM_BLOCKS, Progress, batch_of, generated_alone};
@@ -58,6 +59,11 @@ fn mixed(
 fn check(seed: u64, dtype: DType) {
     let model = Model::random(seed, dtype);
     check_decoder(seed, &model, &mut model.decoder(dtype));
+}
+
+fn check_quantized(seed: u64, format: QuantizedFormat) {
+    let model = Model::random_quantized(seed, format);
+    check_decoder(seed, &model, &mut model.decoder(DType::BF16));
 }
 
 /// On a GPU generated tokens take other kernels than those of a prompt, so each text has some of them: computed one by
@@ -138,6 +144,11 @@ proptest! {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn company_chunks_and_blocks_do_not_matter_to_quantized_weights(seed: u64, four: bool) {
+        check_quantized(seed, if four { QuantizedFormat::Q4 } else { QuantizedFormat::Q8 });
+    }
 
     #[test]
     fn company_chunks_and_blocks_do_not_matter_on_a_gpu(seed: u64, bf16: bool) {

@@ -4,7 +4,9 @@ use candle_core::{DType, Device, Tensor};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use tramontane_kernels::QuantizedFormat;
 use tramontane_kernels::gpu::Emulated;
+use tramontane_kernels::quantized_linear::GROUP;
 
 use crate::model::config::*;
 use crate::model::gpu::{GpuDecoder, GpuLimits};
@@ -38,6 +40,31 @@ impl Model {
             *width = width.next_multiple_of(8);
         }
         let weights = weights(&mut rng, &config, dtype);
+        Self { config, weights }
+    }
+
+    /// The same in widths that can be quantized, and quantized.
+    pub(super) fn random_quantized(seed: u64, format: QuantizedFormat) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut config = config(&mut rng);
+        let widths = [&mut config.hidden_size, &mut config.attention.head_dim, &mut config.vocab_size];
+        for width in widths.into_iter().chain([&mut config.feed_forward.intermediate_size]) {
+            *width = width.next_multiple_of(GROUP);
+        }
+        let mut weights = weights(&mut rng, &config, DType::F32);
+        let quantize = |tensor: &mut Tensor| *tensor = format.quantize(tensor).unwrap();
+        for layer in &mut weights.layers {
+            let blocks = match &mut layer.feed_forward {
+                FeedForwardWeights::Dense(block) => std::slice::from_mut(block),
+                FeedForwardWeights::Experts { experts, .. } => experts,
+            };
+            blocks.iter_mut().flat_map(|block| [&mut block.gate_up_proj, &mut block.down_proj]).for_each(quantize);
+            [&mut layer.qkv_proj, &mut layer.o_proj].into_iter().for_each(quantize);
+        }
+        quantize(&mut weights.lm_head);
+        if config.tie_word_embeddings {
+            weights.embed_tokens = weights.lm_head.clone();
+        }
         Self { config, weights }
     }
 

@@ -362,6 +362,43 @@ fn the_generators_own_cost_is_measured() {
 }
 
 #[test]
+fn quantizing_is_measured() {
+    let directory = tempfile::tempdir().unwrap();
+    let measure = |quantize: &str, arguments: &[&str]| {
+        let json = directory.path().join("accuracy.json");
+        let mut command = tramontane(&["bench", "accuracy", "models/tiny", "--quantize", quantize, "--threads", "2"]);
+        command.args(["--sequences", "2", "--tokens", "150", "--json", json.to_str().unwrap()]).args(arguments);
+        let ran = run(&mut command);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert!(ran.out.contains(quantize) && ran.out.contains("same top token"), "{}", ran.out);
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+        assert_eq!((&report["quantize"], &report["tokens"]), (&quantize.into(), &298.into()), "{report}");
+        let figure = |name: &str| report[name].as_f64().unwrap();
+        (figure("kl_mean"), figure("same_top_share"))
+    };
+    let (kl_8, same_8) = measure("q8", &[]);
+    let (kl_4, _) = measure("q4", &[]);
+    assert!(kl_8 > 0.0 && kl_8 < 0.01 && same_8 > 0.95, "q8: {kl_8} {same_8}");
+    assert!(kl_4 > kl_8, "q4: {kl_4}, q8: {kl_8}");
+    let (kl_of_text, _) = measure("q8", &["--text", "README.md"]);
+    assert!(kl_of_text > 0.0 && kl_of_text != kl_8, "{kl_of_text}");
+    let bench = |arguments: &[&str]| {
+        let mut command = tramontane(&["bench", "accuracy", "models/tiny"]);
+        command.args(arguments);
+        command
+    };
+    check_failure(&mut bench(&[]), 2, &["--quantize"]);
+    check_failure(&mut bench(&["--quantize", "q8", "--text", "LICENSE", "--tokens", "60000"]), 2, &["--tokens 60000"]);
+    check_failure(
+        &mut bench(&["--quantize", "q8", "--text", "deny.toml", "--tokens", "4000"]),
+        2,
+        &["deny.toml", "fewer"],
+    );
+    check_failure(&mut bench(&["--quantize", "q8", "--text", "missing.txt"]), 1, &["missing.txt"]);
+    check_failure(&mut bench(&["--quantize", "q8", "--text", "README.md", "--seed", "3"]), 2, &["--seed", "--text"]);
+}
+
+#[test]
 fn the_model_is_measured_without_a_server() {
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("report.json");
@@ -383,6 +420,9 @@ fn the_model_is_measured_without_a_server() {
         assert!((shares - 1.0).abs() < 1e-9, "{case}");
         assert!(case["of_roofline"].as_f64().unwrap() > 0.0 && case["median_ms"].as_f64() >= case["best_ms"].as_f64());
     }
+    let quantized = ["--quantize", "q4", "--prefill", "40", "--batch", "1", "--context", "40", "--repeats", "1"];
+    let ran = run(tramontane(&["bench", "engine", "models/tiny"]).args(quantized));
+    assert!(ran.code == 0 && ran.out.contains("bf16 and q4"), "{} {}", ran.out, ran.err);
     let too_long = ["--prefill", "9", "--context", "4000", "--num-blocks", "10"];
     check_failure(tramontane(&["bench", "engine", "models/tiny"]).args(too_long), 2, &["--context 4000", "160 tokens"]);
     let too_much = ["--prefill", "9", "--batch", "64", "--context", "100", "--num-blocks", "10"];

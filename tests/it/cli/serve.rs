@@ -174,6 +174,7 @@ fn what_cannot_be_served_is_refused_before_the_port_opens() {
     check_failure(&mut serve(&["--max-model-len", "4096"]), 2, &["max_model_len = 4096", "2048"]);
     check_failure(&mut serve(&["--kv-cache-memory", "900TiB"]), 2, &["kv_cache_memory", "TiB"]);
     check_failure(&mut serve(&["--tokenizer", "missing/tekken.json"]), 1, &["missing/tekken.json"]);
+    check_failure(&mut serve(&["--quantize", "q4"]), 1, &["cannot serve", "down_proj", "48 columns"]);
     let config = model.path().join("config.json");
     let text = std::fs::read_to_string(&config).unwrap();
     let other = text.replace("MistralForCausalLM", "GPT2LMHeadModel").replace("\"mistral\"", "\"gpt2\"");

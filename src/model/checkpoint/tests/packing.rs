@@ -7,9 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use float8::F8E4M3;
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
+use tramontane_kernels::{QuantizedFormat, embedding};
 
 use super::*;
-use crate::model::checkpoint::{ComputeDtype, NoProgress, Progress, summary};
+use crate::model::checkpoint::{ComputeDtype, NoProgress, Progress, WeightTypes, summary};
 use crate::model::weights::{FeedForwardWeights, WeightSource};
 
 /// All tensors of a checkpoint in f32, FP8 still without scales.
@@ -236,6 +237,65 @@ fn progress_ends_at_the_total() {
             assert_eq!(done.into_inner(), total.into_inner(), "{case}");
             assert_eq!(finished.into_inner(), 1, "{case}");
         }
+    }
+}
+
+/// Matrices and their quantized forms, of tied embeddings and of FP8 with a head of its own.
+#[test]
+fn quantized_weights_stand_for_the_loaded_ones() {
+    for directory in [Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny"), golden("fp8-block-hf")] {
+        let checkpoint = Checkpoint::open(&directory).unwrap();
+        let plain = checkpoint.load(ComputeDtype::Bf16, &Device::Cpu, &NoProgress).unwrap();
+        for (quantize, relative) in [(QuantizedFormat::Q8, 0.008), (QuantizedFormat::Q4, 0.11)] {
+            let types = WeightTypes { dtype: ComputeDtype::Bf16, quantize: Some(quantize) };
+            checkpoint.check_types(types).unwrap();
+            let weights = checkpoint.load(types, &Device::Cpu, &NoProgress).unwrap();
+            let mut bytes = 0;
+            let mut check = |what: &str, found: &Tensor, plain: &Tensor, expected: Option<QuantizedFormat>| {
+                assert_eq!(QuantizedFormat::of(found), expected, "{what}");
+                bytes += found.elem_count() * found.dtype().size_in_bytes();
+                let rows: Vec<u32> = (0..plain.dims()[0] as u32).collect();
+                let values =
+                    |tensor| embedding(tensor, &rows).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let (mut error, mut size) = (0.0, 0.0);
+                for (found, plain) in values(found).into_iter().zip(values(plain)) {
+                    error += f64::from(found - plain).powi(2);
+                    size += f64::from(plain).powi(2);
+                }
+                let (limit, found) = (if expected.is_none() { 0.0 } else { relative }, (error / size).sqrt());
+                assert!(found <= limit, "{what} {quantize:?}: {found}");
+            };
+            let head = Some(QuantizedFormat::Q8);
+            check("lm_head", &weights.lm_head, &plain.lm_head, head);
+            if !checkpoint.config().tie_word_embeddings {
+                check("embed_tokens", &weights.embed_tokens, &plain.embed_tokens, None);
+            }
+            let mut norms = 1;
+            for (found, plain) in weights.layers.iter().zip(&plain.layers) {
+                check("qkv_proj", &found.qkv_proj, &plain.qkv_proj, Some(quantize));
+                check("o_proj", &found.o_proj, &plain.o_proj, Some(quantize));
+                let (FeedForwardWeights::Dense(found), FeedForwardWeights::Dense(plain)) =
+                    (&found.feed_forward, &plain.feed_forward)
+                else {
+                    panic!("experts")
+                };
+                check("gate_up_proj", &found.gate_up_proj, &plain.gate_up_proj, Some(quantize));
+                check("down_proj", &found.down_proj, &plain.down_proj, Some(quantize));
+                norms += 2;
+            }
+            let norms = (norms * checkpoint.config().hidden_size * size_of::<f32>()) as u64;
+            assert_eq!(checkpoint.weight_bytes(types), bytes as u64 + norms, "{}", directory.display());
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_quantized_is_refused_by_its_name() {
+    let checkpoint = Checkpoint::open(&golden("mistral-v03")).unwrap();
+    let types = WeightTypes { dtype: ComputeDtype::Bf16, quantize: Some(QuantizedFormat::Q4) };
+    let error = checkpoint.check_types(types).unwrap_err().to_string();
+    for part in ["model.layers.0.mlp.down_proj.weight", "[64, 80]", "4 bits", "80 columns are not a multiple of 32"] {
+        assert!(error.contains(part), "{error} lacks {part}");
     }
 }
 
