@@ -145,7 +145,7 @@ fn quantized_weights_are_the_cpus() {
         resolve("--quantize q8 --reference"),
         expect!["reference and quantize exclude each other: set one of them"],
     );
-    check_error(resolve("--quantize q5"), expect![[r#"quantize (--quantize) is "q5", expected none, q8 or q4"#]]);
+    check_error(resolve("--quantize q5"), expect![[r#"quantize = "q5" (--quantize): expected none, q8 or q4"#]]);
 }
 
 #[test]

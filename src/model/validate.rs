@@ -185,11 +185,13 @@ fn matrix(name: &str, tensor: &Tensor, expected: [usize; 2], may_be: Matrices) -
         return same_shape(name, &found, &expected);
     }
     shape(name, tensor, &expected)?;
+    let expected = match may_be {
+        Matrices::Plain => "F32, BF16 or F16",
+        Matrices::PlainOrQuantized => "F32, BF16, F16 or quantized",
+    };
     match tensor.dtype() {
         DType::F32 | DType::BF16 | DType::F16 => Ok(()),
-        found => {
-            Err(ModelError::WeightType { tensor: name.to_owned(), found, expected: "F32, BF16, F16 or quantized" })
-        }
+        found => Err(ModelError::WeightType { tensor: name.to_owned(), found, expected }),
     }
 }
 

@@ -114,7 +114,7 @@ fn weights_that_do_not_fit_are_refused() {
     );
     check_build(
         |m, _| m.weights.embed_tokens = m.weights.embed_tokens.to_dtype(DType::F64).unwrap(),
-        expect!["weight embed_tokens is F64, expected F32, BF16 or F16"],
+        expect!["weight embed_tokens is F64, expected F32, BF16, F16 or quantized"],
     );
     check_build(
         |m, _| m.weights.norm = m.weights.norm.to_dtype(DType::BF16).unwrap(),
