@@ -86,6 +86,27 @@ pub(crate) fn for_each_row(out: &mut [f32], width: usize, work: usize, body: imp
     }
 }
 
+/// What to do with results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// Replace the output.
+    Overwrite,
+    /// Add to the output.
+    Add,
+}
+
+impl Store {
+    #[inline(always)]
+    pub(crate) fn write(self, out: &mut [f32], results: &[f32]) {
+        for (out, result) in out.iter_mut().zip(results) {
+            match self {
+                Self::Overwrite => *out = *result,
+                Self::Add => *out += *result,
+            }
+        }
+    }
+}
+
 /// An output that several pieces of work fill, each its own elements.
 #[derive(Clone, Copy)]
 pub(crate) struct SharedOutput {

@@ -12,18 +12,15 @@ mod tests;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use crate::quantized_linear::{self, QuantizedFormat};
-use crate::storage::{bytes, matrix, operand, with_element};
+use crate::panel_linear::{panels, unpack_rows, weight_shape};
+use crate::storage::{operand, with_element};
 
 const OP: &str = "embedding";
 
-/// Rows `rows (n)` of `table (size, width)` in f32, bf16, f16 or quantized: `(n, width)` in f32.
+/// Rows `rows (n)` of `table (size, width)` in f32, bf16, f16 or in panels: `(n, width)` in f32.
 /// Fails if a row is outside the table.
 pub fn embedding(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
-    let (size, _) = match QuantizedFormat::of(table) {
-        Some(_) => quantized_linear::shape(table.layout())?,
-        None => matrix(OP, "table", table)?,
-    };
+    let (size, _) = weight_shape(OP, "table", table.dtype(), table.layout())?;
     if let Some(&row) = rows.iter().find(|&&row| row as usize >= size) {
         bail!("{OP}: row {row} of a table of {size}");
     }
@@ -40,12 +37,11 @@ impl CustomOp1 for Embedding<'_> {
     }
 
     fn cpu_fwd(&self, table: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        if let Some(format) = QuantizedFormat::of_bytes(table.dtype(), layout.dims()) {
-            let (_, width) = quantized_linear::shape(layout)?;
-            let out = quantized_linear::unpack_rows(format, bytes(OP, "table", table, layout)?, width, self.rows);
+        let (_, width) = weight_shape(OP, "table", table.dtype(), layout)?;
+        if let Some((format, bytes)) = panels(OP, "table", (table, layout))? {
+            let out = unpack_rows(format, bytes, width, self.rows);
             return Ok((CpuStorage::F32(out), Shape::from((self.rows.len(), width))));
         }
-        let (_, width) = layout.shape().dims2()?;
         let out = with_element!(OP, table.dtype(), T => {
             Ok(cpu::embedding(operand::<T>(OP, "table", table, layout)?, width, self.rows))
         })?;

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use crate::simd::{Bf16Pairs, Kernel, Multiply, Tier, TileShape, Vector, Widened, dispatch, dot_tile};
 use crate::storage::Element;
-use crate::threads::{self, SharedOutput};
+use crate::threads::{self, SharedOutput, Store};
 
 /// Rows from which the blocked path is worth its copies.
 const BLOCKED_MIN_ROWS: usize = 24;
@@ -31,15 +31,6 @@ const COLUMN_BLOCK: usize = 48;
 
 /// Elements from which it pays to round rows on several threads.
 const PARALLEL_ROUNDING: usize = 1 << 16;
-
-/// What to do with the result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Store {
-    /// Replace the output.
-    Overwrite,
-    /// Add to the output.
-    Add,
-}
 
 /// The operands: `x (rows, in_features)` and `weight (out_features, in_features)`.
 pub(super) struct Product<'a, T> {

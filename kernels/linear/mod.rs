@@ -1,7 +1,7 @@
 //! Matrix product with a weight: `x (n, in)` f32 times `weight (out, in)` gives `(n, out)` f32.
 //!
 //! Each element is accumulated in f32 along `in` in one fixed order, whatever `n` is. Where the weight is bf16, so
-//! are the rows that it is multiplied with: `x` is rounded to it. A weight may be quantized (`quantized_linear`).
+//! are the rows that it is multiplied with: `x` is rounded to it. A weight may be in panels (`panel_linear`).
 
 mod cpu;
 pub mod cuda;
@@ -15,15 +15,14 @@ mod tests;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, InplaceOp3, Layout, Result, Shape, Tensor};
 
-use crate::quantized_linear::{self, QuantizedFormat};
+use crate::panel_linear::{self, panels, weight_shape};
 use crate::simd::Tier;
-use crate::storage::{bytes, expect_f32, expect_shape, matrix, operand, operand_mut, with_element};
-
-pub(crate) use cpu::Store;
+use crate::storage::{expect_f32, expect_shape, matrix, operand, operand_mut, with_element};
+use crate::threads::Store;
 
 const OP: &str = "linear";
 
-/// `x (n, in)` in f32 times the transpose of `weight (out, in)` in f32, bf16, f16 or quantized: `(n, out)` in f32.
+/// `x (n, in)` in f32 times the transpose of `weight (out, in)` in f32, bf16, f16 or in panels: `(n, out)` in f32.
 pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     check(x, weight)?;
     x.apply_op2_no_bwd(weight, &Linear)
@@ -40,10 +39,7 @@ pub fn linear_add(residual: &Tensor, x: &Tensor, weight: &Tensor) -> Result<()> 
 /// Returns the shape of the result.
 fn check(x: &Tensor, weight: &Tensor) -> Result<(usize, usize)> {
     let (rows, in_features) = matrix(OP, "x", x)?;
-    let (out_features, weight_in) = match QuantizedFormat::of(weight) {
-        Some(_) => quantized_linear::shape(weight.layout())?,
-        None => matrix(OP, "weight", weight)?,
-    };
+    let (out_features, weight_in) = weight_shape(OP, "weight", weight.dtype(), weight.layout())?;
     expect_f32(OP, "x", x)?;
     if in_features != weight_in {
         candle_core::bail!("{OP}: x {:?} and weight {:?} differ in their last dimension", x.dims(), weight.dims());
@@ -59,7 +55,8 @@ impl CustomOp2 for Linear {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, x_l: &Layout, w: &CpuStorage, w_l: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (rows, out_features) = (x_l.shape().dims2()?.0, out_features(w, w_l)?);
+        let (rows, _) = x_l.shape().dims2()?;
+        let (out_features, _) = weight_shape(OP, "weight", w.dtype(), w_l)?;
         let mut out = vec![0.0; rows * out_features];
         multiply((x, x_l), (w, w_l), Store::Overwrite, &mut out)?;
         Ok((CpuStorage::F32(out), Shape::from((rows, out_features))))
@@ -86,13 +83,6 @@ impl InplaceOp3 for LinearAdd {
     }
 }
 
-fn out_features(weight: &CpuStorage, layout: &Layout) -> Result<usize> {
-    match QuantizedFormat::of_bytes(weight.dtype(), layout.dims()) {
-        Some(_) => Ok(quantized_linear::shape(layout)?.0),
-        None => Ok(layout.shape().dims2()?.0),
-    }
-}
-
 fn multiply(
     (x, x_l): (&CpuStorage, &Layout),
     (w, w_l): (&CpuStorage, &Layout),
@@ -100,10 +90,11 @@ fn multiply(
     out: &mut [f32],
 ) -> Result<()> {
     let (rows, in_features) = x_l.shape().dims2()?;
-    let (x, out_features) = (operand(OP, "x", x, x_l)?, out_features(w, w_l)?);
-    if let Some(format) = QuantizedFormat::of_bytes(w.dtype(), w_l.dims()) {
-        let weight = bytes(OP, "weight", w, w_l)?;
-        quantized_linear::run(format, x, weight, (rows, out_features, in_features), store, out);
+    let (out_features, _) = weight_shape(OP, "weight", w.dtype(), w_l)?;
+    let x = operand(OP, "x", x, x_l)?;
+    if let Some((format, weight)) = panels(OP, "weight", (w, w_l))? {
+        let product = panel_linear::Product { x, weight, rows, in_features, out_features };
+        panel_linear::run(Tier::best(), format, &product, store, out);
         return Ok(());
     }
     with_element!(OP, w.dtype(), T => {

@@ -4,13 +4,14 @@ use candle_core::DType;
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use super::cpu::{Product, Store, run};
+use super::cpu::{Product, run};
 use super::{linear, linear_add, reference};
 use crate::simd::Tier;
 use crate::storage::Element;
 use crate::testing::{
     DTYPES, assert_close, assert_same_bits, assert_same_in_any_pool, random, tensor, tolerance, values,
 };
+use crate::threads::Store;
 
 /// Rows, in, out.
 type Shape = (usize, usize, usize);

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use super::cuda::{Chunk, NO_TILE, PagedDecode, PagedKeys, PagedPrefill};
 use super::{AttentionParams, Heads, PagedAttention, reference};
 use crate::gpu::Float16;
+use crate::kv_cache::{Arrangement, CacheShape};
 use crate::paged_batch::{KvGeometry, PagedBatch, PagedSequence};
 use crate::testing::{OnDevice, assert_close, assert_same_bits, each_device, random};
 
@@ -216,7 +217,10 @@ impl Batch {
             let slots = (context_len - query_len..context_len).map(slot).collect();
             let paged = PagedSequence { query_start: 0, query_len, context_len, block_table: table.clone() };
             let batch = PagedBatch::new(slots, vec![paged], geometry).unwrap();
-            let op = PagedAttention { heads, batch: &batch, params: self.params() };
+            let geometry = batch.geometry();
+            let Heads { kv_heads, head_dim, .. } = heads;
+            let shape = CacheShape { arrangement: Arrangement::Rows, geometry, kv_heads, head_dim };
+            let op = PagedAttention { heads, cache: shape, batch: &batch, params: self.params() };
             expected.extend(reference::paged_attention(&op, rows, &cache));
         }
         expected

@@ -1,7 +1,8 @@
 //! Causal grouped-query attention of a ragged batch over the paged cache.
 //!
 //! A query walks the positions it sees from the first to the last in tiles that begin at multiples of a
-//! constant, with an online softmax: the order and the tile boundaries depend on its own position only.
+//! constant, with an online softmax: the order and the tile boundaries depend on its own position only. Over a
+//! cache in panels, queries and probabilities are rounded to bf16.
 
 mod cpu;
 pub mod cuda;
@@ -15,6 +16,7 @@ mod tests;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
+use crate::kv_cache::CacheShape;
 use crate::paged_batch::PagedBatch;
 use crate::simd::Tier;
 use crate::storage::{expect_f32, matrix, operand, with_element};
@@ -30,18 +32,15 @@ pub struct AttentionParams {
     pub window: Option<usize>,
 }
 
-/// Queries `q (n, heads * head_dim)` in f32, already rotated, over `kv_cache (2, num_blocks, block_size,
-/// kv_heads, head_dim)` in f32, bf16 or f16 (keys first), into which the batch has been written. Query head
-/// `h` uses KV head `h / (heads / kv_heads)`. The result is `(n, heads * head_dim)` in f32.
+/// Queries `q (n, heads * head_dim)` in f32, already rotated, over `kv_cache`, in rows in f32, bf16 or f16 or in panels
+/// of bf16 ([`crate::kv_cache`]), into which the batch has been written. Query head `h` uses KV head `h / (heads / kv_heads)`. The result is `(n, heads * head_dim)` in f32.
 pub fn paged_attention(q: &Tensor, kv_cache: &Tensor, batch: &PagedBatch, params: AttentionParams) -> Result<Tensor> {
     let (tokens, columns) = matrix(OP, "q", q)?;
     expect_f32(OP, "q", q)?;
-    let &[2, num_blocks, block_size, kv_heads, head_dim] = kv_cache.dims() else {
-        bail!("{OP}: kv_cache has shape {:?}", kv_cache.dims());
-    };
-    let geometry = batch.geometry();
-    if (num_blocks, block_size) != (geometry.num_blocks, geometry.block_size) || tokens != batch.n_tokens() {
-        bail!("{OP}: {tokens} rows and cache {:?} for a batch of {geometry:?}", kv_cache.dims());
+    let cache = CacheShape::of(OP, kv_cache)?;
+    let CacheShape { kv_heads, head_dim, .. } = cache;
+    if cache.geometry != batch.geometry() || tokens != batch.n_tokens() {
+        bail!("{OP}: {tokens} rows and cache {:?} for a batch of {:?}", kv_cache.dims(), batch.geometry());
     }
     let width = kv_heads * head_dim;
     if width == 0 || columns == 0 || columns % width != 0 {
@@ -51,7 +50,7 @@ pub fn paged_attention(q: &Tensor, kv_cache: &Tensor, batch: &PagedBatch, params
         bail!("{OP}: a window of 0 sees nothing");
     }
     let heads = Heads { group: columns / width, kv_heads, head_dim };
-    q.apply_op2_no_bwd(kv_cache, &PagedAttention { heads, batch, params })
+    q.apply_op2_no_bwd(kv_cache, &PagedAttention { heads, cache, batch, params })
 }
 
 /// How queries share keys and values.
@@ -65,6 +64,7 @@ struct Heads {
 
 struct PagedAttention<'a> {
     heads: Heads,
+    cache: CacheShape,
     batch: &'a PagedBatch,
     params: AttentionParams,
 }

@@ -1,14 +1,18 @@
 //! The definition, in f64: all scores, one softmax, one weighted sum.
 
+use half::bf16;
+
 use super::{PagedAttention, first_visible};
+use crate::kv_cache::Arrangement;
 use crate::storage::Element;
 
-/// `(n, heads * head_dim)`
+/// `(n, heads * head_dim)`; `cache` is in rows even where `op` says panels, which are then what it is compared with.
 pub(super) fn paged_attention<T: Element>(op: &PagedAttention<'_>, q: &[f32], cache: &[T]) -> Vec<f64> {
     let head_dim = op.heads.head_dim;
     let heads = op.heads.group * op.heads.kv_heads;
     let block_size = op.batch.geometry().block_size;
     let (keys, values) = cache.split_at(cache.len() / 2);
+    let rounds = op.cache.arrangement == Arrangement::Panels;
     let mut out = Vec::new();
     for sequence in op.batch.sequences() {
         for index in 0..sequence.query_len {
@@ -18,7 +22,8 @@ pub(super) fn paged_attention<T: Element>(op: &PagedAttention<'_>, q: &[f32], ca
                 .collect();
             for head in 0..heads {
                 let start = ((sequence.query_start + index) * heads + head) * head_dim;
-                let query = &q[start..start + head_dim];
+                let rounded = |value: &f32| if rounds { bf16::from_f32(*value).to_f32() } else { *value };
+                let query: Vec<f32> = q[start..start + head_dim].iter().map(rounded).collect();
                 let cell = |slot: usize| (slot * op.heads.kv_heads + head / op.heads.group) * head_dim;
                 let score = |&slot: &usize| {
                     let key = &keys[cell(slot)..cell(slot) + head_dim];

@@ -8,9 +8,10 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{AttentionParams, Heads, PagedAttention, cpu, paged_attention, reference};
+use crate::kv_cache::{Arrangement, CacheShape, PANEL, key_at, value_at};
 use crate::paged_batch::{KvGeometry, PagedBatch, PagedSequence};
 use crate::simd::Tier;
-use crate::storage::Element;
+use crate::storage::{Element, ElementKind};
 use crate::testing::{assert_close, assert_same_bits, assert_same_in_any_pool, random, tensor, tolerance};
 
 /// Keys, values and queries of one sequence by position, and how to look at them.
@@ -20,13 +21,22 @@ struct Case {
     context_len: usize,
     block_size: usize,
     magnitude: f32,
+    /// For what fills panels.
+    arrangement: Arrangement,
 }
 
 impl Case {
     fn new(heads: (usize, usize, usize), context_len: usize, window: Option<usize>, magnitude: f32) -> Self {
         let (group, kv_heads, head_dim) = heads;
         let params = AttentionParams { softmax_scale: 1.0 / (head_dim as f32).sqrt(), window };
-        Self { heads: Heads { group, kv_heads, head_dim }, params, context_len, block_size: 16, magnitude }
+        Self {
+            heads: Heads { group, kv_heads, head_dim },
+            params,
+            context_len,
+            block_size: 16,
+            magnitude,
+            arrangement: Arrangement::Panels,
+        }
     }
 
     fn shape(&self) -> [usize; 4] {
@@ -64,12 +74,30 @@ impl Case {
         block_table[position / self.block_size] as usize * self.block_size + position % self.block_size
     }
 
+    /// How a cache of this type is arranged.
+    fn shape_of<T: Element>(&self, num_blocks: usize) -> CacheShape {
+        let fills = T::KIND == ElementKind::Bf16 && self.heads.head_dim.is_multiple_of(PANEL);
+        let arrangement = if fills { self.arrangement } else { Arrangement::Rows };
+        let geometry = KvGeometry { num_blocks, block_size: self.block_size };
+        let Heads { kv_heads, head_dim, .. } = self.heads;
+        CacheShape { arrangement, geometry, kv_heads, head_dim }
+    }
+
     /// Results of `queries` (positions) computed as one chunk, with a shuffled block table.
     fn chunk<T: Element>(&self, tier: Tier, queries: std::ops::Range<usize>, seed: u64) -> Vec<f32> {
         let (batch, cache) = self.batch::<T>(queries.clone(), seed);
         let width = self.heads.group * self.width();
         let q = &self.queries()[queries.start * width..queries.end * width];
-        cpu::paged_attention(tier, &self.op(&batch), q, &cache)
+        self.run(tier, &batch, q, &cache)
+    }
+
+    /// `cache` is in rows.
+    fn run<T: Element>(&self, tier: Tier, batch: &PagedBatch, q: &[f32], cache: &[T]) -> Vec<f32> {
+        let op = self.op::<T>(batch);
+        match op.cache.arrangement {
+            Arrangement::Rows => cpu::paged_attention(tier, &op, q, cache),
+            Arrangement::Panels => cpu::paged_attention(tier, &op, q, &in_panels(&op.cache, cache)),
+        }
     }
 
     fn batch<T: Element>(&self, queries: std::ops::Range<usize>, seed: u64) -> (PagedBatch, Vec<T>) {
@@ -85,18 +113,29 @@ impl Case {
         (PagedBatch::new(slots, vec![sequence], geometry).unwrap(), cache)
     }
 
-    fn op<'a>(&self, batch: &'a PagedBatch) -> PagedAttention<'a> {
-        PagedAttention { heads: self.heads, batch, params: self.params }
+    fn op<'a, T: Element>(&self, batch: &'a PagedBatch) -> PagedAttention<'a> {
+        let cache = self.shape_of::<T>(batch.geometry().num_blocks);
+        PagedAttention { heads: self.heads, cache, batch, params: self.params }
+    }
+
+    /// What rounding probabilities may do, relative to the root mean square of `expected`: half a unit in the last place of
+    /// bf16 of the largest value.
+    fn rounding<T: Element>(&self, expected: &[f64]) -> f64 {
+        if self.shape_of::<T>(1).arrangement == Arrangement::Rows {
+            return 0.0;
+        }
+        let mean_square = expected.iter().map(|value| value * value).sum::<f64>() / expected.len() as f64;
+        f64::from(self.magnitude) / 512.0 / mean_square.sqrt()
     }
 
     /// The whole sequence at once against the reference, then in random chunks against itself.
     fn check<T: Element>(&self, dtype: DType) {
         let (batch, cache) = self.batch::<T>(0..self.context_len, 0);
-        let expected = reference::paged_attention(&self.op(&batch), &self.queries(), &cache);
+        let expected = reference::paged_attention(&self.op::<T>(&batch), &self.queries(), &cache);
         for tier in Tier::supported() {
             let name = format!("paged_attention {dtype:?} {tier:?} window {:?}", self.params.window);
             let whole = self.chunk::<T>(tier, 0..self.context_len, 0);
-            let allowed = tolerance(dtype) * f64::from(self.magnitude.max(1.0)).powi(2);
+            let allowed = tolerance(dtype) * f64::from(self.magnitude.max(1.0)).powi(2) + self.rounding::<T>(&expected);
             assert_close(&name, &self.shape(), &whole, &expected, allowed);
             let mut rng = ChaCha8Rng::seed_from_u64(self.context_len as u64);
             let mut chunks = Vec::new();
@@ -112,16 +151,57 @@ impl Case {
     }
 }
 
+/// The same cells in panels.
+fn in_panels<T: Element>(shape: &CacheShape, rows: &[T]) -> Vec<T> {
+    let CacheShape { kv_heads, head_dim, .. } = *shape;
+    let mut panels = rows.to_vec();
+    let half = rows.len() / 2;
+    for (cell, row) in rows.chunks_exact(head_dim).enumerate() {
+        let (plane, cell) = (cell / (half / head_dim), cell % (half / head_dim));
+        let (start, lane) = shape.panel(cell / kv_heads, cell % kv_heads);
+        for (column, value) in row.iter().enumerate() {
+            let at = if plane == 0 { key_at(column, lane) } else { value_at(column, lane) };
+            panels[plane * half + start + at] = *value;
+        }
+    }
+    panels
+}
+
 #[test]
 fn agrees_with_the_reference_and_with_itself() {
     let heads = [(1, 1, 2), (1, 3, 6), (2, 1, 16), (3, 2, 34), (4, 2, 128), (8, 1, 64), (5, 1, 48)];
     for heads in heads {
         for context_len in [1, 31, 33, 100] {
             for window in [None, Some(1), Some(32), Some(45)] {
-                Case::new(heads, context_len, window, 1.0).check::<bf16>(DType::BF16);
+                let mut case = Case::new(heads, context_len, window, 1.0);
+                case.check::<bf16>(DType::BF16);
+                case.arrangement = Arrangement::Rows;
+                case.check::<bf16>(DType::BF16);
             }
             Case::new(heads, context_len, None, 1.0).check::<f32>(DType::F32);
             Case::new(heads, context_len, Some(7), 1.0).check::<f16>(DType::F16);
+        }
+    }
+}
+
+/// Contexts of several chunks, which a few queries split and many do not; blocks of several panels.
+#[test]
+fn chunks_of_the_context_are_merged_alike() {
+    for (context_len, window) in [(1024, None), (1025, None), (2200, None), (2200, Some(1100)), (2200, Some(90))] {
+        let mut case = Case::new((4, 2, 16), context_len, window, 1.0);
+        case.block_size = 48;
+        let width = case.heads.group * case.width();
+        let (batch, cache) = case.batch::<bf16>(0..context_len, 0);
+        let expected = reference::paged_attention(&case.op::<bf16>(&batch), &case.queries(), &cache);
+        for tier in Tier::supported() {
+            let name = format!("paged_attention {tier:?} {context_len} window {window:?}");
+            let whole = case.chunk::<bf16>(tier, 0..context_len, 0);
+            assert_close(&name, &case.shape(), &whole, &expected, case.rounding::<bf16>(&expected));
+            for queries in [context_len - 1..context_len, context_len - 7..context_len, 1020..1024, 1000..1024] {
+                let found = case.chunk::<bf16>(tier, queries.clone(), 9);
+                let expected = &whole[queries.start * width..queries.end * width];
+                assert_same_bits(&format!("{name} {queries:?}"), &case.shape(), &found, expected);
+            }
         }
     }
 }
@@ -153,7 +233,7 @@ fn sequences_do_not_see_each_other() {
     let case = Case::new((4, 2, 32), 70, None, 1.0);
     let width = case.heads.group * case.width();
     let (solo, cache) = case.batch::<f32>(0..70, 5);
-    let expected = cpu::paged_attention(Tier::best(), &case.op(&solo), &case.queries(), &cache);
+    let expected = case.run(Tier::best(), &solo, &case.queries(), &cache);
     // The same sequence thrice: its middle, its last token, its beginning.
     let mut sequences = Vec::new();
     let (mut slots, mut q, mut rows) = (Vec::new(), Vec::new(), Vec::new());
@@ -166,7 +246,7 @@ fn sequences_do_not_see_each_other() {
         rows.extend_from_slice(&expected[queries.start * width..queries.end * width]);
     }
     let batch = PagedBatch::new(slots, sequences, solo.geometry()).unwrap();
-    let found = cpu::paged_attention(Tier::best(), &case.op(&batch), &q, &cache);
+    let found = case.run(Tier::best(), &batch, &q, &cache);
     assert_same_bits("paged_attention, three sequences", &case.shape(), &found, &rows);
 }
 

@@ -16,6 +16,7 @@ mod tests;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, InplaceOp3, Layout, Result, Shape, Tensor, bail};
 
+use crate::kv_cache::CacheShape;
 use crate::paged_batch::PagedBatch;
 use crate::storage::{expect_f32, expect_shape, matrix, operand, operand_mut, with_element};
 
@@ -31,8 +32,8 @@ pub struct RotaryRows {
 }
 
 /// Splits `qkv (n, (heads + 2 * kv_heads) * head_dim)` in f32. Keys and values go to the batch's slots of
-/// `kv_cache (2, num_blocks, block_size, kv_heads, head_dim)` in f32, bf16 or f16 (keys first); the
-/// rotated queries come back as `(n, heads * head_dim)` in f32.
+/// `kv_cache`, in rows in f32, bf16 or f16 or in panels of bf16 ([`crate::kv_cache`]); the rotated
+/// queries come back as `(n, heads * head_dim)` in f32.
 pub fn rotary_kv_write(qkv: &Tensor, kv_cache: &Tensor, rows: &RotaryRows, batch: &PagedBatch) -> Result<Tensor> {
     let split = Split::new(qkv, kv_cache, batch)?;
     expect_f32(OP, "qkv", qkv)?;
@@ -50,23 +51,22 @@ struct Split {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+    cache: CacheShape,
 }
 
 impl Split {
     fn new(qkv: &Tensor, kv_cache: &Tensor, batch: &PagedBatch) -> Result<Self> {
         let (tokens, columns) = matrix(OP, "qkv", qkv)?;
-        let &[2, num_blocks, block_size, kv_heads, head_dim] = kv_cache.dims() else {
-            bail!("{OP}: kv_cache has shape {:?}", kv_cache.dims());
-        };
-        let geometry = batch.geometry();
-        if (num_blocks, block_size) != (geometry.num_blocks, geometry.block_size) || tokens != batch.n_tokens() {
-            bail!("{OP}: {tokens} rows and cache {:?} for a batch of {:?}", kv_cache.dims(), geometry);
+        let cache = CacheShape::of(OP, kv_cache)?;
+        let CacheShape { kv_heads, head_dim, .. } = cache;
+        if cache.geometry != batch.geometry() || tokens != batch.n_tokens() {
+            bail!("{OP}: {tokens} rows and cache {:?} for a batch of {:?}", kv_cache.dims(), batch.geometry());
         }
         let total_heads = columns.checked_div(head_dim).unwrap_or(0);
         if head_dim % 2 != 0 || total_heads * head_dim != columns || total_heads <= 2 * kv_heads {
             bail!("{OP}: qkv {:?} does not divide into heads of cache {:?}", qkv.dims(), kv_cache.dims());
         }
-        Ok(Self { heads: total_heads - 2 * kv_heads, kv_heads, head_dim })
+        Ok(Self { heads: total_heads - 2 * kv_heads, kv_heads, head_dim, cache })
     }
 
     fn columns(&self) -> usize {

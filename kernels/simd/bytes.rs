@@ -25,6 +25,8 @@ pub(crate) trait ByteTiles {
 pub(crate) trait ByteSums: Copy {
     /// Codes of sixteen outputs, four each.
     type Codes: Copy;
+    /// Four codes of a row, for all outputs.
+    type Row: Copy;
     /// A number per output.
     type Floats: Copy;
 
@@ -36,12 +38,13 @@ pub(crate) trait ByteSums: Copy {
     unsafe fn codes(from: *const u8) -> Self::Codes;
     /// 64 bytes of two codes each: those of the low halves, then those of the high ones.
     unsafe fn nibbles(from: *const u8) -> [Self::Codes; 2];
-    /// Adds the products with four signed codes of a row.
-    unsafe fn add_products(self, weights: Self::Codes, row: *const i8) -> Self;
+    /// Four signed codes.
+    unsafe fn row(from: *const i8) -> Self::Row;
+    unsafe fn add_products(self, weights: Self::Codes, row: Self::Row) -> Self;
     /// Sixteen scales.
     unsafe fn scales(from: *const bf16) -> Self::Floats;
-    /// Zeros.
-    unsafe fn zeros() -> Self::Floats;
+    /// Sixteen numbers.
+    unsafe fn floats(from: *const f32) -> Self::Floats;
     /// `to + sums * (scales * row_scale)`, each operation rounded but for the last product, which is rounded with the sum.
     unsafe fn add_scaled(self, to: Self::Floats, scales: Self::Floats, row_scale: f32) -> Self::Floats;
     /// The sixteen numbers.
@@ -95,6 +98,7 @@ struct Portable([i32; OUTPUTS]);
 // SAFETY (all blocks): the callers vouch for the pointers.
 impl ByteSums for Portable {
     type Codes = [u8; 4 * OUTPUTS];
+    type Row = [i8; 4];
     type Floats = [f32; OUTPUTS];
 
     #[inline(always)]
@@ -118,11 +122,15 @@ impl ByteSums for Portable {
         [both.map(|byte| byte & 15), both.map(|byte| byte >> 4)]
     }
     #[inline(always)]
-    unsafe fn add_products(mut self, weights: Self::Codes, row: *const i8) -> Self {
+    unsafe fn row(from: *const i8) -> Self::Row {
+        // SAFETY: see above.
+        unsafe { from.cast::<Self::Row>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn add_products(mut self, weights: Self::Codes, row: Self::Row) -> Self {
         for (sum, weights) in self.0.iter_mut().zip(weights.as_chunks::<4>().0) {
-            for (k, weight) in weights.iter().enumerate() {
-                // SAFETY: see above; four codes of the row.
-                *sum += i32::from(*weight) * i32::from(unsafe { *row.add(k) });
+            for (weight, code) in weights.iter().zip(row) {
+                *sum += i32::from(*weight) * i32::from(code);
             }
         }
         self
@@ -133,8 +141,9 @@ impl ByteSums for Portable {
         std::array::from_fn(|output| unsafe { from.add(output).read_unaligned() }.to_f32_plain())
     }
     #[inline(always)]
-    unsafe fn zeros() -> Self::Floats {
-        [0.0; OUTPUTS]
+    unsafe fn floats(from: *const f32) -> Self::Floats {
+        // SAFETY: see above.
+        unsafe { from.cast::<Self::Floats>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn add_scaled(self, to: Self::Floats, scales: Self::Floats, row_scale: f32) -> Self::Floats {
@@ -173,6 +182,7 @@ mod x86 {
     // SAFETY (all blocks): the trait's callers have AVX2 and FMA, and vouch for the pointers.
     impl ByteSums for Avx2 {
         type Codes = [__m128i; 4];
+        type Row = __m256i;
         type Floats = [__m256; 2];
 
         #[inline(always)]
@@ -200,10 +210,14 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn add_products(mut self, weights: Self::Codes, row: *const i8) -> Self {
+        unsafe fn row(from: *const i8) -> Self::Row {
+            // SAFETY: see above.
+            unsafe { _mm256_cvtepi8_epi16(_mm_set1_epi32(from.cast::<i32>().read_unaligned())) }
+        }
+        #[inline(always)]
+        unsafe fn add_products(mut self, weights: Self::Codes, row: Self::Row) -> Self {
             // SAFETY: see above.
             unsafe {
-                let row = _mm256_cvtepi8_epi16(_mm_set1_epi32(row.cast::<i32>().read_unaligned()));
                 for (sum, weights) in self.0.iter_mut().zip(weights) {
                     *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(_mm256_cvtepu8_epi16(weights), row));
                 }
@@ -219,9 +233,9 @@ mod x86 {
             })
         }
         #[inline(always)]
-        unsafe fn zeros() -> Self::Floats {
+        unsafe fn floats(from: *const f32) -> Self::Floats {
             // SAFETY: see above.
-            [unsafe { _mm256_setzero_ps() }; 2]
+            std::array::from_fn(|half| unsafe { _mm256_loadu_ps(from.add(8 * half)) })
         }
         #[inline(always)]
         unsafe fn add_scaled(self, to: Self::Floats, scales: Self::Floats, row_scale: f32) -> Self::Floats {
@@ -252,12 +266,13 @@ mod x86 {
     // SAFETY (all blocks): the trait's callers have AVX-512 with VNNI, and vouch for the pointers.
     impl ByteSums for Vnni {
         type Codes = __m512i;
+        type Row = __m512i;
         type Floats = __m512;
 
         #[inline(always)]
         unsafe fn in_tiles<T: ByteTiles>(work: &mut T) {
             // SAFETY: see above.
-            unsafe { work.run::<Self, 4, 2>() }
+            unsafe { work.run::<Self, 4, 3>() }
         }
         #[inline(always)]
         unsafe fn begin(start: i32) -> Self {
@@ -279,9 +294,14 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn add_products(self, weights: Self::Codes, row: *const i8) -> Self {
+        unsafe fn row(from: *const i8) -> Self::Row {
             // SAFETY: see above.
-            Self(unsafe { _mm512_dpbusd_epi32(self.0, weights, _mm512_set1_epi32(row.cast::<i32>().read_unaligned())) })
+            unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+        }
+        #[inline(always)]
+        unsafe fn add_products(self, weights: Self::Codes, row: Self::Row) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_dpbusd_epi32(self.0, weights, row) })
         }
         #[inline(always)]
         unsafe fn scales(from: *const bf16) -> Self::Floats {
@@ -292,9 +312,9 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn zeros() -> Self::Floats {
+        unsafe fn floats(from: *const f32) -> Self::Floats {
             // SAFETY: see above.
-            unsafe { _mm512_setzero_ps() }
+            unsafe { _mm512_loadu_ps(from) }
         }
         #[inline(always)]
         unsafe fn add_scaled(self, to: Self::Floats, scales: Self::Floats, row_scale: f32) -> Self::Floats {

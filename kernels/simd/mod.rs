@@ -9,11 +9,15 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod bytes;
+mod pairs;
 mod portable;
 mod tile;
 mod vector;
 
 pub(crate) use bytes::{ByteKernel, ByteSums, ByteTiles, OUTPUTS, dispatch_bytes};
+pub(crate) use pairs::{
+    PAIR_BYTES, PairKernel, PairSums, RowTile, add_pairs, by_height, dispatch_pairs, row_tiles, write_rows,
+};
 pub(crate) use tile::{Bf16Pairs, Multiply, Widened, dot, dot_tile, widen};
 pub(crate) use vector::{TileShape, Vector};
 

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, thread, time::Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::Device;
-use tramontane_kernels::{QuantizedFormat, threads};
+use tramontane_kernels::{PanelFormat, threads};
 
 use super::{
     accelerator::{self, Accelerator},
@@ -171,14 +171,14 @@ impl Prepared {
         let mut decoder = self.cpu_decoder(self.cache(num_blocks), &TaskProgress::new("loading", style))?;
         decoder.occupy_cache()?;
         let dtype_bytes = self.types.dtype.size_in_bytes() as f64;
-        let bytes = |format: Option<QuantizedFormat>| format.map_or(dtype_bytes, |format| format.bits() / 8.0);
+        let bytes = |format: Option<PanelFormat>| format.map_or(dtype_bytes, |format| format.bits() / 8.0);
         Ok(Loaded {
             name: self.names.first().cloned().unwrap_or_default(),
             decoder,
             size: ModelSize {
                 config,
-                weight_bytes: bytes(self.types.quantize),
-                head_bytes: bytes(self.types.head_format()),
+                weight_bytes: bytes(self.types.panels),
+                head_bytes: bytes(self.types.head_panels()),
                 kv_bytes: dtype_bytes,
             },
         })
@@ -238,12 +238,11 @@ pub(super) fn cpu_types(model: &ModelConfig, checkpoint: &Checkpoint) -> Result<
         Dtype::Bf16 => ComputeDtype::Bf16,
         Dtype::F16 => ComputeDtype::F16,
     };
-    let quantize = match model.quantize {
-        Quantize::None => None,
-        Quantize::Q8 => Some(QuantizedFormat::Q8),
-        Quantize::Q4 => Some(QuantizedFormat::Q4),
+    let types = match model.quantize {
+        Quantize::None => dtype.into(),
+        Quantize::Q8 => WeightTypes { dtype, panels: Some(PanelFormat::Q8) },
+        Quantize::Q4 => WeightTypes { dtype, panels: Some(PanelFormat::Q4) },
     };
-    let types = WeightTypes { dtype, quantize };
     checkpoint.check_types(types)?;
     Ok(types)
 }

@@ -1,9 +1,8 @@
-//! The paged cache of keys and values: per layer one tensor `(2, num_blocks, block_size, kv_heads,
-//! head_dim)`, keys first, allocated once. Who owns which block is the engine's business.
+//! The paged cache of keys and values: per layer one tensor ([`tramontane_kernels::kv_cache`]), allocated once. Who owns which block is the engine's business.
 
 use candle_core::{DType, Device, Shape, Tensor};
 use half::{bf16, f16, vec::HalfBitsVecExt};
-use tramontane_kernels::KvGeometry;
+use tramontane_kernels::{KvGeometry, kv_cache::cpu_dims, memory::advise_huge_pages};
 
 use super::ModelError;
 use super::config::{AttentionConfig, Config};
@@ -51,14 +50,15 @@ impl KvCache {
     /// Allocates zeros: reserved at once, touched as blocks come into use.
     pub(super) fn new(config: &Config, cache: KvCacheConfig) -> Result<Self, ModelError> {
         let geometry = cache.geometry()?;
-        let KvCacheConfig { num_blocks, block_size, dtype } = cache;
+        let dtype = cache.dtype;
         let bytes = Self::bytes(config, cache);
         // Asking first turns a refusal into an error; zeroed memory can only be had or be aborted for. Memory
         // that is only reserved is never touched.
         Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| ModelError::CacheOutOfMemory { bytes })?;
         let attention = &config.attention;
-        let shape = Shape::from((2, num_blocks, block_size, attention.num_key_value_heads, attention.head_dim));
-        let layers = (0..config.num_hidden_layers).map(|_| untouched_zeros(&shape, dtype)).collect::<Result<_, _>>()?;
+        let heads = (attention.num_key_value_heads, attention.head_dim);
+        let shape = Shape::from(cpu_dims(geometry, heads, dtype));
+        let layers = (0..config.num_hidden_layers).map(|_| cells(&shape, dtype, 0)).collect::<Result<_, _>>()?;
         Ok(Self { layers, geometry })
     }
 
@@ -66,7 +66,7 @@ impl KvCache {
     /// mapped over and over.
     pub(super) fn occupy(&mut self) -> Result<(), ModelError> {
         for layer in &mut self.layers {
-            *layer = Tensor::ones(layer.shape(), layer.dtype(), layer.device())?;
+            *layer = cells(layer.shape(), layer.dtype(), 1)?;
         }
         Ok(())
     }
@@ -80,7 +80,7 @@ impl KvCache {
             .fold(2, usize::saturating_mul)
     }
 
-    /// `(2, num_blocks, block_size, kv_heads, head_dim)`
+    /// Keys and values of a layer.
     pub(super) fn layer(&self, index: usize) -> &Tensor {
         &self.layers[index]
     }
@@ -90,14 +90,16 @@ impl KvCache {
     }
 }
 
-/// Zeros that take no memory until they are written: the standard library asks the system for zeroed pages
-/// where the element is a plain number, which `Tensor::zeros` in bf16 and f16 does not.
-fn untouched_zeros(shape: &Shape, dtype: DType) -> Result<Tensor, ModelError> {
-    let len = shape.elem_count();
+/// Cells whose bits are `bits`. Zeros take no memory until they are written: the standard library asks the system for
+/// zeroed pages where the element is a plain number, which `Tensor::zeros` in bf16 and f16 does not.
+fn cells(shape: &Shape, dtype: DType, bits: u16) -> Result<Tensor, ModelError> {
+    let zeros = vec![0u16; shape.elem_count()];
     let tensor = match dtype {
-        DType::F32 => Tensor::from_vec(vec![0f32; len], shape, &Device::Cpu),
-        DType::BF16 => Tensor::from_vec(vec![0u16; len].reinterpret_into::<bf16>(), shape, &Device::Cpu),
-        DType::F16 => Tensor::from_vec(vec![0u16; len].reinterpret_into::<f16>(), shape, &Device::Cpu),
+        DType::F32 => {
+            Tensor::from_vec(filled(vec![0f32; zeros.len()], f32::from_bits(bits.into())), shape, &Device::Cpu)
+        }
+        DType::BF16 => Tensor::from_vec(filled(zeros, bits).reinterpret_into::<bf16>(), shape, &Device::Cpu),
+        DType::F16 => Tensor::from_vec(filled(zeros, bits).reinterpret_into::<f16>(), shape, &Device::Cpu),
         _ => {
             return Err(ModelError::InvalidConfig {
                 field: "dtype",
@@ -106,4 +108,13 @@ fn untouched_zeros(shape: &Shape, dtype: DType) -> Result<Tensor, ModelError> {
         }
     };
     Ok(tensor?)
+}
+
+/// Zeros that nobody has written to, overwritten with `value` unless it is zero too.
+fn filled<T: Copy + Default + PartialEq>(mut zeros: Vec<T>, value: T) -> Vec<T> {
+    advise_huge_pages(&zeros);
+    if value != T::default() {
+        zeros.fill(value);
+    }
+    zeros
 }

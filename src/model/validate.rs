@@ -2,7 +2,7 @@
 //! break their contract. Past these checks no index can be out of range.
 
 use candle_core::{DType, Tensor};
-use tramontane_kernels::{PagedBatch, QuantizedFormat};
+use tramontane_kernels::{PagedBatch, PanelFormat};
 
 use super::ModelError;
 use super::config::{Config, RopeScaling};
@@ -59,14 +59,14 @@ pub(super) fn config(config: &Config) -> Result<(), ModelError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Matrices {
     /// Of floats.
-    Plain,
-    /// Of floats, or quantized.
-    PlainOrQuantized,
+    Rows,
+    /// Of floats, or in panels.
+    RowsOrPanels,
 }
 
 /// Refuses weights whose shapes or types are not those of the configuration.
 pub(super) fn weights(config: &Config, weights: &Weights) -> Result<(), ModelError> {
-    let any = Matrices::PlainOrQuantized;
+    let any = Matrices::RowsOrPanels;
     table("embed_tokens", &weights.embed_tokens, config, any)?;
     table("lm_head", &weights.lm_head, config, any)?;
     norm("norm", &weights.norm, config.hidden_size)?;
@@ -181,13 +181,13 @@ fn swiglu(name: &str, weights: &SwiGluWeights, config: &Config, may_be: Matrices
 }
 
 fn matrix(name: &str, tensor: &Tensor, expected: [usize; 2], may_be: Matrices) -> Result<(), ModelError> {
-    if let (Matrices::PlainOrQuantized, Some((_, found))) = (may_be, QuantizedFormat::shape_of(tensor)) {
+    if let (Matrices::RowsOrPanels, Some((_, found))) = (may_be, PanelFormat::of(tensor)) {
         return same_shape(name, &found, &expected);
     }
     shape(name, tensor, &expected)?;
     let expected = match may_be {
-        Matrices::Plain => "F32, BF16 or F16",
-        Matrices::PlainOrQuantized => "F32, BF16, F16 or quantized",
+        Matrices::Rows => "F32, BF16 or F16",
+        Matrices::RowsOrPanels => "F32, BF16, F16 or in panels",
     };
     match tensor.dtype() {
         DType::F32 | DType::BF16 | DType::F16 => Ok(()),

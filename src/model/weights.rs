@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use super::ModelError;
 
 /// All tensors of a decoder. Matrices are `(out_features, in_features)` in the compute dtype (f32, f16 or
-/// bf16), or stand for such and are quantized ([`tramontane_kernels::quantized_linear`]); norm weights are f32.
+/// bf16), or stand for such and are in panels ([`tramontane_kernels::panel_linear`]); norm weights are f32.
 #[derive(Clone, Debug)]
 pub struct Weights {
     /// `(vocab_size, hidden_size)`

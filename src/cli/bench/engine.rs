@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use serde::Serialize;
-use tramontane_kernels::{instruction_set, machine, threads};
+use tramontane_kernels::{PanelFormat, instruction_set, machine, threads};
 
 use super::OutputFile;
 use crate::{
@@ -80,10 +80,12 @@ impl BenchEngineArgs {
         let types = prepared.types();
         let machine = Machine {
             read_bytes_per_s: machine::read_bytes_per_s(),
-            operations_per_s: match (types.quantize, types.dtype) {
-                (Some(_), _) => machine::byte_operations_per_s(),
-                (None, ComputeDtype::Bf16) => machine::bf16_operations_per_s(),
-                (None, ComputeDtype::F32 | ComputeDtype::F16) => machine::f32_operations_per_s(),
+            operations_per_s: match (types.panels, types.dtype) {
+                (Some(PanelFormat::Quantized(_)), _) => machine::byte_operations_per_s(),
+                (Some(PanelFormat::Bf16) | None, ComputeDtype::Bf16) => machine::bf16_operations_per_s(),
+                (Some(PanelFormat::Bf16) | None, ComputeDtype::F32 | ComputeDtype::F16) => {
+                    machine::f32_operations_per_s()
+                }
             },
         };
         let limits = prepared.limits();

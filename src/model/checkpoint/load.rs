@@ -7,7 +7,7 @@ use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
-use tramontane_kernels::QuantizedFormat;
+use tramontane_kernels::{PanelFormat, memory::advise_huge_pages};
 
 use super::error::{CheckpointError, quote};
 use super::fp8::{self, Quantization, QuantizedMatrix};
@@ -76,34 +76,46 @@ impl Loader<'_> {
 
     /// Matrices of the same width stacked into one, `(sum of rows, columns)`, in the type of its role.
     fn matrix(&self, parts: &[&Matrix], role: Role) -> Result<Tensor, CheckpointError> {
-        match (self.types.format_of(role), self.types.dtype) {
-            (Some(format), _) => self.quantize(parts, format),
+        let matrix = match (self.types.panels_of(role, packed_shape(parts)), self.types.dtype) {
+            (Some(format), _) => self.panels(parts, format),
             (None, ComputeDtype::F32) => self.pack::<f32>(parts),
             (None, ComputeDtype::Bf16) => self.pack::<bf16>(parts),
             (None, ComputeDtype::F16) => self.pack::<f16>(parts),
+        }?;
+        for part in parts {
+            self.files[part.weight.file].release(part.weight.entry.range.clone());
         }
+        Ok(matrix)
     }
 
     /// Straight from the stored values, panel by panel.
-    fn quantize(&self, parts: &[&Matrix], format: QuantizedFormat) -> Result<Tensor, CheckpointError> {
+    fn panels(&self, parts: &[&Matrix], format: PanelFormat) -> Result<Tensor, CheckpointError> {
         let readers = parts.iter().map(|part| self.reader(part)).collect::<Result<Vec<_>, _>>()?;
         let [rows, columns] = packed_shape(parts);
-        let read = |first_row: usize, panel: &mut [f32]| {
-            for (within, values) in panel.chunks_exact_mut(columns).enumerate() {
-                let mut row = first_row + within;
-                let of_row = readers.iter().find(|reader| {
-                    let is_here = row < reader.matrix.rows;
-                    row -= if is_here { 0 } else { reader.matrix.rows };
-                    is_here
-                });
-                let reader = of_row.expect("the parts have all rows");
-                reader.read(row, values);
-                self.progress.advance(reader.row_bytes as u64);
-            }
+        let packed = match format {
+            PanelFormat::Bf16 => PanelFormat::pack_bf16((rows, columns), &|first, panel: &mut [bf16]| {
+                self.read_rows(&readers, first, panel);
+            }),
+            PanelFormat::Quantized(format) => format.quantize((rows, columns), &|first, panel: &mut [f32]| {
+                self.read_rows(&readers, first, panel);
+            }),
         };
-        format
-            .quantize_rows((rows, columns), &read)
-            .map_err(|source| CheckpointError::Device { name: quote(parts[0].name()), source })
+        packed.map_err(|source| CheckpointError::Device { name: quote(parts[0].name()), source })
+    }
+
+    /// Rows of stacked matrices, from row `first` of the stack on.
+    fn read_rows<T: Element>(&self, readers: &[Reader<'_>], first: usize, target: &mut [T]) {
+        for (within, values) in target.chunks_exact_mut(readers[0].matrix.columns).enumerate() {
+            let mut row = first + within;
+            let of_row = readers.iter().find(|reader| {
+                let is_here = row < reader.matrix.rows;
+                row -= if is_here { 0 } else { reader.matrix.rows };
+                is_here
+            });
+            let reader = of_row.expect("the parts have all rows");
+            reader.read(row, values);
+            self.progress.advance(reader.row_bytes as u64);
+        }
     }
 
     fn pack<T: Element>(&self, parts: &[&Matrix]) -> Result<Tensor, CheckpointError> {
@@ -344,7 +356,9 @@ fn zeros<T: Element>(name: &str, n_values: usize) -> Result<Vec<T>, CheckpointEr
         name: quote(name),
         bytes: n_values.saturating_mul(size_of::<T>()),
     })?;
-    Ok(T::zeros(n_values))
+    let values = T::zeros(n_values);
+    advise_huge_pages(&values);
+    Ok(values)
 }
 
 impl ComputeDtype {

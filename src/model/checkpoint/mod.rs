@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use rayon::prelude::*;
 use safetensors::Dtype;
-use tramontane_kernels::QuantizedFormat;
+use tramontane_kernels::PanelFormat;
 
 pub use error::{CheckpointError, Subject};
 pub use files::Layout;
@@ -78,44 +78,54 @@ pub enum ComputeDtype {
     F16,
 }
 
-/// How matrices are held: in a compute dtype, or quantized.
+/// How matrices are held: row by row in a compute dtype, or in panels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WeightTypes {
-    /// Of what is not quantized, and of keys and values.
+    /// Of what is not in panels, and of keys and values.
     pub dtype: ComputeDtype,
-    /// Of the projections. The matrix of the logits has 8 bits in any case, with the embedding if it is tied to it; an
-    /// embedding of its own, of which a step reads a few rows, and what chooses experts are not quantized.
-    pub quantize: Option<QuantizedFormat>,
+    /// What projections are put into. The matrix of the logits is not cut below 8 bits, with the embedding if it is tied
+    /// to it; an embedding of its own, of which a step reads a few rows, and what chooses experts stay in rows.
+    pub panels: Option<PanelFormat>,
 }
 
 impl fmt::Display for WeightTypes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dtype = format!("{:?}", self.dtype).to_lowercase();
-        match self.quantize {
-            Some(format) => write!(f, "{dtype} and {}", format!("{format:?}").to_lowercase()),
-            None => f.write_str(&dtype),
+        match self.panels {
+            Some(PanelFormat::Quantized(format)) => write!(f, "{dtype} and {}", format!("{format:?}").to_lowercase()),
+            Some(PanelFormat::Bf16) | None => f.write_str(&dtype),
         }
     }
 }
 
+/// Nothing is quantized; the CPU has bf16 in panels.
 impl From<ComputeDtype> for WeightTypes {
     fn from(dtype: ComputeDtype) -> Self {
-        Self { dtype, quantize: None }
+        let panels = match dtype {
+            ComputeDtype::Bf16 => Some(PanelFormat::Bf16),
+            ComputeDtype::F32 | ComputeDtype::F16 => None,
+        };
+        Self { dtype, panels }
     }
 }
 
 impl WeightTypes {
     /// Of the matrix of the logits.
-    pub fn head_format(self) -> Option<QuantizedFormat> {
-        self.format_of(Role::Head)
+    pub fn head_panels(self) -> Option<PanelFormat> {
+        match self.panels {
+            Some(PanelFormat::Quantized(_)) => Some(PanelFormat::Q8),
+            Some(PanelFormat::Bf16) | None => self.panels,
+        }
     }
 
-    fn format_of(self, role: Role) -> Option<QuantizedFormat> {
-        match role {
-            Role::Projection => self.quantize,
-            Role::Head => self.quantize.map(|_| QuantizedFormat::Q8),
+    /// What a matrix is put into: bf16 that does not fill whole panels stays in rows.
+    fn panels_of(self, role: Role, [rows, columns]: [usize; 2]) -> Option<PanelFormat> {
+        let panels = match role {
+            Role::Projection => self.panels,
+            Role::Head => self.head_panels(),
             Role::Embedding | Role::Router => None,
-        }
+        };
+        panels.filter(|panels| *panels != PanelFormat::Bf16 || panels.refuses((rows, columns)).is_none())
     }
 }
 
@@ -232,7 +242,7 @@ impl Checkpoint {
         let types = types.into();
         let bytes = |(parts, role): (Vec<&Matrix>, Role)| {
             let [rows, columns] = packed_shape(&parts);
-            match types.format_of(role) {
+            match types.panels_of(role, [rows, columns]) {
                 Some(format) => format.weight_bytes((rows, columns)) as u64,
                 None => (rows * columns * types.dtype.size_in_bytes()) as u64,
             }
@@ -245,8 +255,8 @@ impl Checkpoint {
     /// Refuses to quantize what cannot be, by its name.
     pub fn check_types(&self, types: WeightTypes) -> Result<(), CheckpointError> {
         for (parts, role) in self.plan.packed() {
-            let Some(format) = types.format_of(role) else { continue };
             let [rows, columns] = packed_shape(&parts);
+            let Some(format) = types.panels_of(role, [rows, columns]) else { continue };
             if let Some(reason) = format.refuses((rows, columns)) {
                 return Err(CheckpointError::Tensor {
                     path: self.files[parts[0].weight.file].path.clone(),
@@ -259,10 +269,10 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Weights that are read, converted and packed when they are asked for. The final norm is taken to be the last.
+    /// Weights that are read, converted and packed when they are asked for, in rows. The final norm is taken to be the last.
     pub fn source<'a>(&'a self, dtype: ComputeDtype, progress: &'a dyn Progress) -> impl WeightSource + 'a {
         progress.start(self.plan.stored_bytes());
-        let types = dtype.into();
+        let types = WeightTypes { dtype, panels: None };
         Parts { loader: Loader { files: &self.files, types, device: &Device::Cpu, progress }, plan: &self.plan }
     }
 

@@ -12,6 +12,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use safetensors::Dtype;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -39,7 +41,7 @@ pub(super) struct TensorEntry {
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
     /// Position in the file, in bytes.
-    range: Range<usize>,
+    pub(super) range: Range<usize>,
 }
 
 impl TensorEntry {
@@ -88,6 +90,22 @@ impl MappedFile {
     /// The stored bytes of one of this file's tensors.
     pub(super) fn bytes(&self, tensor: &TensorEntry) -> &[u8] {
         &self.map[tensor.range.clone()]
+    }
+
+    /// Lets the system take back the memory that a part of the file came into when it was read: whoever has copied it would
+    /// else hold it twice. It can be read again.
+    pub(super) fn release(&self, part: Range<usize>) {
+        #[cfg(unix)]
+        {
+            #[expect(unsafe_code, reason = "advice that would lose what was written to private memory")]
+            // SAFETY: the map is of a file and never written to, so its pages come back as they were.
+            let released =
+                unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, part.start, part.len()) };
+            // Advice that is refused leaves the memory where it is.
+            let _ = released;
+        }
+        #[cfg(not(unix))]
+        let _ = part;
     }
 
     /// The whole file.

@@ -110,9 +110,11 @@ pub(super) fn digest(files: &[MappedFile], advance: &(dyn Fn(u64) + Sync)) -> St
         .par_iter()
         .map(|file| {
             let mut hash = Sha256::new();
-            for step in file.contents().chunks(HASH_STEP) {
+            for (index, step) in file.contents().chunks(HASH_STEP).enumerate() {
                 hash.update(step);
                 advance(step.len() as u64);
+                let start = index * HASH_STEP;
+                file.release(start..start + step.len());
             }
             (name(&file.path), hexadecimal(&hash.finalize()))
         })

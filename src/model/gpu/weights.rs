@@ -86,7 +86,7 @@ impl GpuWeights {
         let heads = HeadPadding { from, to: device_head_dim(from)? };
         let to = Uploader { device, dtype, heads };
         let table = |name, table: Tensor| {
-            validate::table(name, &table, config, Matrices::Plain)?;
+            validate::table(name, &table, config, Matrices::Rows)?;
             to.matrix(&table)
         };
         let embed_tokens = table("embed_tokens", weights.embed_tokens()?)?;
@@ -96,7 +96,7 @@ impl GpuWeights {
         };
         let layer = |index| {
             let layer = weights.layer(index)?;
-            validate::layer(config, index, &layer, Matrices::Plain)?;
+            validate::layer(config, index, &layer, Matrices::Rows)?;
             to.layer(config, &layer, cache_bytes)
         };
         let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()?;

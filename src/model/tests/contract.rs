@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use expect_test::{Expect, expect};
-use tramontane_kernels::QuantizedFormat;
+use tramontane_kernels::PanelFormat;
 use tramontane_kernels::gpu::Emulated;
 
 use super::random::{BLOCK_SIZE, Model, NUM_BLOCKS, Progress, alone, batch_of};
@@ -114,7 +114,7 @@ fn weights_that_do_not_fit_are_refused() {
     );
     check_build(
         |m, _| m.weights.embed_tokens = m.weights.embed_tokens.to_dtype(DType::F64).unwrap(),
-        expect!["weight embed_tokens is F64, expected F32, BF16, F16 or quantized"],
+        expect!["weight embed_tokens is F64, expected F32, BF16, F16 or in panels"],
     );
     check_build(
         |m, _| m.weights.norm = m.weights.norm.to_dtype(DType::BF16).unwrap(),
@@ -151,7 +151,7 @@ fn a_gpu_refuses_the_same_weights() {
         expect!["weight layers.1.o_proj has shape [1, 1], expected [24, 96]"],
     );
     check(
-        &|m| m.weights.layers[0].o_proj = QuantizedFormat::Q8.quantize(&zeros((32, 96))).unwrap(),
+        &|m| m.weights.layers[0].o_proj = PanelFormat::Q8.pack(&zeros((32, 96))).unwrap(),
         expect!["weight layers.0.o_proj has shape [2, 3, 544], expected [24, 96]"],
     );
     check(

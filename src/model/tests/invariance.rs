@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tramontane_kernels::QuantizedFormat;
+use tramontane_kernels::PanelFormat;
 use tramontane_kernels::gpu::Emulated;
 
 use super::random::{BLOCK_SIZE, Model, NUM_BLOCKS, Progress, batch_of, generated_alone};
@@ -61,8 +61,8 @@ fn check(seed: u64, dtype: DType) {
     check_decoder(seed, &model, &mut model.decoder(dtype));
 }
 
-fn check_quantized(seed: u64, format: QuantizedFormat) {
-    let model = Model::random_quantized(seed, format);
+fn check_panels(seed: u64, format: PanelFormat) {
+    let model = Model::random_in_panels(seed, format);
     check_decoder(seed, &model, &mut model.decoder(DType::BF16));
 }
 
@@ -146,8 +146,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn company_chunks_and_blocks_do_not_matter_to_quantized_weights(seed: u64, four: bool) {
-        check_quantized(seed, if four { QuantizedFormat::Q4 } else { QuantizedFormat::Q8 });
+    fn company_chunks_and_blocks_do_not_matter_to_weights_in_panels(seed: u64, format in 0usize..3) {
+        check_panels(seed, [PanelFormat::Bf16, PanelFormat::Q8, PanelFormat::Q4][format]);
     }
 
     #[test]

@@ -4,9 +4,9 @@ use candle_core::{DType, Device, Tensor};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use tramontane_kernels::QuantizedFormat;
+use tramontane_kernels::PanelFormat;
 use tramontane_kernels::gpu::Emulated;
-use tramontane_kernels::quantized_linear::GROUP;
+use tramontane_kernels::panel_linear::GROUP;
 
 use crate::model::config::*;
 use crate::model::gpu::{GpuDecoder, GpuLimits};
@@ -43,8 +43,8 @@ impl Model {
         Self { config, weights }
     }
 
-    /// The same in widths that can be quantized, and quantized.
-    pub(super) fn random_quantized(seed: u64, format: QuantizedFormat) -> Self {
+    /// The same in widths that fill panels, and in panels.
+    pub(super) fn random_in_panels(seed: u64, format: PanelFormat) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut config = config(&mut rng);
         let widths = [&mut config.hidden_size, &mut config.attention.head_dim, &mut config.vocab_size];
@@ -52,16 +52,16 @@ impl Model {
             *width = width.next_multiple_of(GROUP);
         }
         let mut weights = weights(&mut rng, &config, DType::F32);
-        let quantize = |tensor: &mut Tensor| *tensor = format.quantize(tensor).unwrap();
+        let pack = |tensor: &mut Tensor| *tensor = format.pack(tensor).unwrap();
         for layer in &mut weights.layers {
             let blocks = match &mut layer.feed_forward {
                 FeedForwardWeights::Dense(block) => std::slice::from_mut(block),
                 FeedForwardWeights::Experts { experts, .. } => experts,
             };
-            blocks.iter_mut().flat_map(|block| [&mut block.gate_up_proj, &mut block.down_proj]).for_each(quantize);
-            [&mut layer.qkv_proj, &mut layer.o_proj].into_iter().for_each(quantize);
+            blocks.iter_mut().flat_map(|block| [&mut block.gate_up_proj, &mut block.down_proj]).for_each(pack);
+            [&mut layer.qkv_proj, &mut layer.o_proj].into_iter().for_each(pack);
         }
-        quantize(&mut weights.lm_head);
+        pack(&mut weights.lm_head);
         if config.tie_word_embeddings {
             weights.embed_tokens = weights.lm_head.clone();
         }

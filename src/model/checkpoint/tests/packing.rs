@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use float8::F8E4M3;
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
-use tramontane_kernels::{QuantizedFormat, embedding};
+use tramontane_kernels::{PanelFormat, embedding};
 
 use super::*;
 use crate::model::checkpoint::{ComputeDtype, NoProgress, Progress, WeightTypes, summary};
@@ -70,11 +70,19 @@ fn stack(parts: &[Tensor]) -> Tensor {
 }
 
 fn assert_equal(what: &str, loaded: &Tensor, plain: &Tensor) {
-    assert_eq!(loaded.dims(), plain.dims(), "{what}: shape");
     let values = |tensor: &Tensor| -> Vec<f32> {
         tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     };
-    let plain = plain.to_dtype(loaded.dtype()).unwrap();
+    // Panels are of bf16 here.
+    let (loaded, dtype) = match PanelFormat::of(loaded) {
+        Some((format, [rows, _])) => {
+            assert_eq!(format, PanelFormat::Bf16, "{what}");
+            (&embedding(loaded, &(0..rows as u32).collect::<Vec<_>>()).unwrap(), DType::BF16)
+        }
+        None => (loaded, loaded.dtype()),
+    };
+    assert_eq!(loaded.dims(), plain.dims(), "{what}: shape");
+    let plain = plain.to_dtype(dtype).unwrap();
     for (index, (found, expected)) in values(loaded).into_iter().zip(values(&plain)).enumerate() {
         assert!(found == expected, "{what}[{index}]: {found}, expected {expected}");
     }
@@ -86,18 +94,20 @@ fn check(case: &str, dtype: ComputeDtype) -> bool {
     let Ok(checkpoint) = Checkpoint::open(&dir) else { return false };
     let config = checkpoint.config().clone();
     let weights = checkpoint.load(dtype, &Device::Cpu, &NoProgress).unwrap();
-    assert_eq!(weights.embed_tokens.dtype(), dtype.dtype());
+    if !config.tie_word_embeddings || dtype != ComputeDtype::Bf16 {
+        assert_eq!(weights.embed_tokens.dtype(), dtype.dtype());
+    }
     assert_eq!(weights.norm.dtype(), DType::F32);
 
     let source = checkpoint.source(dtype, &NoProgress);
-    assert_equal("the source's embedding", &source.embed_tokens().unwrap(), &weights.embed_tokens);
-    assert_equal("the source's head", &source.lm_head().unwrap(), &weights.lm_head);
-    assert_equal("the source's norm", &source.norm().unwrap(), &weights.norm);
+    assert_equal("the source's embedding", &weights.embed_tokens, &source.embed_tokens().unwrap());
+    assert_equal("the source's head", &weights.lm_head, &source.lm_head().unwrap());
+    assert_equal("the source's norm", &weights.norm, &source.norm().unwrap());
     assert_eq!(source.num_layers(), weights.layers.len());
     for (index, loaded) in weights.layers.iter().enumerate() {
         let layer = source.layer(index).unwrap();
-        assert_equal("the source's projections", &layer.qkv_proj, &loaded.qkv_proj);
-        assert_equal("the source's output projection", &layer.o_proj, &loaded.o_proj);
+        assert_equal("the source's projections", &loaded.qkv_proj, &layer.qkv_proj);
+        assert_equal("the source's output projection", &loaded.o_proj, &layer.o_proj);
     }
 
     let tensors = read_plainly(&dir);
@@ -246,15 +256,16 @@ fn quantized_weights_stand_for_the_loaded_ones() {
     for directory in [Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny"), golden("fp8-block-hf")] {
         let checkpoint = Checkpoint::open(&directory).unwrap();
         let plain = checkpoint.load(ComputeDtype::Bf16, &Device::Cpu, &NoProgress).unwrap();
-        for (quantize, relative) in [(QuantizedFormat::Q8, 0.008), (QuantizedFormat::Q4, 0.12)] {
-            let types = WeightTypes { dtype: ComputeDtype::Bf16, quantize: Some(quantize) };
+        for (quantize, relative) in [(PanelFormat::Q8, 0.008), (PanelFormat::Q4, 0.12)] {
+            let types = WeightTypes { dtype: ComputeDtype::Bf16, panels: Some(quantize) };
             checkpoint.check_types(types).unwrap();
             let weights = checkpoint.load(types, &Device::Cpu, &NoProgress).unwrap();
             let mut bytes = 0;
-            let mut check = |what: &str, found: &Tensor, plain: &Tensor, expected: Option<QuantizedFormat>| {
-                assert_eq!(QuantizedFormat::of(found), expected, "{what}");
+            let mut check = |what: &str, found: &Tensor, plain: &Tensor, expected: Option<PanelFormat>| {
+                assert_eq!(PanelFormat::of(found).map(|(format, _)| format), expected, "{what}");
                 bytes += found.elem_count() * found.dtype().size_in_bytes();
-                let rows: Vec<u32> = (0..plain.dims()[0] as u32).collect();
+                let n_rows = PanelFormat::of(plain).map_or(plain.dims()[0], |(_, [rows, _])| rows);
+                let rows: Vec<u32> = (0..n_rows as u32).collect();
                 let values =
                     |tensor| embedding(tensor, &rows).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 let (mut error, mut size) = (0.0, 0.0);
@@ -265,7 +276,7 @@ fn quantized_weights_stand_for_the_loaded_ones() {
                 let (limit, found) = (if expected.is_none() { 0.0 } else { relative }, (error / size).sqrt());
                 assert!(found <= limit, "{what} {quantize:?}: {found}");
             };
-            let head = Some(QuantizedFormat::Q8);
+            let head = Some(PanelFormat::Q8);
             check("lm_head", &weights.lm_head, &plain.lm_head, head);
             if !checkpoint.config().tie_word_embeddings {
                 check("embed_tokens", &weights.embed_tokens, &plain.embed_tokens, None);
@@ -292,7 +303,7 @@ fn quantized_weights_stand_for_the_loaded_ones() {
 #[test]
 fn what_cannot_be_quantized_is_refused_by_its_name() {
     let checkpoint = Checkpoint::open(&golden("mistral-v03")).unwrap();
-    let types = WeightTypes { dtype: ComputeDtype::Bf16, quantize: Some(QuantizedFormat::Q4) };
+    let types = WeightTypes { dtype: ComputeDtype::Bf16, panels: Some(PanelFormat::Q4) };
     let error = checkpoint.check_types(types).unwrap_err().to_string();
     for part in ["model.layers.0.mlp.down_proj.weight", "[64, 80]", "4 bits", "80 columns are not a multiple of 32"] {
         assert!(error.contains(part), "{error} lacks {part}");

@@ -1,12 +1,15 @@
-//! The definition, in f64: of the product with a weight's codes, and how rows of x become codes.
+//! The definition, in f64: of the product with what a weight's bytes stand for, and what becomes of rows of x.
 
-use super::GROUP;
+use super::{GROUP, PanelFormat};
 
-/// `(rows, out_features)` of quantized `x (rows, in_features)` and the weight that the codes stand for.
-pub(super) fn linear(x: &[f32], weight: &[f32], in_features: usize) -> Vec<f64> {
+/// `(rows, out_features)` of rounded or quantized `x (rows, in_features)` and the weight that the bytes stand for.
+pub(super) fn linear(format: PanelFormat, x: &[f32], weight: &[f32], in_features: usize) -> Vec<f64> {
     let mut out = Vec::new();
     for row in x.chunks_exact(in_features) {
-        let row: Vec<f64> = row.chunks_exact(GROUP).flat_map(quantize).collect();
+        let row: Vec<f64> = match format {
+            PanelFormat::Bf16 => row.iter().map(|value| half::bf16::from_f32(*value).to_f64()).collect(),
+            PanelFormat::Quantized(_) => row.chunks_exact(GROUP).flat_map(quantize).collect(),
+        };
         for weights in weight.chunks_exact(in_features) {
             out.push(row.iter().zip(weights).map(|(x, w)| x * f64::from(*w)).sum());
         }

@@ -1,5 +1,6 @@
-//! Fast path. Rows are quantized first. Panels are split over threads; a thread takes two panels at a time, which stay in
-//! its cache for all rows, and computes tiles of a few rows by those two.
+//! Fast path beside codes. Rows are quantized first. Panels are split over threads; a thread computes tiles of a few rows by
+//! a few panels, and goes through the rows in blocks and through `in` in parts, so that what it uses again is still in its
+//! caches.
 
 #![expect(unsafe_code, reason = "raw pointers into rows and panels inside target-feature functions")]
 #![expect(clippy::needless_range_loop, reason = "a tile reads the same index of several arrays")]
@@ -9,35 +10,25 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{GROUP, PANEL, QuantizedFormat, SCALE_BYTES};
-use crate::linear::Store;
+use super::Product;
+use crate::panel_linear::{GROUP, PANEL, QuantizedFormat, SCALE_BYTES};
 use crate::simd::{ByteKernel, ByteSums, ByteTiles, Kernel, Tier, Vector, dispatch, dispatch_bytes};
-use crate::threads::{self, SharedOutput};
+use crate::threads::{self, SharedOutput, Store};
 
 /// Panels of the largest tile.
-const MOST_PANELS: usize = 2;
+const MOST_PANELS: usize = 3;
+/// Rows that one part of a panel is used for before the next.
+const ROW_BLOCK: usize = 96;
+/// Groups of a part of `in`: those of the panels of a tile fit L1.
+const DEPTH: usize = 16;
 /// Elements from which it pays to quantize rows on several threads.
 const PARALLEL_QUANTIZING: usize = 1 << 15;
 
-/// The operands: `x (rows, in_features)` and the bytes of `weight (out_features, in_features)`.
-pub(super) struct Product<'a> {
-    pub(super) format: QuantizedFormat,
-    pub(super) x: &'a [f32],
-    pub(super) weight: &'a [u8],
-    pub(super) rows: usize,
-    pub(super) in_features: usize,
-    pub(super) out_features: usize,
-}
-
 /// Computes `out (rows, out_features)`.
-pub(super) fn run(tier: Tier, product: &Product<'_>, store: Store, out: &mut [f32]) {
-    let &Product { format, x, weight, rows, in_features, out_features } = product;
-    assert!(format.refuses((out_features, in_features)).is_none(), "whole panels and groups");
+pub(super) fn run<C: Codes>(tier: Tier, product: &Product<'_>, store: Store, out: &mut [f32]) {
+    let &Product { x, weight, rows, in_features, out_features } = product;
     let (panels, groups) = (out_features / PANEL, in_features / GROUP);
-    assert_eq!(x.len(), rows * in_features, "x has rows * in_features elements");
-    assert_eq!(weight.len(), panels * groups * format.group_bytes(), "weight has out_features * in_features codes");
-    assert_eq!(out.len(), rows * out_features, "out has rows * out_features elements");
-    let x = &Rows::quantize(tier, format, x, in_features);
+    let x = &Rows::quantize::<C>(tier, x, in_features);
     let work = rows * in_features * out_features;
     // Four pieces per thread even out a busy core.
     let piece = panels.div_ceil(4 * threads::count()).next_multiple_of(MOST_PANELS);
@@ -45,12 +36,7 @@ pub(super) fn run(tier: Tier, product: &Product<'_>, store: Store, out: &mut [f3
     threads::for_each_range(panels, piece, work, |panels| {
         let task = Panels { x, weight, rows, groups, out_features, out, panels, store };
         // SAFETY: the lengths were checked, and pieces are disjoint ranges of panels.
-        unsafe {
-            match format {
-                QuantizedFormat::Q8 => dispatch_bytes(tier, OfFormat::<Eight>(task, Eight)),
-                QuantizedFormat::Q4 => dispatch_bytes(tier, OfFormat::<Four>(task, Four)),
-            }
-        }
+        unsafe { dispatch_bytes(tier, OfFormat(task, std::marker::PhantomData::<C>)) };
     });
 }
 
@@ -65,7 +51,7 @@ struct Rows {
 }
 
 impl Rows {
-    fn quantize(tier: Tier, format: QuantizedFormat, x: &[f32], in_features: usize) -> Self {
+    fn quantize<C: Codes>(tier: Tier, x: &[f32], in_features: usize) -> Self {
         let groups = x.len() / GROUP;
         let mut rows = Self { codes: vec![0; x.len()], scales: vec![0.0; groups], starts: vec![0; groups] };
         if groups == 0 {
@@ -75,7 +61,7 @@ impl Rows {
         let per_row = in_features / GROUP;
         let of_row = |(((x, codes), scales), starts)| {
             // SAFETY: the kernel has no pointers.
-            unsafe { dispatch(tier, QuantizeRow { x, codes, scales, starts, zero: format.zero() }) }
+            unsafe { dispatch(tier, QuantizeRow { x, codes, scales, starts, zero: C::FORMAT.zero() }) }
         };
         if x.len() < PARALLEL_QUANTIZING || threads::count() == 1 {
             let rows = x.chunks_exact(in_features).zip(codes.chunks_exact_mut(in_features));
@@ -134,21 +120,22 @@ struct Panels<'a> {
 }
 
 /// How the codes of a group are read.
-trait Codes: Copy {
-    const BYTES: usize;
+pub(super) trait Codes: Sync {
+    const FORMAT: QuantizedFormat;
+    const BYTES: usize = Self::FORMAT.code_bytes();
     /// Vectors of codes that are read at a time, and how many columns apart those are.
     const AT_ONCE: usize;
     unsafe fn load<S: ByteSums>(from: *const u8) -> [S::Codes; 2];
 }
 
-#[derive(Clone, Copy)]
-struct Eight;
-#[derive(Clone, Copy)]
-struct Four;
+/// A byte each.
+pub(super) enum Eight {}
+/// Half a byte each.
+pub(super) enum Four {}
 
 // SAFETY (both): the caller vouches for the bytes, and has the target feature.
 impl Codes for Eight {
-    const BYTES: usize = QuantizedFormat::Q8.code_bytes();
+    const FORMAT: QuantizedFormat = QuantizedFormat::Q8;
     const AT_ONCE: usize = 1;
     #[inline(always)]
     unsafe fn load<S: ByteSums>(from: *const u8) -> [S::Codes; 2] {
@@ -158,7 +145,7 @@ impl Codes for Eight {
 }
 
 impl Codes for Four {
-    const BYTES: usize = QuantizedFormat::Q4.code_bytes();
+    const FORMAT: QuantizedFormat = QuantizedFormat::Q4;
     const AT_ONCE: usize = 2;
     #[inline(always)]
     unsafe fn load<S: ByteSums>(from: *const u8) -> [S::Codes; 2] {
@@ -167,7 +154,7 @@ impl Codes for Four {
     }
 }
 
-struct OfFormat<'a, C>(Panels<'a>, C);
+struct OfFormat<'a, C>(Panels<'a>, std::marker::PhantomData<C>);
 
 impl<C: Codes> ByteKernel for OfFormat<'_, C> {
     #[inline(always)]
@@ -180,48 +167,88 @@ impl<C: Codes> ByteKernel for OfFormat<'_, C> {
 impl<C: Codes> ByteTiles for OfFormat<'_, C> {
     #[inline(always)]
     unsafe fn run<S: ByteSums, const R: usize, const P: usize>(&mut self) {
-        let mut panel = self.0.panels.start;
-        // SAFETY: the tiles stay inside the panels.
-        unsafe {
-            while panel + P <= self.0.panels.end {
-                self.rows::<S, R, P>(panel);
-                panel += P;
-            }
-            while panel < self.0.panels.end {
-                self.rows::<S, R, 1>(panel);
-                panel += 1;
+        let mut waiting = vec![0.0; ROW_BLOCK.min(self.0.rows) * P * PANEL];
+        for first in (0..self.0.rows).step_by(ROW_BLOCK) {
+            let rows = first..(first + ROW_BLOCK).min(self.0.rows);
+            let mut panel = self.0.panels.start;
+            // SAFETY: the tiles stay inside the panels.
+            unsafe {
+                while panel + P <= self.0.panels.end {
+                    self.block::<S, R, P>(rows.clone(), panel, &mut waiting);
+                    panel += P;
+                }
+                while panel < self.0.panels.end {
+                    self.block::<S, R, 1>(rows.clone(), panel, &mut waiting);
+                    panel += 1;
+                }
             }
         }
     }
 }
 
+/// Where a tile is: its first panel, a part of the groups, and where totals wait that have not reached the last group.
+struct Place {
+    panel: usize,
+    depth: Range<usize>,
+    waiting: *mut f32,
+}
+
 impl<C: Codes> OfFormat<'_, C> {
+    /// All groups of some rows by `P` panels.
     #[inline(always)]
-    unsafe fn rows<S: ByteSums, const R: usize, const P: usize>(&self, panel: usize) {
-        let rows = self.0.rows;
-        let mut row = 0;
-        // SAFETY: the tiles stay inside the rows.
-        unsafe {
-            while row + R <= rows {
-                self.tile::<S, R, P>(row, panel);
-                row += R;
+    unsafe fn block<S: ByteSums, const R: usize, const P: usize>(
+        &self,
+        rows: Range<usize>,
+        panel: usize,
+        waiting: &mut [f32],
+    ) {
+        let groups = self.0.groups;
+        // A single tile uses nothing again.
+        let depth = if rows.len() <= R { groups } else { DEPTH };
+        let mut start = 0;
+        // An empty `in` still has to write its zeros.
+        while start < groups || (groups == 0 && start == 0) {
+            let end = (start + depth).min(groups);
+            let mut row = rows.start;
+            let mut place = |row: usize| {
+                let waiting = waiting.as_mut_ptr().wrapping_add((row - rows.start) * P * PANEL);
+                Place { panel, depth: start..end, waiting }
+            };
+            // SAFETY: the tiles stay inside the rows.
+            unsafe {
+                while row + R <= rows.end {
+                    self.tile::<S, R, P>(row, place(row));
+                    row += R;
+                }
+                while row < rows.end {
+                    self.tile::<S, 1, P>(row, place(row));
+                    row += 1;
+                }
             }
-            while row < rows {
-                self.tile::<S, 1, P>(row, panel);
-                row += 1;
-            }
+            start += depth.max(1);
         }
     }
 
     #[inline(always)]
-    unsafe fn tile<S: ByteSums, const R: usize, const P: usize>(&self, row: usize, panel: usize) {
+    unsafe fn tile<S: ByteSums, const R: usize, const P: usize>(&self, row: usize, place: Place) {
         const STEP_BYTES: usize = 4 * PANEL;
+        const ZEROS: [f32; PANEL] = [0.0; PANEL];
         let Panels { x, weight, groups, .. } = self.0;
-        // SAFETY: rows and panels lie inside their operands, by the caller; the offsets stay inside a row and a panel.
+        let Place { panel, depth, waiting } = place;
+        let is_last = depth.end == groups;
+        // SAFETY: rows and panels lie inside their operands, by the caller; the offsets stay inside a row and a panel; totals
+        // wait where `in` has several parts.
         unsafe {
             let panel_at = |p: usize| weight.as_ptr().add((panel + p) * groups * (C::BYTES + SCALE_BYTES));
-            let mut totals = [[S::zeros(); P]; R];
-            for group in 0..groups {
+            let mut totals = [[S::floats(ZEROS.as_ptr()); P]; R];
+            if depth.start > 0 {
+                for r in 0..R {
+                    for p in 0..P {
+                        totals[r][p] = S::floats(waiting.add((r * P + p) * PANEL).cast_const());
+                    }
+                }
+            }
+            for group in depth {
                 let mut sums = [[S::begin(0); P]; R];
                 for r in 0..R {
                     sums[r] = [S::begin(*x.starts.get_unchecked((row + r) * groups + group)); P];
@@ -235,8 +262,9 @@ impl<C: Codes> OfFormat<'_, C> {
                     for r in 0..R {
                         let from = x.codes.as_ptr().add(((row + r) * groups + group) * GROUP + 4 * step);
                         for part in 0..C::AT_ONCE {
+                            let row = S::row(from.add(part * GROUP / 2));
                             for p in 0..P {
-                                sums[r][p] = sums[r][p].add_products(codes[p][part], from.add(part * GROUP / 2));
+                                sums[r][p] = sums[r][p].add_products(codes[p][part], row);
                             }
                         }
                     }
@@ -251,7 +279,12 @@ impl<C: Codes> OfFormat<'_, C> {
             }
             for r in 0..R {
                 for p in 0..P {
-                    self.finish(row + r, panel + p, S::to_array(totals[r][p]));
+                    let totals = S::to_array(totals[r][p]);
+                    if is_last {
+                        self.finish(row + r, panel + p, totals);
+                    } else {
+                        waiting.add((r * P + p) * PANEL).cast::<[f32; PANEL]>().write_unaligned(totals);
+                    }
                 }
             }
         }
@@ -264,11 +297,6 @@ impl<C: Codes> OfFormat<'_, C> {
         let start = row * self.0.out_features + panel * PANEL;
         // SAFETY: inside this task's columns.
         let out = unsafe { self.0.out.part(start..start + PANEL) };
-        for (out, sum) in out.iter_mut().zip(sums) {
-            match self.0.store {
-                Store::Overwrite => *out = sum,
-                Store::Add => *out += sum,
-            }
-        }
+        self.0.store.write(out, &sums);
     }
 }
