@@ -112,14 +112,30 @@ def prepared(options: argparse.Namespace) -> Comparison:
     for engine in sorted(set(options.engines) - {OURS}, key=lambda engine: engine != "vllm"):
         try:
             comparison.installed[engine] = install(engine, options.peers_dir, options.build_jobs)
+            rows.forget(engine, "installation")
         except NotInstalled as error:
             problem(comparison, Row(engine, PEERS[engine].version, "", "installation", PROBLEM, str(error), 0))
     for variant in chosen(comparison):
+        rows.forget(variant.engine, "model")
+    for variant in chosen(comparison):
         try:
             model_of(comparison, variant)
-        except NotInstalled as error:
+            start_once(comparison, variant)
+        except (NotInstalled, NotMeasured) as error:
             problem(comparison, row(comparison, variant, "model", PROBLEM, str(error), 0))
     return comparison
+
+
+def start_once(comparison: Comparison, variant: Variant) -> None:
+    """What an engine compiles and keeps when it first sees a model is not part of its start."""
+    folder, name = comparison.options.peers_dir, comparison.checkpoint.model.name
+    mark = folder / variant.engine / f"started-{name}-{variant.precision}"
+    if not variant.compiles or mark.is_file():
+        return
+    print(f"starting {variant.engine} {variant.precision} once, as it compiles the model", flush=True)
+    with server_of(comparison, variant, {}, "first-start") as server:
+        server.wait_until_ready(SMOKE_PATIENCE * variant.ready_limit_s)
+    mark.touch()
 
 
 def our_version(binary: pathlib.Path) -> str:
@@ -194,18 +210,11 @@ def one_server(comparison: Comparison, variant: Variant, scenarios: list[Scenari
     name = f"round {number}: {variant.engine} {variant.precision}"
     is_long = scenarios[0].is_long
     start = "start long" if is_long else START
-    try:
-        model = model_of(comparison, variant)
-    except NotInstalled as error:
-        return problem(comparison, row(comparison, variant, "model", PROBLEM, str(error), number))
-    checkpoint.warm(model)
     longest = max(s.input_tokens + s.output_tokens for s in scenarios)
     room = {"slots": 1, "context": longest + 128} if is_long else {"slots": SLOTS, "context": SHORT_CONTEXT}
-    launch = Launch(comparison.installed[variant.engine].program, model, free_port(), options.threads, **room)
-    log = options.peers_dir / "logs" / f"{variant.engine}-{variant.precision}-{start.replace(' ', '-')}-{number}.log"
-    server = Server(variant.command(launch), variant.environment(launch), launch.port, log)
     try:
-        with server:
+        checkpoint.warm(model_of(comparison, variant))
+        with server_of(comparison, variant, room, f"{start.replace(' ', '-')}-{number}") as server:
             ready_s = server.wait_until_ready(variant.ready_limit_s * (SMOKE_PATIENCE if options.smoke else 1))
             say(name, {"ready_s": round(ready_s, 2)})
             for scenario in scenarios:
@@ -213,12 +222,22 @@ def one_server(comparison: Comparison, variant: Variant, scenarios: list[Scenari
                     raise NotMeasured(f"the server ended with code {server.process.returncode}: {server.last_words()}")
                 one_scenario(comparison, variant, (server, scenario), number)
             sizes = {"peak_rss_mb": round(server.memory.resident_mb), "peak_anonymous_mb": round(server.memory.anonymous_mb)}
+        # Peaks of an earlier call count too: it may have measured other scenarios.
+        sizes = {metric: max(value, comparison.rows.value(variant.engine, variant.precision, start, metric, number) or 0.0)
+                 for metric, value in sizes.items()}
         comparison.rows.add([row(comparison, variant, start, metric, value, number)
                              for metric, value in {"ready_s": round(ready_s, 2), **sizes}.items()])
         say(name, sizes)
-    except NotMeasured as error:
+    except (NotMeasured, NotInstalled) as error:
         problem(comparison, row(comparison, variant, start, PROBLEM, str(error), number))
-    return None
+
+
+def server_of(comparison: Comparison, variant: Variant, room: dict[str, int], name: str) -> Server:
+    options = comparison.options
+    program = comparison.installed[variant.engine].program
+    launch = Launch(program, model_of(comparison, variant), free_port(), options.threads, **room)
+    log = options.peers_dir / "logs" / f"{variant.engine}-{variant.precision}-{name}.log"
+    return Server(variant.command(launch), variant.environment(launch), launch.port, log)
 
 
 def one_scenario(comparison: Comparison, variant: Variant, what: tuple[Server, Scenario], number: int) -> None:
@@ -243,7 +262,7 @@ def facts(comparison: Comparison) -> table.Facts:
     model = (f"Random weights of Mistral architecture: hidden {config['hidden_size']}, {config['num_hidden_layers']} layers, "
              f"{config['num_attention_heads']} query and {config['num_key_value_heads']} key/value heads of {config['head_dim']}, "
              f"feed-forward {config['intermediate_size']}, {config['vocab_size']:,} tokens; a decode step reads {parameters / 1e9:.2f} B weights")
-    return table.Facts(shown_command(sys.argv[1:]), model, parameters, comparison.options.threads)
+    return table.Facts(shown_command(sys.argv[1:]), model, parameters, comparison.options.threads, comparison.options.smoke)
 
 
 def shown_command(arguments: list[str]) -> str:

@@ -40,6 +40,7 @@ class Variant:
     environment: typing.Callable[[Launch], dict[str, str]]
     model: str = "checkpoint"  # or `peers`, or the suffix of a GGUF file
     serves_long: bool = False
+    compiles: bool = False
     ready_limit_s: float = 120.0
 
 
@@ -50,7 +51,7 @@ def variants() -> list[Variant]:
         found.append(Variant(OURS, group, group, ours(quantize), no_environment, serves_long=True))
         found.append(Variant("llama.cpp", gguf, group, llama_cpp, no_environment, model=gguf, serves_long=True))
         if group == "bf16":
-            found.append(Variant("vllm", "bf16", group, vllm, vllm_environment, model="peers", ready_limit_s=420.0))
+            found.append(Variant("vllm", "bf16", group, vllm, vllm_environment, model="peers", compiles=True, ready_limit_s=420.0))
         found.append(Variant("mistralrs", isq or "f32", group, mistralrs(isq), mistralrs_environment, model="peers", ready_limit_s=240.0))
     return found
 

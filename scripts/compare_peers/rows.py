@@ -47,6 +47,10 @@ class Rows:
         self.rows.extend(new)
         self.save()
 
+    def forget(self, engine: str, scenario: str) -> None:
+        """A step of the preparation that failed before and does not any more."""
+        self.rows = [row for row in self.rows if (row.engine, row.scenario) != (engine, scenario)]
+
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = ",\n".join(" " + json.dumps(dataclasses.asdict(row)) for row in self.rows)
@@ -58,6 +62,11 @@ class Rows:
         """Is it measured, not only known to fail?"""
         found = [row for row in self.rows if row.place == (engine, precision, scenario, round_number)]
         return any(row.version == version and row.metric != PROBLEM for row in found)
+
+    def value(self, engine: str, precision: str, scenario: str, metric: str, round_number: int) -> float | None:
+        found = (row.value for row in self.rows
+                 if (*row.place, row.metric) == (engine, precision, scenario, round_number, metric))
+        return next(map(float, found), None)
 
     def values(self, engine: str, precision: str, scenario: str, metric: str) -> list[float]:
         return [float(row.value) for row in self.rows

@@ -6,6 +6,7 @@ whether the value is a rate or a time.
 
 import dataclasses
 import pathlib
+import textwrap
 import time
 
 from engines import GROUPS, OURS, Launch, Variant, variants
@@ -14,6 +15,8 @@ from scenarios import SCENARIOS, Scenario
 
 PREFILL_TOKENS = 1024
 NOISY_CORES = 0.1
+WIDTH = 120
+SHOWN = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Facts:
     model: str
     parameters: int
     threads: int
+    is_smoke: bool
 
 
 def title(scenario: Scenario) -> str:
@@ -59,14 +63,14 @@ def write(rows: Rows, facts: Facts) -> pathlib.Path:
 def heading(rows: Rows, facts: Facts) -> str:
     machine = rows.version(MACHINE) or "a machine that was not measured"
     loads = "; ".join(f"`{s.name}` {s.input_tokens} / {s.output_tokens}, {s.concurrency}" for s in SCENARIOS)
-    return f"""# Beside other servers on {facts.threads} CPU threads, {time.strftime('%Y-%m-%d')}
-
-    {facts.command}
-
-{machine}. {facts.model}. One server at a time, all in every round, those of one precision one after the other;
-`tramontane bench serve` is the load for all: greedy, answers as long as asked for, every prompt another text. Tokens in
-/ out, requests at a time: {loads}. Medians over the rounds, the range in brackets. *ours / best peer* is above 1 where ours
-is better. `ready` is from the start to the first answer, the weights in the page cache."""
+    smoke = "Only to see that everything answers, with shorter texts than it says: the figures mean nothing. " if facts.is_smoke else ""
+    text = (f"{smoke}{machine}. {facts.model}. One server at a time, all in every round, those of one precision one after the "
+            f"other; `tramontane bench serve` is the load for all: greedy, answers as long as asked for, every prompt another "
+            f"text. Tokens in / out, requests at a time: {loads}. Medians over the rounds, the range in brackets. *ours / best "
+            "peer* is above 1 where ours is better. `ready` is from the start to the first answer, the weights in the page "
+            "cache, without what vLLM compiles when it first sees a model.")
+    date = time.strftime("%Y-%m-%d")
+    return f"# Beside other servers on {facts.threads} CPU threads, {date}\n\n    {facts.command}\n\n{wrapped(text)}"
 
 
 def ceilings(rows: Rows, facts: Facts) -> str:
@@ -79,9 +83,13 @@ def ceilings(rows: Rows, facts: Facts) -> str:
     prefill_s = 2 * facts.parameters * PREFILL_TOKENS / (best * 1e9)
     onednn = f", oneDNN's bf16 products at {cell(rows, MACHINE, '', 'peak', 'onednn_bf16_gflop_s', 0)} GFLOP/s" \
         if "onednn_bf16_gflop_s" in measured else ""
-    return (f"Memory was read at {cell(rows, MACHINE, '', 'peak', 'bandwidth_gb_s', 1)} GB/s, bf16 products in registers ran at "
+    return wrapped(f"Memory was read at {cell(rows, MACHINE, '', 'peak', 'bandwidth_gb_s', 1)} GB/s, bf16 products in registers ran at "
             f"{cell(rows, MACHINE, '', 'peak', 'bf16_gflop_s', 0)} GFLOP/s{onednn}. That bounds `decode` in bf16 to "
             f"{decode:.1f} tok/s, and `prefill` to {prefill_s * 1e3:,.0f} ms.")
+
+
+def wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def group_table(rows: Rows, group: str, name: str) -> str:
@@ -125,12 +133,14 @@ def noise(rows: Rows) -> str:
     if not found:
         return ""
     text = f"Other processes kept more than {NOISY_CORES} cores busy during {len(noisy)} of {len(found)} measurements"
-    shown = [f"{row.engine} {row.precision} {row.scenario} in round {row.round}: {float(row.value):.2f}" for row in noisy[:12]]
-    return f"## Noise\n\n{text}{': ' + '; '.join(shown) if shown else ''}{'; ...' if len(noisy) > 12 else ''}."
+    shown = [" ".join(f"{row.engine} {row.precision} {row.scenario} in round {row.round}: {float(row.value):.2f}".split())
+             for row in noisy[:SHOWN]]
+    listed = f": {'; '.join(shown)}" if shown else ""
+    return "## Noise\n\n" + wrapped(f"{text}{listed}{'; ...' if len(noisy) > SHOWN else ''}.")
 
 
 def missing(rows: Rows) -> str:
-    lines = {f"- {row.engine} {row.precision} {row.scenario}".rstrip() + f": {row.value}" for row in rows.problems()}
+    lines = {"- " + " ".join(f"{row.engine} {row.precision} {row.scenario}: {row.value}".split()) for row in rows.problems()}
     return "\n".join(["## Not measured", "", *sorted(lines)]) if lines else ""
 
 
