@@ -21,7 +21,7 @@ TOKENIZERS = ("tokenizer.model", "tokenizer.model.v3")
 class Checkpoint:
     """A folder in the layout of Hugging Face; the random one is made in `folder` if none is given."""
 
-    def __init__(self, folder: pathlib.Path, model: pathlib.Path | None):
+    def __init__(self, folder: pathlib.Path, model: pathlib.Path | None) -> None:
         self.folder = folder
         self.model = (model or folder / f"models/random-{SHAPE}").resolve()
         if model is None and not (self.model / "model.safetensors.index.json").is_file():
@@ -59,7 +59,8 @@ class Checkpoint:
             (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json.convert(source.read_bytes())))
         if not (folder / "tokenizer_config.json").exists():
             special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-            content = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": False, **special}
+            content = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": False,
+                       **special}
             (folder / "tokenizer_config.json").write_text(json.dumps(content, indent=1))
         (folder / "complete").write_text(str(self.model))
         return folder

@@ -47,12 +47,15 @@ class Variant:
 def variants() -> list[Variant]:
     """All of them, those of one group one after the other, so that what is compared is measured close in time."""
     found = []
-    for group, quantize, gguf, isq in (("bf16", "none", "bf16", None), ("q8", "q8", "q8_0", "q8_0"), ("q4", "q4", "q4_k_m", "q4k")):
+    for group, gguf, isq in (("bf16", "bf16", None), ("q8", "q8_0", "q8_0"), ("q4", "q4_k_m", "q4k")):
+        quantize = "none" if group == "bf16" else group
         found.append(Variant(OURS, group, group, ours(quantize), no_environment, serves_long=True))
         found.append(Variant("llama.cpp", gguf, group, llama_cpp, no_environment, model=gguf, serves_long=True))
         if group == "bf16":
-            found.append(Variant("vllm", "bf16", group, vllm, vllm_environment, model="peers", compiles=True, ready_limit_s=420.0))
-        found.append(Variant("mistralrs", isq or "f32", group, mistralrs(isq), mistralrs_environment, model="peers", ready_limit_s=240.0))
+            found.append(Variant("vllm", "bf16", group, vllm, vllm_environment, model="peers", compiles=True,
+                                 ready_limit_s=420.0))
+        found.append(Variant("mistralrs", isq or "f32", group, mistralrs(isq), mistralrs_environment, model="peers",
+                             ready_limit_s=240.0))
     return found
 
 
@@ -62,10 +65,10 @@ def no_environment(_: Launch) -> dict[str, str]:
 
 def ours(quantize: str) -> typing.Callable[[Launch], list[str]]:
     def command(launch: Launch) -> list[str]:
-        folder = launch.model
-        version = [] if any(folder.glob("tokenizer.model.v*")) or (folder / "tekken.json").is_file() else ["--tokenizer-version", "v3"]
-        return [str(launch.program), "serve", str(folder), "--device", "cpu", "--quantize", quantize,
-                "--threads", str(launch.threads), "--bind", f"127.0.0.1:{launch.port}", "--offline", "--drain-timeout", "2s", *version]
+        tells_version = any(launch.model.glob("tokenizer.model.v*")) or (launch.model / "tekken.json").is_file()
+        return [str(launch.program), "serve", str(launch.model), "--device", "cpu", "--quantize", quantize,
+                "--threads", str(launch.threads), "--bind", f"127.0.0.1:{launch.port}", "--offline",
+                "--drain-timeout", "2s", *([] if tells_version else ["--tokenizer-version", "v3"])]
 
     return command
 

@@ -9,6 +9,7 @@ pieces are passed on as they come, in the form of OpenAI's completions.
 import argparse
 import http.server
 import json
+import threading
 import typing
 
 import mistralrs
@@ -27,13 +28,21 @@ def main() -> None:
     dtype = {"f32": mistralrs.ModelDType.F32, "bf16": mistralrs.ModelDType.BF16, "f16": mistralrs.ModelDType.F16}[arguments.dtype]
     which = mistralrs.Which.Plain(model_id=arguments.model, arch=mistralrs.Architecture.Mistral, dtype=dtype)
     Handler.runner = mistralrs.Runner(which=which, in_situ_quant=arguments.isq, max_seqs=arguments.max_seqs)
-    http.server.ThreadingHTTPServer(("127.0.0.1", arguments.port), Handler).serve_forever()
+    Listener(("127.0.0.1", arguments.port), Handler).serve_forever()
+
+
+class Listener(http.server.ThreadingHTTPServer):
+    """With room for connections that come at once."""
+
+    request_queue_size = 128
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     """One connection, in a thread of its own."""
 
     runner: typing.Any = None
+    # The package refuses two calls at once; a call ends when the request is queued, long before its first token.
+    sending = threading.Lock()
 
     def do_GET(self) -> None:
         self.reply({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
@@ -43,7 +52,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         request = mistralrs.ChatCompletionRequest(
             messages=body["prompt"], model="default", max_tokens=body.get("max_tokens", 16), temperature=0.0, top_k=1,
             ignore_eos=body.get("ignore_eos", False), stream=True)
-        chunks = self.runner.send_chat_completion_request(request)
+        with self.sending:
+            chunks = self.runner.send_chat_completion_request(request)
         if not body.get("stream"):
             return self.reply({"choices": [{"text": "".join(text for text, _, _ in map(parts, chunks))}]})
         self.send_response(200)

@@ -28,7 +28,7 @@ PROC = pathlib.Path("/proc")
 class Server:
     """A context: entering starts it, `wait_until_ready` waits for its first answer, leaving ends it."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], port: int, log: pathlib.Path):
+    def __init__(self, command: list[str], environment: dict[str, str], port: int, log: pathlib.Path) -> None:
         self.command, self.port, self.log = command, port, log
         self.environment = {**os.environ, **environment}
         self.url = f"http://127.0.0.1:{port}"
@@ -88,12 +88,16 @@ class Server:
     def wait_until_ready(self, limit_s: float) -> float:
         """Seconds from the start to the first answer."""
         while time.monotonic() - self.started < limit_s:
-            if self.process.poll() is not None:
-                raise NotMeasured(f"the server ended with code {self.process.returncode}: {self.last_words()}")
+            self.check()
             if self.answers():
                 return time.monotonic() - self.started
             time.sleep(POLL_S)
         raise NotMeasured(f"the server did not answer within {limit_s:.0f} s: {self.last_words()}")
+
+    def check(self) -> None:
+        """That it lives."""
+        if self.process.poll() is not None:
+            raise NotMeasured(f"the server ended with code {self.process.returncode}: {self.last_words()}")
 
     def answers(self) -> bool:
         try:
@@ -122,7 +126,7 @@ class Server:
 class PeakMemory(threading.Thread):
     """Samples the resident memory of a server: all of it, and the part that is no file's. In MB of 10^6 bytes."""
 
-    def __init__(self, server: Server):
+    def __init__(self, server: Server) -> None:
         super().__init__(daemon=True)
         self.server, self.ended = server, threading.Event()
         self.resident_mb = self.anonymous_mb = 0.0
@@ -137,7 +141,7 @@ class PeakMemory(threading.Thread):
 class ForeignCores:
     """A context: `cores` is how many cores were busy with neither `server` nor this program and its other children."""
 
-    def __init__(self, server: Server | None):
+    def __init__(self, server: Server | None) -> None:
         self.server, self.cores = server, 0.0
 
     def __enter__(self) -> "ForeignCores":

@@ -35,7 +35,7 @@ class Row:
 class Rows:
     """The rows of a file, which need not exist yet."""
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path) -> None:
         self.path = path
         self.rows = [Row(**row) for row in json.loads(path.read_text())] if path.is_file() else []
 
