@@ -60,9 +60,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         usage = None
-        for text, reason, usage_now in map(parts, chunks):
-            usage = usage_now or usage
-            self.event({"choices": [{"index": 0, "text": text, "finish_reason": reason}]})
+        try:
+            for text, reason, usage_now in map(parts, chunks):
+                usage = usage_now or usage
+                self.event({"choices": [{"index": 0, "text": text, "finish_reason": reason}]})
+        except ValueError as error:  # what the package raises when its model fails
+            return self.event({"error": {"message": str(error).splitlines()[0]}})
         if usage:
             self.event({"choices": [], "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")

@@ -42,7 +42,7 @@ class Scenario:
 
 SCENARIOS = (
     Scenario("decode", 32, 128, 1, 2, "decode_tok_s"),
-    Scenario("prefill", 1024, 2, 1, 2, "ttft_ms"),
+    Scenario("prefill", 1024, 2, 1, 3, "ttft_ms"),
     Scenario("c4", 128, 64, 4, 8, "output_tok_s"),
     Scenario("c16", 128, 64, 16, 16, "output_tok_s"),
     Scenario("context4k", 4096, 32, 1, 1, "decode_tok_s"),
