@@ -36,6 +36,8 @@ def main() -> None:
     try:
         if not options.table_only:
             prepare(comparison)
+            if not options.install_only:
+                comparison.rows.add_command(shown_command(sys.argv[1:]))
             for number in range(1, 1 if options.install_only else options.rounds + 1):
                 one_round(comparison, number)
     finally:
@@ -95,7 +97,7 @@ def facts(comparison: Comparison) -> table.Facts:
              f"{config['head_dim']}, feed-forward {config['intermediate_size']}, {config['vocab_size']:,} tokens; a decode "
              f"step reads {parameters / 1e9:.2f} B weights")
     options = comparison.options
-    return table.Facts(shown_command(sys.argv[1:]), model, parameters, options.threads, options.smoke)
+    return table.Facts(model, parameters, options.threads, options.smoke)
 
 
 if __name__ == "__main__":

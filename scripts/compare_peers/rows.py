@@ -12,6 +12,7 @@ import statistics
 
 MACHINE = "machine"
 PROBLEM = "problem"
+COMMAND = "command"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,13 @@ class Rows:
 
     def version(self, engine: str) -> str | None:
         return next((row.version for row in self.rows if row.engine == engine and row.version), None)
+
+    def add_command(self, command: str) -> None:
+        """That wrote some of the rows; each is kept once."""
+        self.add([Row(COMMAND, "", "", command, COMMAND, command, 0)])
+
+    def commands(self) -> list[str]:
+        return [str(row.value) for row in self.rows if row.metric == COMMAND]
 
     def problems(self) -> list[Row]:
         return [row for row in self.rows if row.metric == PROBLEM]

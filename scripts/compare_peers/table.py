@@ -34,7 +34,6 @@ class Column:
 class Facts:
     """What the rows do not say."""
 
-    command: str
     model: str
     parameters: int
     threads: int
@@ -55,7 +54,7 @@ def write(rows: Rows, facts: Facts) -> pathlib.Path:
     path = rows.path.with_suffix(".md")
     parts = [heading(rows, facts), ceilings(rows, facts)]
     parts += [group_table(rows, group, name) for group, name in GROUPS.items()]
-    parts += [noise(rows), missing(rows), commands(rows, facts)]
+    parts += [noise(rows), missing(rows), servers(rows, facts)]
     path.write_text("\n\n".join(part for part in parts if part) + "\n")
     return path
 
@@ -63,14 +62,14 @@ def write(rows: Rows, facts: Facts) -> pathlib.Path:
 def heading(rows: Rows, facts: Facts) -> str:
     machine = rows.version(MACHINE) or "a machine that was not measured"
     loads = "; ".join(f"`{s.name}` {s.input_tokens} / {s.output_tokens}, {s.concurrency}" for s in SCENARIOS)
-    smoke = "Only to see that everything answers, with shorter texts than it says: the figures mean nothing. " if facts.is_smoke else ""
+    smoke = "The figures mean nothing: texts were shorter than it says, only to see that all answer. " if facts.is_smoke else ""
     text = (f"{smoke}{machine}. {facts.model}. One server at a time, all in every round, those of one precision one after the "
             f"other; `tramontane bench serve` is the load for all: greedy, answers as long as asked for, every prompt another "
             f"text. Tokens in / out, requests at a time: {loads}. Medians over the rounds, the range in brackets. *ours / best "
             "peer* is above 1 where ours is better. `ready` is from the start to the first answer, the weights in the page "
             "cache, without what vLLM compiles when it first sees a model.")
-    date = time.strftime("%Y-%m-%d")
-    return f"# Beside other servers on {facts.threads} CPU threads, {date}\n\n    {facts.command}\n\n{wrapped(text)}"
+    date, commands = time.strftime("%Y-%m-%d"), "\n".join(f"    {command}" for command in rows.commands())
+    return f"# Beside other servers on {facts.threads} CPU threads, {date}\n\n{commands}\n\n{wrapped(text)}"
 
 
 def ceilings(rows: Rows, facts: Facts) -> str:
@@ -136,7 +135,7 @@ def noise(rows: Rows) -> str:
     shown = [" ".join(f"{row.engine} {row.precision} {row.scenario} in round {row.round}: {float(row.value):.2f}".split())
              for row in noisy[:SHOWN]]
     listed = f": {'; '.join(shown)}" if shown else ""
-    return "## Noise\n\n" + wrapped(f"{text}{listed}{'; ...' if len(noisy) > SHOWN else ''}.")
+    return "## Noise\n\n" + wrapped(f"{text}{listed}{'; and less in others' if len(noisy) > SHOWN else ''}.")
 
 
 def missing(rows: Rows) -> str:
@@ -144,9 +143,9 @@ def missing(rows: Rows) -> str:
     return "\n".join(["## Not measured", "", *sorted(lines)]) if lines else ""
 
 
-def commands(rows: Rows, facts: Facts) -> str:
+def servers(rows: Rows, facts: Facts) -> str:
     """How each engine was started."""
-    lines = ["## Commands", ""]
+    lines = ["## The servers", ""]
     known = {(row.engine, row.precision) for row in rows.rows}
     for variant in variants():
         if (variant.engine, variant.precision) not in known:
