@@ -62,7 +62,8 @@ def measure(binary: pathlib.Path, url: str, scenario: Scenario, limit_s: float) 
             done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=limit_s, check=False)
         except subprocess.TimeoutExpired:
             raise NotMeasured(f"not done within {limit_s:.0f} s") from None
-        if not report.is_file():
+        # It makes the file before it measures.
+        if not report.is_file() or report.stat().st_size == 0:
             raise NotMeasured(f"the load ended with code {done.returncode}: {(done.stderr or done.stdout)[-300:].strip()}")
         return metrics(json.loads(report.read_text())["runs"][0], scenario)
 
