@@ -7,6 +7,7 @@ single bytes in the output matrix are zeros, so that greedy answers are whole pi
 themselves. Invariant: the same shape gives the same files. Needs Python alone; the tokenizer is the built-in model's.
 
     scripts/random_checkpoint.py 7b /tmp/random-7b      # Mistral 7B v0.3: 14.5 GB in three files
+    scripts/random_checkpoint.py 1b /tmp/random-1b      # what benches/results/cpu-*.md are about: 2 GB
     scripts/random_checkpoint.py tiny /tmp/random-tiny  # 14 MB
 """
 
@@ -35,6 +36,7 @@ PIECE_BLOCKS = 8  # blocks per write
 # hidden, layers, heads, KV heads, head width, feed-forward, positions, files
 SHAPES = {
     "7b": (4096, 32, 32, 8, 128, 14336, 32768, 3),
+    "1b": (2048, 16, 16, 4, 128, 7168, 32768, 1),
     "tiny": (96, 2, 4, 2, 32, 160, 4096, 2),
 }
 
