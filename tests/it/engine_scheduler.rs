@@ -198,7 +198,7 @@ impl World {
     fn commit(&mut self) {
         for (item, token) in std::mem::take(&mut self.started) {
             if self.live.contains_key(&item.key) {
-                self.scheduler.commit(item, token);
+                self.scheduler.commit(item, token.as_slice());
                 self.finish_if_complete(item.key);
             }
         }

@@ -1,0 +1,251 @@
+//! Drafts within a step: who gets how long a one, and what is learnt from what became of them. The main type is
+//! [`Speculation`]. Knows nothing of how tokens are drafted or chosen.
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Drafter, Evidence, Wanted,
+    estimates::{Acceptance, StepTimes, mix},
+    payoff::{DraftCosts, Prospect, draft_lengths},
+};
+use crate::{
+    engine::{
+        SpeculationMode,
+        forward::panic_message,
+        scheduler::{Scheduled, Scheduler},
+        sequence::{Sequence, SequenceKey},
+    },
+    telemetry::EngineMetrics,
+};
+
+/// Most tokens of a draft.
+const LONGEST_DRAFT: usize = 8;
+/// Most drafted tokens of a step; bounds the memory of their logits.
+const MOST_DRAFTED: usize = 64;
+/// Share of a token in the acceptance of its sequence, and in what new sequences begin with.
+const SEQUENCE_SHARE: f64 = 0.15;
+const COMMON_SHARE: f64 = 0.02;
+
+/// The drafter and what has been learnt about its worth.
+pub(in crate::engine) struct Speculation {
+    mode: SpeculationMode,
+    drafter: Box<dyn Drafter>,
+    step_times: StepTimes,
+    /// What drafting a token takes, in seconds.
+    draft_token_s: f64,
+    /// Of all sequences together.
+    acceptance: Acceptance,
+    sequences: HashMap<u64, Drafted>,
+    metrics: Arc<EngineMetrics>,
+}
+
+/// What is known of a sequence.
+#[derive(Debug)]
+struct Drafted {
+    acceptance: Acceptance,
+    evidence: Evidence,
+    /// What was drafted for the step that runs.
+    tokens: Vec<u32>,
+    /// It was drafted only to see whether it comes.
+    unused: bool,
+}
+
+/// How many drafted tokens a sequence can use at most.
+type Useful<'a> = &'a dyn Fn(SequenceKey, &Sequence) -> usize;
+
+/// A decode of the step that could have a draft.
+struct Candidate {
+    item: Scheduled,
+    evidence: Evidence,
+    prospect: Prospect,
+}
+
+impl Speculation {
+    pub(in crate::engine) fn new(
+        mode: SpeculationMode,
+        drafter: Box<dyn Drafter>,
+        metrics: Arc<EngineMetrics>,
+    ) -> Self {
+        Self {
+            mode,
+            drafter,
+            step_times: StepTimes::default(),
+            draft_token_s: 0.0,
+            acceptance: Acceptance::default(),
+            sequences: HashMap::new(),
+            metrics,
+        }
+    }
+
+    /// Gives the decodes of a plan their drafts, out of what it leaves of the step's budget and of the pool. Returns how many
+    /// tokens there are in all. A panic of the drafter leaves drafts out.
+    pub(in crate::engine) fn draft(
+        &mut self,
+        items: &[Scheduled],
+        scheduler: &mut Scheduler,
+        useful: Useful<'_>,
+    ) -> usize {
+        let drafted = catch_unwind(AssertUnwindSafe(|| self.try_draft(items, scheduler, useful)));
+        drafted.unwrap_or_else(|panic| {
+            tracing::error!(failure = panic_message(&*panic), "drafting panicked");
+            self.clear(items, scheduler);
+            0
+        })
+    }
+
+    /// Takes all drafts back.
+    pub(in crate::engine) fn clear(&mut self, items: &[Scheduled], scheduler: &mut Scheduler) {
+        for item in items {
+            scheduler.set_draft(item.key, &[]);
+            if let Some(drafted) = self.sequences.get_mut(&item.key.arrival) {
+                drafted.tokens.clear();
+            }
+        }
+    }
+
+    /// These tokens were chosen for a sequence: what has come of its draft?
+    pub(in crate::engine) fn learn(&mut self, sequence: u64, chosen: &[u32]) {
+        let Some(drafted) = self.sequences.get_mut(&sequence) else { return };
+        let tokens = std::mem::take(&mut drafted.tokens);
+        if tokens.is_empty() || chosen.is_empty() {
+            return;
+        }
+        let n_accepted = tokens.iter().zip(chosen).take_while(|(drafted, chosen)| drafted == chosen).count();
+        // An end within the draft says nothing about what comes after it.
+        let n_tried = tokens.len().min(chosen.len());
+        for (acceptance, share) in [(&mut drafted.acceptance, SEQUENCE_SHARE), (&mut self.acceptance, COMMON_SHARE)] {
+            acceptance.observe(drafted.evidence, n_accepted, n_tried, share);
+        }
+        if !drafted.unused {
+            self.metrics.drafted(tokens.len(), n_accepted);
+        }
+    }
+
+    /// A step of so many tokens took so long, drafting left out.
+    pub(in crate::engine) fn observe_step(&mut self, rows: usize, took: Duration) {
+        self.step_times.observe(rows, took.as_secs_f64());
+    }
+
+    /// The sequence has ended, or has lost its blocks.
+    pub(in crate::engine) fn forget(&mut self, sequence: u64) {
+        self.drafter.forget(sequence);
+        self.sequences.remove(&sequence);
+    }
+
+    fn try_draft(&mut self, items: &[Scheduled], scheduler: &mut Scheduler, useful: Useful<'_>) -> usize {
+        let spare = scheduler.spare_tokens(items).min(MOST_DRAFTED);
+        if spare == 0 {
+            return 0;
+        }
+        let candidates = self.candidates(items, scheduler, useful);
+        let lengths = self.lengths(items, &candidates, spare);
+        let mut asked = Vec::new();
+        for (candidate, length) in candidates.iter().zip(lengths) {
+            match scheduler.reserve_draft(candidate.item, length) {
+                0 if self.drafter.is_free() => asked.push((candidate, 1, true)),
+                0 => self.rest(candidate),
+                length => asked.push((candidate, length, false)),
+            }
+        }
+        self.propose(&asked, scheduler)
+    }
+
+    fn candidates(&mut self, items: &[Scheduled], scheduler: &Scheduler, useful: Useful<'_>) -> Vec<Candidate> {
+        let candidate = |item: &Scheduled| {
+            let sequence = scheduler.sequence(item.key)?;
+            if item.end() != sequence.num_tokens() {
+                return None;
+            }
+            let most = useful(item.key, sequence).min(LONGEST_DRAFT);
+            if most == 0 {
+                return None;
+            }
+            let arrival = item.key.arrival;
+            let evidence = self.drafter.prospect(arrival, sequence.tokens())?;
+            let common = self.acceptance;
+            let drafted = self.sequences.entry(arrival).or_insert_with(|| Drafted {
+                acceptance: common,
+                evidence,
+                tokens: Vec::new(),
+                unused: false,
+            });
+            let prospect = Prospect { acceptance: drafted.acceptance.of(evidence), most };
+            Some(Candidate { item: *item, evidence, prospect })
+        };
+        items.iter().filter_map(candidate).collect()
+    }
+
+    fn lengths(&self, items: &[Scheduled], candidates: &[Candidate], spare: usize) -> Vec<usize> {
+        let prospects: Vec<Prospect> = candidates.iter().map(|candidate| candidate.prospect).collect();
+        match self.mode {
+            SpeculationMode::Off => vec![0; prospects.len()],
+            SpeculationMode::Always(length) => {
+                let mut left = spare;
+                let length_of = |prospect: &Prospect| {
+                    let length = length.min(prospect.most).min(left);
+                    left -= length;
+                    length
+                };
+                prospects.iter().map(length_of).collect()
+            }
+            SpeculationMode::Auto => {
+                let costs = DraftCosts {
+                    rows: items.iter().map(|item| item.query_len).sum(),
+                    decodes: items.iter().filter(|item| item.query_len == 1).count(),
+                    draft_token_s: self.draft_token_s,
+                    step_s: &|rows| self.step_times.seconds(rows),
+                };
+                draft_lengths(&prospects, &costs, spare)
+            }
+        }
+    }
+
+    /// `asked` are candidates, the lengths of their drafts, and whether these are only to be looked at.
+    fn propose(&mut self, asked: &[(&Candidate, usize, bool)], scheduler: &mut Scheduler) -> usize {
+        let wanted = asked.iter().map(|&(candidate, most, _)| {
+            let sequence = scheduler.sequence(candidate.item.key).expect("candidates are planned");
+            let (tokens, block_table) = (sequence.tokens(), sequence.block_table());
+            Wanted { sequence: candidate.item.key.arrival, tokens, block_table, most }
+        });
+        let wanted: Vec<Wanted<'_>> = wanted.collect();
+        if wanted.is_empty() {
+            return 0;
+        }
+        let began = Instant::now();
+        let drafts = self.drafter.propose(&wanted);
+        let drafted: usize = drafts.iter().map(Vec::len).sum();
+        if drafted > 0 {
+            self.draft_token_s = mix(self.draft_token_s, began.elapsed().as_secs_f64() / drafted as f64);
+        }
+        let mut in_use = 0;
+        for (&(candidate, most, unused), mut tokens) in asked.iter().zip(drafts) {
+            tokens.truncate(most);
+            if !unused {
+                scheduler.set_draft(candidate.item.key, &tokens);
+                in_use += tokens.len();
+            }
+            if let Some(drafted) = self.sequences.get_mut(&candidate.item.key.arrival) {
+                (drafted.evidence, drafted.tokens, drafted.unused) = (candidate.evidence, tokens, unused);
+            }
+        }
+        in_use
+    }
+
+    fn rest(&mut self, candidate: &Candidate) {
+        self.acceptance.rest(candidate.evidence);
+        if let Some(drafted) = self.sequences.get_mut(&candidate.item.key.arrival) {
+            drafted.acceptance.rest(candidate.evidence);
+        }
+    }
+}
+
+impl std::fmt::Debug for Speculation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Speculation").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
