@@ -9,7 +9,7 @@
 //! Invariant: drafts are made from keys and values of the sequence's own tokens. What fails here costs drafts only.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
 };
 
@@ -77,9 +77,15 @@ impl DecoderDrafter {
     fn catch_up(&mut self, wanted: &[Wanted<'_>]) -> Result<Vec<Option<u32>>, String> {
         let mut budget = MOST_CATCHING_UP;
         let mut shares = Vec::new();
+        let mut taken = HashSet::new();
         for wanted in wanted {
             let (first, len) = (self.computed(wanted), wanted.tokens.len());
-            let end = len.min(first + budget);
+            let mut end = len.min(first + budget);
+            let mut slots = (first..end).map(|position| slot(wanted.block_table, position, self.block_size));
+            if !slots.all(|slot| taken.insert(slot)) {
+                // A sequence with which it shares a cached prefix computes that in this very step.
+                end = first;
+            }
             budget -= end - first;
             let token_ids = &wanted.tokens[first..end];
             shares.push(Share { block_table: wanted.block_table, first, token_ids, leads_on: end == len });

@@ -236,7 +236,9 @@ impl Speculation {
         in_use
     }
 
+    /// Nothing was tried for this one: estimates that advise against it lose a little of their weight.
     fn rest(&mut self, candidate: &Candidate) {
+        self.draft_token_s *= 1.0 - 1.0 / 256.0;
         self.acceptance.rest(candidate.evidence);
         if let Some(drafted) = self.sequences.get_mut(&candidate.item.key.arrival) {
             drafted.acceptance.rest(candidate.evidence);
