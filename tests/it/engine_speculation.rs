@@ -161,7 +161,7 @@ fn drafts_save_steps() {
     let engine = EngineHandle::spawn_with_drafter(paged(&config), drafter, config, Arc::clone(&metrics));
     let updates = read(engine.submit(request(&[1, 2], 41)).unwrap());
     assert_eq!(tokens(&updates), (generate(&[1, 2], 41), FinishReason::Length));
-    // The prompt gives one token, and each step five.
+    // Eight steps give five tokens each, that of the prompt among them, and one the last.
     assert_eq!(count(&metrics, "iteration_tokens_total_count"), 9);
     assert_eq!((count(&metrics, "spec_decode_num_drafts_total"), drafted(&metrics), accepted(&metrics)), (8, 32, 32));
     assert_eq!(count(&metrics, "generation_tokens_total"), 41);

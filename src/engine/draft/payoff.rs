@@ -13,7 +13,7 @@ pub struct Prospect {
 pub struct DraftCosts<'a> {
     /// Tokens that the step computes without drafts.
     pub rows: usize,
-    /// Those of them after which a token is chosen: what a step without prompts computes.
+    /// Tokens that are chosen after it: what a step without prompts computes.
     pub decodes: usize,
     /// Of drafting one token.
     pub draft_token_s: f64,

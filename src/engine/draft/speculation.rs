@@ -58,7 +58,7 @@ struct Drafted {
 /// How many drafted tokens a sequence can use at most.
 type Useful<'a> = &'a dyn Fn(SequenceKey, &Sequence) -> usize;
 
-/// A decode of the step that could have a draft.
+/// A share of the step after which a token is chosen, and which could have a draft.
 struct Candidate {
     item: Scheduled,
     evidence: Evidence,
@@ -82,7 +82,7 @@ impl Speculation {
         }
     }
 
-    /// Gives the decodes of a plan their drafts, out of what it leaves of the step's budget and of the pool. Returns how many
+    /// Gives the shares of a plan after which a token is chosen their drafts, out of what it leaves of the step's budget and of the pool. Returns how many
     /// tokens there are in all. A panic of the drafter leaves drafts out.
     pub(in crate::engine) fn draft(
         &mut self,
@@ -143,7 +143,9 @@ impl Speculation {
             return 0;
         }
         let candidates = self.candidates(items, scheduler, useful);
-        let lengths = self.lengths(items, &candidates, spare);
+        let leads_on = |item: &&Scheduled| scheduler.sequence(item.key).is_some_and(|s| item.end() == s.num_tokens());
+        let work = (items.iter().map(|item| item.query_len).sum(), items.iter().filter(leads_on).count());
+        let lengths = self.lengths(&candidates, work, spare);
         let mut asked = Vec::new();
         for (candidate, length) in candidates.iter().zip(lengths) {
             match scheduler.reserve_draft(candidate.item, length) {
@@ -180,7 +182,8 @@ impl Speculation {
         items.iter().filter_map(candidate).collect()
     }
 
-    fn lengths(&self, items: &[Scheduled], candidates: &[Candidate], spare: usize) -> Vec<usize> {
+    /// Beside `rows` of a step after which `decodes` tokens are chosen.
+    fn lengths(&self, candidates: &[Candidate], (rows, decodes): (usize, usize), spare: usize) -> Vec<usize> {
         let prospects: Vec<Prospect> = candidates.iter().map(|candidate| candidate.prospect).collect();
         match self.mode {
             SpeculationMode::Off => vec![0; prospects.len()],
@@ -195,8 +198,8 @@ impl Speculation {
             }
             SpeculationMode::Auto => {
                 let costs = DraftCosts {
-                    rows: items.iter().map(|item| item.query_len).sum(),
-                    decodes: items.iter().filter(|item| item.query_len == 1).count(),
+                    rows,
+                    decodes,
                     draft_token_s: self.draft_token_s,
                     step_s: &|rows| self.step_times.seconds(rows),
                 };
@@ -249,5 +252,68 @@ impl Speculation {
 impl std::fmt::Debug for Speculation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Speculation").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{EngineConfig, draft::LookupDrafter, sequence::Outlook};
+
+    /// A sequence becomes `text`, of which `n_prompt` tokens are its prompt, in steps that take so long by their rows.
+    /// Returns how many tokens were drafted at which length of the sequence.
+    fn run(text: &[u32], n_prompt: usize, seconds: impl Fn(usize) -> f64) -> Vec<(usize, usize)> {
+        let mut scheduler = Scheduler::new(&EngineConfig::default());
+        let mut speculation =
+            Speculation::new(SpeculationMode::Auto, Box::new(LookupDrafter::default()), Arc::default());
+        let key = SequenceKey { priority: 0, arrival: 0 };
+        scheduler
+            .add(key, Sequence::new(text[..n_prompt].to_vec(), &crate::engine::sequence::SequenceOptions::default()));
+        let mut drafted = Vec::new();
+        let mut len = n_prompt;
+        while len < text.len() {
+            let plan = scheduler.schedule();
+            let left = text.len() - len - 1;
+            let n_drafted = speculation.draft(&plan.items, &mut scheduler, &|_, _| left);
+            let rows = plan.items[0].query_len + n_drafted;
+            let draft = scheduler.sequence(key).unwrap().draft();
+            let n_accepted = draft.iter().zip(&text[len..]).take_while(|(drafted, comes)| drafted == comes).count();
+            let chosen = &text[len..=len + n_accepted];
+            drafted.push((len, n_drafted));
+            scheduler.start(plan.items[0], Outlook::Token(0));
+            scheduler.commit(plan.items[0], chosen);
+            scheduler.check_integrity().unwrap();
+            speculation.learn(0, chosen);
+            speculation.observe_step(rows, Duration::from_secs_f64(seconds(rows)));
+            len += chosen.len();
+        }
+        drafted
+    }
+
+    fn total(drafted: &[(usize, usize)], lengths: std::ops::Range<usize>) -> usize {
+        drafted.iter().filter(|(len, _)| lengths.contains(len)).map(|(_, n_drafted)| n_drafted).sum()
+    }
+
+    #[test]
+    fn a_repetition_is_drafted_where_rows_are_cheap_and_not_where_they_are_dear() {
+        let text: Vec<u32> = (0..600).map(|i| i % 30).collect();
+        let cheap = run(&text, 60, |rows| 0.1 + 0.001 * rows as f64);
+        assert!(cheap.len() < 100 && cheap[20].1 == 8, "{cheap:?}");
+        let dear = run(&text, 60, |rows| 0.1 * rows as f64);
+        assert_eq!(total(&dear, 100..600), 0, "{dear:?}");
+        // The prompt alone suggests that rows cost less than a step of few rows shows.
+        let dear_at_first = run(&text, 60, |rows| 0.1 * (rows as f64).min(8.0));
+        assert!(total(&dear_at_first, 60..120) > 0 && total(&dear_at_first, 200..500) <= 16, "{dear_at_first:?}");
+    }
+
+    #[test]
+    fn drafts_end_with_what_comes_true_and_return_with_it() {
+        // Pairs that are followed by something new each time, then a repetition.
+        let mut text: Vec<u32> = (0..200).flat_map(|i| [1, 2, 100 + i]).collect();
+        text.extend((0..300).map(|i| 10 + i % 20));
+        let drafted = run(&text, 9, |rows| 0.1 + 0.01 * rows as f64);
+        assert!(total(&drafted, 9..100) > 0, "{drafted:?}");
+        assert_eq!(total(&drafted, 400..600), 0, "{drafted:?}");
+        assert!(total(&drafted, 640..900) > 150, "{drafted:?}");
     }
 }
