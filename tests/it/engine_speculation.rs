@@ -11,11 +11,12 @@ use tramontane::{
     },
     model::{
         Decoder, ForwardPass, KvCacheConfig, Logits, ModelError,
-        checkpoint::{Checkpoint, ComputeDtype, NoProgress},
+        checkpoint::{Checkpoint, ComputeDtype, NoProgress, WeightTypes},
     },
     telemetry::EngineMetrics,
     types::{Batch, SamplingParams},
 };
+use tramontane_kernels::QuantizedFormat;
 
 use crate::engine_mix::{NewModel, Subject, check_drafted_mixes, random_requests, run_alone};
 use crate::engine_mock::{FIRST_FAULT, PANIC_TOKEN, PagedModel, VOCAB_SIZE, generate, read, request, tokens};
@@ -251,13 +252,14 @@ fn logits_that_are_not_numbers_end_a_request_after_what_came_before() {
     }
 }
 
-fn golden(case: &str) -> Checkpoint {
-    Checkpoint::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden").join(case)).unwrap()
+fn open(folder: &str) -> Checkpoint {
+    Checkpoint::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap()
 }
 
-fn decoder(checkpoint: &Checkpoint, dtype: ComputeDtype, config: &EngineConfig) -> Box<dyn ForwardPass> {
-    let weights = checkpoint.load(dtype, &Device::Cpu, &NoProgress).unwrap();
-    let cache = KvCacheConfig { num_blocks: config.num_blocks, block_size: config.block_size, dtype: dtype.dtype() };
+fn decoder(checkpoint: &Checkpoint, types: WeightTypes, config: &EngineConfig) -> Box<dyn ForwardPass> {
+    let weights = checkpoint.load(types, &Device::Cpu, &NoProgress).unwrap();
+    let EngineConfig { num_blocks, block_size, .. } = *config;
+    let cache = KvCacheConfig { num_blocks, block_size, dtype: types.dtype.dtype() };
     Box::new(Decoder::new(checkpoint.config().clone(), weights, cache).unwrap())
 }
 
@@ -267,14 +269,17 @@ fn a_decoder_gives_the_same_tokens_with_drafts_and_without() {
     let always = EngineConfig { speculation: SpeculationMode::Always(6), ..EngineConfig::default() };
     let tiny = EngineConfig { block_size: 4, num_blocks: 13, ..always.clone() };
     let chunked = EngineConfig { block_size: 3, num_blocks: 40, max_batched_tokens: 11, ..always };
-    for (case, dtype) in [
-        ("mistral-v01-swa", ComputeDtype::F32),
-        ("mixtral-8x2", ComputeDtype::F32),
-        ("ministral3", ComputeDtype::F32),
-        ("mistral-v03", ComputeDtype::Bf16),
+    let quantized = |format| WeightTypes { dtype: ComputeDtype::F32, quantize: Some(format) };
+    for (case, types) in [
+        ("tests/data/golden/mistral-v01-swa", ComputeDtype::F32.into()),
+        ("tests/data/golden/mixtral-8x2", ComputeDtype::F32.into()),
+        ("tests/data/golden/ministral3", ComputeDtype::F32.into()),
+        ("tests/data/golden/mistral-v03", ComputeDtype::Bf16.into()),
+        ("models/tiny", quantized(QuantizedFormat::Q8)),
+        ("models/tiny", quantized(QuantizedFormat::Q4)),
     ] {
-        let checkpoint = golden(case);
-        let new_model = |config: &EngineConfig| decoder(&checkpoint, dtype, config);
+        let checkpoint = open(case);
+        let new_model = |config: &EngineConfig| decoder(&checkpoint, types, config);
         let by_itself = |config: &EngineConfig| {
             let n_ids = checkpoint.config().vocab_size as u32;
             let drafter = decoder_drafter(new_model(config), config);
@@ -292,8 +297,8 @@ fn a_decoder_gives_the_same_tokens_with_drafts_and_without() {
 /// The model that comes with the repository, on a prompt that it can only quote: most of what is looked up comes.
 #[test]
 fn the_tiny_model_quotes_what_is_looked_up() {
-    let checkpoint = Checkpoint::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny")).unwrap();
-    let new_model = |config: &EngineConfig| decoder(&checkpoint, ComputeDtype::F32, config);
+    let checkpoint = open("models/tiny");
+    let new_model = |config: &EngineConfig| decoder(&checkpoint, ComputeDtype::F32.into(), config);
     let line: Vec<u32> = (300..340).collect();
     let prompt = [line.clone(), line.clone(), line[..6].to_vec()].concat();
     let mut wanted = request(&prompt, 40);

@@ -40,6 +40,11 @@ impl StepTimes {
         point.seen = steps;
     }
 
+    /// True if steps of about so many tokens have been seen, and not long ago.
+    pub fn knows(&self, rows: usize) -> bool {
+        self.points.contains_key(&bucket(rows))
+    }
+
     /// How long a step of `rows` tokens will take: between two numbers that have been seen by interpolation, elsewhere in
     /// proportion to the rows and the reading of the weights. 0 if nothing is known.
     pub fn seconds(&self, rows: usize) -> f64 {
@@ -145,7 +150,7 @@ mod tests {
         for _ in 0..FORGOTTEN_AFTER {
             times.observe(1, 2.0);
         }
-        assert!(times.seconds(4) < 2.5);
+        assert!(times.seconds(4) < 2.5 && times.knows(1) && !times.knows(4));
         assert_eq!(times.points.len(), 1);
     }
 

@@ -196,6 +196,8 @@ impl Speculation {
                 };
                 prospects.iter().map(length_of).collect()
             }
+            // What a step takes without drafts must have been seen, or any number would look cheap beside a guess.
+            SpeculationMode::Auto if !self.step_times.knows(decodes) => vec![0; prospects.len()],
             SpeculationMode::Auto => {
                 let costs = DraftCosts {
                     rows,
@@ -300,9 +302,10 @@ mod tests {
         let cheap = run(&text, 60, |rows| 0.1 + 0.001 * rows as f64);
         assert!(cheap.len() < 100 && cheap[20].1 == 8, "{cheap:?}");
         let dear = run(&text, 60, |rows| 0.1 * rows as f64);
-        assert_eq!(total(&dear, 100..600), 0, "{dear:?}");
+        // Once in a while it is tried whether that has changed.
+        assert!(total(&dear, 60..600) <= 8, "{dear:?}");
         // The prompt alone suggests that rows cost less than a step of few rows shows.
-        let dear_at_first = run(&text, 60, |rows| 0.1 * (rows as f64).min(8.0));
+        let dear_at_first = run(&text, 60, |rows| 0.1 * (rows as f64).min(10.0));
         assert!(total(&dear_at_first, 60..120) > 0 && total(&dear_at_first, 200..500) <= 16, "{dear_at_first:?}");
     }
 
