@@ -33,7 +33,7 @@ fn step(scheduler: &mut Scheduler) {
     let (_, rows) = black_box(batch::build(&plan.items, scheduler));
     for (item, rows) in plan.items.into_iter().zip(rows) {
         scheduler.start(item, rows.next.map_or(Outlook::Prefill, |row| Outlook::Token(row as u32)));
-        scheduler.commit(item, rows.next.map(|_| 7));
+        scheduler.commit(item, rows.next.map(|_| 7).as_slice());
     }
 }
 

@@ -24,8 +24,8 @@ pub use error::ConfigError;
 pub use layers::{Origin, Resolved};
 pub use units::{ByteSize, Span};
 pub use values::{
-    ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, ModelName, Names, Quantize, Switch, TemplateChoice,
-    TokenizerVersion,
+    ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, ModelName, Names, Quantize, Speculation, Switch,
+    TemplateChoice, TokenizerVersion,
 };
 
 /// The model that is served when none is named.
@@ -87,6 +87,10 @@ pub struct EngineLimits {
     pub max_waiting: usize,
     /// Query tokens per step.
     pub max_batched_tokens: usize,
+    /// Whether tokens are guessed ahead.
+    pub speculation: Speculation,
+    /// Directory of the model that guesses them.
+    pub draft_model: Option<PathBuf>,
 }
 
 /// How large the pool of keys and values is.
@@ -233,7 +237,7 @@ fn engine_limits(layers: &mut Layers, steps: &Steps) -> Result<EngineLimits, Con
         (None, None) => KvCache::Automatic,
     };
     let positive = |n: &usize| *n > 0;
-    Ok(EngineLimits {
+    let limits = EngineLimits {
         kv_cache,
         block_size: layers
             .take_where("block_size", 16, "a power of two from 1 to 256", |n| n.is_power_of_two() && *n <= 256)?,
@@ -247,5 +251,11 @@ fn engine_limits(layers: &mut Layers, steps: &Steps) -> Result<EngineLimits, Con
             "at least 1",
             positive,
         )?,
-    })
+        speculation: layers.take("speculation", Speculation::Auto)?,
+        draft_model: layers.take_optional("draft_model", "guesses repeat what a text has had before")?,
+    };
+    if limits.speculation == Speculation::Off && limits.draft_model.is_some() {
+        return Err(ConfigError::Exclusive { first: "speculation", second: "draft_model" });
+    }
+    Ok(limits)
 }

@@ -9,6 +9,7 @@ use tramontane_kernels::{PanelFormat, threads};
 
 use super::{
     accelerator::{self, Accelerator},
+    draft_model::DraftModel,
     locate::{self, Network},
     machine,
     memory_plan::{self, MemoryPlan, Needs},
@@ -22,8 +23,8 @@ use tramontane_kernels::gpu::cuda::Cuda;
 use crate::{
     api::{GenerationDefaults, GenerationParams, ServedModel},
     bench::engine::{Limits, ModelSize},
-    config::{ByteSize, Config, Dtype, EngineLimits, ModelConfig, Quantize, TemplateChoice},
-    engine::{EngineConfig, EngineHandle},
+    config::{ByteSize, Config, Dtype, EngineLimits, ModelConfig, Quantize, Speculation, TemplateChoice},
+    engine::{EngineConfig, EngineHandle, SpeculationMode, draft::Drafter},
     model::{
         Decoder, ForwardPass, KvCacheConfig,
         checkpoint::{self, Checkpoint, CheckpointError, ComputeDtype, NoProgress, WeightTypes},
@@ -47,6 +48,7 @@ pub(super) struct Prepared {
     types: WeightTypes,
     memory: MemoryPlan,
     engine: EngineConfig,
+    draft_model: Option<DraftModel>,
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "of a GPU's decoder"))]
     gpu_limits: GpuLimits,
 }
@@ -74,6 +76,8 @@ pub(super) fn prepare(config: &Config, network: Network, style: LogStyle) -> Res
             (dtype.into(), gpu_needs(&checkpoint, dtype, &config.engine)?)
         }
     };
+    let draft_model = DraftModel::prepare(config, &checkpoint, accelerator.is_gpu())?;
+    let needs = draft_model.as_ref().map_or(needs, |draft_model| draft_model.add_to(needs));
     let memory = memory_plan::plan(&config.engine, &needs, accelerator.memory().or_else(machine::memory))?;
     let names = match config.model.served_model_name.as_slice() {
         [] => located.names,
@@ -81,7 +85,7 @@ pub(super) fn prepare(config: &Config, network: Network, style: LogStyle) -> Res
     };
     let engine = engine_config(config, &memory, checkpoint.summary().parameters);
     let gpu_limits = accelerator::gpu_limits(&config.engine);
-    Ok(Prepared { names, checkpoint, codec, defaults, accelerator, types, memory, engine, gpu_limits })
+    Ok(Prepared { names, checkpoint, codec, defaults, accelerator, types, memory, engine, draft_model, gpu_limits })
 }
 
 impl Prepared {
@@ -94,6 +98,7 @@ impl Prepared {
             (digest.join(), decoder)
         });
         let (digest, decoder) = (digest.map_err(|_| anyhow!("hashing the weights failed"))?, decoder?);
+        let drafter = self.drafter(style)?;
         tracing::info!(
             model = self.names.first(),
             device = self.accelerator.name(),
@@ -114,7 +119,7 @@ impl Prepared {
         let metrics = Arc::new(EngineMetrics::new(name, self.memory.max_model_len));
         metrics.set_cache_config(self.engine.block_size, self.memory.num_blocks);
         Ok(ServedModel {
-            engine: EngineHandle::spawn(decoder, self.engine, Arc::clone(&metrics)),
+            engine: EngineHandle::spawn_with_drafter(decoder, drafter, self.engine, Arc::clone(&metrics)),
             names: self.names,
             codec: self.codec,
             metrics,
@@ -191,6 +196,12 @@ impl Prepared {
     fn cpu_decoder(&self, cache: KvCacheConfig, progress: &TaskProgress) -> Result<Decoder> {
         let weights = self.checkpoint.load(self.types, &Device::Cpu, progress)?;
         Ok(Decoder::new(self.checkpoint.config().clone(), weights, cache)?)
+    }
+
+    fn drafter(&self, style: LogStyle) -> Result<Option<Box<dyn Drafter>>> {
+        let Some(draft_model) = &self.draft_model else { return Ok(None) };
+        let progress = TaskProgress::new("loading the draft model", style);
+        draft_model.load(self.engine.block_size, self.memory.num_blocks, &progress).map(Some)
     }
 
     fn decoder(&self, progress: &TaskProgress) -> Result<Box<dyn ForwardPass>> {
@@ -294,6 +305,10 @@ fn engine_config(config: &Config, memory: &MemoryPlan, parameters: u64) -> Engin
         max_batched_tokens: limits.max_batched_tokens,
         max_model_len: memory.max_model_len,
         prefix_caching: limits.prefix_caching.is_on(),
+        speculation: match limits.speculation {
+            Speculation::Auto => SpeculationMode::Auto,
+            Speculation::Off => SpeculationMode::Off,
+        },
         max_step_ms: defaults.max_step_ms,
         max_step_us_per_token: (token_s * 1e6) as u64,
     }

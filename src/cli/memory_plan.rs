@@ -149,7 +149,7 @@ fn automatic_blocks(limits: &EngineLimits, context: Context, dedicated: bool, (m
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Switch;
+    use crate::config::{Speculation, Switch};
     use proptest::prelude::*;
 
     const GIB: u64 = 1 << 30;
@@ -171,6 +171,8 @@ mod tests {
             max_running: 64,
             max_waiting: 1,
             max_batched_tokens: 1,
+            speculation: Speculation::Auto,
+            draft_model: None,
         }
     }
 

@@ -11,6 +11,7 @@ mod answer;
 mod bench;
 mod chat;
 mod doctor;
+mod draft_model;
 mod error;
 mod generate;
 mod health;

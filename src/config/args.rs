@@ -105,6 +105,14 @@ pub struct EngineArgs {
     /// Tokens computed per step, prompts and answers together [default: 512, on a GPU 2048]
     #[arg(long, env = "TRAMONTANE_MAX_BATCHED_TOKENS", hide_env = true, value_name = "TOKENS")]
     pub max_batched_tokens: Option<String>,
+    /// Guess tokens ahead and compute several of an answer in one step, on the CPU: auto (while that makes answers faster;
+    /// they are the same) or off [default: auto]
+    #[arg(long, env = "TRAMONTANE_SPECULATION", hide_env = true, value_name = "auto|off")]
+    pub speculation: Option<String>,
+    /// Directory of a smaller model with the same vocabulary that guesses them, on the CPU [default: none, guesses repeat
+    /// what a text has had before]
+    #[arg(long, env = "TRAMONTANE_DRAFT_MODEL", hide_env = true, value_name = "DIR")]
+    pub draft_model: Option<String>,
 }
 
 /// The HTTP server's address and limits.

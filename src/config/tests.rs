@@ -72,6 +72,8 @@ fn defaults() {
         max_running = 64                         # default
         max_waiting = 256                        # default
         max_batched_tokens = 512                 # default
+        speculation = "auto"                     # default
+        # draft_model is not set: guesses repeat what a text has had before
         bind = "127.0.0.1:8000"                  # default
         body_limit = "16MiB"                     # default
         request_timeout = "10m"                  # default
@@ -174,6 +176,8 @@ fn what_is_printed_reads_back() {
             max_running = "{largest}"
             max_waiting = 1
             max_batched_tokens = 3
+            speculation = "auto"
+            draft_model = "models/small draft"
             bind = "localhost:0"
             body_limit = 1025
             request_timeout = "90s"
@@ -250,6 +254,14 @@ fn errors_name_key_value_origin_and_what_would_be_right() {
         resolve("--num-blocks 9 --kv-cache-memory 1GiB"),
         expect!["kv_cache_memory and num_blocks exclude each other: set one of them"],
     );
+    check_error(
+        resolve("--speculation always"),
+        expect![[r#"speculation = "always" (--speculation): expected auto or off"#]],
+    );
+    check_error(
+        resolve("--speculation off --draft-model small"),
+        expect!["speculation and draft_model exclude each other: set one of them"],
+    );
 }
 
 #[test]
@@ -257,7 +269,7 @@ fn errors_in_the_file_name_the_file() {
     check_error(
         with_file("bnid = 1", ""),
         expect![
-            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, device, drain_timeout, dtype, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, quantize, reference, request_timeout, served_model_name, template, threads, tokenizer, tokenizer_version"
+            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, device, draft_model, drain_timeout, dtype, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, quantize, reference, request_timeout, served_model_name, speculation, template, threads, tokenizer, tokenizer_version"
         ],
     );
     check_error(

@@ -98,6 +98,16 @@ words! {
 }
 
 words! {
+    /// Whether tokens are guessed ahead.
+    Speculation, "auto or off", {
+        /// When it pays.
+        Auto = "auto",
+        /// Never.
+        Off = "off",
+    }
+}
+
+words! {
     /// Where the chat format comes from.
     TemplateChoice, "auto, native or jinja", {
         /// The tokenizer version's own where there is one, else the checkpoint's template.

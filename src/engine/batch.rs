@@ -14,6 +14,8 @@ pub struct OutputRows {
     pub first_position: usize,
     /// The row the next token is sampled from; `None` in the middle of a prefill.
     pub next: Option<usize>,
+    /// Rows behind it: the token after each drafted one.
+    pub drafted: usize,
 }
 
 /// Lays the planned tokens end to end. Returns the batch and, per item, its rows of the logits.
@@ -28,9 +30,11 @@ fn append(batch: &mut Batch, item: Scheduled, scheduler: &Scheduler) -> OutputRo
     let block_size = scheduler.block_size();
     let query_start = batch.n_tokens();
     let first = item.first;
-    let context_len = item.end();
+    let is_last = item.end() == sequence.num_tokens();
+    let drafted = if is_last { sequence.draft().len() } else { 0 };
+    let context_len = item.end() + drafted;
     let block_table = sequence.block_table()[..context_len.div_ceil(block_size)].to_vec();
-    let known = sequence.tokens();
+    let known = sequence.tokens_and_draft();
     batch.token_ids.extend_from_slice(&known[first.min(known.len())..context_len.min(known.len())]);
     if context_len > known.len() {
         let row = sequence.unread_row().expect("a token that is unknown is the one unread");
@@ -42,7 +46,7 @@ fn append(batch: &mut Batch, item: Scheduled, scheduler: &Scheduler) -> OutputRo
             .map(|position| block_table[position / block_size] * block_size as u32 + (position % block_size) as u32),
     );
     let generated = context_len.saturating_sub(first.max(sequence.prompt().len()));
-    let query_len = item.query_len;
+    let query_len = item.query_len + drafted;
     batch.sequences.push(BatchSequence { query_start, query_len, context_len, block_table, generated });
 
     let positions = sequence.prompt_rows(item.query_len);
@@ -50,9 +54,9 @@ fn append(batch: &mut Batch, item: Scheduled, scheduler: &Scheduler) -> OutputRo
     let prompt_start = batch.output_rows.len();
     batch.output_rows.extend(positions.clone().map(row_of));
     let prompt = prompt_start..batch.output_rows.len();
-    let next = (context_len == sequence.num_tokens()).then(|| {
-        batch.output_rows.push(row_of(context_len - 1));
-        batch.output_rows.len() - 1
-    });
-    OutputRows { prompt, first_position: positions.start, next }
+    let next = is_last.then_some(batch.output_rows.len());
+    if is_last {
+        batch.output_rows.extend((item.end() - 1..context_len).map(row_of));
+    }
+    OutputRows { prompt, first_position: positions.start, next, drafted }
 }

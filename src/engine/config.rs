@@ -18,14 +18,28 @@ pub struct EngineConfig {
     pub max_model_len: usize,
     /// Reuse the keys and values of equal prefixes.
     pub prefix_caching: bool,
+    /// Whether tokens are guessed ahead.
+    pub speculation: SpeculationMode,
     /// A step that takes longer makes the engine [`Wedged`](super::Health::Wedged), in milliseconds.
     pub max_step_ms: u64,
     /// But a step of many tokens may take this much per token, in microseconds.
     pub max_step_us_per_token: u64,
 }
 
+/// Whether a step also computes tokens that are guessed ahead. Answers are the same whether it does or not. A model that
+/// chooses tokens itself and runs ahead is never guessed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpeculationMode {
+    /// Never.
+    Off,
+    /// When it promises more tokens per second.
+    Auto,
+    /// Always, and so many tokens if they can be had: for tests and measurements.
+    Always(usize),
+}
+
 impl Default for EngineConfig {
-    /// A small server: 32,768 tokens of cache.
+    /// A small server: 32,768 tokens of cache, no speculation.
     fn default() -> Self {
         Self {
             block_size: 16,
@@ -35,6 +49,7 @@ impl Default for EngineConfig {
             max_batched_tokens: 2048,
             max_model_len: 32_768,
             prefix_caching: true,
+            speculation: SpeculationMode::Off,
             max_step_ms: 60_000,
             max_step_us_per_token: 0,
         }

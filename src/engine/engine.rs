@@ -2,7 +2,7 @@
 //!
 //! [`Engine::step`] is the whole engine: schedule, start, finish, sample, commit. A model that chooses tokens itself is
 //! one step ahead of what has been read: the next step is started before the tokens of the last are known, and what it
-//! computes for a sequence that those end is thrown away.
+//! computes for a sequence that those end is thrown away. Any other model may have drafts: see [`draft`](super::draft).
 //!
 //! Invariants: `requests` and the scheduler know the same keys between steps; a failure, panic or invalid logit ends only
 //! the request it belongs to. Knows nothing of text, HTTP or who waits for a stream.
@@ -11,7 +11,7 @@ use std::{
     collections::{HashMap, VecDeque},
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,45 +22,19 @@ use tokio::sync::{
 };
 
 use super::{
-    EngineConfig, FinishReason, Request, Snapshot, Update,
+    EngineConfig, FinishReason, Inspection, SpeculationMode,
     batch::{self, OutputRows},
     blocks::IntegrityError,
+    draft::{Drafter, LookupDrafter, Speculation},
+    event::{Event, Submission},
     forward::{GuardedModel, Results, panic_message},
     in_flight::InFlight,
     outcome::{Outcome, outlook, read_rows},
     scheduler::{Plan, Scheduled, Scheduler},
     sequence::{Sequence, SequenceKey, SequenceOptions},
-    status::Status,
+    status::{DownWhenGone, Status},
 };
 use crate::{model::ForwardPass, telemetry::EngineMetrics, types::TokenChoice};
-
-/// Everything that can be asked of the engine thread.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// A new request.
-    Submit(Box<Submission>),
-    /// Answer when nothing is in flight; no submission follows.
-    Drain(oneshot::Sender<()>),
-    /// Check the state and report it.
-    Inspect(oneshot::Sender<Inspection>),
-}
-
-#[derive(Debug)]
-pub(super) struct Submission {
-    pub(super) request: Request,
-    pub(super) updates: mpsc::Sender<Update>,
-    pub(super) stopped: Arc<AtomicBool>,
-    pub(super) arrived: Instant,
-}
-
-/// The engine's own view of its state, between two steps.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inspection {
-    /// Exact load.
-    pub snapshot: Snapshot,
-    /// Result of the integrity check.
-    pub integrity: Result<(), IntegrityError>,
-}
 
 #[derive(Debug)]
 pub(super) struct Engine {
@@ -72,6 +46,7 @@ pub(super) struct Engine {
     /// How long the step that runs has taken to get results: next to all of it waiting.
     waited: Duration,
     max_sequence_len: usize,
+    speculation: Option<Speculation>,
     metrics: Arc<EngineMetrics>,
     status: Arc<Status>,
     arrivals: u64,
@@ -86,19 +61,28 @@ struct Started {
 }
 
 impl Engine {
+    /// Without a drafter of its own an engine looks drafts up.
     pub(super) fn new(
         model: Box<dyn ForwardPass>,
+        drafter: Option<Box<dyn Drafter>>,
         config: EngineConfig,
         metrics: Arc<EngineMetrics>,
         status: Arc<Status>,
     ) -> Self {
+        let mut model = GuardedModel::new(model);
+        let speculates = config.speculation != SpeculationMode::Off && !model.runs_ahead();
+        let speculation = speculates.then(|| {
+            let drafter = drafter.unwrap_or_else(|| Box::new(LookupDrafter::default()));
+            Speculation::new(config.speculation, drafter, Arc::clone(&metrics))
+        });
         Self {
-            model: GuardedModel::new(model),
+            model,
             scheduler: Scheduler::new(&config),
             requests: HashMap::new(),
             started: VecDeque::new(),
             waited: Duration::ZERO,
             max_sequence_len: config.max_sequence_len(),
+            speculation,
             metrics,
             status,
             arrivals: 0,
@@ -178,8 +162,13 @@ impl Engine {
             return Ok(());
         }
         self.announce(&plan);
-        let leads_on = self.start(plan.items);
+        let rows = plan.items.iter().map(|item| item.query_len).sum::<usize>() + self.draft(&plan.items);
+        let drafted = Instant::now();
+        let leads_on = self.start(plan.items, rows);
         self.finish_down_to(usize::from(leads_on));
+        if let Some(speculation) = &mut self.speculation {
+            speculation.observe_step(rows, drafted.elapsed());
+        }
         self.report_load();
         if leads_on {
             self.metrics.step_host((began.elapsed() - self.waited).as_secs_f64());
@@ -199,7 +188,7 @@ impl Engine {
 
     fn announce(&mut self, plan: &Plan) {
         for key in &plan.preempted {
-            self.model.forget(key.arrival);
+            self.forget(*key);
             self.metrics.preempted();
             self.status.count_preemption();
         }
@@ -213,17 +202,28 @@ impl Engine {
         }
     }
 
-    /// Starts the batch. If that fails, computes each sequence alone, so that only the culprits end:
-    /// writing the same keys and values again is harmless. True if the next batch may be started before the results of
-    /// this one are read.
-    fn start(&mut self, items: Vec<Scheduled>) -> bool {
+    /// Adds drafts to a planned step. Returns how many tokens they have.
+    fn draft(&mut self, items: &[Scheduled]) -> usize {
+        let Some(speculation) = &mut self.speculation else { return 0 };
+        let (requests, max_sequence_len) = (&self.requests, self.max_sequence_len);
+        speculation
+            .draft(items, &mut self.scheduler, &|key, sequence| requests[&key].useful_draft(sequence, max_sequence_len))
+    }
+
+    /// Starts the batch of so many rows. If that fails, computes each sequence alone and without a draft, so that only the
+    /// culprits end: writing the same keys and values again is harmless. True if the next batch may be started before the
+    /// results of this one are read.
+    fn start(&mut self, items: Vec<Scheduled>, rows: usize) -> bool {
         if items.is_empty() {
             return false;
         }
-        self.metrics.step(items.iter().map(|item| item.query_len).sum());
+        self.metrics.step(rows);
         match self.start_batch(items.clone()) {
             Ok(leads_on) => return leads_on,
             Err(failure) => tracing::error!(sequences = items.len(), failure, "a batch failed"),
+        }
+        if let Some(speculation) = &mut self.speculation {
+            speculation.clear(&items, &mut self.scheduler);
         }
         self.finish_down_to(0);
         let mut survivors = 0;
@@ -337,8 +337,11 @@ impl Engine {
 
     /// Books one sequence's progress and tells its reader. Returns why it ends, if it does.
     fn advance(&mut self, item: Scheduled, outcome: Outcome) -> Option<FinishReason> {
-        let token = outcome.chosen.as_ref().map(|chosen| chosen.id);
-        self.scheduler.commit(item, token);
+        let tokens: Vec<u32> = outcome.chosen.iter().map(|chosen| chosen.id).collect();
+        self.scheduler.commit(item, &tokens);
+        if let Some(speculation) = &mut self.speculation {
+            speculation.learn(item.key.arrival, &tokens);
+        }
         let sequence = self.scheduler.sequence(item.key).expect("every request has a sequence");
         let request = self.requests.get_mut(&item.key).expect("every sequence has a request");
         request.add_prompt_entries(outcome.prompt_entries);
@@ -348,16 +351,23 @@ impl Engine {
                 return Some(FinishReason::Length);
             }
         }
-        let chosen = outcome.chosen?;
-        let id = chosen.id;
-        request.emit(chosen, &self.metrics);
+        outcome.chosen.into_iter().for_each(|chosen| request.emit(chosen, &self.metrics));
         let is_longest = sequence.tokens().len() >= self.max_sequence_len;
-        request.ends_with(id, sequence.output().len(), is_longest)
+        let end = tokens.last().and_then(|&last| request.ends_with(last, sequence.output().len(), is_longest));
+        end.or(outcome.failure.map(|failure| FinishReason::Failed(failure.to_string())))
+    }
+
+    /// Whoever keeps anything of the sequence beside the scheduler drops it.
+    fn forget(&mut self, key: SequenceKey) {
+        self.model.forget(key.arrival);
+        if let Some(speculation) = &mut self.speculation {
+            speculation.forget(key.arrival);
+        }
     }
 
     fn finish(&mut self, key: SequenceKey, reason: FinishReason) {
         let sequence = self.scheduler.remove(key);
-        self.model.forget(key.arrival);
+        self.forget(key);
         if let (Some(request), Some(sequence)) = (self.requests.remove(&key), sequence) {
             if let FinishReason::Failed(failure) = &reason {
                 tracing::error!(failure, "a request failed");
@@ -427,20 +437,11 @@ impl Engine {
     }
 }
 
-/// Marks the engine as down when its thread ends, also by a panic.
-struct DownWhenGone(Arc<Status>);
-
-impl Drop for DownWhenGone {
-    fn drop(&mut self) {
-        self.0.set_down();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        engine::StopRules,
+        engine::{Request, StopRules, Update},
         model::{Logits, ModelError},
         types::Batch,
     };
@@ -460,7 +461,7 @@ mod tests {
     fn requests_fail_when_the_books_do_not_balance() {
         let config = EngineConfig::default();
         let status = Arc::new(Status::new(&config));
-        let mut engine = Engine::new(Box::new(Unused), config, Arc::default(), Arc::clone(&status));
+        let mut engine = Engine::new(Box::new(Unused), None, config, Arc::default(), Arc::clone(&status));
         let (updates, mut stream) = mpsc::channel(4);
         let stop = StopRules {
             max_tokens: 4,

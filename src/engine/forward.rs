@@ -119,7 +119,7 @@ impl GuardedModel {
     }
 
     /// Logits of the shape the batch asks for, or why there are none.
-    fn forward(&mut self, batch: &Batch) -> Result<Logits, String> {
+    pub(super) fn forward(&mut self, batch: &Batch) -> Result<Logits, String> {
         let logits = catch_unwind(AssertUnwindSafe(|| self.forward_pass.forward(batch)))
             .map_err(|panic| format!("the forward pass panicked: {}", panic_message(&*panic)))?
             .map_err(|error| error.to_string())?;

@@ -16,7 +16,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
     EngineConfig, Health, Inspection, Request, Snapshot, Update,
-    engine::{Engine, Event, Submission},
+    draft::Drafter,
+    engine::Engine,
+    event::{Event, Submission},
     status::Status,
 };
 use crate::{model::ForwardPass, telemetry::EngineMetrics};
@@ -82,6 +84,16 @@ struct Inner {
 impl EngineHandle {
     /// Starts the owner thread.
     pub fn spawn(model: Box<dyn ForwardPass>, config: EngineConfig, metrics: Arc<EngineMetrics>) -> EngineHandle {
+        Self::spawn_with_drafter(model, None, config, metrics)
+    }
+
+    /// The same with a drafter in place of looking drafts up.
+    pub fn spawn_with_drafter(
+        model: Box<dyn ForwardPass>,
+        drafter: Option<Box<dyn Drafter>>,
+        config: EngineConfig,
+        metrics: Arc<EngineMetrics>,
+    ) -> EngineHandle {
         metrics.set_cache_config(config.block_size, config.num_blocks);
         let status = Arc::new(Status::new(&config));
         let capacity = config.max_in_flight().saturating_add(SPARE_EVENTS).min(Semaphore::MAX_PERMITS);
@@ -94,7 +106,7 @@ impl EngineHandle {
             max_in_flight: config.max_in_flight(),
             closed: Mutex::new(false),
         };
-        let engine = Engine::new(model, config, metrics, Arc::clone(&status));
+        let engine = Engine::new(model, drafter, config, metrics, Arc::clone(&status));
         let started = thread::Builder::new().name("engine".to_owned()).spawn(move || engine.run(receiver));
         if let Err(error) = started {
             tracing::error!(%error, "the engine thread did not start");

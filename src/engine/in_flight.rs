@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{
     FinishReason, StopRules, TokenLogprobs, Update,
-    engine::Submission,
+    event::Submission,
     sampler::{self, Delegate, Draw, History, SampleError},
     sequence::{Sequence, SequenceKey},
 };
@@ -114,11 +114,18 @@ impl InFlight {
         !self.sampling.bad_words.is_empty()
     }
 
-    /// Samples the token after the sequence from the logits of its last position.
-    pub(super) fn choose(&self, sequence: &Sequence, logits: &[f32]) -> Result<Chosen, SampleError> {
-        let index = sequence.output().len();
+    /// How many tokens behind the next one can be of use, and have positions.
+    pub(super) fn useful_draft(&self, sequence: &Sequence, max_sequence_len: usize) -> usize {
+        let output = self.stop.max_tokens.saturating_sub(sequence.output().len());
+        output.min(max_sequence_len.saturating_sub(sequence.num_tokens())).saturating_sub(1)
+    }
+
+    /// Samples the token after the sequence and `n_accepted` drafted tokens from the logits of the position before.
+    pub(super) fn choose(&self, sequence: &Sequence, n_accepted: usize, logits: &[f32]) -> Result<Chosen, SampleError> {
+        let output_ids = sequence.output_if(n_accepted);
+        let index = output_ids.len();
         let forbidden_ids = if index < self.stop.min_tokens { &self.ending_ids[..] } else { &[] };
-        let history = History { prompt_ids: sequence.prompt(), output_ids: sequence.output(), forbidden_ids };
+        let history = History { prompt_ids: sequence.prompt(), output_ids, forbidden_ids };
         let id = sampler::sample(logits, &self.sampling, &history, Draw { seed: self.seed, index })?;
         let logprobs = self.logprobs.map(|n_top| sampler::token_logprobs(logits, id, n_top));
         Ok(Chosen { id, logprobs })
@@ -157,13 +164,20 @@ impl InFlight {
 
     /// Does generation end with this token, the last of `n_output` in a sequence of `len`?
     pub(super) fn ends_with(&self, token: u32, n_output: usize, is_longest: bool) -> Option<FinishReason> {
+        self.stopped_by(token).or(self.is_last(n_output, is_longest).then_some(FinishReason::Length))
+    }
+
+    /// True if generation ends with this token, wherever it is.
+    pub(super) fn ends_at(&self, token: u32) -> bool {
+        self.stopped_by(token).is_some()
+    }
+
+    fn stopped_by(&self, token: u32) -> Option<FinishReason> {
         let stop = &self.stop;
         if !stop.ignore_eos && stop.eos_token_ids.contains(&token) {
             Some(FinishReason::EndOfSequence)
         } else if stop.stop_token_ids.contains(&token) {
             Some(FinishReason::StopToken(token))
-        } else if self.is_last(n_output, is_longest) {
-            Some(FinishReason::Length)
         } else {
             None
         }

@@ -2,13 +2,15 @@
 //! [`EngineHandle`] and sends events. Knows tokens, blocks and batches, not text and not HTTP.
 //!
 //! [`scheduler`] and [`blocks`] decide over integers, [`batch`] lays a decision out for the model,
-//! [`sampler`] chooses tokens; `engine` owns them all and is the only place with mutable state.
+//! [`draft`] guesses tokens ahead, [`sampler`] chooses them; `engine` owns them all and is the only place with mutable state.
 
 pub mod batch;
 pub mod blocks;
 mod config;
+pub mod draft;
 #[expect(clippy::module_inception, reason = "the owner thread is the engine; the folder is the layer")]
 mod engine;
+mod event;
 mod forward;
 mod handle;
 mod in_flight;
@@ -19,8 +21,8 @@ pub mod scheduler;
 pub mod sequence;
 mod status;
 
-pub use config::EngineConfig;
-pub use engine::Inspection;
+pub use config::{EngineConfig, SpeculationMode};
+pub use event::Inspection;
 pub use handle::{EngineHandle, RequestStream, SubmitError};
 pub use request::{FinishReason, Request, StopRules, Update};
 pub use status::{Health, Snapshot};

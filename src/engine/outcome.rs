@@ -14,7 +14,10 @@ use crate::types::RowResult;
 /// What one sequence's rows led to.
 pub(super) struct Outcome {
     pub(super) prompt_entries: Vec<TokenLogprobs>,
-    pub(super) chosen: Option<Chosen>,
+    /// The next token, and one more for each drafted token that has come.
+    pub(super) chosen: Vec<Chosen>,
+    /// Why there is no token after those.
+    pub(super) failure: Option<SampleError>,
 }
 
 /// What computing these rows leads to.
@@ -28,7 +31,8 @@ pub(super) fn outlook(request: &InFlight, sequence: &Sequence, rows: &OutputRows
     if is_last { Outlook::LastToken(row as u32) } else { Outlook::Token(row as u32) }
 }
 
-/// Reads one sequence's rows: prompt log-probabilities, and the next token where the prefill is complete.
+/// Reads one sequence's rows: prompt log-probabilities, and the next tokens where the prefill is complete. A drafted token
+/// counts if it is the one that is chosen, so that a draft changes nothing but when tokens come.
 pub(super) fn read_rows(
     request: &InFlight,
     sequence: &Sequence,
@@ -41,14 +45,28 @@ pub(super) fn read_rows(
         Row::Chosen(_) => Err("a token was chosen in the middle of a prompt".to_owned()),
     };
     let prompt_entries = rows.prompt.clone().zip(next_ids).map(prompt_entry).collect::<Result<_, _>>()?;
-    let Some(row) = rows.next.filter(|_| request.wants_tokens()) else {
-        return Ok(Outcome { prompt_entries, chosen: None });
-    };
-    let chosen = match results.row(row) {
-        Row::Logits(logits) => request.choose(sequence, logits),
-        Row::Chosen(RowResult::Token { id, logprobs }) => Ok(Chosen { id: *id, logprobs: logprobs.clone() }),
-        Row::Chosen(RowResult::NothingAllowed) => Err(SampleError::NothingAllowed),
-        Row::Chosen(RowResult::NotFinite | RowResult::Logits(_)) => Err(SampleError::NotFinite),
-    };
-    Ok(Outcome { prompt_entries, chosen: Some(chosen.map_err(|error| error.to_string())?) })
+    let mut outcome = Outcome { prompt_entries, chosen: Vec::new(), failure: None };
+    let Some(next) = rows.next.filter(|_| request.wants_tokens()) else { return Ok(outcome) };
+    for n_accepted in 0..=rows.drafted {
+        let chosen = match results.row(next + n_accepted) {
+            Row::Logits(logits) => request.choose(sequence, n_accepted, logits),
+            Row::Chosen(RowResult::Token { id, logprobs }) => Ok(Chosen { id: *id, logprobs: logprobs.clone() }),
+            Row::Chosen(RowResult::NothingAllowed) => Err(SampleError::NothingAllowed),
+            Row::Chosen(RowResult::NotFinite | RowResult::Logits(_)) => Err(SampleError::NotFinite),
+        };
+        match chosen {
+            Ok(chosen) => {
+                let as_drafted = sequence.draft().get(n_accepted) == Some(&chosen.id) && !request.ends_at(chosen.id);
+                outcome.chosen.push(chosen);
+                if !as_drafted {
+                    break;
+                }
+            }
+            Err(error) => {
+                outcome.failure = Some(error);
+                break;
+            }
+        }
+    }
+    Ok(outcome)
 }

@@ -8,6 +8,9 @@
 //! A planned share is *started* once the model computes it and *committed* once its results have been read. One further
 //! step may be started before the results of the last are read: its plan counts on tokens that nobody has seen yet.
 //!
+//! What is left of a step's budget may go to drafts, tokens that are computed on the guess that they come next. They never
+//! take anything from a sequence: blocks for them are taken if there are any, and given back at the commit.
+//!
 //! Invariants: a waiting sequence holds no blocks; while anything is queued and every started share is committed,
 //! [`Scheduler::schedule`] plans at least one token (the first in order always fits, as `max_sequence_len` bounds it to
 //! the pool). Knows nothing of tensors, sampling, streams or time.
@@ -128,20 +131,52 @@ impl Scheduler {
         sequence.advance(item.query_len, outlook);
     }
 
-    /// Records that a started share has been computed, and the token that was chosen after it, if any. Shares are
-    /// committed in the order in which they were started; the sequence may have been preempted since.
-    pub fn commit(&mut self, item: Scheduled, token: Option<u32>) {
-        if let Some(token) = token {
+    /// Query tokens that a plan leaves of a step's budget.
+    pub fn spare_tokens(&self, items: &[Scheduled]) -> usize {
+        self.max_batched_tokens.saturating_sub(items.iter().map(|item| item.query_len).sum())
+    }
+
+    /// Makes room for `wanted` drafted tokens behind a planned share, as far as there are blocks. Returns for how many
+    /// there is room.
+    pub fn reserve_draft(&mut self, item: Scheduled, wanted: usize) -> usize {
+        let blocks = self.blocks_for(item.end() + wanted);
+        let sequence = self.running.get_mut(&item.key).expect("planned sequences run until they are started");
+        while sequence.block_table.len() < blocks {
+            let Some(block) = self.blocks.allocate() else { break };
+            sequence.block_table.push(block);
+        }
+        wanted.min(sequence.block_table.len() * self.block_size - item.end())
+    }
+
+    /// The sequence's step shall compute these behind its planned share, on the guess that they come next. There must be
+    /// room for them.
+    pub fn set_draft(&mut self, key: SequenceKey, tokens: &[u32]) {
+        let sequence = self.running.get_mut(&key).expect("planned sequences run until they are started");
+        sequence.set_draft(tokens);
+        self.release_surplus(key);
+    }
+
+    /// Records that a started share has been computed, and the tokens that were chosen after it: none, or one and as many
+    /// more as tokens of the draft have come. Shares are committed in the order in which they were started; the sequence
+    /// may have been preempted since.
+    pub fn commit(&mut self, item: Scheduled, tokens: &[u32]) {
+        let n_accepted = tokens.len().saturating_sub(1);
+        if let Some((&token, further)) = tokens.split_first() {
             let queue = if self.running.contains_key(&item.key) { &mut self.running } else { &mut self.waiting };
-            queue.get_mut(&item.key).expect("started sequences are queued").read(token);
+            let sequence = queue.get_mut(&item.key).expect("started sequences are queued");
+            sequence.clear_draft();
+            sequence.read(token);
+            further.iter().for_each(|&token| sequence.read_further(token));
         }
         let Some(sequence) = self.running.get_mut(&item.key) else { return };
-        if self.prefix_caching && sequence.num_computed >= item.end() {
-            for index in item.first / self.block_size..item.end() / self.block_size {
+        let end = item.end() + n_accepted;
+        if self.prefix_caching && sequence.num_computed >= end {
+            for index in item.first / self.block_size..end / self.block_size {
                 let hash = sequence.block_hash(index, self.block_size);
                 self.blocks.publish(sequence.block_table[index], hash);
             }
         }
+        self.release_surplus(item.key);
     }
 
     /// A sequence, running or waiting.
@@ -197,6 +232,7 @@ impl Scheduler {
             let (computed, len) = (sequence.num_computed, sequence.num_tokens());
             let pending = computed < len || (computed == len && sequence.ends());
             ensure(pending, || format!("{key:?} has {computed} of {len} tokens computed"))?;
+            ensure(sequence.draft().is_empty(), || format!("{key:?} has a draft between two steps"))?;
             let held = sequence.block_table.len();
             let covered = self.blocks_for(computed)..=self.blocks_for(len);
             ensure(covered.contains(&held), || format!("{key:?} holds {held} blocks, needs {covered:?}"))?;
@@ -299,6 +335,16 @@ impl Scheduler {
             self.blocks.release(block);
         }
         sequence.num_computed = 0;
+    }
+
+    /// Blocks beyond the tokens of a sequence and its draft: those that a draft did not need.
+    fn release_surplus(&mut self, key: SequenceKey) {
+        let sequence = self.running.get_mut(&key).expect("the sequence runs");
+        let needed = (sequence.num_tokens() + sequence.draft().len()).div_ceil(self.block_size);
+        while sequence.block_table.len() > needed {
+            let block = sequence.block_table.pop().expect("there are more than are needed");
+            self.blocks.release(block);
+        }
     }
 
     fn blocks_for(&self, tokens: usize) -> usize {

@@ -1,6 +1,7 @@
 //! One sequence as the scheduler sees it: tokens, how many of them have keys and values, and where those
 //! lie. Invariant: `num_computed < num_tokens()` while it runs and does not end, and the block table covers
-//! `num_computed`. Knows nothing of sampling, streams or time.
+//! `num_computed`. Drafted tokens, which exist within a step alone, count as neither. Knows nothing of sampling, streams
+//! or time.
 
 use super::blocks::{BlockHash, BlockId};
 
@@ -41,7 +42,9 @@ pub enum Outlook {
 /// A prompt and what has been generated after it.
 #[derive(Clone, Debug)]
 pub struct Sequence {
+    /// Prompt, output, and the drafted tokens at the end.
     tokens: Vec<u32>,
+    num_drafted: usize,
     prompt_len: usize,
     generated_apart: bool,
     /// Further tokens that have been generated, but not read.
@@ -65,6 +68,7 @@ impl Sequence {
         Self {
             prompt_len: prompt.len(),
             tokens: prompt,
+            num_drafted: 0,
             num_unread: 0,
             unread_row: 0,
             ends: false,
@@ -79,7 +83,17 @@ impl Sequence {
 
     /// Prompt and generated tokens, as far as they have been read.
     pub fn tokens(&self) -> &[u32] {
+        &self.tokens[..self.tokens.len() - self.num_drafted]
+    }
+
+    /// The same, and behind them what has been drafted.
+    pub fn tokens_and_draft(&self) -> &[u32] {
         &self.tokens
+    }
+
+    /// Tokens that this step computes on the guess that they come next.
+    pub fn draft(&self) -> &[u32] {
+        &self.tokens[self.tokens.len() - self.num_drafted..]
     }
 
     /// The prompt.
@@ -89,12 +103,17 @@ impl Sequence {
 
     /// What has been generated and read.
     pub fn output(&self) -> &[u32] {
-        &self.tokens[self.prompt_len..]
+        self.output_if(0)
+    }
+
+    /// The same if the first `n_drafted` tokens of the draft have come.
+    pub fn output_if(&self, n_drafted: usize) -> &[u32] {
+        &self.tokens[self.prompt_len..self.tokens().len() + n_drafted]
     }
 
     /// Number of tokens, with those that are unread.
     pub fn num_tokens(&self) -> usize {
-        self.tokens.len() + self.num_unread
+        self.tokens().len() + self.num_unread
     }
 
     /// How many of them are unread.
@@ -146,7 +165,7 @@ impl Sequence {
         while self.hashes.len() <= index {
             let start = self.hashes.len() * block_size;
             let parent = self.hashes.last().unwrap_or(&self.root);
-            let tokens = &self.tokens[start..start + block_size];
+            let tokens = &self.tokens()[start..start + block_size];
             let n_prompt = self.prompt_len.saturating_sub(start);
             let hash = match self.generated_apart && n_prompt < block_size {
                 false => parent.child(tokens),
@@ -178,5 +197,24 @@ impl Sequence {
     pub(super) fn read(&mut self, token: u32) {
         self.num_unread -= 1;
         self.tokens.push(token);
+    }
+
+    /// One more token has been chosen; the one before, which was drafted, has been computed.
+    pub(super) fn read_further(&mut self, token: u32) {
+        self.num_computed += 1;
+        self.tokens.push(token);
+    }
+
+    /// The next step guesses that these come next.
+    pub(super) fn set_draft(&mut self, tokens: &[u32]) {
+        debug_assert_eq!(self.num_unread, 0, "what follows an unread token cannot be drafted");
+        self.clear_draft();
+        self.tokens.extend_from_slice(tokens);
+        self.num_drafted = tokens.len();
+    }
+
+    pub(super) fn clear_draft(&mut self) {
+        self.tokens.truncate(self.tokens.len() - self.num_drafted);
+        self.num_drafted = 0;
     }
 }

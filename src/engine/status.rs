@@ -2,7 +2,10 @@
 //! is [`Status`]; the thread writes it between steps, handles read it.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
     time::Instant,
 };
 
@@ -147,6 +150,15 @@ impl Status {
 
     fn elapsed_ms(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
+    }
+}
+
+/// Marks the engine as down when its thread ends, also by a panic.
+pub(super) struct DownWhenGone(pub(super) Arc<Status>);
+
+impl Drop for DownWhenGone {
+    fn drop(&mut self) {
+        self.0.set_down();
     }
 }
 

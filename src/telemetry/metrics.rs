@@ -30,6 +30,7 @@ pub struct EngineMetrics {
     registry: Registry,
     load: Load,
     tokens: Tokens,
+    drafts: Drafts,
     requests: Requests,
     latency: Latency,
 }
@@ -68,6 +69,13 @@ struct Tokens {
     prefix_cache_queries: IntCounter,
     prefix_cache_hits: IntCounter,
     per_iteration: Histogram,
+}
+
+#[derive(Debug)]
+struct Drafts {
+    made: IntCounter,
+    tokens: IntCounter,
+    accepted: IntCounter,
 }
 
 #[derive(Debug)]
@@ -110,6 +118,7 @@ impl EngineMetrics {
         Self {
             load: Load::new(&register),
             tokens: Tokens::new(&register),
+            drafts: Drafts::new(&register),
             requests: Requests::new(&register),
             latency: Latency::new(&register),
             registry: register.registry,
@@ -159,6 +168,13 @@ impl EngineMetrics {
         self.load.preemptions.inc();
     }
 
+    /// Tokens of a sequence were guessed ahead, and so many of them came.
+    pub fn drafted(&self, n_tokens: usize, n_accepted: usize) {
+        self.drafts.made.inc();
+        self.drafts.tokens.inc_by(n_tokens as u64);
+        self.drafts.accepted.inc_by(n_accepted as u64);
+    }
+
     /// The first token of a request, seconds after its arrival.
     pub fn first_token(&self, time_to_first_token_s: f64) {
         self.tokens.generation.inc();
@@ -195,35 +211,6 @@ impl EngineMetrics {
     /// A client's request has been answered: tokens of its longest choice.
     pub fn longest_choice(&self, completion_tokens: usize) {
         self.requests.max_generation_tokens.observe(completion_tokens as f64);
-    }
-
-    /// Everything in Prometheus' text format, version 0.0.4.
-    pub fn render(&self) -> String {
-        render(&self.registry)
-    }
-}
-
-/// Requests that the HTTP server answered. Exists before a model is loaded.
-#[derive(Debug)]
-pub struct HttpMetrics {
-    registry: Registry,
-    requests: IntCounterVec,
-}
-
-impl Default for HttpMetrics {
-    fn default() -> Self {
-        let opts = Opts::new("tramontane:http_requests_total", "HTTP requests answered, by route and status.");
-        let registry = Registry::new();
-        let requests = IntCounterVec::new(opts, &["route", "status"]).expect("a valid metric name");
-        registry.register(Box::new(requests.clone())).expect("the registry is empty");
-        Self { registry, requests }
-    }
-}
-
-impl HttpMetrics {
-    /// The head of a response was made. `route` is a path template of the router, never a client's path.
-    pub fn answered(&self, route: &str, status: u16) {
-        self.requests.with_label_values(&[route, &status.to_string()]).inc();
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.
@@ -277,6 +264,17 @@ impl Tokens {
                 .counter("prefix_cache_queries_total", "Tokens looked up in the prefix cache."),
             prefix_cache_hits: register.counter("prefix_cache_hits_total", "Tokens found in the prefix cache."),
             per_iteration: register.histogram("iteration_tokens_total", "Query tokens per step.", ITERATION_TOKENS),
+        }
+    }
+}
+
+impl Drafts {
+    fn new(register: &Register) -> Self {
+        Self {
+            made: register.counter("spec_decode_num_drafts_total", "Drafts of tokens guessed ahead."),
+            tokens: register.counter("spec_decode_num_draft_tokens_total", "Tokens guessed ahead."),
+            accepted: register
+                .counter("spec_decode_num_accepted_tokens_total", "Tokens guessed ahead that were the ones chosen."),
         }
     }
 }
@@ -411,7 +409,7 @@ fn one_two_five(max: usize) -> Vec<f64> {
     series.take_while(|&bucket| bucket <= max.max(1) as f64).collect()
 }
 
-fn render(registry: &Registry) -> String {
+pub(super) fn render(registry: &Registry) -> String {
     let mut text = Vec::new();
     // Fails only on an empty family or a failing writer, and a Vec does not fail.
     TextEncoder::new().encode(&registry.gather(), &mut text).expect("a Vec takes everything");
@@ -440,6 +438,8 @@ mod tests {
         metrics.set_load(2, 3, 0.25);
         metrics.admitted(10, 4);
         metrics.step(6);
+        metrics.drafted(5, 3);
+        metrics.drafted(2, 0);
         metrics.step_host(2e-5);
         metrics.first_token(0.02);
         metrics.next_token(0.01);
@@ -463,6 +463,9 @@ mod tests {
             format!("vllm:time_per_output_token_seconds_count{{{labels}}} 2"),
             format!(r#"vllm:cache_config_info{{block_size="16",{},num_gpu_blocks="64"}} 1"#, labels),
             format!("vllm:prompt_tokens_total{{{labels}}} 10"),
+            format!("vllm:spec_decode_num_drafts_total{{{labels}}} 2"),
+            format!("vllm:spec_decode_num_draft_tokens_total{{{labels}}} 7"),
+            format!("vllm:spec_decode_num_accepted_tokens_total{{{labels}}} 3"),
             format!("vllm:generation_tokens_total{{{labels}}} 3"),
             format!("vllm:prefix_cache_queries_total{{{labels}}} 10"),
             format!("vllm:prefix_cache_hits_total{{{labels}}} 4"),

@@ -1,6 +1,8 @@
 //! Logs and metrics, and the names they go by.
 
+mod http_metrics;
 pub mod logs;
 mod metrics;
 
-pub use metrics::{EngineMetrics, HttpMetrics, RequestTimings};
+pub use http_metrics::HttpMetrics;
+pub use metrics::{EngineMetrics, RequestTimings};

@@ -11,12 +11,13 @@ use candle_core::Device;
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use tramontane::{
-    engine::{EngineConfig, EngineHandle, Health, Request, RequestStream, Snapshot, StopRules, Update},
+    engine::{EngineConfig, EngineHandle, Health, Request, RequestStream, Snapshot, StopRules, Update, draft::Drafter},
     model::{
         Decoder, ForwardPass, KvCacheConfig, Logits, ModelError,
         checkpoint::{Checkpoint, ComputeDtype, NoProgress},
         gpu::GpuLimits,
     },
+    telemetry::EngineMetrics,
     types::{Batch, SamplingParams},
 };
 
@@ -26,15 +27,43 @@ use crate::golden::gpu_decoder;
 /// Builds a fresh model whose cache has the pool of the given limits.
 pub type NewModel<'a> = &'a dyn Fn(&EngineConfig) -> Box<dyn ForwardPass>;
 
+/// The engine's drafter, if it has one of its own.
+pub type NewDrafter<'a> = &'a dyn Fn(&EngineConfig) -> Option<Box<dyn Drafter>>;
+
 /// Runs every request alone without prefix cache or chunks, then `rounds` mixes under each of `limits`.
 /// Returns the totals of all mixes, from which the caller sees whether preemptions and hits took place.
 pub fn check_mixes(new_model: NewModel<'_>, requests: &[Request], limits: &[EngineConfig], rounds: u64) -> Snapshot {
+    check_drafted_mixes(
+        Subject { new_model, new_drafter: &|_| None, metrics: &Arc::default() },
+        requests,
+        limits,
+        rounds,
+    )
+}
+
+/// What is tested.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    pub new_model: NewModel<'a>,
+    pub new_drafter: NewDrafter<'a>,
+    /// Of the mixes.
+    pub metrics: &'a Arc<EngineMetrics>,
+}
+
+/// The same with drafts in the mixes, as `limits` say.
+pub fn check_drafted_mixes(
+    subject: Subject<'_>,
+    requests: &[Request],
+    limits: &[EngineConfig],
+    rounds: u64,
+) -> Snapshot {
+    let new_model = subject.new_model;
     let alone: Vec<_> = requests.iter().map(|request| run_alone(new_model, request)).collect();
     let mut totals = Snapshot::default();
     for (index, config) in limits.iter().enumerate() {
         for round in 0..rounds {
             let seed = index as u64 * 1000 + round;
-            let snapshot = check_mix(new_model, requests, &alone, config, seed);
+            let snapshot = check_mix(subject, requests, &alone, config, seed);
             totals.preemptions += snapshot.preemptions;
             totals.cached_tokens += snapshot.cached_tokens;
         }
@@ -87,7 +116,7 @@ fn random_sampling(random: &mut ChaCha8Rng, n_ids: u32) -> SamplingParams {
     }
 }
 
-fn run_alone(new_model: NewModel<'_>, request: &Request) -> Vec<Update> {
+pub fn run_alone(new_model: NewModel<'_>, request: &Request) -> Vec<Update> {
     let config = EngineConfig { num_blocks: 64, prefix_caching: false, ..EngineConfig::default() };
     let engine = EngineHandle::spawn(new_model(&config), config, Arc::default());
     without_start(read(engine.submit(request.clone()).unwrap()))
@@ -102,7 +131,7 @@ fn without_start(mut updates: Vec<Update>) -> Vec<Update> {
 /// Every request twice, the second time when something else is already under way, between others that are
 /// cancelled at random moments.
 fn check_mix(
-    new_model: NewModel<'_>,
+    subject: Subject<'_>,
     requests: &[Request],
     alone: &[Vec<Update>],
     config: &EngineConfig,
@@ -110,8 +139,9 @@ fn check_mix(
 ) -> Snapshot {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let (release, gate) = channel();
-    let model = Gated { model: new_model(config), gate };
-    let engine = EngineHandle::spawn(Box::new(model), config.clone(), Arc::default());
+    let model = Box::new(Gated { model: (subject.new_model)(config), gate });
+    let (drafter, metrics) = ((subject.new_drafter)(config), Arc::clone(subject.metrics));
+    let engine = EngineHandle::spawn_with_drafter(model, drafter, config.clone(), metrics);
     let submit = |index: usize| engine.submit(requests[index].clone()).unwrap();
 
     let mut order: Vec<usize> = (0..requests.len()).chain(0..requests.len()).collect();

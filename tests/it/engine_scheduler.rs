@@ -51,6 +51,8 @@ enum Op {
     Steps(usize),
     /// Steps that are started before the results of the one before are read.
     StepsAhead(usize),
+    /// Steps with drafts, some of which come.
+    StepsDrafted(usize),
 }
 
 /// Prompts share beginnings: a few tokens of one of three long texts, then something of their own. One text
@@ -80,6 +82,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<Index>().prop_map(Op::Cancel),
         4 => (1..8usize).prop_map(Op::Steps),
         4 => (1..8usize).prop_map(Op::StepsAhead),
+        4 => (1..8usize).prop_map(Op::StepsDrafted),
     ]
 }
 
@@ -104,10 +107,12 @@ struct World {
     live: BTreeMap<SequenceKey, Submission>,
     prompt_rows_seen: BTreeMap<SequenceKey, usize>,
     arrivals: u64,
-    /// Shares of the step that was started last and not committed, each with the token chosen after it.
-    started: Vec<(Scheduled, Option<u32>)>,
+    /// Shares of the step that was started last and not committed, each with the tokens chosen after it.
+    started: Vec<(Scheduled, Vec<u32>)>,
     /// Tokens of that step by output row.
     tokens: Vec<u32>,
+    drafts: usize,
+    accepted: usize,
 }
 
 impl World {
@@ -120,6 +125,8 @@ impl World {
             arrivals: 0,
             started: Vec::new(),
             tokens: Vec::new(),
+            drafts: 0,
+            accepted: 0,
             config,
         }
     }
@@ -143,9 +150,18 @@ impl World {
     }
 
     fn step(&mut self) {
+        self.step_with(&[]);
+    }
+
+    /// The same, and each decode guesses up to five tokens ahead, right ones until one is wrong.
+    fn step_drafted(&mut self) {
+        self.step_with(&[0, 1, 2, 3, 4, 5]);
+    }
+
+    fn step_with(&mut self, lengths: &[usize]) {
         self.commit();
         let before = self.live.len();
-        self.start();
+        self.start(lengths);
         assert_eq!(before == 0, self.started.is_empty(), "a step plans something while anything is queued");
         self.commit();
     }
@@ -153,17 +169,23 @@ impl World {
     /// Leaves the step's results unread.
     fn step_ahead(&mut self) {
         let previous = std::mem::take(&mut self.started);
-        self.start();
+        self.start(&[]);
         let started = std::mem::replace(&mut self.started, previous);
         self.commit();
         self.started = started;
     }
 
-    fn start(&mut self) {
+    /// `lengths` of drafts take turns.
+    fn start(&mut self, lengths: &[usize]) {
         let plan = self.scheduler.schedule();
         self.check_plan(&plan);
+        if !lengths.is_empty() {
+            let mut spare = self.scheduler.spare_tokens(&plan.items);
+            plan.items.iter().for_each(|item| spare -= self.draft(*item, lengths, spare));
+        }
         let (mut batch, rows) = batch::build(&plan.items, &self.scheduler);
         check_batch(&batch);
+        assert!(batch.n_tokens() <= self.config.max_batched_tokens, "drafts count against the budget");
         for token in &mut batch.token_ids {
             if *token & Batch::UNREAD != 0 {
                 *token = self.tokens[(*token & !Batch::UNREAD) as usize];
@@ -178,9 +200,38 @@ impl World {
                 *seen += rows.prompt.len();
             }
             self.scheduler.start(item, self.outlook(item.key, rows.next));
-            self.started.push((item, rows.next.map(|row| self.tokens[row])));
+            let rows = rows.next.map_or(0..0, |next| next..next + 1 + rows.drafted);
+            let draft = self.scheduler.sequence(item.key).unwrap().draft();
+            let n_accepted = draft.iter().zip(&self.tokens[rows.clone()]).take_while(|(a, b)| a == b).count();
+            let chosen = self.tokens[rows].iter().take(n_accepted + 1).copied().collect();
+            self.accepted += n_accepted;
+            self.started.push((item, chosen));
         }
-        self.scheduler.check_integrity().unwrap();
+        if lengths.is_empty() {
+            self.scheduler.check_integrity().unwrap();
+        }
+    }
+
+    /// Returns the length of the item's draft, at most `spare`.
+    fn draft(&mut self, item: Scheduled, lengths: &[usize], spare: usize) -> usize {
+        let sequence = self.scheduler.sequence(item.key).unwrap();
+        let submission = &self.live[&item.key];
+        if item.end() != sequence.num_tokens() {
+            return 0;
+        }
+        self.drafts += 1;
+        let tokens = sequence.tokens().to_vec();
+        let room =
+            self.config.max_sequence_len().min(submission.prompt.len() + submission.max_tokens) - tokens.len() - 1;
+        let (running, waiting) = (self.scheduler.num_running(), self.scheduler.num_waiting());
+        let length = self.scheduler.reserve_draft(item, lengths[self.drafts % lengths.len()].min(room).min(spare));
+        assert_eq!((self.scheduler.num_running(), self.scheduler.num_waiting()), (running, waiting));
+        let mut draft = generate(&tokens, length);
+        if let Some(token) = draft.get_mut(self.drafts % 7) {
+            *token = (*token + 1) % FIRST_FAULT;
+        }
+        self.scheduler.set_draft(item.key, &draft);
+        length
     }
 
     /// Of every other sequence it is not known beforehand when it ends.
@@ -196,9 +247,9 @@ impl World {
     }
 
     fn commit(&mut self) {
-        for (item, token) in std::mem::take(&mut self.started) {
+        for (item, tokens) in std::mem::take(&mut self.started) {
             if self.live.contains_key(&item.key) {
-                self.scheduler.commit(item, token);
+                self.scheduler.commit(item, &tokens);
                 self.finish_if_complete(item.key);
             }
         }
@@ -284,13 +335,18 @@ proptest! {
                 Op::Cancel(index) => world.cancel(index),
                 Op::Steps(count) => (0..count).for_each(|_| world.step()),
                 Op::StepsAhead(count) => (0..count).for_each(|_| world.step_ahead()),
+                Op::StepsDrafted(count) => (0..count).for_each(|_| world.step_drafted()),
             }
             prop_assert_eq!(world.scheduler.check_integrity(), Ok(()));
         }
         // Nothing livelocks: alone, each needs at most a step per token; recomputing costs a few times that.
         let mut steps = 0;
         while !world.live.is_empty() {
-            if steps % 3 == 0 { world.step() } else { world.step_ahead() }
+            match steps % 3 {
+                0 => world.step(),
+                1 => world.step_ahead(),
+                _ => world.step_drafted(),
+            }
             steps += 1;
             prop_assert!(steps < 20_000, "{:?} never finish", world.live);
         }
@@ -382,4 +438,47 @@ fn generated_blocks_are_no_prompts_where_they_differ() {
     // The third block has two tokens of the prompt, the fourth none: only the first two are the same in a prompt.
     world.submit(Submission { prompt: longer, max_tokens: 1, priority: 0, options: apart });
     assert_eq!(world.scheduler.schedule().admitted[0].cached_tokens, 8);
+}
+
+#[test]
+fn drafts_take_free_blocks_and_give_them_back() {
+    let config = EngineConfig { block_size: 2, num_blocks: 5, max_batched_tokens: 20, ..EngineConfig::default() };
+    let mut world = World::new(config);
+    world.submit(plain(vec![1, 2, 3], 7, 0));
+    world.submit(plain(vec![4], 4, 0));
+    world.step();
+    let plan = world.scheduler.schedule();
+    assert_eq!(world.scheduler.spare_tokens(&plan.items), 18);
+    // The first holds two blocks and the second one, with room for no token and for none of a draft.
+    assert_eq!(plan.items.iter().map(Scheduled::end).collect::<Vec<_>>(), [4, 2]);
+    let [first, second] = plan.items[..] else { panic!("{plan:?}") };
+    assert_eq!(world.scheduler.reserve_draft(first, 3), 3);
+    assert_eq!(world.scheduler.block_counts().held, 5);
+    assert_eq!(world.scheduler.reserve_draft(second, 1), 0);
+    let before = world.scheduler.sequence(second.key).unwrap().block_table().to_vec();
+    world.scheduler.set_draft(first.key, &[9]);
+    assert_eq!(world.scheduler.block_counts().held, 4);
+    assert_eq!(world.scheduler.reserve_draft(second, 3), 2);
+    world.scheduler.set_draft(second.key, &[9, 9]);
+    for (item, tokens) in [(first, &[9, 8][..]), (second, &[7])] {
+        world.scheduler.start(item, Outlook::Token(0));
+        world.scheduler.commit(item, tokens);
+    }
+    world.scheduler.check_integrity().unwrap();
+    let sequence = |key| world.scheduler.sequence(key).unwrap();
+    assert_eq!((sequence(first.key).output()[1..].to_vec(), sequence(first.key).num_computed()), (vec![9, 8], 5));
+    assert_eq!((sequence(second.key).output()[1..].to_vec(), sequence(second.key).num_computed()), (vec![7], 2));
+    assert_eq!(sequence(second.key).block_table()[..1], before[..1]);
+}
+
+#[test]
+fn drafts_come_true_in_random_schedules() {
+    let mut world = World::new(EngineConfig { block_size: 3, num_blocks: 20, ..EngineConfig::default() });
+    (0..4).for_each(|start| world.submit(plain(vec![start], 20, 0)));
+    let mut steps = 0;
+    while !world.live.is_empty() {
+        world.step_drafted();
+        steps += 1;
+    }
+    assert!(world.accepted > 40 && steps < 60, "{} accepted in {steps} steps", world.accepted);
 }

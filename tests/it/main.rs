@@ -9,6 +9,7 @@ mod engine_generation;
 mod engine_mix;
 mod engine_mock;
 mod engine_scheduler;
+mod engine_speculation;
 mod fixtures;
 mod golden;
 mod golden_case;

@@ -3,7 +3,12 @@
 use expect_test::expect;
 use serde_json::{Value, json};
 
-use super::support::{EOS, Harness, answers, babbles, control, ids, lines, redacted, says, thinks};
+use tramontane::{
+    api::HttpLimits,
+    engine::{EngineConfig, SpeculationMode},
+};
+
+use super::support::{EOS, Harness, answers, babbles, control, ids, lines, redacted, says, small_engine, thinks};
 
 const TOOLS: &str = r#"[{"type": "function", "function": {"name": "roll", "parameters": {"type": "object"}}}]"#;
 
@@ -176,6 +181,22 @@ async fn completion_tokens_count_up_to_the_stop() {
     let answer = harness.chat(json!({ "stop": " la la la", "max_tokens": 100 })).await.json();
     assert_eq!(answer["usage"]["completion_tokens"], 3 * ids(" la").len());
     assert_eq!(answer["choices"][0]["message"]["content"], "");
+}
+
+#[tokio::test]
+async fn tokens_guessed_ahead_stop_where_others_do() {
+    for speculation in [SpeculationMode::Off, SpeculationMode::Always(8)] {
+        let engine = EngineConfig { speculation, ..small_engine() };
+        let harness = Harness::with(babbles(), engine, HttpLimits::default());
+        harness.gate.open();
+        let answer = harness.chat(json!({ "stop": " la la la", "min_tokens": 9, "max_tokens": 100 })).await.json();
+        assert_eq!(answer["usage"]["completion_tokens"], 12, "{speculation:?}");
+        assert_eq!(answer["choices"][0]["message"]["content"], " la".repeat(9));
+        let longest = harness.chat(json!({ "max_tokens": 37 })).await.json();
+        assert_eq!(longest["usage"]["completion_tokens"], 37);
+        assert_eq!(longest["choices"][0]["finish_reason"], "length");
+        harness.idle().await;
+    }
 }
 
 #[tokio::test]

@@ -40,6 +40,9 @@ fn generate_is_repeatable_and_reads_its_prompt_from_anywhere() {
     assert_eq!(run(&mut generate(&["-p", "Hello"])).out, first.out);
     assert_eq!(with_input(&mut generate(&[]), "Hello").out, first.out);
     assert_eq!(with_input(&mut generate(&["-p", "-"]), "Hello").out, first.out);
+    for guessing in [&["--speculation", "off"][..], &["--draft-model", path]] {
+        assert_eq!(run(generate(&["-p", "Hello"]).args(guessing)).out, first.out, "{guessing:?}");
+    }
     assert_ne!(run(&mut generate(&["-p", "Hello", "--raw"])).out, first.out, "no chat format around it");
     check_failure(&mut generate(&["-p", "Hello", "--temperature", "9"]), 2, &["temperature", "9", "between 0 and 2"]);
 }
