@@ -5,6 +5,8 @@
 
 use half::bf16;
 
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::{Level, Tier};
 use crate::storage::Element;
 
@@ -27,6 +29,8 @@ pub(crate) trait ByteSums: Copy {
     type Codes: Copy;
     /// A number per output.
     type Floats: Copy;
+    /// Registers that a sum takes.
+    const REGISTERS: usize = 4;
 
     /// Runs the work with the tiles whose sums and numbers fit this register file: other tiles are not even compiled.
     unsafe fn in_tiles<T: ByteTiles>(work: &mut T);
@@ -71,6 +75,15 @@ pub(crate) unsafe fn dispatch_bytes<K: ByteKernel>(tier: Tier, kernel: K) {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { run_vnni(kernel) },
+        // SAFETY: these need no feature beyond the base instruction set; the caller vouches for the kernel.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => unsafe { kernel.run::<neon::Bytes<neon::Words>>() },
+        // SAFETY: a `Tier` of this level exists only where the feature was detected.
+        #[cfg(target_arch = "aarch64")]
+        Level::NeonDotprod => unsafe { run_sdot(kernel) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Level::NeonBf16 => unsafe { run_usdot(kernel) },
     }
 }
 
@@ -86,6 +99,20 @@ unsafe fn run_avx2<K: ByteKernel>(kernel: K) {
 unsafe fn run_vnni<K: ByteKernel>(kernel: K) {
     // SAFETY: this function has the feature; the caller vouches for the kernel.
     unsafe { kernel.run::<x86::Vnni>() }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "dotprod")]
+unsafe fn run_sdot<K: ByteKernel>(kernel: K) {
+    // SAFETY: this function has the feature; the caller vouches for the kernel.
+    unsafe { kernel.run::<neon::Bytes<neon::Sdot>>() }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "i8mm")]
+unsafe fn run_usdot<K: ByteKernel>(kernel: K) {
+    // SAFETY: this function has the feature; the caller vouches for the kernel.
+    unsafe { kernel.run::<neon::Bytes<neon::Usdot>>() }
 }
 
 /// Plain loops.
@@ -253,6 +280,7 @@ mod x86 {
     impl ByteSums for Vnni {
         type Codes = __m512i;
         type Floats = __m512;
+        const REGISTERS: usize = 1;
 
         #[inline(always)]
         unsafe fn in_tiles<T: ByteTiles>(work: &mut T) {
