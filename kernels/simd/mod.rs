@@ -27,6 +27,7 @@ pub(crate) struct Tier(Level);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
+    #[cfg_attr(all(target_arch = "aarch64", not(test)), expect(dead_code, reason = "NEON is always there"))]
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
