@@ -32,13 +32,19 @@ __device__ __forceinline__ float to_float(f16 value) { return __half2float(value
 __device__ __forceinline__ void round_to(float value, bf16& to) { to = __float2bfloat16_rn(value); }
 __device__ __forceinline__ void round_to(float value, f16& to) { to = __float2half_rn(value); }
 #else
+// The C++ of GCC 12 and before has no `_Float16` on aarch64, where `__fp16` is the same format.
+#ifdef __aarch64__
+using float16 = __fp16;
+#else
+using float16 = _Float16;
+#endif
 inline float to_float(bf16 value) { return __uint_as_float(unsigned(value.bits) << 16); }
-inline float to_float(f16 value) { _Float16 half; std::memcpy(&half, &value.bits, 2); return float(half); }
+inline float to_float(f16 value) { float16 half; std::memcpy(&half, &value.bits, 2); return float(half); }
 inline void round_to(float value, bf16& to) {
     const unsigned bits = __float_as_uint(value);
     to.bits = value != value ? 0x7fff : uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
-inline void round_to(float value, f16& to) { const _Float16 half = _Float16(value); std::memcpy(&to.bits, &half, 2); }
+inline void round_to(float value, f16& to) { const float16 half = float16(value); std::memcpy(&to.bits, &half, 2); }
 #endif
 __device__ __forceinline__ void round_to(float value, float& to) { to = value; }
 

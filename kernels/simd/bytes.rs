@@ -5,6 +5,8 @@
 
 use half::bf16;
 
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::{Level, Tier};
 use crate::storage::Element;
 
@@ -74,6 +76,15 @@ pub(crate) unsafe fn dispatch_bytes<K: ByteKernel>(tier: Tier, kernel: K) {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { run_vnni(kernel) },
+        // SAFETY: these need no feature beyond the base instruction set; the caller vouches for the kernel.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => unsafe { kernel.run::<neon::Bytes<neon::Words>>() },
+        // SAFETY: a `Tier` of this level exists only where the feature was detected.
+        #[cfg(target_arch = "aarch64")]
+        Level::NeonDotprod => unsafe { run_sdot(kernel) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Level::NeonBf16 => unsafe { run_usdot(kernel) },
     }
 }
 
@@ -89,6 +100,20 @@ unsafe fn run_avx2<K: ByteKernel>(kernel: K) {
 unsafe fn run_vnni<K: ByteKernel>(kernel: K) {
     // SAFETY: this function has the feature; the caller vouches for the kernel.
     unsafe { kernel.run::<x86::Vnni>() }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "dotprod")]
+unsafe fn run_sdot<K: ByteKernel>(kernel: K) {
+    // SAFETY: this function has the feature; the caller vouches for the kernel.
+    unsafe { kernel.run::<neon::Bytes<neon::Sdot>>() }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "i8mm")]
+unsafe fn run_usdot<K: ByteKernel>(kernel: K) {
+    // SAFETY: this function has the feature; the caller vouches for the kernel.
+    unsafe { kernel.run::<neon::Bytes<neon::Usdot>>() }
 }
 
 /// Plain loops.

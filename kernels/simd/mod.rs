@@ -9,8 +9,12 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod bytes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pairs;
 mod portable;
+#[cfg(test)]
+mod tests;
 mod tile;
 mod vector;
 
@@ -27,6 +31,7 @@ pub(crate) struct Tier(Level);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
+    #[cfg_attr(all(target_arch = "aarch64", not(test)), expect(dead_code, reason = "NEON is always there"))]
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -37,6 +42,13 @@ enum Level {
     /// With VNNI too.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod,
+    /// With products of bytes of which one has no sign, too.
+    #[cfg(target_arch = "aarch64")]
+    NeonBf16,
 }
 
 impl Tier {
@@ -56,7 +68,19 @@ impl Tier {
             if has_avx2() {
                 return Self(Level::Avx2);
             }
+            Self(Level::Portable)
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            if has_neon_bf16() {
+                return Self(Level::NeonBf16);
+            }
+            if has_neon_dotprod() {
+                return Self(Level::NeonDotprod);
+            }
+            Self(Level::Neon)
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         Self(Level::Portable)
     }
 
@@ -72,6 +96,12 @@ impl Tier {
             Level::Avx512Vnni => "avx512_vnni",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => "avx512_bf16",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod => "neon_dotprod",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonBf16 => "neon_bf16",
         }
     }
 
@@ -83,13 +113,17 @@ impl Tier {
             Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => false,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => true,
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon | Level::NeonDotprod => false,
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonBf16 => true,
         }
     }
 
     /// Every instruction set that this machine can run, the plainest first.
     #[cfg(test)]
     pub(crate) fn supported() -> Vec<Self> {
-        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
+        #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(unused_mut))]
         let mut tiers = vec![Self(Level::Portable)];
         #[cfg(target_arch = "x86_64")]
         {
@@ -104,6 +138,16 @@ impl Tier {
             }
             if has_avx512_bf16() {
                 tiers.push(Self(Level::Avx512Bf16));
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            tiers.push(Self(Level::Neon));
+            if has_neon_dotprod() {
+                tiers.push(Self(Level::NeonDotprod));
+            }
+            if has_neon_bf16() {
+                tiers.push(Self(Level::NeonBf16));
             }
         }
         tiers
@@ -130,9 +174,25 @@ fn has_avx512_bf16() -> bool {
     has_avx512_vnni() && is_x86_feature_detected!("avx512bf16")
 }
 
+#[cfg(target_arch = "aarch64")]
+fn has_neon_dotprod() -> bool {
+    std::arch::is_aarch64_feature_detected!("dotprod")
+}
+
+/// Processors have had bf16 and i8mm together.
+#[cfg(target_arch = "aarch64")]
+fn has_neon_bf16() -> bool {
+    let (bf16, i8mm) =
+        (std::arch::is_aarch64_feature_detected!("bf16"), std::arch::is_aarch64_feature_detected!("i8mm"));
+    has_neon_dotprod() && bf16 && i8mm
+}
+
 /// Asks for a cache line to be brought into the second-level cache. Any address will do.
 #[inline(always)]
-#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the intrinsic takes a raw pointer"))]
+#[cfg_attr(
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    expect(unsafe_code, reason = "an intrinsic that takes a raw pointer, and assembly")
+)]
 pub(crate) fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
@@ -140,7 +200,12 @@ pub(crate) fn prefetch(address: *const u8) {
         // SAFETY: SSE is part of x86-64, and a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a prefetch never faults. As assembly, since the intrinsic is not stable.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = address;
 }
 
@@ -172,6 +237,12 @@ pub(crate) unsafe fn dispatch<K: Kernel>(tier: Tier, kernel: K) {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16 => unsafe { run_avx512_bf16(kernel) },
+        // SAFETY: these need no feature beyond the base instruction set; the caller vouches for the kernel.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon | Level::NeonDotprod => unsafe { kernel.run::<neon::Neon>() },
+        // SAFETY: a `Tier` of this level exists only where the feature was detected.
+        #[cfg(target_arch = "aarch64")]
+        Level::NeonBf16 => unsafe { run_neon_bf16(kernel) },
     }
 }
 
@@ -197,4 +268,12 @@ unsafe fn run_avx512<K: Kernel>(kernel: K) {
 unsafe fn run_avx512_bf16<K: Kernel>(kernel: K) {
     // SAFETY: this function has the feature; the caller vouches for the kernel.
     unsafe { kernel.run::<avx512::Avx512>() }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "bf16")]
+#[expect(unsafe_code, reason = "a function with a target feature")]
+unsafe fn run_neon_bf16<K: Kernel>(kernel: K) {
+    // SAFETY: this function has the feature; the caller vouches for the kernel.
+    unsafe { kernel.run::<neon::Neon>() }
 }

@@ -4,6 +4,8 @@
 #![expect(unsafe_code, reason = "each operation needs the target feature of its lanes")]
 #![expect(clippy::needless_range_loop, reason = "a tile reads the same index of several arrays")]
 
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::{Level, OUTPUTS, Tier, Vector};
 use crate::storage::Element;
 
@@ -164,6 +166,8 @@ impl Tier {
             Level::Avx2 => 4,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => 12,
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon | Level::NeonDotprod | Level::NeonBf16 => 4,
         }
     }
 }
@@ -185,6 +189,12 @@ pub(crate) unsafe fn dispatch_pairs<K: PairKernel>(tier: Tier, kernel: K) {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16 => unsafe { run_avx512_bf16(kernel) },
+        // SAFETY: these need no feature beyond the base instruction set; the caller vouches for the kernel.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon | Level::NeonDotprod => unsafe { kernel.run::<neon::WidenedPairs, 4, 1>() },
+        // SAFETY: a `Tier` of this level exists only where the feature was detected.
+        #[cfg(target_arch = "aarch64")]
+        Level::NeonBf16 => unsafe { run_neon_bf16(kernel) },
     }
 }
 
@@ -209,9 +219,16 @@ unsafe fn run_avx512_bf16<K: PairKernel>(kernel: K) {
     unsafe { kernel.run::<x86::Avx512Bf16, 12, 2>() }
 }
 
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "bf16")]
+unsafe fn run_neon_bf16<K: PairKernel>(kernel: K) {
+    // SAFETY: this function has the feature; the caller vouches for the kernel.
+    unsafe { kernel.run::<neon::DottedPairs, 4, 1>() }
+}
+
 /// Low and high half of a pair, each widened to f32 bits.
 #[inline(always)]
-fn halves(pair: u32) -> [u32; 2] {
+pub(super) fn halves(pair: u32) -> [u32; 2] {
     [pair << 16, pair & 0xFFFF_0000]
 }
 

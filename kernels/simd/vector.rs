@@ -8,8 +8,10 @@ use crate::storage::Element;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TileShape {
     /// 32 registers of one vector each.
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(dead_code, reason = "AVX-512, NEON"))]
     Rows4Outputs6,
     /// 16 registers.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "AVX2"))]
     Rows4Outputs3,
     /// Vectors that span several registers.
     Rows2Outputs2,
