@@ -16,7 +16,7 @@ use tramontane::{
     telemetry::EngineMetrics,
     types::{Batch, SamplingParams},
 };
-use tramontane_kernels::QuantizedFormat;
+use tramontane_kernels::PanelFormat;
 
 use crate::engine_mix::{NewModel, Subject, check_drafted_mixes, random_requests, run_alone};
 use crate::engine_mock::{FIRST_FAULT, PANIC_TOKEN, PagedModel, VOCAB_SIZE, generate, read, request, tokens};
@@ -269,14 +269,14 @@ fn a_decoder_gives_the_same_tokens_with_drafts_and_without() {
     let always = EngineConfig { speculation: SpeculationMode::Always(6), ..EngineConfig::default() };
     let tiny = EngineConfig { block_size: 4, num_blocks: 13, ..always.clone() };
     let chunked = EngineConfig { block_size: 3, num_blocks: 40, max_batched_tokens: 11, ..always };
-    let quantized = |format| WeightTypes { dtype: ComputeDtype::F32, quantize: Some(format) };
+    let quantized = |format| WeightTypes { dtype: ComputeDtype::F32, panels: Some(format) };
     for (case, types) in [
         ("tests/data/golden/mistral-v01-swa", ComputeDtype::F32.into()),
         ("tests/data/golden/mixtral-8x2", ComputeDtype::F32.into()),
         ("tests/data/golden/ministral3", ComputeDtype::F32.into()),
         ("tests/data/golden/mistral-v03", ComputeDtype::Bf16.into()),
-        ("models/tiny", quantized(QuantizedFormat::Q8)),
-        ("models/tiny", quantized(QuantizedFormat::Q4)),
+        ("models/tiny", quantized(PanelFormat::Q8)),
+        ("models/tiny", quantized(PanelFormat::Q4)),
     ] {
         let checkpoint = open(case);
         let new_model = |config: &EngineConfig| decoder(&checkpoint, types, config);
