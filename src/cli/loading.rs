@@ -115,6 +115,9 @@ impl Prepared {
             ByteSize::new(self.memory.kv_bytes).human(),
             self.memory.num_blocks * self.engine.block_size,
         );
+        if !self.accelerator.is_gpu() && tramontane_kernels::instruction_set() == "portable" {
+            tracing::warn!("this processor has neither AVX2 nor NEON: plain loops compute, many times slower");
+        }
         let name = self.names.first().map_or("", String::as_str);
         let metrics = Arc::new(EngineMetrics::new(name, self.memory.max_model_len));
         metrics.set_cache_config(self.engine.block_size, self.memory.num_blocks);

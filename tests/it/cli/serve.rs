@@ -176,7 +176,7 @@ fn what_cannot_be_served_is_refused_before_the_port_opens() {
     check_failure(&mut serve(&["--tokenizer", "missing/tekken.json"]), 1, &["missing/tekken.json"]);
     check_failure(&mut serve(&["--quantize", "q4"]), 1, &["cannot serve", "down_proj", "48 columns"]);
     let draft_model = ["--draft-model", "tests/data/golden/mistral-v03"];
-    check_failure(&mut serve(&draft_model), 1, &["mistral-v03\" has a vocabulary of 512", path, "4096"]);
+    check_failure(&mut serve(&draft_model), 1, &["mistral-v03", "has a vocabulary of 512", path, "4096"]);
     check_failure(&mut serve(&["--draft-model", "missing/small"]), 1, &["draft_model", "missing/small"]);
     let config = model.path().join("config.json");
     let text = std::fs::read_to_string(&config).unwrap();
