@@ -1,9 +1,9 @@
-//! How the keys and values of a layer lie in memory: [`CacheShape`].
+//! How the keys and values of a layer lie in memory.
 //!
-//! In rows, `(2, num_blocks, block_size, kv_heads, head_dim)`, keys first. Or, for the CPU's attention over bf16, in panels
-//! of sixteen positions, `(2, num_blocks, kv_heads, block_size / 16, head_dim, 16)`, of which a panel of keys is
-//! `(head_dim / 2, 16 positions, 2 columns)` and one of values `(head_dim / 16, 8, 16 columns, 2 positions)`: a score is
-//! then a lane's sum, and so is a weighted column, and a head's keys of a block are one run of memory.
+//! In rows, `(2, num_blocks, block_size, kv_heads, head_dim)`, keys first. Or, for the CPU's attention over bf16, in
+//! panels of sixteen positions, `(2, num_blocks, kv_heads, block_size / 16, head_dim, 16)`, of which a panel of keys is
+//! `(head_dim / 2, 16 positions, 2 columns)` and one of values `(head_dim / 16, 8, 16 columns, 2 positions)`: a score
+//! is then a lane's sum, and so is a weighted column, and a head's keys of a block are one run of memory.
 
 use candle_core::{DType, Result, Tensor, bail};
 

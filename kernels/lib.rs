@@ -43,8 +43,8 @@ pub use rotary_kv_write::{RotaryRows, rotary_kv_write};
 pub use route_experts::{ExpertRoutes, route_experts};
 pub use swiglu::swiglu;
 
-/// Name of the instruction set that the CPU kernels use on this machine: `avx512_bf16`, `avx512_vnni`, `avx512` or `avx2`;
-/// `neon_bf16`, `neon_dotprod` or `neon`; `portable` on other processors.
+/// Name of the instruction set that the CPU kernels use on this machine: `avx512_bf16`, `avx512_vnni`, `avx512` or
+/// `avx2`; `neon_bf16`, `neon_dotprod` or `neon`; `portable` on other processors.
 pub fn instruction_set() -> &'static str {
     simd::Tier::best().name()
 }

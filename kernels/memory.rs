@@ -5,8 +5,8 @@
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Asks the system to back `values`, which nobody has written to yet, with huge pages: what is read in long runs is
-/// read up to a quarter faster then, as the machine looks up an address once per 2 MiB and not once per 4 KiB. Where the
-/// system knows no such request or refuses it, nothing happens.
+/// read up to a quarter faster then, as the machine looks up an address once per 2 MiB and not once per 4 KiB. Where
+/// the system knows no such request or refuses it, nothing happens.
 pub fn advise_huge_pages<T>(values: &[T]) {
     #[cfg(target_os = "linux")]
     {

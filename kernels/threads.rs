@@ -1,7 +1,7 @@
 //! The fixed pool of worker threads that the CPU kernels share: one thread per physical core, unless told.
 //!
-//! Work is split into pieces that do not depend on the number of threads, and each output element is
-//! computed by one piece, so results do not depend on it either.
+//! How work is split may depend on the number of threads; how an element is computed does not, and each is computed by
+//! one piece, so results do not depend on it.
 
 use std::ops::Range;
 use std::sync::{LazyLock, OnceLock};

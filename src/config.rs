@@ -255,7 +255,7 @@ fn engine_limits(layers: &mut Layers, steps: &Steps) -> Result<EngineLimits, Con
         draft_model: layers.take_optional("draft_model", "guesses repeat what a text has had before")?,
     };
     if limits.speculation == Speculation::Off && limits.draft_model.is_some() {
-        return Err(ConfigError::Exclusive { first: "speculation", second: "draft_model" });
+        return Err(ConfigError::Needs { setting: "draft_model", needed: "speculation = \"auto\"" });
     }
     Ok(limits)
 }

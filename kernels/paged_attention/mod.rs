@@ -33,7 +33,8 @@ pub struct AttentionParams {
 }
 
 /// Queries `q (n, heads * head_dim)` in f32, already rotated, over `kv_cache`, in rows in f32, bf16 or f16 or in panels
-/// of bf16 ([`crate::kv_cache`]), into which the batch has been written. Query head `h` uses KV head `h / (heads / kv_heads)`. The result is `(n, heads * head_dim)` in f32.
+/// of bf16 ([`crate::kv_cache`]), into which the batch has been written. Query head `h` uses KV head `h / (heads /
+/// kv_heads)`. The result is `(n, heads * head_dim)` in f32.
 pub fn paged_attention(q: &Tensor, kv_cache: &Tensor, batch: &PagedBatch, params: AttentionParams) -> Result<Tensor> {
     let (tokens, columns) = matrix(OP, "q", q)?;
     expect_f32(OP, "q", q)?;

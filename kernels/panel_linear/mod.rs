@@ -1,8 +1,10 @@
-//! Matrix product with a weight in panels: `x (n, in)` f32 times the transpose of `weight (out, in)` gives `(n, out)` f32.
+//! Matrix product with a weight in panels: `x (n, in)` f32 times the transpose of `weight (out, in)` gives `(n, out)`
+//! f32.
 //!
 //! Such a weight is a tensor of bytes, `(out / 16, in / 32, bytes of a group)`: panels of 16 rows, which are computed
-//! together, a row a lane, so that no sum is spread over lanes; and groups of 32 columns. What is in a group comes in the
-//! order in which it is used: two or four columns of the first row, the same columns of the next one; then the next columns.
+//! together, a row a lane, so that no sum is spread over lanes; and groups of 32 columns. What is in a group comes in
+//! the order in which it is used: two or four columns of the first row, the same columns of the next one; then the next
+//! columns.
 //!
 //! | format | columns together | value | a group has | bits per weight |
 //! | --- | --- | --- | --- | --- |
@@ -13,8 +15,9 @@
 //! The scales of a quantized panel, sixteen bf16 per group, come after all of its codes.
 //!
 //! Beside bf16, rows of x are rounded to bf16; products are added in f32, pair by pair in the order of the columns.
-//! Beside codes they are quantized to 8 bits in groups of 32: `round(x / scale)` with `scale = max |x| / 127`. Products of
-//! codes are added as integers, exactly; each group's sum is then scaled and added in f32, in the order of the groups.
+//! Beside codes they are quantized to 8 bits in groups of 32: `round(x / scale)` with `scale = max |x| / 127`. Products
+//! of codes are added as integers, exactly; each group's sum is then scaled and added in f32, in the order of the
+//! groups.
 
 mod cpu;
 mod pack;
@@ -135,8 +138,8 @@ impl PanelFormat {
         None
     }
 
-    /// Puts a weight `(out, in)` in f32, bf16 or f16 into panels. Fails if [`Self::refuses`] its shape, or if it is to be
-    /// quantized and has a value that is not finite.
+    /// Puts a weight `(out, in)` in f32, bf16 or f16 into panels. Fails if [`Self::refuses`] its shape, or if it is to
+    /// be quantized and has a value that is not finite.
     pub fn pack(self, weight: &Tensor) -> Result<Tensor> {
         let (out_features, in_features) = matrix(OP, "weight", weight)?;
         let (storage, layout) = weight.storage_and_layout();
@@ -157,8 +160,8 @@ impl PanelFormat {
         })
     }
 
-    /// The same of a weight in bf16 whose rows are read when their turn comes: `read` is given the number of a row, and has
-    /// to fill `PANEL` rows of `in` values from there on. It is called from several threads.
+    /// The same of a weight in bf16 whose rows are read when their turn comes: `read` is given the number of a row, and
+    /// has to fill `PANEL` rows of `in` values from there on. It is called from several threads.
     pub fn pack_bf16(shape: (usize, usize), read: &(dyn Fn(usize, &mut [bf16]) + Sync)) -> Result<Tensor> {
         Self::Bf16.pack_panels(shape, bf16::ZERO, |first_row, rows, bytes| {
             read(first_row, rows);
@@ -167,7 +170,8 @@ impl PanelFormat {
         })
     }
 
-    /// `pack` fills the bytes of a panel, which are zeros; it is given the number of its first row and room for its rows.
+    /// `pack` fills the bytes of a panel, which are zeros; it is given the number of its first row and room for its
+    /// rows.
     fn pack_panels<T: Copy + Send + Sync>(
         self,
         (out_features, in_features): (usize, usize),

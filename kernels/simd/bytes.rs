@@ -1,5 +1,5 @@
-//! Sums of products of bytes for sixteen outputs at a time: unsigned codes of weights with signed codes of rows. Sums are
-//! exact integers, and what follows them is rounded alike everywhere, so that every tier gives the same bits.
+//! Sums of products of bytes for sixteen outputs at a time: unsigned codes of weights with signed codes of rows. Sums
+//! are exact integers, and what follows them is rounded alike everywhere, so that every tier gives the same bits.
 
 #![expect(unsafe_code, reason = "each operation needs the target feature of its lanes")]
 
@@ -13,7 +13,8 @@ use crate::storage::Element;
 /// Outputs that are computed together.
 pub(crate) const OUTPUTS: usize = 16;
 
-/// Work in tiles of rows by panels of outputs, one sum each. `run` must be `#[inline(always)]`, and so must all it calls.
+/// Work in tiles of rows by panels of outputs, one sum each. `run` must be `#[inline(always)]`, and so must all it
+/// calls.
 pub(crate) trait ByteTiles {
     /// Does all of it with tiles of up to `ROWS` by `PANELS`.
     ///
@@ -47,7 +48,8 @@ pub(crate) trait ByteSums: Copy {
     unsafe fn scales(from: *const bf16) -> Self::Floats;
     /// Sixteen numbers.
     unsafe fn floats(from: *const f32) -> Self::Floats;
-    /// `to + sums * (scales * row_scale)`, each operation rounded but for the last product, which is rounded with the sum.
+    /// `to + sums * (scales * row_scale)`, each operation rounded but for the last product, which is rounded with the
+    /// sum.
     unsafe fn add_scaled(self, to: Self::Floats, scales: Self::Floats, row_scale: f32) -> Self::Floats;
     /// The sixteen numbers.
     unsafe fn to_array(from: Self::Floats) -> [f32; OUTPUTS];
@@ -200,7 +202,8 @@ mod x86 {
 
     use super::{ByteSums, ByteTiles, OUTPUTS};
 
-    /// Products of words, pairs of which are added by one instruction: those of bytes would saturate. A sum is two lanes.
+    /// Products of words, pairs of which are added by one instruction: those of bytes would saturate. A sum is two
+    /// lanes.
     #[derive(Clone, Copy)]
     pub(super) struct Avx2([__m256i; 4]);
 

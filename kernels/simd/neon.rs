@@ -53,8 +53,8 @@ impl Vector for Neon {
         // SAFETY: see above.
         Self(unsafe { vld1q_f32(from.cast()) })
     }
-    /// Rounds as no other operation here: each product, the sum of both and what is added to it are rounded to odd
-    /// (an inexact result gets a last bit of 1), and subnormal numbers count as zero. Products of normal size are exact.
+    /// Rounds as no other operation here: each product, the sum of both and what is added to it are rounded to odd (an
+    /// inexact result gets a last bit of 1), and subnormal numbers count as zero. Products of normal size are exact.
     /// Bits are therefore those of this tier alone. A kernel may have set `FPCR.EBF` for other rules; Linux does not.
     #[inline(always)]
     unsafe fn fma_pairs(self, a: Self, b: Self) -> Self {

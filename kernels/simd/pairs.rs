@@ -1,5 +1,5 @@
-//! Sums of products of pairs of bf16 for sixteen outputs at a time: an output a lane, so that nothing is added up across
-//! lanes. Every sum walks the pairs from the first to the last, whatever tile it is computed in.
+//! Sums of products of pairs of bf16 for sixteen outputs at a time: an output a lane, so that nothing is added up
+//! across lanes. Every sum walks the pairs from the first to the last, whatever tile it is computed in.
 
 #![expect(unsafe_code, reason = "each operation needs the target feature of its lanes")]
 #![expect(clippy::needless_range_loop, reason = "a tile reads the same index of several arrays")]
@@ -12,7 +12,8 @@ use crate::storage::Element;
 /// Bytes of a pair of sixteen outputs.
 pub(crate) const PAIR_BYTES: usize = 4 * OUTPUTS;
 
-/// Work in tiles of rows by panels of outputs, one sum each. `run` must be `#[inline(always)]`, and so must all it calls.
+/// Work in tiles of rows by panels of outputs, one sum each. `run` must be `#[inline(always)]`, and so must all it
+/// calls.
 pub(crate) trait PairKernel {
     /// Does all of it with tiles of up to `ROWS` by `PANELS`.
     ///
@@ -58,8 +59,8 @@ pub(crate) struct RowTile {
     pub(crate) rows: usize,
 }
 
-/// Tiles of all rows, of those heights that [`by_height`] knows: the highest that the tier has registers for, but none so
-/// low at the end that it waits for its own sums.
+/// Tiles of all rows, of those heights that [`by_height`] knows: the highest that the tier has registers for, but none
+/// so low at the end that it waits for its own sums.
 pub(crate) fn row_tiles(tier: Tier, rows: usize) -> Vec<RowTile> {
     let mut tiles = Vec::with_capacity(rows / tier.pair_rows() + HEIGHTS.len());
     let mut first_row = 0;
@@ -74,8 +75,8 @@ pub(crate) fn row_tiles(tier: Tier, rows: usize) -> Vec<RowTile> {
     tiles
 }
 
-/// Runs `$run` with the constant `$R` at the height of a tile of [`row_tiles`]; `$most` is the constant number of rows that
-/// the registers are enough for.
+/// Runs `$run` with the constant `$R` at the height of a tile of [`row_tiles`]; `$most` is the constant number of rows
+/// that the registers are enough for.
 macro_rules! by_height {
     ($rows:expr, $most:expr, $R:ident => $run:expr) => {
         by_height!(@ $rows, $most, $R => $run, 12, 8, 4, 2)

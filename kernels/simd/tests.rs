@@ -4,7 +4,9 @@
 
 use half::bf16;
 
-use super::{ByteKernel, ByteSums, Kernel, OUTPUTS, Tier, Vector, dispatch, dispatch_bytes};
+use super::{
+    ByteKernel, ByteSums, Kernel, OUTPUTS, PairKernel, PairSums, Tier, Vector, dispatch, dispatch_bytes, dispatch_pairs,
+};
 
 /// `TRAMONTANE_TEST_INSTRUCTION_SET` is the name that is expected: an emulator's processor is known.
 #[test]
@@ -117,5 +119,25 @@ fn operations_round_as_scalars_do() {
         assert_eq!(out[4], wanted(&|a, b| if a > b { b } else { a }, &b), "{tier:?} min");
         assert_eq!(out[6], wanted(&|a, b| a * 2f32.powi(b as i32), &b), "{tier:?} scale");
         assert_eq!(run(&halves)[5], wanted(&|_, b| b.round_ties_even(), &halves), "{tier:?} round");
+    }
+}
+
+/// Words of a pair and rows of the largest tile, as a kernel finds them.
+struct PairShape<'a>(&'a mut (usize, usize));
+
+impl PairKernel for PairShape<'_> {
+    #[inline(always)]
+    unsafe fn run<S: PairSums, const ROWS: usize, const PANELS: usize>(self) {
+        *self.0 = (S::WORDS, ROWS);
+    }
+}
+
+#[test]
+fn sums_of_pairs_are_as_tiers_say() {
+    for tier in Tier::supported() {
+        let mut found = (0, 0);
+        // SAFETY: the kernel has no pointers.
+        unsafe { dispatch_pairs(tier, PairShape(&mut found)) };
+        assert_eq!(found, (tier.pair_words(), tier.pair_rows()), "{tier:?}");
     }
 }

@@ -75,7 +75,9 @@ def ours(options: argparse.Namespace) -> Installed:
     made_of = ["src", "kernels", "Cargo.toml", "Cargo.lock"]
     command = ["git", "-C", str(ROOT), "log", "-1", "--format=%h", "--", *made_of]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return Installed(f"{said} {commit}".strip(), options.binary, pathlib.Path(sys.executable))
+    changed = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain", "--", *made_of],
+                             capture_output=True, text=True, check=False).stdout.strip()
+    return Installed(f"{said} {commit}{'+' if changed else ''}".strip(), options.binary, pathlib.Path(sys.executable))
 
 
 def start_once(comparison: Comparison, variant: Variant) -> None:

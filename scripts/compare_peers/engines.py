@@ -68,7 +68,7 @@ def ours(quantize: str) -> typing.Callable[[Launch], list[str]]:
         tells_version = any(launch.model.glob("tokenizer.model.v*")) or (launch.model / "tekken.json").is_file()
         return [str(launch.program), "serve", str(launch.model), "--device", "cpu", "--quantize", quantize,
                 "--threads", str(launch.threads), "--bind", f"127.0.0.1:{launch.port}", "--offline",
-                "--drain-timeout", "2s", *([] if tells_version else ["--tokenizer-version", "v3"])]
+                "--drain-timeout", "2s", "--speculation", "off", *([] if tells_version else ["--tokenizer-version", "v3"])]
 
     return command
 

@@ -23,7 +23,8 @@ pub(super) struct DraftModel {
 }
 
 impl DraftModel {
-    /// Checks the draft model that was asked for, if any, against the model. Types of weights are chosen as the model's.
+    /// Checks the draft model that was asked for, if any, against the model. Types of weights are chosen as the
+    /// model's.
     pub(super) fn prepare(config: &Config, model: &Checkpoint, on_gpu: bool) -> Result<Option<Self>> {
         let Some(directory) = config.engine.draft_model.clone() else { return Ok(None) };
         if on_gpu {

@@ -41,8 +41,8 @@ pub struct ModelArgs {
     /// Type of weights and activations: auto, f32, bf16 or f16 [default: auto]
     #[arg(long, env = "TRAMONTANE_DTYPE", hide_env = true)]
     pub dtype: Option<String>,
-    /// Quantize weights as they are loaded, on the CPU: none, q8 (8.5 bits per weight of all products) or q4 (4.5, and 8.5
-    /// for the logits); a table of tokens of its own and what chooses experts keep their dtype [default: none]
+    /// Quantize weights as they are loaded, on the CPU: none, q8 (8.5 bits per weight of all products) or q4 (4.5, and
+    /// 8.5 for the logits); a table of tokens of its own and what chooses experts keep their dtype [default: none]
     #[arg(long, env = "TRAMONTANE_QUANTIZE", hide_env = true)]
     pub quantize: Option<String>,
     /// Compute on the CPU in f32, the path that a GPU's results are held against; slow, and exact
@@ -105,12 +105,12 @@ pub struct EngineArgs {
     /// Tokens computed per step, prompts and answers together [default: 512, on a GPU 2048]
     #[arg(long, env = "TRAMONTANE_MAX_BATCHED_TOKENS", hide_env = true, value_name = "TOKENS")]
     pub max_batched_tokens: Option<String>,
-    /// Guess tokens ahead and compute several of an answer in one step, on the CPU: auto (while that makes answers faster;
-    /// they are the same) or off [default: auto]
+    /// Guess tokens ahead and compute several of an answer in one step, on the CPU: auto (while that makes answers
+    /// faster; they are the same) or off [default: auto]
     #[arg(long, env = "TRAMONTANE_SPECULATION", hide_env = true, value_name = "auto|off")]
     pub speculation: Option<String>,
-    /// Directory of a smaller model with the same vocabulary that guesses them, on the CPU [default: none, guesses repeat
-    /// what a text has had before]
+    /// Directory of a smaller model with the same vocabulary that guesses them, on the CPU [default: none, guesses
+    /// repeat what a text has had before]
     #[arg(long, env = "TRAMONTANE_DRAFT_MODEL", hide_env = true, value_name = "DIR")]
     pub draft_model: Option<String>,
 }

@@ -47,6 +47,14 @@ pub enum ConfigError {
         /// What would be right.
         expected: &'static str,
     },
+    /// A setting that means nothing without another.
+    #[error("{setting} needs {needed}")]
+    Needs {
+        /// What was set.
+        setting: &'static str,
+        /// What else has to be.
+        needed: &'static str,
+    },
     /// Two settings that exclude each other.
     #[error("{first} and {second} exclude each other: set one of them")]
     Exclusive {

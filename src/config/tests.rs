@@ -260,7 +260,7 @@ fn errors_name_key_value_origin_and_what_would_be_right() {
     );
     check_error(
         resolve("--speculation off --draft-model small"),
-        expect!["speculation and draft_model exclude each other: set one of them"],
+        expect![[r#"draft_model needs speculation = "auto""#]],
     );
 }
 

@@ -26,8 +26,8 @@ pub struct EngineConfig {
     pub max_step_us_per_token: u64,
 }
 
-/// Whether a step also computes tokens that are guessed ahead. Answers are the same whether it does or not. A model that
-/// chooses tokens itself and runs ahead is never guessed for.
+/// Whether a step also computes tokens that are guessed ahead. Answers are the same whether it does or not. A model
+/// that chooses tokens itself and runs ahead is never guessed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpeculationMode {
     /// Never.

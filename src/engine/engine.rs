@@ -4,8 +4,8 @@
 //! one step ahead of what has been read: the next step is started before the tokens of the last are known, and what it
 //! computes for a sequence that those end is thrown away. Any other model may have drafts: see [`draft`](super::draft).
 //!
-//! Invariants: `requests` and the scheduler know the same keys between steps; a failure, panic or invalid logit ends only
-//! the request it belongs to. Knows nothing of text, HTTP or who waits for a stream.
+//! Invariants: `requests` and the scheduler know the same keys between steps; a failure, panic or invalid logit ends
+//! only the request it belongs to. Knows nothing of text, HTTP or who waits for a stream.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -166,7 +166,7 @@ impl Engine {
         let drafted = Instant::now();
         let leads_on = self.start(plan.items, rows);
         self.finish_down_to(usize::from(leads_on));
-        if let Some(speculation) = &mut self.speculation {
+        if let Some(speculation) = self.speculation.as_mut().filter(|_| rows > 0) {
             speculation.observe_step(rows, drafted.elapsed());
         }
         self.report_load();
@@ -210,9 +210,9 @@ impl Engine {
             .draft(items, &mut self.scheduler, &|key, sequence| requests[&key].useful_draft(sequence, max_sequence_len))
     }
 
-    /// Starts the batch of so many rows. If that fails, computes each sequence alone and without a draft, so that only the
-    /// culprits end: writing the same keys and values again is harmless. True if the next batch may be started before the
-    /// results of this one are read.
+    /// Starts the batch of so many rows. If that fails, computes each sequence alone and without a draft, so that only
+    /// the culprits end: writing the same keys and values again is harmless. True if the next batch may be started
+    /// before the results of this one are read.
     fn start(&mut self, items: Vec<Scheduled>, rows: usize) -> bool {
         if items.is_empty() {
             return false;

@@ -31,8 +31,8 @@ pub(super) fn outlook(request: &InFlight, sequence: &Sequence, rows: &OutputRows
     if is_last { Outlook::LastToken(row as u32) } else { Outlook::Token(row as u32) }
 }
 
-/// Reads one sequence's rows: prompt log-probabilities, and the next tokens where the prefill is complete. A drafted token
-/// counts if it is the one that is chosen, so that a draft changes nothing but when tokens come.
+/// Reads one sequence's rows: prompt log-probabilities, and the next tokens where the prefill is complete. A drafted
+/// token counts if it is the one that is chosen, so that a draft changes nothing but when tokens come.
 pub(super) fn read_rows(
     request: &InFlight,
     sequence: &Sequence,

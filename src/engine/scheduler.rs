@@ -8,8 +8,8 @@
 //! A planned share is *started* once the model computes it and *committed* once its results have been read. One further
 //! step may be started before the results of the last are read: its plan counts on tokens that nobody has seen yet.
 //!
-//! What is left of a step's budget may go to drafts, tokens that are computed on the guess that they come next. They never
-//! take anything from a sequence: blocks for them are taken if there are any, and given back at the commit.
+//! What is left of a step's budget may go to drafts, tokens that are computed on the guess that they come next. They
+//! never take anything from a sequence: blocks for them are taken if there are any, and given back at the commit.
 //!
 //! Invariants: a waiting sequence holds no blocks; while anything is queued and every started share is committed,
 //! [`Scheduler::schedule`] plans at least one token (the first in order always fits, as `max_sequence_len` bounds it to
@@ -148,17 +148,17 @@ impl Scheduler {
         wanted.min(sequence.block_table.len() * self.block_size - item.end())
     }
 
-    /// The sequence's step shall compute these behind its planned share, on the guess that they come next. There must be
-    /// room for them.
+    /// The sequence's step shall compute these behind its planned share, on the guess that they come next. There must
+    /// be room for them.
     pub fn set_draft(&mut self, key: SequenceKey, tokens: &[u32]) {
         let sequence = self.running.get_mut(&key).expect("planned sequences run until they are started");
         sequence.set_draft(tokens);
         self.release_surplus(key);
     }
 
-    /// Records that a started share has been computed, and the tokens that were chosen after it: none, or one and as many
-    /// more as tokens of the draft have come. Shares are committed in the order in which they were started; the sequence
-    /// may have been preempted since.
+    /// Records that a started share has been computed, and the tokens that were chosen after it: none, or one and as
+    /// many more as tokens of the draft have come. Shares are committed in the order in which they were started; the
+    /// sequence may have been preempted since.
     pub fn commit(&mut self, item: Scheduled, tokens: &[u32]) {
         let n_accepted = tokens.len().saturating_sub(1);
         if let Some((&token, further)) = tokens.split_first() {

@@ -1,7 +1,6 @@
-//! One sequence as the scheduler sees it: tokens, how many of them have keys and values, and where those
-//! lie. Invariant: `num_computed < num_tokens()` while it runs and does not end, and the block table covers
-//! `num_computed`. Drafted tokens, which exist within a step alone, count as neither. Knows nothing of sampling, streams
-//! or time.
+//! One sequence as the scheduler sees it: tokens, how many of them have keys and values, and where those lie.
+//! Invariant: `num_computed < num_tokens()` while it runs and does not end, and the block table covers `num_computed`.
+//! Drafted tokens, which exist within a step alone, count as neither. Knows nothing of sampling, streams or time.
 
 use super::blocks::{BlockHash, BlockId};
 

@@ -1,4 +1,5 @@
-//! The paged cache of keys and values: per layer one tensor ([`tramontane_kernels::kv_cache`]), allocated once. Who owns which block is the engine's business.
+//! The paged cache of keys and values: per layer one tensor ([`tramontane_kernels::kv_cache`]), allocated once. Who
+//! owns which block is the engine's business.
 
 use candle_core::{DType, Device, Shape, Tensor};
 use half::{bf16, f16, vec::HalfBitsVecExt};
@@ -93,13 +94,12 @@ impl KvCache {
 /// Cells whose bits are `bits`. Zeros take no memory until they are written: the standard library asks the system for
 /// zeroed pages where the element is a plain number, which `Tensor::zeros` in bf16 and f16 does not.
 fn cells(shape: &Shape, dtype: DType, bits: u16) -> Result<Tensor, ModelError> {
-    let zeros = vec![0u16; shape.elem_count()];
+    let len = shape.elem_count();
+    let halves = || filled(vec![0u16; len], bits);
     let tensor = match dtype {
-        DType::F32 => {
-            Tensor::from_vec(filled(vec![0f32; zeros.len()], f32::from_bits(bits.into())), shape, &Device::Cpu)
-        }
-        DType::BF16 => Tensor::from_vec(filled(zeros, bits).reinterpret_into::<bf16>(), shape, &Device::Cpu),
-        DType::F16 => Tensor::from_vec(filled(zeros, bits).reinterpret_into::<f16>(), shape, &Device::Cpu),
+        DType::F32 => Tensor::from_vec(filled(vec![0f32; len], f32::from_bits(bits.into())), shape, &Device::Cpu),
+        DType::BF16 => Tensor::from_vec(halves().reinterpret_into::<bf16>(), shape, &Device::Cpu),
+        DType::F16 => Tensor::from_vec(halves().reinterpret_into::<f16>(), shape, &Device::Cpu),
         _ => {
             return Err(ModelError::InvalidConfig {
                 field: "dtype",

@@ -1,5 +1,5 @@
-//! Tokens guessed ahead change nothing in an answer, come true where a text repeats itself, and cost nothing but time where
-//! they fail: every kind of request with every kind of drafter, in mixes as in `engine_mix`.
+//! Tokens guessed ahead change nothing in an answer, come true where a text repeats itself, and cost nothing but time
+//! where they fail: every kind of request with every kind of drafter, in mixes as in `engine_mix`.
 
 use std::{path::Path, sync::Arc};
 
@@ -135,8 +135,8 @@ fn a_draft_model_does_not_change_what_is_answered() {
     assert!(accepted > 1000 && drafted - accepted > 1000, "{accepted} of {drafted} came");
 }
 
-/// Whatever is preempted, shared or cached, the draft model has seen exactly the tokens that the model has: guesses of the
-/// same model all come true.
+/// Whatever is preempted, shared or cached, the draft model has seen exactly the tokens that the model has: guesses of
+/// the same model all come true.
 #[test]
 fn a_draft_model_knows_its_sequences() {
     let metrics = Arc::default();

@@ -14,7 +14,7 @@ pub(super) const CHUNK: usize = 1024;
 /// Queries per piece of work.
 const QUERY_BLOCK: usize = 24;
 /// Queries of a sequence up to which its chunks are computed apart.
-const FEW_QUERIES: usize = 8;
+const FEW_QUERIES: usize = 9;
 
 /// Queries of one sequence under a range of KV heads, over some of the chunks that they see.
 pub(super) struct Piece<'a> {

@@ -1,7 +1,7 @@
-//! Fast path over a cache in panels. One piece of work is a run of queries of one sequence under some KV heads; its rows
-//! are, for each of them, those queries times the query heads of the group. They are computed in tiles of a few rows by one
-//! or two panels, straight from the cache: first scores, a position a lane, then the sums of the values, a column a lane.
-//! Queries, and probabilities relative to the highest score so far, are rounded to bf16.
+//! Fast path over a cache in panels. One piece of work is a run of queries of one sequence under some KV heads; its
+//! rows are, for each of them, those queries times the query heads of the group. They are computed in tiles of a few
+//! rows by one or two panels, straight from the cache: first scores, a position a lane, then the sums of the values, a
+//! column a lane. Queries, and probabilities relative to the highest score so far, are rounded to bf16.
 
 #![expect(unsafe_code, reason = "raw pointers into cache rows and panels inside target-feature functions")]
 #![expect(clippy::needless_range_loop, reason = "a tile reads the same index of several arrays")]
@@ -23,6 +23,8 @@ use crate::threads::{self, SharedOutput};
 const TILE: usize = 64;
 /// Lanes of the widest vector.
 const MAX_LANES: usize = 16;
+/// The exponent of a bf16: all of it is set where a number is not finite.
+const EXPONENT: u16 = 0x7F80;
 /// Panels of a tile.
 const TILE_PANELS: usize = TILE / PANEL;
 
@@ -68,8 +70,8 @@ struct Shared<'a> {
     tier: Tier,
 }
 
-/// A piece to be computed. Whoever runs it vouches that `q`, `cache`, `out` and `parts` have the sizes that the operands
-/// and the plan say, and that nobody else writes the results of these queries, heads and chunks.
+/// A piece to be computed. Whoever runs it vouches that `q`, `cache`, `out` and `parts` have the sizes that the
+/// operands and the plan say, and that nobody else writes the results of these queries, heads and chunks.
 struct Work<'a> {
     shared: &'a Shared<'a>,
     piece: &'a Piece<'a>,
@@ -86,7 +88,7 @@ struct Head {
     total: Vec<f32>,
     /// Weighted sum of its values, `(rows, head_dim)`.
     sum: Vec<f32>,
-    /// The chunks before, `(rows)`.
+    /// The chunks before, `(rows)`; none where chunks are computed apart.
     before: Vec<Softmax>,
 }
 
@@ -184,7 +186,10 @@ impl Work<'_> {
             highest: vec![f32::NEG_INFINITY; rows],
             total: vec![0.0; rows],
             sum: vec![0.0; rows * head_dim],
-            before: (0..rows).map(|_| Softmax::new(head_dim)).collect(),
+            before: match self.piece.part {
+                Some(_) => Vec::new(),
+                None => (0..rows).map(|_| Softmax::new(head_dim)).collect(),
+            },
         }
     }
 
@@ -196,8 +201,8 @@ impl Work<'_> {
         ((token * kv_heads + kv_head) * group + row % group) * head_dim
     }
 
-    /// The panels of a tile, of which `visible` is seen. Values that are not seen may be anything, and anything times zero
-    /// need not be zero: panels that have some are copied without them.
+    /// The panels of a tile, of which `visible` is seen. Values that are not seen may be anything, and anything times
+    /// zero need not be zero: panels that have some are copied without them.
     #[inline(always)]
     fn panels(&self, kv_head: usize, visible: Range<usize>, copies: &mut [Vec<bf16>; 2]) -> TilePanels {
         let Shared { op, cache, .. } = self.shared;
@@ -248,9 +253,58 @@ impl Work<'_> {
                 by_height!(tile.rows, ROWS, R => self.scores::<S, R, P>(head, tile, &panels, scratch));
             }
             self.softmax::<S::Lanes>(head, visible.start / TILE * TILE, scratch);
+            if self.some_see_less(&visible) && self.has_infinite(&panels) {
+                self.weigh_apart::<S, P>(head, visible, scratch);
+                return;
+            }
             for tile in tiles {
                 by_height!(tile.rows, ROWS, R => self.weigh::<S, R, P>(head, tile, &panels, scratch));
             }
+        }
+    }
+
+    /// Is there something that one of the queries sees and another does not?
+    #[inline(always)]
+    fn some_see_less(&self, visible: &Range<usize>) -> bool {
+        let all = self.visible(0, visible);
+        (1..self.piece.queries.len()).any(|query| self.visible(query, visible) != all)
+    }
+
+    /// What a query of the piece sees of a range of positions.
+    #[inline(always)]
+    fn visible(&self, query: usize, range: &Range<usize>) -> Range<usize> {
+        let position = self.piece.sequence.position(self.piece.queries.start + query);
+        let first = first_visible(position, self.shared.op.params.window).clamp(range.start, range.end);
+        first..(position + 1).clamp(first, range.end)
+    }
+
+    /// Is there a value that is not finite?
+    #[inline(always)]
+    fn has_infinite(&self, panels: &TilePanels) -> bool {
+        let len = self.shared.op.heads.head_dim * PANEL;
+        panels.values[panels.seen.start / PANEL..panels.seen.end.div_ceil(PANEL)].iter().any(|values| {
+            // SAFETY: a panel of a tile lies in the cache or in scratch.
+            let values = unsafe { std::slice::from_raw_parts(*values, len) };
+            values.iter().fold(false, |found, value| found | (value.to_bits() & EXPONENT == EXPONENT))
+        })
+    }
+
+    /// As [`Self::weigh`], row by row and without values that the row does not see: zero times infinity is not zero.
+    #[inline(always)]
+    unsafe fn weigh_apart<S: PairSums, const P: usize>(
+        &self,
+        head: &mut Head,
+        visible: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        for row in 0..head.highest.len() {
+            let of_row = self.visible(row / self.shared.op.heads.group, &visible);
+            if of_row.is_empty() {
+                continue;
+            }
+            let panels = self.panels(head.kv_head, of_row, &mut scratch.seen_values);
+            // SAFETY: as in `tile`.
+            unsafe { self.weigh::<S, 1, P>(head, &RowTile { first_row: row, rows: 1 }, &panels, scratch) };
         }
     }
 

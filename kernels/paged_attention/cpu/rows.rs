@@ -1,6 +1,6 @@
-//! Fast path over a cache in rows. One piece of work is a run of queries of one sequence under some KV heads; its rows are, for
-//! each of them, those queries times the query heads of the group. Scores are the crate's dot products, so queries and keys can
-//! be tiled at will; the softmax state and the weighted sum of a row advance tile by tile.
+//! Fast path over a cache in rows. One piece of work is a run of queries of one sequence under some KV heads; its rows
+//! are, for each of them, those queries times the query heads of the group. Scores are the crate's dot products, so
+//! queries and keys can be tiled at will; the softmax state and the weighted sum of a row advance tile by tile.
 //!
 //! With several queries the keys and values of a tile are widened once, and a piece has one KV head. A decode
 //! step reads them as stored, and a piece takes several KV heads: they lie side by side in memory, so that

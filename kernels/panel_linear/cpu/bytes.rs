@@ -1,6 +1,6 @@
-//! Fast path beside codes. Rows are quantized first. Panels are split over threads; a thread computes tiles of a few rows by
-//! a few panels, and goes through the rows in blocks and through `in` in parts, so that what it uses again is still in its
-//! caches.
+//! Fast path beside codes. Rows are quantized first. Panels are split over threads; a thread computes tiles of a few
+//! rows by a few panels, and goes through the rows in blocks and through `in` in parts, so that what it uses again is
+//! still in its caches.
 
 #![expect(unsafe_code, reason = "raw pointers into rows and panels inside target-feature functions")]
 #![expect(clippy::needless_range_loop, reason = "a tile reads the same index of several arrays")]
@@ -236,8 +236,8 @@ impl<C: Codes> OfFormat<'_, C> {
         let Panels { x, weight, groups, .. } = self.0;
         let Place { panel, depth, waiting } = place;
         let is_last = depth.end == groups;
-        // SAFETY: rows and panels lie inside their operands, by the caller; the offsets stay inside a row and a panel; totals
-        // wait where `in` has several parts.
+        // SAFETY: rows and panels lie inside their operands, by the caller; the offsets stay inside a row and a panel;
+        // totals wait where `in` has several parts.
         unsafe {
             let panel_at = |p: usize| weight.as_ptr().add((panel + p) * groups * (C::BYTES + SCALE_BYTES));
             let mut totals = [[S::floats(ZEROS.as_ptr()); P]; R];

@@ -1,6 +1,6 @@
-//! Fast path beside bf16. Rows are rounded and put into tiles first, so that a tile is read in one run. Panels are split
-//! over threads; a thread computes tiles of a few rows by one or two panels, and goes through the rows in blocks and
-//! through `in` in parts, so that what it uses again is still in its caches.
+//! Fast path beside bf16. Rows are rounded and put into tiles first, so that a tile is read in one run. Panels are
+//! split over threads; a thread computes tiles of a few rows by one or two panels, and goes through the rows in blocks
+//! and through `in` in parts, so that what it uses again is still in its caches.
 
 #![expect(unsafe_code, reason = "raw pointers into rows and panels inside target-feature functions")]
 #![expect(clippy::needless_range_loop, reason = "a tile reads the same index of several arrays")]
@@ -156,7 +156,8 @@ impl Panels<'_> {
     unsafe fn tile<S: PairSums, const R: usize, const P: usize>(&self, tile: &RowTile, place: Place) {
         let Place { panel, depth, waiting } = place;
         let pairs = self.x.pairs;
-        // SAFETY: rows, panels and pairs lie inside their operands, by the caller; sums wait where `in` has several parts.
+        // SAFETY: rows, panels and pairs lie inside their operands, by the caller; sums wait where `in` has several
+        // parts.
         unsafe {
             let mut sums = [[S::zeros(); P]; R];
             if depth.start > 0 {

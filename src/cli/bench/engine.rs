@@ -110,12 +110,15 @@ impl BenchEngineArgs {
 
     /// Settings of an engine that a model without one does not have.
     fn refuse_unused(&self) -> Result<(), UsageError> {
-        let EngineArgs { prefix_caching, max_waiting, .. } = &self.engine;
-        let given = [("prefix-caching", prefix_caching.is_some()), ("max-waiting", max_waiting.is_some())];
-        match given.iter().find(|(_, given)| *given) {
-            Some((option, _)) => {
-                Err(UsageError(format!("bench engine does not use --{option}: there is no queue here")))
-            }
+        let EngineArgs { prefix_caching, max_waiting, speculation, draft_model, .. } = &self.engine;
+        let given = [
+            ("prefix-caching", prefix_caching.is_some(), "there is no queue here"),
+            ("max-waiting", max_waiting.is_some(), "there is no queue here"),
+            ("speculation", speculation.is_some(), "no text is written here"),
+            ("draft-model", draft_model.is_some(), "no text is written here"),
+        ];
+        match given.iter().find(|(_, given, _)| *given) {
+            Some((option, _, why)) => Err(UsageError(format!("bench engine does not use --{option}: {why}"))),
             None => Ok(()),
         }
     }

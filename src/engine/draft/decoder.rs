@@ -2,9 +2,9 @@
 //! [`DecoderDrafter`].
 //!
 //! Its cache has the geometry of the engine's pool, and it uses the same blocks for the same positions. So there are no
-//! books to keep on them: cached prefixes, preemption and rejected drafts are the engine's affair. Each slot remembers for
-//! which tokens, from the first to its own, its keys and values were computed; a slot that was written for others, or never,
-//! is computed anew.
+//! books to keep on them: cached prefixes, preemption and rejected drafts are the engine's affair. Each slot remembers
+//! for which tokens, from the first to its own, its keys and values were computed; a slot that was written for others,
+//! or never, is computed anew.
 //!
 //! Invariant: drafts are made from keys and values of the sequence's own tokens. What fails here costs drafts only.
 
@@ -20,7 +20,8 @@ use crate::{
     types::{Batch, BatchSequence},
 };
 
-/// Tokens of a step by which a sequence that the drafter does not know yet is caught up with; bounds how long others wait.
+/// Tokens of a step by which a sequence that the drafter does not know yet is caught up with; bounds how long others
+/// wait.
 const MOST_CATCHING_UP: usize = 256;
 /// Failures in a row after which no more drafts are made.
 const MOST_FAILURES: usize = 3;
@@ -184,7 +185,8 @@ impl Drafter for DecoderDrafter {
             Ok(()) => self.failures = 0,
             Err(failure) => {
                 self.failures += 1;
-                tracing::error!(failure, "the draft model failed");
+                let off = self.failures >= MOST_FAILURES;
+                tracing::error!(failure, off, "the draft model failed");
             }
         }
         drafts

@@ -1,5 +1,5 @@
-//! What has been learnt about time and luck: how long a step of so many tokens takes, and how often drafted tokens come.
-//! Numbers only; time is handed in.
+//! What has been learnt about time and luck: how long a step of so many tokens takes, and how often drafted tokens
+//! come. Numbers only; time is handed in.
 
 use std::collections::BTreeMap;
 
@@ -45,8 +45,8 @@ impl StepTimes {
         self.points.contains_key(&bucket(rows))
     }
 
-    /// How long a step of `rows` tokens will take: between two numbers that have been seen by interpolation, elsewhere in
-    /// proportion to the rows and the reading of the weights. 0 if nothing is known.
+    /// How long a step of `rows` tokens will take: between two numbers that have been seen by interpolation, elsewhere
+    /// in proportion to the rows and the reading of the weights. 0 if nothing is known.
     pub fn seconds(&self, rows: usize) -> f64 {
         let at = rows as f64;
         let below = self.points.range(..=bucket(rows)).next_back().map(|(_, point)| *point);

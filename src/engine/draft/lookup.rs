@@ -1,8 +1,8 @@
 //! Prompt lookup: what followed the last occurrence of a sequence's last tokens follows again. Finds quotations, lists,
 //! code and JSON that repeat themselves, and costs a few hash lookups per token. The main type is [`LookupDrafter`].
 //!
-//! Invariant: each token of a sequence is indexed once, and an index holds at most three positions per token. Method after
-//! "Prompt Lookup Decoding" (A. Saxena, 2023).
+//! Invariant: each token of a sequence is indexed once, and an index holds at most three positions per token. Method
+//! after "Prompt Lookup Decoding" (A. Saxena, 2023).
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,5 @@
-//! Tokens guessed ahead: a decode step computes its sequence's last token and a few drafted ones in one go, and keeps those
-//! that its sampler would have chosen anyway. The seam is [`Drafter`].
+//! Tokens guessed ahead: a decode step computes its sequence's last token and a few drafted ones in one go, and keeps
+//! those that its sampler would have chosen anyway. The seam is [`Drafter`].
 //!
 //! Invariant: drafts decide when tokens come, never which. The logits of a position do not depend on how many positions
 //! are computed with it, and each token is chosen by its own history, its own random number and its own row.
@@ -37,7 +37,8 @@ pub struct Wanted<'a> {
 
 /// Guesses how sequences go on. What was accepted of a guess is seen in the tokens of the next call.
 ///
-/// Contract: tokens of a sequence are only ever added at the end, until it is forgotten; drafted ids are in the vocabulary.
+/// Contract: tokens of a sequence are only ever added at the end, until it is forgotten; drafted ids are in the
+/// vocabulary.
 pub trait Drafter: Send {
     /// Whether a draft can be had, and how good it will be. Called before each decode step of the sequence.
     fn prospect(&mut self, sequence: u64, tokens: &[u32]) -> Option<Evidence>;

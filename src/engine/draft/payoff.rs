@@ -26,9 +26,9 @@ const MARGIN: f64 = 1.02;
 
 /// The drafts, `budget` tokens together at most, that promise the most tokens per second, or none if that is as good.
 ///
-/// A draft's token number j comes with probability acceptance^j. The likeliest ones are added one after the other, which
-/// is the best choice for every number of them; that number is decided by the time that the step then takes. Prompts in
-/// the step are not the drafts' concern: they pay only for what they add to it.
+/// A draft's token number j comes with probability acceptance^j. The likeliest ones are added one after the other,
+/// which is the best choice for every number of them; that number is decided by the time that the step then takes.
+/// Prompts in the step are not the drafts' concern: they pay only for what they add to it.
 pub fn draft_lengths(prospects: &[Prospect], costs: &DraftCosts<'_>, budget: usize) -> Vec<usize> {
     let mut tokens: Vec<(f64, usize)> = Vec::new();
     for (index, prospect) in prospects.iter().enumerate() {

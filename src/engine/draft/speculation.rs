@@ -23,6 +23,8 @@ use crate::{
     telemetry::EngineMetrics,
 };
 
+/// Steps with drafts that may fail in a row; after that no more are made.
+const MOST_FAILURES: usize = 3;
 /// Most tokens of a draft.
 const LONGEST_DRAFT: usize = 8;
 /// Most drafted tokens of a step; bounds the memory of their logits.
@@ -42,6 +44,8 @@ pub(in crate::engine) struct Speculation {
     acceptance: Acceptance,
     sequences: HashMap<u64, Drafted>,
     metrics: Arc<EngineMetrics>,
+    /// Steps with drafts that failed, since one that did not.
+    failures: usize,
 }
 
 /// What is known of a sequence.
@@ -79,17 +83,21 @@ impl Speculation {
             acceptance: Acceptance::default(),
             sequences: HashMap::new(),
             metrics,
+            failures: 0,
         }
     }
 
-    /// Gives the shares of a plan after which a token is chosen their drafts, out of what it leaves of the step's budget and of the pool. Returns how many
-    /// tokens there are in all. A panic of the drafter leaves drafts out.
+    /// Gives the shares of a plan after which a token is chosen their drafts, out of what it leaves of the step's
+    /// budget and of the pool. Returns how many tokens there are in all. A panic of the drafter leaves drafts out.
     pub(in crate::engine) fn draft(
         &mut self,
         items: &[Scheduled],
         scheduler: &mut Scheduler,
         useful: Useful<'_>,
     ) -> usize {
+        if self.failures >= MOST_FAILURES {
+            return 0;
+        }
         let drafted = catch_unwind(AssertUnwindSafe(|| self.try_draft(items, scheduler, useful)));
         drafted.unwrap_or_else(|panic| {
             tracing::error!(failure = panic_message(&*panic), "drafting panicked");
@@ -98,8 +106,12 @@ impl Speculation {
         })
     }
 
-    /// Takes all drafts back.
+    /// A step with such drafts failed: takes all of them back.
     pub(in crate::engine) fn clear(&mut self, items: &[Scheduled], scheduler: &mut Scheduler) {
+        self.failures += 1;
+        if self.failures == MOST_FAILURES {
+            tracing::error!("{MOST_FAILURES} steps with guesses failed: no more are made");
+        }
         for item in items {
             scheduler.set_draft(item.key, &[]);
             if let Some(drafted) = self.sequences.get_mut(&item.key.arrival) {
@@ -115,6 +127,7 @@ impl Speculation {
         if tokens.is_empty() || chosen.is_empty() {
             return;
         }
+        self.failures = 0;
         let n_accepted = tokens.iter().zip(chosen).take_while(|(drafted, chosen)| drafted == chosen).count();
         // An end within the draft says nothing about what comes after it.
         let n_tried = tokens.len().min(chosen.len());
@@ -224,7 +237,7 @@ impl Speculation {
         let began = Instant::now();
         let drafts = self.drafter.propose(&wanted);
         let drafted: usize = drafts.iter().map(Vec::len).sum();
-        if drafted > 0 {
+        if drafted > 0 && !self.drafter.is_free() {
             self.draft_token_s = mix(self.draft_token_s, began.elapsed().as_secs_f64() / drafted as f64);
         }
         let mut in_use = 0;

@@ -83,8 +83,8 @@ pub enum ComputeDtype {
 pub struct WeightTypes {
     /// Of what is not in panels, and of keys and values.
     pub dtype: ComputeDtype,
-    /// What projections are put into. The matrix of the logits is not cut below 8 bits, with the embedding if it is tied
-    /// to it; an embedding of its own, of which a step reads a few rows, and what chooses experts stay in rows.
+    /// What projections are put into. The matrix of the logits is not cut below 8 bits, with the embedding if it is
+    /// tied to it; an embedding of its own, of which a step reads a few rows, and what chooses experts stay in rows.
     pub panels: Option<PanelFormat>,
 }
 
@@ -269,7 +269,8 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Weights that are read, converted and packed when they are asked for, in rows. The final norm is taken to be the last.
+    /// Weights that are read, converted and packed when they are asked for, in rows. The final norm is taken to be the
+    /// last.
     pub fn source<'a>(&'a self, dtype: ComputeDtype, progress: &'a dyn Progress) -> impl WeightSource + 'a {
         progress.start(self.plan.stored_bytes());
         let types = WeightTypes { dtype, panels: None };

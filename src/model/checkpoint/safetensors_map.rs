@@ -92,8 +92,8 @@ impl MappedFile {
         &self.map[tensor.range.clone()]
     }
 
-    /// Lets the system take back the memory that a part of the file came into when it was read: whoever has copied it would
-    /// else hold it twice. It can be read again.
+    /// Lets the system take back the memory that a part of the file came into when it was read: whoever has copied it
+    /// would else hold it twice. It can be read again.
     pub(super) fn release(&self, part: Range<usize>) {
         #[cfg(unix)]
         {

@@ -181,8 +181,8 @@ impl<D: Device> Uploader<'_, D> {
         Ok(pointer)
     }
 
-    /// Calls `then` with the bits of a tensor's elements, rounded to the device's type: as they lie in the tensor, if they
-    /// are of that type.
+    /// Calls `then` with the bits of a tensor's elements, rounded to the device's type: as they lie in the tensor, if
+    /// they are of that type.
     fn with_elements<R>(
         &self,
         tensor: &Tensor,

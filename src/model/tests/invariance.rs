@@ -74,7 +74,8 @@ fn check_gpu(seed: u64, dtype: DType) {
     check_decoder(seed, &model, &mut *model.gpu_decoder(dtype, emulated));
 }
 
-/// A step of generated tokens alone is recorded and replayed; with a prompt beside them it is launched kernel by kernel.
+/// A step of generated tokens alone is recorded and replayed; with a prompt beside them it is launched kernel by
+/// kernel.
 fn check_replays(seed: u64, dtype: DType) {
     let model = Model::random_for_gpu(seed, dtype);
     let mut decoder = model.gpu_decoder(dtype, Emulated::default());
