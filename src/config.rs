@@ -24,8 +24,8 @@ pub use error::ConfigError;
 pub use layers::{Origin, Resolved};
 pub use units::{ByteSize, Span};
 pub use values::{
-    ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, ModelName, Names, Quantize, Switch, TemplateChoice,
-    TokenizerVersion,
+    ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, ModelName, Names, Quantize, QuantizeCache, Switch,
+    TemplateChoice, TokenizerVersion,
 };
 
 /// The model that is served when none is named.
@@ -58,6 +58,8 @@ pub struct ModelConfig {
     pub dtype: Dtype,
     /// Whether weights are quantized when they are loaded.
     pub quantize: Quantize,
+    /// Where quantized weights are kept between starts.
+    pub quantize_cache: QuantizeCache,
     /// Tokenizer file that replaces the checkpoint's own.
     pub tokenizer: Option<PathBuf>,
     /// Version of the prompt format in place of the one that the tokenizer file states.
@@ -141,12 +143,14 @@ impl Config {
         let name = layers.take("model", ModelName::from_text(DEFAULT_MODEL))?;
         let served_model_name = layers.take("served_model_name", Names::default())?;
         let (device, dtype, quantize) = how_to_compute(&mut layers)?;
+        let quantize_cache = quantize_cache(&mut layers, quantize)?;
         let model = ModelConfig {
             model: name,
             served_model_name,
             device,
             dtype,
             quantize,
+            quantize_cache,
             tokenizer: layers.take_optional("tokenizer", "that of the checkpoint")?,
             tokenizer_version: layers.take_optional("tokenizer_version", "the one that the tokenizer states")?,
             template: layers.take("template", TemplateChoice::Auto)?,
@@ -197,6 +201,20 @@ fn how_to_compute(layers: &mut Layers) -> Result<(DeviceChoice, Dtype, Quantize)
         (Switch::On, Quantize::None, DeviceChoice::Auto | DeviceChoice::Cpu, Dtype::Auto | Dtype::F32) => {
             Ok((DeviceChoice::Cpu, Dtype::F32, quantize))
         }
+    }
+}
+
+/// Only quantized weights are kept.
+fn quantize_cache(layers: &mut Layers, quantize: Quantize) -> Result<QuantizeCache, ConfigError> {
+    let key = "quantize_cache";
+    match (layers.take(key, QuantizeCache::Off)?, quantize) {
+        (QuantizeCache::On, Quantize::None) => {
+            Err(ConfigError::Lacking { key, value: "on".into(), needed: "quantize" })
+        }
+        (QuantizeCache::Directory(path), Quantize::None) => {
+            Err(ConfigError::Lacking { key, value: path.display().to_string(), needed: "quantize" })
+        }
+        (cache, _) => Ok(cache),
     }
 }
 

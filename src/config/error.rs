@@ -55,6 +55,16 @@ pub enum ConfigError {
         /// The other.
         second: &'static str,
     },
+    /// A setting that means nothing without another.
+    #[error("{key} = {value:?} is of no use without {needed}: set both or neither")]
+    Lacking {
+        /// Name of the setting.
+        key: &'static str,
+        /// The value in force.
+        value: String,
+        /// The other key.
+        needed: &'static str,
+    },
     /// A value that is right in itself but not for this model or this machine.
     #[error("{key} = {value}: {reason}")]
     Unfit {
