@@ -24,8 +24,8 @@ pub use error::ConfigError;
 pub use layers::{Origin, Resolved};
 pub use units::{ByteSize, Span};
 pub use values::{
-    ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, ModelName, Names, Quantize, Speculation, Switch,
-    TemplateChoice, TokenizerVersion,
+    ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, ModelName, Names, Quantize, QuantizeCache, Speculation,
+    Switch, TemplateChoice, TokenizerVersion,
 };
 
 /// The model that is served when none is named.
@@ -58,6 +58,8 @@ pub struct ModelConfig {
     pub dtype: Dtype,
     /// Whether weights are quantized when they are loaded.
     pub quantize: Quantize,
+    /// Where quantized weights are kept between starts.
+    pub quantize_cache: QuantizeCache,
     /// Tokenizer file that replaces the checkpoint's own.
     pub tokenizer: Option<PathBuf>,
     /// Version of the prompt format in place of the one that the tokenizer file states.
@@ -145,12 +147,14 @@ impl Config {
         let name = layers.take("model", ModelName::from_text(DEFAULT_MODEL))?;
         let served_model_name = layers.take("served_model_name", Names::default())?;
         let (device, dtype, quantize) = how_to_compute(&mut layers)?;
+        let quantize_cache = quantize_cache(&mut layers, quantize)?;
         let model = ModelConfig {
             model: name,
             served_model_name,
             device,
             dtype,
             quantize,
+            quantize_cache,
             tokenizer: layers.take_optional("tokenizer", "that of the checkpoint")?,
             tokenizer_version: layers.take_optional("tokenizer_version", "the one that the tokenizer states")?,
             template: layers.take("template", TemplateChoice::Auto)?,
@@ -204,6 +208,20 @@ fn how_to_compute(layers: &mut Layers) -> Result<(DeviceChoice, Dtype, Quantize)
     }
 }
 
+/// Only quantized weights are kept.
+fn quantize_cache(layers: &mut Layers, quantize: Quantize) -> Result<QuantizeCache, ConfigError> {
+    let key = "quantize_cache";
+    match (layers.take(key, QuantizeCache::Off)?, quantize) {
+        (QuantizeCache::On, Quantize::None) => {
+            Err(ConfigError::Lacking { key, value: "on".into(), needed: "quantize" })
+        }
+        (QuantizeCache::Directory(path), Quantize::None) => {
+            Err(ConfigError::Lacking { key, value: path.display().to_string(), needed: "quantize" })
+        }
+        (cache, _) => Ok(cache),
+    }
+}
+
 fn http_config(layers: &mut Layers) -> Result<HttpConfig, ConfigError> {
     let bind = layers.take("bind", SocketAddr::from(([127, 0, 0, 1], 8000)))?;
     let body_limit = layers.take_where("body_limit", ByteSize::mib(16), "between 1KiB and 1GiB", |size| {
@@ -254,8 +272,12 @@ fn engine_limits(layers: &mut Layers, steps: &Steps) -> Result<EngineLimits, Con
         speculation: layers.take("speculation", Speculation::Auto)?,
         draft_model: layers.take_optional("draft_model", "guesses repeat what a text has had before")?,
     };
-    if limits.speculation == Speculation::Off && limits.draft_model.is_some() {
-        return Err(ConfigError::Needs { setting: "draft_model", needed: "speculation = \"auto\"" });
+    match &limits.draft_model {
+        Some(model) if limits.speculation == Speculation::Off => Err(ConfigError::Lacking {
+            key: "draft_model",
+            value: model.display().to_string(),
+            needed: "speculation = \"auto\"",
+        }),
+        _ => Ok(limits),
     }
-    Ok(limits)
 }

@@ -170,8 +170,16 @@ impl PanelFormat {
         })
     }
 
-    /// `pack` fills the bytes of a panel, which are zeros; it is given the number of its first row and room for its
-    /// rows.
+    /// A weight `(out, in)` that was in panels of this format before: `read` is given the number of a panel and its bytes to
+    /// fill, which are zeros. It is called from several threads.
+    pub fn from_panels(self, shape: (usize, usize), read: &(dyn Fn(usize, &mut [u8]) + Sync)) -> Result<Tensor> {
+        self.pack_panels(shape, (), |first_row, _, bytes| {
+            read(first_row / PANEL, bytes);
+            Ok(())
+        })
+    }
+
+    /// `pack` fills the bytes of a panel, which are zeros; it is given the number of its first row and room for its rows.
     fn pack_panels<T: Copy + Send + Sync>(
         self,
         (out_features, in_features): (usize, usize),

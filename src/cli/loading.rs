@@ -1,7 +1,12 @@
 //! From a model's name to a model that answers, for every subcommand that computes. Two steps: [`prepare`]
 //! checks everything that can be checked without reading weights, [`Prepared::load`] reads them.
 
-use std::{path::Path, sync::Arc, thread, time::Instant};
+use std::{
+    path::Path,
+    sync::{Arc, LazyLock},
+    thread,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::Device;
@@ -23,11 +28,15 @@ use tramontane_kernels::gpu::cuda::Cuda;
 use crate::{
     api::{GenerationDefaults, GenerationParams, ServedModel},
     bench::engine::{Limits, ModelSize},
-    config::{ByteSize, Config, Dtype, EngineLimits, ModelConfig, Quantize, Speculation, TemplateChoice},
+    config::{
+        ByteSize, Config, Dtype, EngineLimits, ModelConfig, Quantize, QuantizeCache, Speculation, TemplateChoice,
+    },
     engine::{EngineConfig, EngineHandle, SpeculationMode, draft::Drafter},
     model::{
         Decoder, ForwardPass, KvCacheConfig,
-        checkpoint::{self, Checkpoint, CheckpointError, ComputeDtype, NoProgress, WeightTypes},
+        checkpoint::{
+            self, CacheOutcome, Checkpoint, CheckpointError, ComputeDtype, NoProgress, PackedCache, WeightTypes,
+        },
         gpu::GpuLimits,
     },
     prompt::{self, Codec, CodecOptions},
@@ -46,6 +55,7 @@ pub(super) struct Prepared {
     defaults: GenerationDefaults,
     accelerator: Accelerator,
     types: WeightTypes,
+    packed_cache: Option<PackedCache>,
     memory: MemoryPlan,
     engine: EngineConfig,
     draft_model: Option<DraftModel>,
@@ -79,25 +89,41 @@ pub(super) fn prepare(config: &Config, network: Network, style: LogStyle) -> Res
     let draft_model = DraftModel::prepare(config, &checkpoint, accelerator.is_gpu())?;
     let needs = draft_model.as_ref().map_or(needs, |draft_model| draft_model.add_to(needs));
     let memory = memory_plan::plan(&config.engine, &needs, accelerator.memory().or_else(machine::memory))?;
+    let packed_cache = packed_cache(&config.model.quantize_cache, &located.directory, types);
     let names = match config.model.served_model_name.as_slice() {
         [] => located.names,
         names => names.to_vec(),
     };
     let engine = engine_config(config, &memory, checkpoint.summary().parameters);
     let gpu_limits = accelerator::gpu_limits(&config.engine);
-    Ok(Prepared { names, checkpoint, codec, defaults, accelerator, types, memory, engine, draft_model, gpu_limits })
+    Ok(Prepared {
+        names,
+        checkpoint,
+        codec,
+        defaults,
+        accelerator,
+        types,
+        packed_cache,
+        memory,
+        engine,
+        draft_model,
+        gpu_limits,
+    })
 }
 
 impl Prepared {
     /// Reads the weights and hashes their files at the same time, then starts the engine.
     pub(super) fn load(self, style: LogStyle) -> Result<ServedModel> {
         let started = Instant::now();
-        let (digest, decoder) = thread::scope(|scope| {
-            let digest = scope.spawn(|| self.checkpoint.digest(&NoProgress));
-            let decoder = self.decoder(&TaskProgress::new("loading", style));
-            (digest.join(), decoder)
+        let digest = LazyLock::new(|| self.checkpoint.digest(&NoProgress));
+        let (hashed, decoder) = thread::scope(|scope| {
+            let hashed = scope.spawn(|| _ = LazyLock::force(&digest));
+            let decoder = self.decoder(&TaskProgress::new("loading", style), &|| digest.clone());
+            (hashed.join(), decoder)
         });
-        let (digest, decoder) = (digest.map_err(|_| anyhow!("hashing the weights failed"))?, decoder?);
+        let decoder = decoder?;
+        hashed.map_err(|_| anyhow!("hashing the weights failed"))?;
+        let digest = digest.clone();
         let drafter = self.drafter(style)?;
         tracing::info!(
             model = self.names.first(),
@@ -176,7 +202,8 @@ impl Prepared {
     /// memory.
     pub(super) fn load_alone(self, num_blocks: usize, style: LogStyle) -> Result<Loaded> {
         let config = self.checkpoint.config().clone();
-        let mut decoder = self.cpu_decoder(self.cache(num_blocks), &TaskProgress::new("loading", style))?;
+        let digest = || self.checkpoint.digest(&NoProgress);
+        let mut decoder = self.cpu_decoder(self.cache(num_blocks), &TaskProgress::new("loading", style), &digest)?;
         decoder.occupy_cache()?;
         let dtype_bytes = self.types.dtype.size_in_bytes() as f64;
         let bytes = |format: Option<PanelFormat>| format.map_or(dtype_bytes, |format| format.bits() / 8.0);
@@ -196,8 +223,22 @@ impl Prepared {
         KvCacheConfig { num_blocks, block_size: self.engine.block_size, dtype: self.types.dtype.dtype() }
     }
 
-    fn cpu_decoder(&self, cache: KvCacheConfig, progress: &TaskProgress) -> Result<Decoder> {
-        let weights = self.checkpoint.load(self.types, &Device::Cpu, progress)?;
+    /// `digest` gives that of the weights' files.
+    fn cpu_decoder(
+        &self,
+        cache: KvCacheConfig,
+        progress: &TaskProgress,
+        digest: &dyn Fn() -> String,
+    ) -> Result<Decoder> {
+        let weights = match &self.packed_cache {
+            None => self.checkpoint.load(self.types, &Device::Cpu, progress)?,
+            Some(packed_cache) => {
+                let loaded = self.checkpoint.load_through(packed_cache, self.types.dtype, progress, digest);
+                let (weights, outcome) = loaded?;
+                tell(packed_cache, &outcome);
+                weights
+            }
+        };
         Ok(Decoder::new(self.checkpoint.config().clone(), weights, cache)?)
     }
 
@@ -207,10 +248,10 @@ impl Prepared {
         draft_model.load(self.engine.block_size, self.memory.num_blocks, &progress).map(Some)
     }
 
-    fn decoder(&self, progress: &TaskProgress) -> Result<Box<dyn ForwardPass>> {
+    fn decoder(&self, progress: &TaskProgress, digest: &dyn Fn() -> String) -> Result<Box<dyn ForwardPass>> {
         let cache = self.cache(self.memory.num_blocks);
         match &self.accelerator {
-            Accelerator::Cpu => Ok(Box::new(self.cpu_decoder(cache, progress)?)),
+            Accelerator::Cpu => Ok(Box::new(self.cpu_decoder(cache, progress, digest)?)),
             #[cfg(feature = "cuda")]
             Accelerator::Cuda { ordinal, .. } => {
                 // Tables of positions that no sequence can reach would only take memory.
@@ -259,6 +300,37 @@ pub(super) fn cpu_types(model: &ModelConfig, checkpoint: &Checkpoint) -> Result<
     };
     checkpoint.check_types(types)?;
     Ok(types)
+}
+
+/// Where quantized weights are kept, if they are.
+fn packed_cache(setting: &QuantizeCache, checkpoint: &Path, types: WeightTypes) -> Option<PackedCache> {
+    let Some(PanelFormat::Quantized(format)) = types.panels else { return None };
+    match setting {
+        QuantizeCache::Off => None,
+        QuantizeCache::On => Some(PackedCache::beside(checkpoint, format)),
+        QuantizeCache::Directory(directory) => Some(PackedCache::in_directory(directory, checkpoint, format)),
+    }
+}
+
+/// What became of the cache is a warning where it is not what the operator asked for.
+fn tell(cache: &PackedCache, outcome: &CacheOutcome) {
+    let path = cache.path().display();
+    match outcome {
+        CacheOutcome::Used => tracing::info!(%path, "quantized weights were read from their cache"),
+        CacheOutcome::Written { bytes, replaced: None } => {
+            tracing::info!(%path, bytes, "quantized weights were written to their cache");
+        }
+        CacheOutcome::Written { bytes, replaced: Some(reason) } => {
+            tracing::warn!(%path, reason, bytes, "the cache of quantized weights did not fit and was replaced");
+        }
+        CacheOutcome::NotWritten { error, refused } => {
+            let directory = cache.path().parent().unwrap_or(Path::new("")).display();
+            tracing::warn!(
+                %path, reason = refused, %error,
+                "the cache of quantized weights cannot be written to {directory}; the next start quantizes again"
+            );
+        }
+    }
 }
 
 /// The dtype on a GPU, whose kernels compute with 16-bit types.

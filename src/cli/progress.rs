@@ -40,8 +40,14 @@ pub(super) fn bar_style() -> ProgressStyle {
 impl Progress for TaskProgress {
     fn start(&self, total_bytes: u64) {
         match self {
-            Self::Bar(bar) => bar.set_length(total_bytes),
-            Self::Lines { total, .. } => total.store(total_bytes, Ordering::Relaxed),
+            Self::Bar(bar) => {
+                bar.set_length(total_bytes);
+                bar.set_position(0);
+            }
+            Self::Lines { total, done, .. } => {
+                total.store(total_bytes, Ordering::Relaxed);
+                done.store(0, Ordering::Relaxed);
+            }
         }
     }
 

@@ -45,6 +45,10 @@ pub struct ModelArgs {
     /// 8.5 for the logits); a table of tokens of its own and what chooses experts keep their dtype [default: none]
     #[arg(long, env = "TRAMONTANE_QUANTIZE", hide_env = true)]
     pub quantize: Option<String>,
+    /// Keep quantized weights on disk for the next start: off, on (a file beside the model) or a directory for such files
+    /// [default: off]
+    #[arg(long, env = "TRAMONTANE_QUANTIZE_CACHE", hide_env = true, value_name = "off|on|DIR")]
+    pub quantize_cache: Option<String>,
     /// Compute on the CPU in f32, the path that a GPU's results are held against; slow, and exact
     #[arg(long, env = "TRAMONTANE_REFERENCE", hide_env = true, value_name = "on|off", num_args = 0..=1,
           require_equals = true, default_missing_value = "on")]

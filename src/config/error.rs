@@ -47,14 +47,6 @@ pub enum ConfigError {
         /// What would be right.
         expected: &'static str,
     },
-    /// A setting that means nothing without another.
-    #[error("{setting} needs {needed}")]
-    Needs {
-        /// What was set.
-        setting: &'static str,
-        /// What else has to be.
-        needed: &'static str,
-    },
     /// Two settings that exclude each other.
     #[error("{first} and {second} exclude each other: set one of them")]
     Exclusive {
@@ -62,6 +54,16 @@ pub enum ConfigError {
         first: &'static str,
         /// The other.
         second: &'static str,
+    },
+    /// A setting that means nothing without another.
+    #[error("{key} = {value:?} is of no use without {needed}: set both or neither")]
+    Lacking {
+        /// Name of the setting.
+        key: &'static str,
+        /// The value in force.
+        value: String,
+        /// The other key.
+        needed: &'static str,
     },
     /// A value that is right in itself but not for this model or this machine.
     #[error("{key} = {value}: {reason}")]

@@ -59,6 +59,7 @@ fn defaults() {
         dtype = "auto"                           # default
         quantize = "none"                        # default
         reference = "off"                        # default
+        quantize_cache = "off"                   # default
         # tokenizer is not set: that of the checkpoint
         # tokenizer_version is not set: the one that the tokenizer states
         template = "auto"                        # default
@@ -151,6 +152,33 @@ fn quantized_weights_are_the_cpus() {
 }
 
 #[test]
+fn only_quantized_weights_are_kept() {
+    let cache = |flags: &str| resolve(flags).unwrap().model.quantize_cache;
+    assert_eq!(cache("--quantize q8"), QuantizeCache::Off);
+    assert_eq!(cache("--quantize-cache off"), QuantizeCache::Off);
+    assert_eq!(cache("--quantize q8 --quantize-cache on"), QuantizeCache::On);
+    let directory = cache("--quantize q4 --quantize-cache ./on");
+    assert_eq!(directory, QuantizeCache::Directory("./on".into()));
+    check_reads_back(&resolve("--quantize q4 --quantize-cache ./on").unwrap());
+    assert_eq!(
+        with_file("quantize_cache = true\nquantize = \"q4\"", "").unwrap().model.quantize_cache,
+        QuantizeCache::On
+    );
+    check_error(
+        resolve("--quantize-cache on"),
+        expect![[r#"quantize_cache = "on" is of no use without quantize: set both or neither"#]],
+    );
+    check_error(
+        resolve("--quantize none --quantize-cache some/directory"),
+        expect![[r#"quantize_cache = "some/directory" is of no use without quantize: set both or neither"#]],
+    );
+    check_error(
+        with_file("quantize = \"q4\"\nquantize_cache = \" \"", ""),
+        expect![[r#"quantize_cache = " " tramontane.toml expected off, on or a directory"#]],
+    );
+}
+
+#[test]
 fn what_is_printed_reads_back() {
     let defaults = resolve("").unwrap();
     assert_eq!(check_reads_back(&defaults), [""; 0]);
@@ -163,6 +191,7 @@ fn what_is_printed_reads_back() {
             device = "cuda:3"
             dtype = "bfloat16"
             quantize = "none"
+            quantize_cache = false
             reference = false
             tokenizer = 'C:\tokenizers # file.json'
             tokenizer_version = "v7"
@@ -260,7 +289,7 @@ fn errors_name_key_value_origin_and_what_would_be_right() {
     );
     check_error(
         resolve("--speculation off --draft-model small"),
-        expect![[r#"draft_model needs speculation = "auto""#]],
+        expect![[r#"draft_model = "small" is of no use without speculation = "auto": set both or neither"#]],
     );
 }
 
@@ -269,7 +298,7 @@ fn errors_in_the_file_name_the_file() {
     check_error(
         with_file("bnid = 1", ""),
         expect![
-            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, device, draft_model, drain_timeout, dtype, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, quantize, reference, request_timeout, served_model_name, speculation, template, threads, tokenizer, tokenizer_version"
+            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, device, draft_model, drain_timeout, dtype, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, quantize, quantize_cache, reference, request_timeout, served_model_name, speculation, template, threads, tokenizer, tokenizer_version"
         ],
     );
     check_error(

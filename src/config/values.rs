@@ -97,6 +97,37 @@ words! {
     }
 }
 
+/// Where quantized weights are kept between starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QuantizeCache {
+    /// Nowhere.
+    Off,
+    /// In a file beside the model.
+    On,
+    /// In a directory for such files.
+    Directory(PathBuf),
+}
+
+impl Setting for QuantizeCache {
+    const EXPECTED: &'static str = "off, on or a directory";
+
+    fn parse(text: &str) -> Option<Self> {
+        match Switch::parse(text) {
+            Some(Switch::Off) => Some(Self::Off),
+            Some(Switch::On) => Some(Self::On),
+            None => (!text.trim().is_empty()).then(|| Self::Directory(text.into())),
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        match self {
+            Self::Off => quoted("off"),
+            Self::On => quoted("on"),
+            Self::Directory(path) => path.to_toml(),
+        }
+    }
+}
+
 words! {
     /// Whether tokens are guessed ahead.
     Speculation, "auto or off", {

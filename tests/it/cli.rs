@@ -142,3 +142,30 @@ fn errors_are_json_where_logs_are() {
     let line: serde_json::Value = serde_json::from_str(ran.err.trim_end()).unwrap();
     assert_eq!((ran.code, line["level"].as_str()), (1, Some("ERROR")));
 }
+
+#[test]
+fn quantized_weights_are_kept_where_the_user_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = write(directory.path(), "file", "");
+    let cache = directory.path().join("cache");
+    let answer = |cache: &Path| {
+        let arguments = ["models/tiny", "-p", "Hello", "--max-tokens", "8", "--log-level", "info"];
+        let mut command = tramontane(&["generate", "--quantize", "q4"]);
+        let ran = run(command.args(arguments).env("TRAMONTANE_QUANTIZE_CACHE", cache));
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        ran
+    };
+    let wrote = answer(&cache);
+    assert!(wrote.err.contains("written to their cache"), "{}", wrote.err);
+    let read = answer(&cache);
+    assert!(read.err.contains("read from their cache"), "{}", read.err);
+    assert_eq!(read.out, wrote.out);
+    let entry = std::fs::read_dir(&cache).unwrap().next().unwrap().unwrap();
+    std::fs::write(entry.path(), "damaged").unwrap();
+    let replaced = answer(&cache);
+    assert!(replaced.err.contains("was replaced") && replaced.err.contains("WARN"), "{}", replaced.err);
+    let warned = answer(Path::new(&file));
+    assert!(warned.err.contains(&format!("cannot be written to {file}")), "{}", warned.err);
+    assert_eq!((&replaced.out, &warned.out), (&wrote.out, &wrote.out));
+    check_failure(&mut tramontane(&["serve", "--quantize-cache", "on"]), 2, &["quantize_cache", "without quantize"]);
+}

@@ -11,6 +11,7 @@ use tramontane_kernels::{PanelFormat, memory::advise_huge_pages};
 
 use super::error::{CheckpointError, quote};
 use super::fp8::{self, Quantization, QuantizedMatrix};
+use super::packed_cache::Session;
 use super::plan::{FeedForwardPlan, LayerPlan, Matrix, Plan, Role, SwiGluPlan};
 use super::safetensors_map::MappedFile;
 use super::tensors::Stored;
@@ -27,6 +28,8 @@ pub(super) struct Loader<'a> {
     pub(super) types: WeightTypes,
     pub(super) device: &'a Device,
     pub(super) progress: &'a dyn Progress,
+    /// Where matrices in panels may come from instead.
+    pub(super) packed_cache: Option<&'a Session>,
 }
 
 impl Loader<'_> {
@@ -88,8 +91,13 @@ impl Loader<'_> {
         Ok(matrix)
     }
 
-    /// Straight from the stored values, panel by panel.
     fn panels(&self, parts: &[&Matrix], format: PanelFormat) -> Result<Tensor, CheckpointError> {
+        let pack = || self.pack_panels(parts, format);
+        self.packed_cache.map_or_else(pack, |cache| cache.panels(parts, format, self.progress, &pack))
+    }
+
+    /// Straight from the stored values, panel by panel.
+    fn pack_panels(&self, parts: &[&Matrix], format: PanelFormat) -> Result<Tensor, CheckpointError> {
         let readers = parts.iter().map(|part| self.reader(part)).collect::<Result<Vec<_>, _>>()?;
         let [rows, columns] = packed_shape(parts);
         let packed = match format {

@@ -20,6 +20,7 @@ mod json;
 mod load;
 mod names;
 mod native_config;
+mod packed_cache;
 mod plan;
 mod quantization;
 mod safetensors_map;
@@ -40,6 +41,7 @@ pub use error::{CheckpointError, Subject};
 pub use files::Layout;
 pub use fp8::{QuantizedMatrix, ScaleLayout};
 pub use generation::GenerationDefaults;
+pub use packed_cache::{CacheOutcome, PackedCache};
 pub use summary::{DtypeCount, FileSummary, Summary};
 pub use tensors::Skipped;
 
@@ -131,7 +133,7 @@ impl WeightTypes {
 
 /// Follows loading or hashing, from several threads at once.
 pub trait Progress: Sync {
-    /// Work begins on so many bytes.
+    /// Work begins on so many bytes, or begins anew.
     fn start(&self, total_bytes: u64);
     /// So many more are done.
     fn advance(&self, bytes: u64);
@@ -274,7 +276,8 @@ impl Checkpoint {
     pub fn source<'a>(&'a self, dtype: ComputeDtype, progress: &'a dyn Progress) -> impl WeightSource + 'a {
         progress.start(self.plan.stored_bytes());
         let types = WeightTypes { dtype, panels: None };
-        Parts { loader: Loader { files: &self.files, types, device: &Device::Cpu, progress }, plan: &self.plan }
+        let loader = Loader { files: &self.files, types, device: &Device::Cpu, progress, packed_cache: None };
+        Parts { loader, plan: &self.plan }
     }
 
     /// Reads, converts and packs all weights. Quantized ones are for the CPU.
@@ -285,7 +288,8 @@ impl Checkpoint {
         progress: &dyn Progress,
     ) -> Result<Weights, CheckpointError> {
         progress.start(self.plan.stored_bytes());
-        let weights = Loader { files: &self.files, types: types.into(), device, progress }.weights(&self.plan)?;
+        let loader = Loader { files: &self.files, types: types.into(), device, progress, packed_cache: None };
+        let weights = loader.weights(&self.plan)?;
         progress.finish();
         Ok(weights)
     }

@@ -168,7 +168,8 @@ impl Matrix {
         head * head_dim + 2 * (within % half) + within / half
     }
 
-    fn stored_bytes(&self) -> u64 {
+    /// Bytes that loading it reads.
+    pub(super) fn stored_bytes(&self) -> u64 {
         let scale = self.quantization.as_ref().map_or(0, |scales| scales.weight_scale.entry.n_bytes());
         (self.weight.entry.n_bytes() + scale) as u64
     }

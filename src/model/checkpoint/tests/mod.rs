@@ -2,6 +2,7 @@
 //! files, and every malformed checkpoint refused.
 
 mod hostile;
+mod packed_cache;
 mod packing;
 mod settings;
 
