@@ -14,8 +14,8 @@ use crate::model::weights::*;
 use crate::model::{Decoder, ForwardPass, KvCacheConfig};
 use crate::types::{Batch, BatchSequence};
 
-pub(super) const BLOCK_SIZE: usize = 16;
-pub(super) const NUM_BLOCKS: usize = 16;
+pub(super) const BLOCK_SIZE: usize = 4;
+pub(super) const NUM_BLOCKS: usize = 64;
 
 /// A model and what made it.
 pub(super) struct Model {
