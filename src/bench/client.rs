@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, ResponseFuture, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
+    rt::TokioExecutor,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -23,8 +23,6 @@ use super::{
 const MOST_BYTES_OF_AN_ERROR: usize = 64 << 10;
 const MOST_BYTES_OF_A_LIST: usize = 4 << 20;
 const SHOWN_BYTES_OF_AN_ERROR: usize = 300;
-/// Servers close idle connections after some seconds; one that is about to be closed is not used again.
-const IDLE: Duration = Duration::from_secs(4);
 
 /// Which of the two APIs the load uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +77,8 @@ pub struct Times {
     pub due: Option<Instant>,
 }
 
-/// Connections that are kept for further requests.
+/// Opens a connection for each request: a server may close one that it had kept just when the next request is on its way,
+/// which llama.cpp's does, and a request may not be sent twice.
 #[derive(Clone, Debug)]
 enum Connections {
     Plain(Client<HttpConnector, Full<Bytes>>),
@@ -92,7 +91,7 @@ impl Connections {
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
         let mut client = Client::builder(TokioExecutor::new());
-        client.pool_timer(TokioTimer::new()).pool_idle_timeout(IDLE);
+        client.pool_max_idle_per_host(0);
         if scheme == "http" {
             return Ok(Self::Plain(client.build(http)));
         }
