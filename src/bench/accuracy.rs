@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::engine::push;
 use crate::{
-    model::{ForwardPass, ModelError},
+    model::{ForwardPass, ModelError, likeliest},
     types::Batch,
 };
 
@@ -94,7 +94,7 @@ pub fn compare(
                 divergences.push(p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>());
                 reference_loss -= p[next];
                 loss -= q[next];
-                same += usize::from(most_likely(expected) == most_likely(found));
+                same += usize::from(likeliest(expected) == likeliest(found));
             }
             done(positions.len());
         }
@@ -126,16 +126,10 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
     shifted().map(|logit| logit - sum).collect()
 }
 
-/// The first of the largest.
-fn most_likely(logits: &[f32]) -> u32 {
-    let better = |best: usize, index: usize| if logits[index] > logits[best] { index } else { best };
-    (0..logits.len()).reduce(better).unwrap_or(0) as u32
-}
-
 /// `uniform` is in 0..1.
 fn choose(logits: &[f32], temperature: f64, uniform: f64) -> u32 {
     if temperature == 0.0 {
-        return most_likely(logits);
+        return likeliest(logits);
     }
     let scaled: Vec<f32> = logits.iter().map(|logit| (f64::from(*logit) / temperature) as f32).collect();
     let mut left = uniform;
@@ -145,7 +139,7 @@ fn choose(logits: &[f32], temperature: f64, uniform: f64) -> u32 {
             return id as u32;
         }
     }
-    most_likely(logits)
+    likeliest(logits)
 }
 
 #[cfg(test)]

@@ -42,6 +42,12 @@ impl Logits {
     }
 }
 
+/// The first id with the largest of the logits `(vocab_size)`; 0 if there are none.
+pub fn likeliest(logits: &[f32]) -> u32 {
+    let larger = |best: usize, id: usize| if logits[id] > logits[best] { id } else { best };
+    (0..logits.len()).reduce(larger).unwrap_or_default() as u32
+}
+
 /// Why a decoder could not be built, or a forward pass failed. After the latter the batch's sequences are
 /// lost; the engine goes on with others.
 #[derive(Debug, thiserror::Error)]

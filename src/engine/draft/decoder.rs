@@ -16,7 +16,7 @@ use std::{
 use super::{Drafter, Evidence, N_EVIDENCE, Wanted};
 use crate::{
     engine::forward::GuardedModel,
-    model::{ForwardPass, Logits},
+    model::{ForwardPass, likeliest},
     types::{Batch, BatchSequence},
 };
 
@@ -159,7 +159,7 @@ impl DecoderDrafter {
         let mut rows = 0..batch.output_rows.len();
         let next = |share: &Share<'_>| {
             let row = if share.leads_on { rows.next() } else { None };
-            row.map(|row| likeliest(&logits, row))
+            row.map(|row| likeliest(logits.row(row)))
         };
         Ok(shares.iter().map(next).collect())
     }
@@ -220,11 +220,4 @@ fn extend(prefix: Option<Prefix>, token: u32) -> Prefix {
     let mut hasher = DefaultHasher::new();
     (prefix, token).hash(&mut hasher);
     hasher.finish().max(NOTHING + 1)
-}
-
-/// The lowest id with the largest logit.
-fn likeliest(logits: &Logits, row: usize) -> u32 {
-    let row = logits.row(row);
-    let larger = |best: usize, id: usize| if row[id] > row[best] { id } else { best };
-    (0..row.len()).reduce(larger).unwrap_or_default() as u32
 }

@@ -9,11 +9,28 @@ mod settings;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Checkpoint, CheckpointError};
+use super::{Checkpoint, CheckpointError, Progress};
+
+/// The total that was announced, what was done, and how often it ended.
+#[derive(Default)]
+struct Counter([AtomicU64; 3]);
+
+impl Progress for Counter {
+    fn start(&self, total_bytes: u64) {
+        self.0[0].store(total_bytes, Ordering::Relaxed);
+    }
+    fn advance(&self, bytes: u64) {
+        self.0[1].fetch_add(bytes, Ordering::Relaxed);
+    }
+    fn finish(&self) {
+        self.0[2].fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 /// A checkpoint of the golden directory.
 fn golden(case: &str) -> PathBuf {

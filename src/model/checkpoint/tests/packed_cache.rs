@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use tramontane_kernels::{PanelFormat, QuantizedFormat};
@@ -10,7 +9,7 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::*;
-use crate::model::checkpoint::{CacheOutcome, ComputeDtype, NoProgress, PackedCache, Progress, WeightTypes};
+use crate::model::checkpoint::{CacheOutcome, ComputeDtype, NoProgress, PackedCache, WeightTypes};
 use crate::model::weights::{FeedForwardWeights, Weights};
 
 const FORMATS: [QuantizedFormat; 2] = [QuantizedFormat::Q8, QuantizedFormat::Q4];
@@ -96,21 +95,6 @@ fn overwrite(path: &Path, text: &str, other: &str) {
     let mut file = File::options().write(true).open(path).unwrap();
     file.seek(SeekFrom::Start(place as u64)).unwrap();
     file.write_all(other.as_bytes()).unwrap();
-}
-
-#[derive(Default)]
-struct Counter([AtomicU64; 3]);
-
-impl Progress for Counter {
-    fn start(&self, total_bytes: u64) {
-        self.0[0].store(total_bytes, Ordering::Relaxed);
-    }
-    fn advance(&self, bytes: u64) {
-        self.0[1].fetch_add(bytes, Ordering::Relaxed);
-    }
-    fn finish(&self) {
-        self.0[2].fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Every loaded tensor of every golden checkpoint against a second, plain reading of the same files.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Device, Tensor};
 use float8::F8E4M3;
@@ -10,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use tramontane_kernels::{PanelFormat, embedding};
 
 use super::*;
-use crate::model::checkpoint::{ComputeDtype, NoProgress, Progress, WeightTypes, summary};
+use crate::model::checkpoint::{ComputeDtype, NoProgress, WeightTypes, summary};
 use crate::model::weights::{FeedForwardWeights, WeightSource};
 
 /// All tensors of a checkpoint in f32, FP8 still without scales.
@@ -224,19 +223,6 @@ fn tied_embeddings_share_their_storage() {
 
 #[test]
 fn progress_ends_at_the_total() {
-    #[derive(Default)]
-    struct Counter([AtomicU64; 3]);
-    impl Progress for Counter {
-        fn start(&self, total_bytes: u64) {
-            self.0[0].store(total_bytes, Ordering::Relaxed);
-        }
-        fn advance(&self, bytes: u64) {
-            self.0[1].fetch_add(bytes, Ordering::Relaxed);
-        }
-        fn finish(&self) {
-            self.0[2].fetch_add(1, Ordering::Relaxed);
-        }
-    }
     for case in ["sharded", "mixtral-4x2", "fp8-block-hf", "native-ministral3"] {
         let checkpoint = Checkpoint::open(&golden(case)).unwrap();
         let loading = Counter::default();
