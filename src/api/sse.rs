@@ -4,7 +4,7 @@
 //! it, and after `stall_timeout` the producer is dropped and its generation cancelled; one that disconnects
 //! closes it, with the same effect at once. A panic in the producer becomes the stream's last event.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, time::Duration};
+use std::{convert::Infallible, panic::AssertUnwindSafe, pin::Pin, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -13,7 +13,10 @@ use axum::{
 };
 use futures_util::{FutureExt, stream};
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc::{self, error::TrySendError},
+    time::{Instant, Sleep, sleep},
+};
 
 use super::{
     error::ApiError,
@@ -57,7 +60,13 @@ impl Sender {
     }
 
     async fn send_bytes(&self, event: Bytes) -> Result<(), Broken> {
-        self.events.send_timeout(event, self.stall_timeout).await.map_err(|_| Broken::Disconnected)
+        match self.events.try_send(event) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Closed(_)) => Err(Broken::Disconnected),
+            Err(TrySendError::Full(event)) => {
+                self.events.send_timeout(event, self.stall_timeout).await.map_err(|_| Broken::Disconnected)
+            }
+        }
     }
 }
 
@@ -101,15 +110,44 @@ async fn run(sender: Sender, producer: impl Future<Output = Result<(), Broken>>)
     let _ = sender.send(&error.body()).await;
 }
 
+/// The events, and a ping whenever none has come for so long. There is one timer, which is moved only when it fires: at a
+/// hundred thousand events a second, setting it anew for each would be a tenth of the work.
 fn body(received: mpsc::Receiver<Bytes>, ping_interval: Duration) -> Body {
-    let next = move |mut received: mpsc::Receiver<Bytes>| async move {
-        let event = match tokio::time::timeout(ping_interval, received.recv()).await {
-            Ok(event) => event?,
-            Err(_) => Bytes::from_static(PING),
-        };
-        Some((Ok::<_, Infallible>(event), received))
-    };
-    Body::from_stream(stream::unfold(received, next))
+    let quiet = Quiet { received, ping_interval, since: Instant::now(), timer: Box::pin(sleep(ping_interval)) };
+    let next = async |mut quiet: Quiet| Some((Ok::<_, Infallible>(quiet.next().await?), quiet));
+    Body::from_stream(stream::unfold(quiet, next))
+}
+
+/// Events of which the last came `since`.
+struct Quiet {
+    received: mpsc::Receiver<Bytes>,
+    ping_interval: Duration,
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Quiet {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            tokio::select! {
+                biased;
+                event = self.received.recv() => {
+                    self.since = Instant::now();
+                    return event;
+                }
+                () = self.timer.as_mut() => {}
+            }
+            let due = self.since + self.ping_interval;
+            let now = Instant::now();
+            if now < due {
+                self.timer.as_mut().reset(due);
+                continue;
+            }
+            self.since = now;
+            self.timer.as_mut().reset(now + self.ping_interval);
+            return Some(Bytes::from_static(PING));
+        }
+    }
 }
 
 #[cfg(test)]

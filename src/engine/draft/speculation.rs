@@ -101,17 +101,29 @@ impl Speculation {
         let drafted = catch_unwind(AssertUnwindSafe(|| self.try_draft(items, scheduler, useful)));
         drafted.unwrap_or_else(|panic| {
             tracing::error!(failure = panic_message(&*panic), "drafting panicked");
-            self.clear(items, scheduler);
+            self.count_failure();
+            self.take_back(items, scheduler);
             0
         })
     }
 
-    /// A step with such drafts failed: takes all of them back.
+    /// A step failed: takes its drafts back. It counts against them if it had any.
     pub(in crate::engine) fn clear(&mut self, items: &[Scheduled], scheduler: &mut Scheduler) {
+        let is_drafted = |item: &Scheduled| scheduler.sequence(item.key).is_some_and(|it| !it.draft().is_empty());
+        if items.iter().any(is_drafted) {
+            self.count_failure();
+        }
+        self.take_back(items, scheduler);
+    }
+
+    fn count_failure(&mut self) {
         self.failures += 1;
         if self.failures == MOST_FAILURES {
             tracing::error!("{MOST_FAILURES} steps with guesses failed: no more are made");
         }
+    }
+
+    fn take_back(&mut self, items: &[Scheduled], scheduler: &mut Scheduler) {
         for item in items {
             scheduler.set_draft(item.key, &[]);
             if let Some(drafted) = self.sequences.get_mut(&item.key.arrival) {
@@ -320,6 +332,26 @@ mod tests {
         // The prompt alone suggests that rows cost less than a step of few rows shows.
         let dear_at_first = run(&text, 60, |rows| 0.1 * (rows as f64).min(10.0));
         assert!(total(&dear_at_first, 60..120) > 0 && total(&dear_at_first, 200..500) <= 16, "{dear_at_first:?}");
+    }
+
+    #[test]
+    fn failed_steps_end_drafts_only_if_they_had_some() {
+        let mut scheduler = Scheduler::new(&EngineConfig::default());
+        let mut speculation =
+            Speculation::new(SpeculationMode::Auto, Box::new(LookupDrafter::default()), Arc::default());
+        let key = SequenceKey { priority: 0, arrival: 0 };
+        let text = (0..60).map(|i| i % 10).collect();
+        scheduler.add(key, Sequence::new(text, &crate::engine::sequence::SequenceOptions::default()));
+        let items = scheduler.schedule().items;
+        (1..10).for_each(|rows| speculation.observe_step(rows, Duration::from_millis(100)));
+        for _ in 0..2 * MOST_FAILURES {
+            speculation.clear(&items, &mut scheduler);
+        }
+        for _ in 0..MOST_FAILURES {
+            assert!(speculation.draft(&items, &mut scheduler, &|_, _| 8) > 0);
+            speculation.clear(&items, &mut scheduler);
+        }
+        assert_eq!(speculation.draft(&items, &mut scheduler, &|_, _| 8), 0);
     }
 
     #[test]

@@ -43,18 +43,19 @@ pub(super) fn completed_words<'a>(
 
 /// The largest score; refuses NaN and positive infinity.
 pub(super) fn finite_max(scores: &[f32]) -> Result<f32, SampleError> {
-    // Independent lanes and no early exit, so that the compiler vectorises it.
+    // Independent lanes, no early exit and chunks of a fixed length, so that the compiler vectorises it.
     const LANES: usize = 16;
     let mut max = [f32::NEG_INFINITY; LANES];
     let mut valid = [true; LANES];
-    let chunks = scores.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks.chain([rest]) {
-        for (lane, &score) in chunk.iter().enumerate() {
-            valid[lane] &= score < f32::INFINITY;
-            max[lane] = if score > max[lane] { score } else { max[lane] };
-        }
+    let (chunks, rest) = scores.as_chunks::<LANES>();
+    let mut see = |lane: usize, score: f32| {
+        valid[lane] &= score < f32::INFINITY;
+        max[lane] = if score > max[lane] { score } else { max[lane] };
+    };
+    for chunk in chunks {
+        (0..LANES).for_each(|lane| see(lane, chunk[lane]));
     }
+    rest.iter().enumerate().for_each(|(lane, &score)| see(lane, score));
     if valid.contains(&false) {
         return Err(SampleError::NotFinite);
     }
