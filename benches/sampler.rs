@@ -36,7 +36,7 @@ fn draws(c: &mut Criterion) {
     ];
     let prompt_ids: Vec<u32> = (0..2000).collect();
     let output_ids: Vec<u32> = (0..500).map(|i| i * 3).collect();
-    let history = History { prompt_ids: &prompt_ids, output_ids: &output_ids, forbidden_ids: &[] };
+    let history = History { prompt_ids: &prompt_ids, output_ids: &output_ids, ..History::default() };
     for vocab_size in [32_768, 131_072] {
         let logits = logits(vocab_size);
         let flat = vec![0.5; vocab_size];

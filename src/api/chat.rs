@@ -5,6 +5,7 @@ mod conversation;
 mod request;
 mod response;
 mod stream;
+mod tool_choice;
 
 use std::sync::Arc;
 

@@ -217,6 +217,7 @@ impl From<PromptError> for ApiError {
         match error {
             PromptError::Invalid { .. }
             | PromptError::Unsupported { .. }
+            | PromptError::Form { .. }
             | PromptError::Json(_)
             // A template refuses a conversation, not the operator.
             | PromptError::ChatTemplate { .. } => Self::Invalid {

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     engine::{FinishReason, Request, RequestStream, StopRules, TokenLogprobs, Update},
     prompt::{SpecialTokens, ToolsOffered},
+    types::Constraint,
 };
 
 /// The engine ends a request at its deadline by itself; this much later it is taken to be stuck.
@@ -34,6 +35,8 @@ pub struct Job {
     pub params: GenerationParams,
     /// How to read the answer.
     pub format: OutputFormat,
+    /// The form of each choice's answer.
+    pub constraint: Option<Box<dyn Constraint>>,
 }
 
 impl Job {
@@ -264,6 +267,7 @@ fn request(eos_token_ids: &[u32], job: &Job, max_tokens: usize) -> Request {
         priority: scheduling.priority,
         deadline: scheduling.deadline,
         cache_salt: scheduling.cache_salt.clone(),
+        constraint: job.constraint.clone(),
     }
 }
 

@@ -16,6 +16,7 @@ mod chunks;
 mod completions;
 pub mod error;
 pub mod fields;
+mod form;
 pub mod generation;
 mod health;
 mod idle;

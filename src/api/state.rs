@@ -16,8 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::error::ApiError;
 use crate::{
     engine::{EngineHandle, Health},
-    prompt::Codec,
+    prompt::{AnswerForm, Codec},
     telemetry::{EngineMetrics, HttpMetrics},
+    types::Constraint,
 };
 
 /// Long bodies parsed and tokenized at once; more than that would only take memory.
@@ -113,6 +114,18 @@ impl ServedModel {
     /// The first name.
     pub fn name(&self) -> &str {
         self.names.first().map_or("", String::as_str)
+    }
+
+    /// What keeps an answer to a form, if the form binds at all; `continued` tokens of the answer are in the prompt.
+    pub(super) fn constraint(
+        &self,
+        form: &AnswerForm,
+        continued: &[u32],
+    ) -> Result<Option<Box<dyn Constraint>>, ApiError> {
+        if !form.binds() {
+            return Ok(None);
+        }
+        Ok(Some(self.codec.constraint(form, &self.defaults.eos_token_ids, continued)?))
     }
 
     /// Changes when the answer to the same request with the same seed may change.

@@ -68,7 +68,10 @@ async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) ->
         drained = &mut serving => drained,
         model = loading => {
             let model = model??;
+            let codec = model.codec.clone();
             state.set_model(model);
+            // Meanwhile requests are answered; the first that wants JSON or a call would have to wait for it.
+            drop(tokio::task::spawn_blocking(move || codec.prepare_constraints()));
             if let Some(model) = state.loaded_model() {
                 announce(address, model, style);
             }

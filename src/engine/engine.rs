@@ -25,6 +25,7 @@ use super::{
     EngineConfig, FinishReason, Inspection, SpeculationMode,
     batch::{self, OutputRows},
     blocks::IntegrityError,
+    constrained::MaskWorkers,
     draft::{Drafter, LookupDrafter, Speculation},
     event::{Event, Submission},
     forward::{GuardedModel, Results, panic_message},
@@ -47,6 +48,7 @@ pub(super) struct Engine {
     waited: Duration,
     max_sequence_len: usize,
     speculation: Option<Speculation>,
+    mask_workers: MaskWorkers,
     metrics: Arc<EngineMetrics>,
     status: Arc<Status>,
     arrivals: u64,
@@ -83,6 +85,7 @@ impl Engine {
             waited: Duration::ZERO,
             max_sequence_len: config.max_sequence_len(),
             speculation,
+            mask_workers: MaskWorkers::default(),
             metrics,
             status,
             arrivals: 0,
@@ -149,7 +152,7 @@ impl Engine {
             generated_apart: self.model.tells_generated_tokens_apart(),
         };
         self.scheduler.add(key, Sequence::new(mem::take(&mut request.prompt_ids), &options));
-        self.requests.insert(key, InFlight::new(submission));
+        self.requests.insert(key, InFlight::new(submission, &mut self.mask_workers));
     }
 
     fn step(&mut self) -> Result<(), IntegrityError> {
@@ -275,6 +278,11 @@ impl Engine {
             self.waited += asked.elapsed();
             match results {
                 Ok(results) => {
+                    for (item, rows) in started.items.iter().zip(&started.rows) {
+                        if let Some(request) = self.requests.get_mut(&item.key).filter(|_| rows.next.is_some()) {
+                            request.wait_for_form();
+                        }
+                    }
                     let outcomes = self.sample(&started, &results);
                     self.commit(&started.items, outcomes);
                 }
@@ -354,7 +362,11 @@ impl Engine {
         outcome.chosen.into_iter().for_each(|chosen| request.emit(chosen, &self.metrics));
         let is_longest = sequence.tokens().len() >= self.max_sequence_len;
         let end = tokens.last().and_then(|&last| request.ends_with(last, sequence.output().len(), is_longest));
-        end.or(outcome.failure.map(|failure| FinishReason::Failed(failure.to_string())))
+        let end = end.or(outcome.failure.map(|failure| FinishReason::Failed(failure.to_string())));
+        if end.is_none() {
+            request.advance_form(&tokens, &mut self.mask_workers);
+        }
+        end
     }
 
     /// Whoever keeps anything of the sequence beside the scheduler drops it.
@@ -463,13 +475,7 @@ mod tests {
         let status = Arc::new(Status::new(&config));
         let mut engine = Engine::new(Box::new(Unused), None, config, Arc::default(), Arc::clone(&status));
         let (updates, mut stream) = mpsc::channel(4);
-        let stop = StopRules {
-            max_tokens: 4,
-            min_tokens: 0,
-            eos_token_ids: Vec::new(),
-            stop_token_ids: Vec::new(),
-            ignore_eos: false,
-        };
+        let stop = StopRules { max_tokens: 4, ..StopRules::default() };
         let request = Request {
             prompt_ids: vec![1],
             sampling: crate::types::SamplingParams::default(),
@@ -479,6 +485,7 @@ mod tests {
             priority: 0,
             deadline: None,
             cache_salt: None,
+            constraint: None,
         };
         assert!(status.enter(1));
         engine.accept(Submission { request, updates, stopped: Arc::default(), arrived: Instant::now() });

@@ -13,13 +13,14 @@ use tokio::sync::mpsc;
 
 use super::{
     FinishReason, StopRules, TokenLogprobs, Update,
+    constrained::{Constrained, MaskWorkers},
     event::Submission,
     sampler::{self, Delegate, Draw, History, SampleError},
     sequence::{Sequence, SequenceKey},
 };
 use crate::{
     telemetry::{EngineMetrics, RequestTimings},
-    types::{SamplingParams, TokenChoice},
+    types::{ConstraintError, SamplingParams, TokenChoice},
 };
 
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub(super) struct InFlight {
     /// One entry per prompt token, as far as computed.
     prompt_entries: Vec<Option<TokenLogprobs>>,
     deadline: Option<Instant>,
+    constrained: Option<Constrained>,
     timeline: Timeline,
 }
 
@@ -44,6 +46,17 @@ pub(super) struct InFlight {
 pub(super) struct Chosen {
     pub(super) id: u32,
     pub(super) logprobs: Option<TokenLogprobs>,
+}
+
+/// Why no token can be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ChooseError {
+    /// The sampler found none.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// What may come is not known.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
 }
 
 #[derive(Debug)]
@@ -55,7 +68,7 @@ struct Timeline {
 }
 
 impl InFlight {
-    pub(super) fn new(submission: Submission) -> Self {
+    pub(super) fn new(submission: Submission, workers: &mut MaskWorkers) -> Self {
         let Submission { request, updates, stopped, arrived } = submission;
         let ending_ids = [&request.stop.eos_token_ids[..], &request.stop.stop_token_ids].concat();
         Self {
@@ -69,6 +82,7 @@ impl InFlight {
             prompt_logprobs: request.prompt_logprobs,
             prompt_entries: Vec::new(),
             deadline: request.deadline,
+            constrained: request.constraint.map(|constraint| Constrained::new(constraint, workers)),
             timeline: Timeline { arrived, scheduled: None, first_token: None, last_token: None },
         }
     }
@@ -100,11 +114,15 @@ impl InFlight {
     }
 
     /// How a model that chooses tokens itself is to choose the one after the sequence; `None` if only the engine's own
-    /// sampler can.
+    /// sampler can, as where the answer has a form.
     pub(super) fn choice<'a>(&'a self, key: SequenceKey, sequence: &'a Sequence) -> Option<TokenChoice<'a>> {
+        if self.constrained.is_some() {
+            return None;
+        }
         let index = sequence.num_tokens() - sequence.prompt().len();
         let forbidden_ids = if index < self.stop.min_tokens { &self.ending_ids[..] } else { &[] };
-        let history = History { prompt_ids: sequence.prompt(), output_ids: sequence.output(), forbidden_ids };
+        let history =
+            History { prompt_ids: sequence.prompt(), output_ids: sequence.output(), forbidden_ids, allowed: None };
         let delegate = Delegate { sequence: key.arrival, num_unread: sequence.num_unread(), logprobs: self.logprobs };
         sampler::delegate(&self.sampling, &history, Draw { seed: self.seed, index }, delegate)
     }
@@ -114,18 +132,39 @@ impl InFlight {
         !self.sampling.bad_words.is_empty()
     }
 
-    /// How many tokens behind the next one can be of use, and have positions.
+    /// How many tokens behind the next one can be of use, and have positions. What may come after a draft is not known
+    /// where the answer has a form.
     pub(super) fn useful_draft(&self, sequence: &Sequence, max_sequence_len: usize) -> usize {
+        if self.constrained.is_some() {
+            return 0;
+        }
         let output = self.stop.max_tokens.saturating_sub(sequence.output().len());
         output.min(max_sequence_len.saturating_sub(sequence.num_tokens())).saturating_sub(1)
     }
 
+    /// Waits until it is known which tokens may come next.
+    pub(super) fn wait_for_form(&mut self) {
+        if let Some(constrained) = &mut self.constrained {
+            constrained.wait();
+        }
+    }
+
+    /// Begins to work out which tokens may come after these.
+    pub(super) fn advance_form(&mut self, ids: &[u32], workers: &mut MaskWorkers) {
+        if let Some(constrained) = self.constrained.as_mut().filter(|_| !ids.is_empty()) {
+            constrained.advance(ids.to_vec(), workers);
+        }
+    }
+
     /// Samples the token after the sequence and `n_accepted` drafted tokens from the logits of the position before.
-    pub(super) fn choose(&self, sequence: &Sequence, n_accepted: usize, logits: &[f32]) -> Result<Chosen, SampleError> {
+    pub(super) fn choose(&self, sequence: &Sequence, n_accepted: usize, logits: &[f32]) -> Result<Chosen, ChooseError> {
         let output_ids = sequence.output_if(n_accepted);
         let index = output_ids.len();
-        let forbidden_ids = if index < self.stop.min_tokens { &self.ending_ids[..] } else { &[] };
-        let history = History { prompt_ids: sequence.prompt(), output_ids, forbidden_ids };
+        let allowed = self.constrained.as_ref().map(Constrained::allowed).transpose()?;
+        // An answer whose form is complete ends, however short it is.
+        let is_complete = allowed.is_some_and(|allowed| allowed.is_within(&self.ending_ids));
+        let forbidden_ids = if index < self.stop.min_tokens && !is_complete { &self.ending_ids[..] } else { &[] };
+        let history = History { prompt_ids: sequence.prompt(), output_ids, forbidden_ids, allowed };
         let id = sampler::sample(logits, &self.sampling, &history, Draw { seed: self.seed, index })?;
         let logprobs = self.logprobs.map(|n_top| sampler::token_logprobs(logits, id, n_top));
         Ok(Chosen { id, logprobs })

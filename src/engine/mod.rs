@@ -2,11 +2,13 @@
 //! [`EngineHandle`] and sends events. Knows tokens, blocks and batches, not text and not HTTP.
 //!
 //! [`scheduler`] and [`blocks`] decide over integers, [`batch`] lays a decision out for the model,
-//! [`draft`] guesses tokens ahead, [`sampler`] chooses them; `engine` owns them all and is the only place with mutable state.
+//! [`draft`] guesses tokens ahead, [`sampler`] chooses them, `constrained` knows
+//! which may come where an answer has a form; `engine` owns them all and is the only place with mutable state.
 
 pub mod batch;
 pub mod blocks;
 mod config;
+mod constrained;
 pub mod draft;
 #[expect(clippy::module_inception, reason = "the owner thread is the engine; the folder is the layer")]
 mod engine;

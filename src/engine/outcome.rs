@@ -5,7 +5,7 @@ use super::{
     TokenLogprobs,
     batch::OutputRows,
     forward::{Results, Row},
-    in_flight::{Chosen, InFlight},
+    in_flight::{ChooseError, Chosen, InFlight},
     sampler::SampleError,
     sequence::{Outlook, Sequence},
 };
@@ -17,7 +17,7 @@ pub(super) struct Outcome {
     /// The next token, and one more for each drafted token that has come.
     pub(super) chosen: Vec<Chosen>,
     /// Why there is no token after those.
-    pub(super) failure: Option<SampleError>,
+    pub(super) failure: Option<ChooseError>,
 }
 
 /// What computing these rows leads to.
@@ -51,8 +51,8 @@ pub(super) fn read_rows(
         let chosen = match results.row(next + n_accepted) {
             Row::Logits(logits) => request.choose(sequence, n_accepted, logits),
             Row::Chosen(RowResult::Token { id, logprobs }) => Ok(Chosen { id: *id, logprobs: logprobs.clone() }),
-            Row::Chosen(RowResult::NothingAllowed) => Err(SampleError::NothingAllowed),
-            Row::Chosen(RowResult::NotFinite | RowResult::Logits(_)) => Err(SampleError::NotFinite),
+            Row::Chosen(RowResult::NothingAllowed) => Err(SampleError::NothingAllowed.into()),
+            Row::Chosen(RowResult::NotFinite | RowResult::Logits(_)) => Err(SampleError::NotFinite.into()),
         };
         match chosen {
             Ok(chosen) => {

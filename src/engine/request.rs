@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::SubmitError;
-use crate::types::{SamplingParams, TokenLogprobs};
+use crate::types::{Constraint, SamplingParams, TokenLogprobs};
 
 /// One sequence to generate.
 #[derive(Clone, Debug)]
@@ -25,10 +25,12 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// Requests share cached prefixes only within the same salt.
     pub cache_salt: Option<String>,
+    /// The form of the answer. It knows which of `eos_token_ids` may come when.
+    pub constraint: Option<Box<dyn Constraint>>,
 }
 
 /// When a sequence ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StopRules {
     /// Most tokens to generate. 0 only computes the prompt, for its log-probabilities.
     pub max_tokens: usize,

@@ -1,6 +1,6 @@
 //! The one error type of this layer: what is wrong, where, and what would be right.
 //!
-//! [`PromptError::Invalid`] and [`PromptError::Unsupported`] are the client's to repair and name
+//! [`PromptError::Invalid`], [`PromptError::Unsupported`] and [`PromptError::Form`] are the client's to repair and name
 //! the request field by its path (`messages[2].tool_calls[0].id`); the others concern the files of
 //! the checkpoint and are the operator's.
 
@@ -33,6 +33,15 @@ pub enum PromptError {
         feature: String,
         /// What cannot do it.
         tokenizer: String,
+    },
+
+    /// No answer can have the form that the field asks for, or finding out takes too long.
+    #[error("`{field}` is no form that an answer can be given: {reason}")]
+    Form {
+        /// The field's path.
+        field: String,
+        /// Why not.
+        reason: String,
     },
 
     /// The text is not JSON.
@@ -69,7 +78,9 @@ impl PromptError {
     /// The path of the request field at fault, if it is one.
     pub fn field(&self) -> Option<&str> {
         match self {
-            PromptError::Invalid { field, .. } | PromptError::Unsupported { field, .. } => Some(field),
+            PromptError::Invalid { field, .. }
+            | PromptError::Unsupported { field, .. }
+            | PromptError::Form { field, .. } => Some(field),
             PromptError::Json(_)
             | PromptError::TokenizerFile { .. }
             | PromptError::Read { .. }
@@ -110,6 +121,10 @@ impl PromptError {
             feature: feature.into(),
             tokenizer: format!("tokenizer version {version}"),
         }
+    }
+
+    pub(super) fn form(field: impl Into<String>, reason: impl Into<String>) -> PromptError {
+        PromptError::Form { field: field.into(), reason: reason.into() }
     }
 
     pub(super) fn file(file: impl Into<String>, reason: impl Into<String>) -> PromptError {

@@ -12,6 +12,7 @@
 mod checkpoint;
 mod detokenizer;
 mod error;
+mod grammar;
 mod jinja;
 pub mod json;
 mod normalize;
@@ -24,9 +25,10 @@ mod validate;
 mod version;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use grammar::Grammars;
 use jinja::{JinjaTemplate, TemplateSources};
 use template::{Controls, NativeTemplate};
 use tokenizer::{HuggingFace, Piece, SentencePiece, Tekken, Tokenizer};
@@ -34,10 +36,13 @@ use version::CallLayout;
 
 pub use detokenizer::{Detokenizer, SpecialTokens};
 pub use error::PromptError;
+pub use grammar::{AnswerForm, CallForm, ContentForm, ContentKind};
 pub use output::{OutputEvent, OutputParser, ToolsOffered};
 pub use request::{ChatRequest, Chunk, Content, FimRequest, Message, ReasoningEffort, ResponseFormat, Tool, ToolCall};
 pub use tokenizer::{TekkenFile, TokenizerFormat};
 pub use version::{TokenizerVersion, UnknownVersion};
+
+use crate::types::Constraint;
 
 /// What formats the prompt of a chat request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,6 +85,8 @@ pub struct Codec {
     native: Option<Arc<NativeTemplate>>,
     /// Formats chats in place of the native one.
     jinja: Option<Arc<JinjaTemplate>>,
+    /// Made when the first answer of a form is wanted.
+    grammars: Arc<OnceLock<Result<Grammars, String>>>,
 }
 
 impl Codec {
@@ -117,7 +124,7 @@ impl Codec {
             Some(version) => Some(Arc::new(NativeTemplate::new(&tokenizer, version, name)?)),
             None => None,
         };
-        Ok(Codec { tokenizer: Arc::new(tokenizer), native, jinja: None })
+        Ok(Codec { tokenizer: Arc::new(tokenizer), native, jinja: None, grammars: Arc::default() })
     }
 
     /// The same tokenizer, with a Jinja template that formats chats from now on.
@@ -194,6 +201,30 @@ impl Codec {
             Some(template) => template.encode_fim(&self.tokenizer, &request),
             None => Err(no_chat_template()),
         }
+    }
+
+    /// Keeps an answer to a form, from its beginning or from after the tokens `continued` on, which are there already. Any
+    /// of `end_ids` may end it where it is complete.
+    pub fn constraint(
+        &self,
+        form: &AnswerForm,
+        end_ids: &[u32],
+        continued: &[u32],
+    ) -> Result<Box<dyn Constraint>, PromptError> {
+        match self.grammars() {
+            Ok(grammars) => grammars.constraint(self, form, end_ids, continued),
+            Err(reason) => Err(PromptError::file("the tokenizer", reason.clone())),
+        }
+    }
+
+    /// Makes what [`Codec::constraint`] needs of the vocabulary; without it the first call does.
+    pub fn prepare_constraints(&self) {
+        // Whoever wants a constraint is told what is wrong.
+        let _ = self.grammars();
+    }
+
+    fn grammars(&self) -> &Result<Grammars, String> {
+        self.grammars.get_or_init(|| Grammars::new(self))
     }
 
     /// The text of ids. Ids outside of the vocabulary are nothing.

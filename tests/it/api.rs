@@ -11,5 +11,6 @@ mod isolation;
 mod limits;
 mod operations;
 mod server;
+mod structured;
 mod support;
 mod versions;

@@ -5,6 +5,7 @@ mod checkpoint;
 mod hub;
 mod pull;
 mod serve;
+mod structured;
 mod terminal;
 mod tiny;
 

@@ -210,8 +210,12 @@ impl Ahead {
             ..SamplingParams::default()
         };
         let forbidden_ids: Vec<u32> = forbidden.into_iter().map(|(id, _)| id).collect();
-        let history =
-            History { prompt_ids: penalties.prompt_ids, output_ids: &output_ids, forbidden_ids: &forbidden_ids };
+        let history = History {
+            prompt_ids: penalties.prompt_ids,
+            output_ids: &output_ids,
+            forbidden_ids: &forbidden_ids,
+            allowed: None,
+        };
         let row = match distribution(logits, &params, &history) {
             Ok(row) => row,
             Err(SampleError::NotFinite) => return RowResult::NotFinite,
@@ -309,6 +313,7 @@ pub fn request(prompt: &[u32], max_tokens: usize) -> Request {
         priority: 0,
         deadline: None,
         cache_salt: None,
+        constraint: None,
     }
 }
 

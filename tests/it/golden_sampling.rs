@@ -80,7 +80,7 @@ impl Loaded {
     }
 
     fn history(&self) -> History<'_> {
-        History { prompt_ids: &self.case.prompt_ids, output_ids: &self.case.output_ids, forbidden_ids: &[] }
+        History { prompt_ids: &self.case.prompt_ids, output_ids: &self.case.output_ids, ..History::default() }
     }
 }
 

@@ -6,10 +6,7 @@
 use serde_json::Value;
 
 use super::call_ids;
-use crate::api::{
-    body::{as_bool, wrong},
-    error::ApiError,
-};
+use crate::api::{body::wrong, error::ApiError};
 use crate::prompt::{ChatRequest, Codec, PromptError, TokenizerVersion, ToolsOffered, json};
 
 /// Keys of any message that change the prompt, are checked by the prompt layer, or are nothing but a label.
@@ -101,13 +98,7 @@ fn check_chunk(chunk: &Value, path: &str) -> Result<(), ApiError> {
 fn check_tool(tool: &Value, path: &str) -> Result<(), ApiError> {
     check_keys(tool, path, &[&["type", "function"]])?;
     let Some(function) = tool.get("function") else { return Ok(()) };
-    check_keys(function, &format!("{path}.function"), &[FUNCTION_KEYS])?;
-    let strict = function.get("strict").filter(|strict| !strict.is_null());
-    let path = format!("{path}.function.strict");
-    if strict.map(|strict| as_bool(strict, &path)).transpose()? == Some(true) {
-        return Err(ApiError::invalid(&path, format!("`{path}`: arguments cannot be held to a schema yet.")));
-    }
-    Ok(())
+    check_keys(function, &format!("{path}.function"), &[FUNCTION_KEYS])
 }
 
 /// The items of a list. What is no list, the prompt layer refuses or reads.

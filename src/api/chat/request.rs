@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use serde_json::Value;
-
+use super::tool_choice::CallWishes;
 use crate::api::{
     body::{Fields, wrong},
     chat::conversation::{chat_request, check_conversation},
     error::ApiError,
     fields,
+    form::take_content_form,
     generation::{Job, OutputFormat},
     params::{GenerationParams, MAX_LOGPROBS, ResponseOptions, Truncation, take_labels, take_model},
     state::ServedModel,
@@ -33,7 +33,8 @@ impl ChatCall {
         let mut fields = Fields::parse(text, &fields::CHAT)?;
         let model_name = take_model(&mut fields, model)?;
         check_conversation(fields.peek("messages"), fields.peek("tools"))?;
-        let tools_offered = take_tool_choice(&mut fields)?;
+        let calls = CallWishes::take(&mut fields)?;
+        let content = take_content_form(&mut fields, text)?;
         let mut params = GenerationParams::take(&mut fields, &model.defaults, &model.codec)?;
         params.logprobs = take_logprobs(&mut fields)?;
         params.scheduling.deadline = Some(deadline);
@@ -47,13 +48,16 @@ impl ChatCall {
         fields.forget(PROMPT_FIELDS);
         fields.finish()?;
 
-        let chat = chat_request(text, &model_name, tools_offered, &model.codec)?;
+        let chat = chat_request(text, &model_name, calls.tools_offered(), &model.codec)?;
         let tools = if chat.tools.is_empty() { ToolsOffered::No } else { ToolsOffered::Yes };
+        let form = calls.form(content, &chat)?;
         let ChatPrompt { mut ids, n_continued } = model.codec.encode_chat_prompt(&chat)?;
+        let constraint = model.constraint(&form, &ids[ids.len() - n_continued..])?;
         if let Some(truncation) = truncation {
             truncation.apply(&mut ids, model, params.stopping.max_tokens);
         }
-        let job = Job { prompt_ids: ids, params, format: OutputFormat::Message { tools, n_continued } };
+        let format = OutputFormat::Message { tools, n_continued };
+        let job = Job { prompt_ids: ids, params, format, constraint };
         Ok(Self { model_name, job, options, include_reasoning })
     }
 }
@@ -74,16 +78,6 @@ pub(in crate::api) fn check_prompt_logprobs(
         return Err(ApiError::invalid("prompt_logprobs", "`prompt_logprobs` is not available with `stream`."));
     }
     Ok(())
-}
-
-/// With `none` the tools are left out of the prompt.
-fn take_tool_choice(fields: &mut Fields) -> Result<ToolsOffered, ApiError> {
-    match fields.take("tool_choice") {
-        None => Ok(ToolsOffered::Yes),
-        Some(Value::String(choice)) if choice == "auto" => Ok(ToolsOffered::Yes),
-        Some(Value::String(choice)) if choice == "none" => Ok(ToolsOffered::No),
-        Some(other) => Err(wrong("tool_choice", "auto or none (a call cannot be forced yet)", &other)),
-    }
 }
 
 fn take_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {

@@ -9,10 +9,12 @@ use crate::api::{
     chat::check_prompt_logprobs,
     error::ApiError,
     fields,
+    form::take_content_form,
     generation::{Job, OutputFormat},
     params::{GenerationParams, MAX_CHOICES, MAX_LOGPROBS, ResponseOptions, Truncation, take_labels, take_model},
     state::ServedModel,
 };
+use crate::prompt::AnswerForm;
 
 /// A completion request, checked.
 #[derive(Debug)]
@@ -48,12 +50,19 @@ impl CompletionCall {
         if echo {
             params.prompt_logprobs = params.prompt_logprobs.max(params.logprobs);
         }
+        let form = AnswerForm { content: take_content_form(&mut fields, text)?, calls: None };
         let prompts = take_prompts(&mut fields, model, &params)?;
         take_labels(&mut fields)?;
         fields.finish()?;
         let logprobs = params.logprobs;
         let n = params.n;
-        let job = |prompt_ids| Job { prompt_ids, params: params.clone(), format: OutputFormat::Text };
+        let constraint = model.constraint(&form, &[])?;
+        let job = |prompt_ids| Job {
+            prompt_ids,
+            params: params.clone(),
+            format: OutputFormat::Text,
+            constraint: constraint.clone(),
+        };
         let jobs = prompts.into_iter().map(job).collect();
         Ok(Self { model_name, jobs, n, options, echo, logprobs, show_prompt_logprobs })
     }

@@ -80,13 +80,13 @@ const CHAT_ONLY: &[Field] = &[
         "tools",
         r#""tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]"#,
         r#""tools": [{"type": "retrieval"}]"#,
-        "Functions only.",
+        "Functions only; with `strict` arguments are held to `parameters`.",
     ),
     honoured(
         "tool_choice",
-        r#""tool_choice": "none""#,
+        r#""tool_choice": "required", "tools": [{"type": "function", "function": {"name": "f"}}]"#,
         r#""tool_choice": "required""#,
-        "`auto` and `none` (the tools are left out of the prompt); a call cannot be forced yet.",
+        "`auto`, `none` (the tools are left out of the prompt), `required` or `any` (a tool is called), or one function.",
     ),
     honoured(
         "reasoning_effort",
@@ -106,11 +106,11 @@ const CHAT_ONLY: &[Field] = &[
         r#""logprobs": true, "top_logprobs": 21"#,
         "0 to 20; needs `logprobs`.",
     ),
-    neutral(
+    honoured(
         "parallel_tool_calls",
-        &["true"],
-        r#""parallel_tool_calls": false"#,
-        "The model decides how many tools it calls.",
+        r#""parallel_tool_calls": false, "tools": [{"type": "function", "function": {"name": "f"}}]"#,
+        r#""parallel_tool_calls": 1"#,
+        "False allows one call at most; true by default.",
     ),
     neutral("verbosity", &[r#""medium""#], r#""verbosity": "low""#, "Mistral's models have no such setting."),
     neutral("prediction", &[], r#""prediction": {"type": "content", "content": "x"}"#, "Predicted output is not used."),
@@ -319,17 +319,17 @@ const GENERATION: &[Field] = &[
         r#""return_tokens_as_token_ids": 1"#,
         "Log-probabilities name tokens as `token_id:5`.",
     ),
-    neutral(
+    honoured(
         "response_format",
-        &[r#"{"type":"text"}"#],
-        r#""response_format": {"type": "json_object"}"#,
-        "Structured output is not there yet.",
+        r#""response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer"}}}"#,
+        r#""response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": []}}}"#,
+        "`text`, `json_object` (an object), `json_schema`: a schema binds whether it is called `strict` or not.",
     ),
-    neutral(
+    honoured(
         "structured_outputs",
-        &[],
-        r#""structured_outputs": {"regex": "a"}"#,
-        "Structured output is not there yet.",
+        r#""structured_outputs": {"regex": "[0-9]{3}"}"#,
+        r#""structured_outputs": {"structural_tag": "a"}"#,
+        "One of `json`, `json_object`, `regex`, `choice`, `grammar` (Lark, as llguidance reads it); with JSON `whitespace_pattern`.",
     ),
     neutral("use_beam_search", &["false"], r#""use_beam_search": true"#, "There is no beam search."),
     neutral("length_penalty", &["1.0", "1"], r#""length_penalty": 2"#, "There is no beam search."),

@@ -1,4 +1,4 @@
-//! The stages that edit single logits, in vLLM's order: allowed ids, bad words, ids forbidden for now,
+//! The stages that edit single logits, in vLLM's order: the form of the answer, allowed ids, bad words, ids forbidden for now,
 //! `logit_bias`, repetition, frequency and presence penalty. A masked id has the score negative infinity.
 
 use super::{History, SampleError};
@@ -20,6 +20,7 @@ pub(super) fn changes_nothing(params: &SamplingParams, history: &History<'_>) ->
     params.allowed_token_ids.is_none()
         && params.bad_words.is_empty()
         && history.forbidden_ids.is_empty()
+        && history.allowed.is_none()
         && params.logit_bias.is_empty()
         && !penalizes(params)
 }
@@ -64,6 +65,9 @@ pub(super) fn finite_max(scores: &[f32]) -> Result<f32, SampleError> {
 }
 
 fn mask(scores: &mut [f32], params: &SamplingParams, history: &History<'_>) {
+    if let Some(allowed) = history.allowed {
+        allowed.mask(scores);
+    }
     if let Some(allowed) = &params.allowed_token_ids {
         let kept: Vec<(u32, f32)> = allowed.iter().map(|&id| (id, scores[id as usize])).collect();
         scores.fill(f32::NEG_INFINITY);

@@ -15,7 +15,7 @@ use rand_chacha::{
 };
 
 use self::{adjust::adjust, candidates::Candidates};
-use crate::types::SamplingParams;
+use crate::types::{SamplingParams, TokenSet};
 
 pub(super) use self::delegate::{Delegate, delegate};
 pub use self::logprobs::token_logprobs;
@@ -29,6 +29,8 @@ pub struct History<'a> {
     pub output_ids: &'a [u32],
     /// Ids that must not be chosen now: end-of-sequence and stop ids before `min_tokens`.
     pub forbidden_ids: &'a [u32],
+    /// The only ids that may be chosen now, where the answer has a form.
+    pub allowed: Option<&'a TokenSet>,
 }
 
 /// Which random number a draw uses.

@@ -87,7 +87,7 @@ impl ChatRequest {
             messages: messages::from_body(body)?,
             tools: tools::from_body(body)?,
             reasoning_effort: reasoning_effort(body)?,
-            response_format: response_format(body)?,
+            response_format: ResponseFormat::from_json(body)?,
         })
     }
 }
@@ -119,6 +119,33 @@ impl ReasoningEffort {
     /// The effort of that name.
     pub fn from_name(name: &str) -> Option<ReasoningEffort> {
         ReasoningEffort::ALL.into_iter().find(|effort| effort.as_str() == name)
+    }
+}
+
+impl ResponseFormat {
+    /// Reads `response_format` from a request body.
+    pub fn from_json(body: &Value) -> Result<ResponseFormat, PromptError> {
+        let Some(format) = fields::present(body, "response_format") else {
+            return Ok(ResponseFormat::Text);
+        };
+        if format.as_object().is_none() {
+            return Err(PromptError::invalid_value("response_format", Some(format), "an object"));
+        }
+        match format.get("type").map(Value::as_str) {
+            None | Some(Some("text")) => Ok(ResponseFormat::Text),
+            Some(Some("json_object")) => Ok(ResponseFormat::JsonObject),
+            Some(Some("json_schema")) => response_schema(format).map(ResponseFormat::JsonSchema),
+            Some(Some(_) | None) => Err(PromptError::invalid_value(
+                "response_format.type",
+                format.get("type"),
+                "text, json_object or json_schema",
+            )),
+        }
+    }
+
+    /// Checks that a value is a JSON schema; `path` is its place in the request.
+    pub fn check_schema(value: &Value, path: &str) -> Result<(), PromptError> {
+        schema::check(value, path)
     }
 }
 
@@ -158,25 +185,6 @@ fn refuse_prompt_mode(body: &Value) -> Result<(), PromptError> {
             "prompt_mode",
             Some(value),
             "no value; put the model's reasoning prompt in a system message instead",
-        )),
-    }
-}
-
-fn response_format(body: &Value) -> Result<ResponseFormat, PromptError> {
-    let Some(format) = fields::present(body, "response_format") else {
-        return Ok(ResponseFormat::Text);
-    };
-    if format.as_object().is_none() {
-        return Err(PromptError::invalid_value("response_format", Some(format), "an object"));
-    }
-    match format.get("type").map(Value::as_str) {
-        None | Some(Some("text")) => Ok(ResponseFormat::Text),
-        Some(Some("json_object")) => Ok(ResponseFormat::JsonObject),
-        Some(Some("json_schema")) => response_schema(format).map(ResponseFormat::JsonSchema),
-        Some(Some(_) | None) => Err(PromptError::invalid_value(
-            "response_format.type",
-            format.get("type"),
-            "text, json_object or json_schema",
         )),
     }
 }

@@ -15,6 +15,8 @@ pub struct Tool {
     pub description: String,
     /// The JSON schema of its arguments, as it was written; `{}` if the request has none.
     pub parameters: Value,
+    /// Whether arguments are held to the schema.
+    pub strict: bool,
 }
 
 impl Tool {
@@ -48,11 +50,12 @@ fn from_item(item: &Value, path: &str) -> Result<Tool, PromptError> {
         Some(_) => required_object(function, &path, "parameters")?.clone(),
     };
     schema::check(&parameters, &at_key(&path, "parameters"))?;
-    optional_bool(function, &path, "strict")?;
+    let strict = optional_bool(function, &path, "strict")?.unwrap_or(false);
     Ok(Tool {
         name: required_string(function, &path, "name")?.to_owned(),
         description: optional_string(function, &path, "description")?.unwrap_or_default().to_owned(),
         parameters,
+        strict,
     })
 }
 

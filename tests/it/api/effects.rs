@@ -13,7 +13,9 @@ use tramontane::{
     prompt::SpecialTokens,
 };
 
-use super::support::{Answer, EOS, Harness, codec, eventually, ids, merged, send, small_engine, thinks};
+use super::support::{
+    Answer, EOS, Harness, answers, codec, control, eventually, ids, merged, send, small_engine, thinks,
+};
 use crate::fixtures;
 
 /// A field; who answers; members of both requests, members of the second one only; what to look at, and what is
@@ -28,13 +30,15 @@ enum Model {
     Hums,
     /// Thinks "Hm.", then says "Yes.".
     Thinks,
+    /// Calls the function f twice.
+    Calls,
     /// Has a tokenizer whose version knows efforts; says nothing.
     Reasons,
     /// Answers one request at a time, the first with " la", the second with " lo", the third with " li". The one
     /// that is looked at arrives last, while the first is being answered.
     Counts,
 }
-use Model::{Counts, Hums, Reasons, Sings, Thinks};
+use Model::{Calls, Counts, Hums, Reasons, Sings, Thinks};
 
 /// Sampled, and nothing but a song: with weights of 0.48, 0.29 and 0.23.
 const SAMPLED: &str = r#""temperature": 2, "seed": 7, "allowed_token_ids": [$la, $lo, $li], "max_tokens": 6"#;
@@ -60,6 +64,7 @@ const OF_CHAT: &[Row] = &[
     Row("max_completion_tokens", Sings, "", r#""max_completion_tokens": 2"#, text, [" la lo li", " la lo"]),
     Row("tools", Sings, SHOW_IDS, TOOLS, offers_tools, ["false", "true"]),
     Row("tool_choice", Sings, TOOLS, r#""tool_choice": "none""#, offers_tools, ["true", "false"]),
+    Row("parallel_tool_calls", Calls, TOOLS, r#""parallel_tool_calls": false"#, calls, ["2", "1"]),
     Row("reasoning_effort", Reasons, SHOW_IDS, r#""reasoning_effort": "high""#, effort, ["none", "high"]),
     Row("logprobs", Sings, "", r#""logprobs": true"#, scored_tokens, ["0", "3"]),
     Row("top_logprobs", Sings, r#""logprobs": true"#, r#""top_logprobs": 2"#, alternatives, ["0", "2"]),
@@ -215,6 +220,22 @@ const OF_BOTH: &[Row] = &[
         ["2 tokens", "2 tokens, <s> among them"],
     ),
     Row("prompt_logprobs", Sings, "", r#""prompt_logprobs": 1"#, scores_prompt, ["false", "true"]),
+    Row(
+        "response_format",
+        Sings,
+        "",
+        r#""response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"const": 7}}}"#,
+        trimmed_text,
+        ["la lo li", "7"],
+    ),
+    Row(
+        "structured_outputs",
+        Sings,
+        "",
+        r#""structured_outputs": {"choice": [" la la"]}"#,
+        text,
+        [" la lo li", " la la"],
+    ),
     Row("priority", Counts, r#""max_tokens": 1"#, r#""priority": -1"#, text, [" li", " lo"]),
     Row("request_id", Sings, "", r#""request_id": "abc""#, is_abc, ["false", "true"]),
     Row("cache_salt", Sings, r#""cache_salt": "a""#, r#""cache_salt": "b""#, finds_prefix, ["true", "false"]),
@@ -288,6 +309,7 @@ fn harness(model: Model) -> Harness {
         Sings => Harness::with_preferences(Box::new(sing), small_engine()),
         Hums => Harness::with_preferences(Box::new(|_| vec![(la(), 10.0), (lo(), 9.0), (li(), 8.5)]), small_engine()),
         Thinks => Harness::new(thinks()),
+        Calls => Harness::new(answers([calls_f(), calls_f()].concat())),
         Reasons => Harness::with_codec(Box::new(|_| EOS), fixtures::codec("v15-tekken").clone()),
         Counts => {
             let answered = AtomicUsize::new(0);
@@ -297,6 +319,10 @@ fn harness(model: Model) -> Harness {
     };
     harness.gate.open();
     harness
+}
+
+fn calls_f() -> Vec<u32> {
+    [vec![control("[TOOL_CALLS]")], ids("f"), vec![control("[ARGS]")], ids("{}")].concat()
 }
 
 fn sing(history: &[u32]) -> Vec<(u32, f32)> {
@@ -354,6 +380,10 @@ fn text(answer: &Answer) -> String {
     choices.map(|choice| text(choice).expect("a text")).collect::<Vec<_>>().join("|")
 }
 
+fn trimmed_text(answer: &Answer) -> String {
+    text(answer).trim().to_owned()
+}
+
 fn decoded(ids: &Value) -> Option<String> {
     let ids: Vec<u32> = serde_json::from_value(ids.clone()).ok()?;
     Some(codec().decode(&ids, SpecialTokens::Keep))
@@ -382,6 +412,11 @@ fn cut(answer: &Answer) -> String {
 
 fn offers_tools(answer: &Answer) -> String {
     prompt(answer).contains("[AVAILABLE_TOOLS]").to_string()
+}
+
+/// How many tools are called.
+fn calls(answer: &Answer) -> String {
+    answer.json()["choices"][0]["message"]["tool_calls"].as_array().map_or(0, Vec::len).to_string()
 }
 
 fn effort(answer: &Answer) -> String {

@@ -66,7 +66,6 @@ async fn tokenize_refuses_the_conversations_that_chat_refuses() {
     for body in [
         json!({ "messages": [{ "role": "user", "content": "a", "audio": {} }] }),
         json!({ "messages": [{ "role": "user", "content": [{ "type": "text", "text": "a", "b": 1 }] }] }),
-        json!({ "messages": [user], "tools": [{ "type": "function", "function": { "name": "f", "strict": true } }] }),
         json!({ "messages": [user], "tools": [{ "type": "function", "function": { "name": "f", "b": 1 } }] }),
         json!({ "messages": [user], "tools": [{ "type": "retrieval" }] }),
     ] {
@@ -84,7 +83,7 @@ async fn null_inside_a_field_is_the_same_as_leaving_it_out() {
     let body = merged(json!({ "model": "tiny", "prompt": "a", "max_tokens": 1 }), format);
     assert_eq!(harness.post("/v1/completions", &body).await.status, 200);
     let schema = json!({ "response_format": { "type": "text", "json_schema": {} } });
-    assert_eq!(harness.chat(schema).await.error(), r#"400 "response_format" "unsupported_value""#);
+    assert_eq!(harness.chat(schema).await.error(), r#"400 "response_format.json_schema" null"#);
 }
 
 #[tokio::test]
@@ -144,12 +143,7 @@ async fn fields_are_named() {
         (json!({ "stream_options": { "include_usage": true } }), r#"400 "stream_options" null"#),
         (json!({ "stream": true, "stream_options": { "other": true } }), r#"400 "stream_options.other" null"#),
         (json!({ "stream": true, "prompt_logprobs": 1 }), r#"400 "prompt_logprobs" null"#),
-        (json!({ "response_format": { "type": "json_object" } }), r#"400 "response_format" "unsupported_value""#),
         (json!({ "tool_choice": { "type": "function", "function": { "name": "f" } } }), r#"400 "tool_choice" null"#),
-        (
-            json!({ "tools": [{ "type": "function", "function": { "name": "f", "strict": true } }] }),
-            r#"400 "tools[0].function.strict" null"#,
-        ),
         (json!({ "request_id": "a b" }), r#"400 "request_id" null"#),
     ] {
         let answer = harness.post(CHAT, &chat(more.clone())).await;

@@ -4,6 +4,7 @@
 mod conversations;
 mod errors;
 mod files;
+mod grammar;
 mod jinja;
 mod output;
 mod streaming;

@@ -9,7 +9,7 @@ use tramontane::prompt::{Codec, OutputEvent, ToolsOffered};
 use crate::fixtures::codec;
 
 /// Ids of an output written with control tokens between `‹` and `›`.
-fn ids_of(codec: &Codec, output: &str) -> Vec<u32> {
+pub fn ids_of(codec: &Codec, output: &str) -> Vec<u32> {
     let mut ids = Vec::new();
     for (index, part) in output.split(['‹', '›']).enumerate() {
         if index % 2 == 0 {

@@ -1,0 +1,178 @@
+//! Forms of answers against mistral-common's own grammars (`scripts/make-grammar-vectors`), and the layouts that it has
+//! none for.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tramontane::prompt::{
+    AnswerForm, CallForm, ChatRequest, Codec, ContentForm, ContentKind, ResponseFormat, json as spelled,
+};
+
+use super::output::ids_of;
+use crate::fixtures::{Data, codec, read};
+
+#[derive(Deserialize)]
+struct Line {
+    tokenizer: String,
+    request: Map<String, Value>,
+    answers: Map<String, Value>,
+}
+
+/// The form that the fields of a chat request ask for.
+fn form_of(request: &Map<String, Value>) -> AnswerForm {
+    let mut body = request.clone();
+    body.insert("model".to_owned(), json!("m"));
+    body.insert("messages".to_owned(), json!([{ "role": "user", "content": "Hi" }]));
+    let body = spelled::Value::parse(&Value::Object(body).to_string()).expect("JSON");
+    let chat = ChatRequest::from_json(&body).expect("a valid request");
+    let choice = request.get("tool_choice").cloned().unwrap_or(json!("auto"));
+    let named = choice["function"]["name"].as_str();
+    let tools: Vec<_> =
+        chat.tools.into_iter().enumerate().filter(|(_, tool)| named.is_none_or(|name| tool.name == name)).collect();
+    let calls = (!tools.is_empty() && choice != "none").then(|| CallForm {
+        tools,
+        required: choice != "auto",
+        parallel: request.get("parallel_tool_calls").is_none_or(|parallel| parallel == true),
+    });
+    let schema = match chat.response_format {
+        ResponseFormat::Text => None,
+        ResponseFormat::JsonObject => Some(spelled::Value::parse(r#"{"type": "object"}"#).expect("JSON")),
+        ResponseFormat::JsonSchema(schema) => Some(schema),
+    };
+    let content = schema.map(|schema| ContentForm {
+        field: "response_format".to_owned(),
+        kind: ContentKind::Json { schema, whitespace: None },
+    });
+    AnswerForm { content, calls }
+}
+
+/// Whether an answer has the form, as a whole.
+fn accepts(codec: &Codec, form: &AnswerForm, ids: &[u32]) -> bool {
+    let eos = codec.eos_id().expect("an end");
+    let mut constraint = codec.constraint(form, &[eos], &[]).unwrap_or_else(|error| panic!("{form:?}: {error}"));
+    for &id in ids {
+        if !constraint.allowed().expect("a set").contains(id) {
+            return false;
+        }
+        constraint.advance(id).expect("it was allowed");
+    }
+    constraint.allowed().expect("a set").contains(eos)
+}
+
+/// Where the form here is stricter: a tool that was not offered cannot be called, nor one with spaces around its name; a
+/// call that is demanded has no introduction; a JSON object is no array.
+fn is_stricter(request: &Map<String, Value>, answer: &str) -> bool {
+    let is_demanded = request.get("tool_choice").is_some_and(|choice| choice != "auto" && choice != "none");
+    answer.contains("›other‹")
+        || answer.contains(" weather ")
+        || is_demanded && answer.contains("I look it up")
+        || (answer == "[]" && request.get("response_format") == Some(&json!({ "type": "json_object" })))
+}
+
+#[test]
+fn forms_are_those_of_mistral_common() {
+    let file = read(&Data::of_repository().vectors.join("grammar.jsonl"));
+    let text = String::from_utf8(file).expect("UTF-8");
+    let (mut compared, mut accepted, mut wrong) = (0, 0, Vec::new());
+    for line in text.lines() {
+        let Line { tokenizer, request, answers } = serde_json::from_str(line).expect("a line of the vectors");
+        let codec = codec(&tokenizer);
+        let form = form_of(&request);
+        assert!(form.binds(), "{line}");
+        for (answer, expected) in &answers {
+            let expected = expected == true && !is_stricter(&request, answer);
+            if accepts(codec, &form, &ids_of(codec, answer)) != expected {
+                wrong
+                    .push(format!("{tokenizer}: {answer:?} should be {expected} for {}", Value::from(request.clone())));
+            }
+            compared += 1;
+            accepted += usize::from(expected);
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(compared > 1000 && accepted > 100, "{compared} answers, {accepted} of them accepted");
+}
+
+/// One form, and answers that have it or not.
+fn check(name: &str, request: Value, good: &[&str], bad: &[&str]) {
+    let codec = codec(name);
+    let form = form_of(request.as_object().expect("an object"));
+    for (answers, expected) in [(good, true), (bad, false)] {
+        for answer in answers {
+            assert_eq!(accepts(codec, &form, &ids_of(codec, answer)), expected, "{name}: {answer:?} for {request}");
+        }
+    }
+}
+
+fn tools(strict: bool) -> Value {
+    let parameters = json!({ "type": "object", "properties": { "city": { "type": "string" } }, "required": ["city"] });
+    json!([{ "type": "function", "function": { "name": "weather", "parameters": parameters, "strict": strict } }])
+}
+
+#[test]
+fn call_lists_of_older_versions_have_names_arguments_and_perhaps_ids() {
+    for name in ["v3-spm", "v3-tekken", "v7-spm", "v7-tekken"] {
+        check(
+            name,
+            json!({ "tools": tools(true), "tool_choice": "required" }),
+            &[
+                r#"‹[TOOL_CALLS]›[{"name": "weather", "arguments": {"city": "Oslo"}}]"#,
+                r#"‹[TOOL_CALLS]› [{"name": "weather", "arguments": {"city": "Oslo"}, "id": "abcDEF123"}]"#,
+                r#"‹[TOOL_CALLS]›[{"name": "weather", "arguments": {"city": "a"}}, {"name": "weather", "arguments": {"city": "b"}}]"#,
+            ],
+            &[
+                "‹[TOOL_CALLS]›[]",
+                "‹[TOOL_CALLS]›",
+                "It is sunny.",
+                r#"‹[TOOL_CALLS]›[{"name": "sun", "arguments": {"city": "Oslo"}}]"#,
+                r#"‹[TOOL_CALLS]›[{"name": "weather", "arguments": {}}]"#,
+                r#"‹[TOOL_CALLS]›[{"name": "weather", "arguments": {"city": "Oslo"}, "id": "call_1"}]"#,
+                r#"‹[TOOL_CALLS]›[{"name": "weather"}]"#,
+                r#"[{"name": "weather", "arguments": {"city": "Oslo"}}]"#,
+            ],
+        );
+        check(
+            name,
+            json!({ "tools": tools(false), "parallel_tool_calls": false }),
+            &["Sunny.", r#"‹[TOOL_CALLS]›[{"name": "weather", "arguments": {}}]"#],
+            &[
+                r#"‹[TOOL_CALLS]›[{"name": "weather", "arguments": {}}, {"name": "weather", "arguments": {}}]"#,
+                "‹[TOOL_CALLS]›weather",
+            ],
+        );
+    }
+}
+
+#[test]
+fn calls_of_v11_may_have_ids() {
+    check(
+        "v11-tekken",
+        json!({ "tools": tools(true), "tool_choice": "required" }),
+        &[
+            r#"‹[TOOL_CALLS]›weather‹[ARGS]›{"city": "Oslo"}"#,
+            r#"‹[TOOL_CALLS]›weather‹[CALL_ID]›abcDEF123‹[ARGS]›{"city": "Oslo"}"#,
+        ],
+        &[
+            r#"‹[TOOL_CALLS]›weather‹[CALL_ID]›call_1‹[ARGS]›{"city": "Oslo"}"#,
+            "‹[TOOL_CALLS]›weather‹[CALL_ID]›abcDEF123",
+        ],
+    );
+}
+
+#[test]
+fn json_begins_with_a_space_where_the_tokenizer_writes_one() {
+    for name in ["v1-spm", "v3-spm", "v7-spm", "v3-tekken"] {
+        check(
+            name,
+            json!({ "response_format": { "type": "json_object" } }),
+            &["{}", r#"{"a": [1, {"b": null}]}"#, "{\n    \"a\": \"é 🦀 \\u0001\"\n}"],
+            &["", "[1]", "x", "{", r#"{"a": }"#, "{} {}"],
+        );
+    }
+}
+
+#[test]
+fn a_model_without_calls_is_asked_for_none() {
+    let form = form_of(json!({ "tools": tools(false), "tool_choice": "required" }).as_object().expect("an object"));
+    let error = codec("v1-spm").constraint(&form, &[2], &[]).map(drop).expect_err("v1 has no calls");
+    assert!(error.to_string().contains("no form for calls"), "{error}");
+}
