@@ -31,6 +31,7 @@ use tramontane::{
     engine::{EngineConfig, EngineHandle, SpeculationMode},
     model::{ForwardPass, Logits, ModelError, Pipeline},
     prompt::{Codec, SpecialTokens, TekkenFile},
+    store::Store,
     telemetry::EngineMetrics,
     types::{Batch, RowResult, TokenChoice},
 };
@@ -268,7 +269,7 @@ fn print(load: &Load, measured: &Measured) {
 fn measure(words: &Arc<Words>, load: &Load) -> Measured {
     let clock = Clock::new();
     let (server, client) = (runtime("server"), runtime("client"));
-    let state = AppState::new(HttpLimits::default());
+    let state = AppState::new(HttpLimits::default(), Store::in_memory(1 << 20).expect("memory"));
     let listener = server.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
     let address = listener.local_addr().expect("it listens");
     state.set_model(served(words, load, &clock));

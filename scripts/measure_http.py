@@ -71,7 +71,7 @@ def measure(arguments, results, problems):
     url = f"http://127.0.0.1:{port}"
     # Room for every request at once: the levels and the answer that is compared.
     command = [arguments.program, "serve", arguments.checkpoint, "--device", arguments.device, "--bind", f"127.0.0.1:{port}",
-               "--served-model-name", "random", "--offline", "--log-format", "human", "--drain-timeout", "10s",
+               "--served-model-name", "random", "--offline", "--ephemeral", "--log-format", "human", "--drain-timeout", "10s",
                "--max-running", str(plan["places"])]
     with open(log_of(arguments), "w") as log:
         started = time.monotonic()

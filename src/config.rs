@@ -19,7 +19,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use layers::Layers;
 
-pub use args::{Args, EngineArgs, HttpArgs, LogArgs, ModelArgs, NetworkArgs};
+pub use args::{Args, EngineArgs, HttpArgs, LogArgs, ModelArgs, NetworkArgs, StorageArgs};
 pub use error::ConfigError;
 pub use layers::{Origin, Resolved};
 pub use units::{ByteSize, Span};
@@ -40,6 +40,8 @@ pub struct Config {
     pub engine: EngineLimits,
     /// The HTTP server.
     pub http: HttpConfig,
+    /// What is stored.
+    pub storage: StorageConfig,
     /// Logs.
     pub log: LogConfig,
     resolved: Vec<Resolved>,
@@ -119,6 +121,28 @@ pub struct HttpConfig {
     pub drain_timeout: Duration,
 }
 
+/// What is stored.
+#[derive(Clone, Debug)]
+pub struct StorageConfig {
+    /// Where.
+    pub place: DataPlace,
+    /// Age at which it is deleted.
+    pub retention: Duration,
+    /// Most of it.
+    pub limit: ByteSize,
+}
+
+/// Where data is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataPlace {
+    /// Nowhere but in memory.
+    Memory,
+    /// In the place that the platform has for a user's data.
+    UserDirectory,
+    /// In this directory.
+    Directory(PathBuf),
+}
+
 /// What is logged, and how it looks.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
@@ -169,11 +193,12 @@ impl Config {
         };
         let engine = engine_limits(&mut layers, if on_gpu { &GPU_STEPS } else { &CPU_STEPS })?;
         let http = http_config(&mut layers)?;
+        let storage = storage_config(&mut layers)?;
         let log = LogConfig {
             format: layers.take("log_format", LogFormat::Auto)?,
             level: layers.take("log_level", LogFilter::from_level(defaults.log_level))?,
         };
-        Ok(Config { model, engine, http, log, resolved: layers.finish() })
+        Ok(Config { model, engine, http, storage, log, resolved: layers.finish() })
     }
 
     /// The configuration as a TOML file, each line with the place its value came from.
@@ -231,6 +256,24 @@ fn http_config(layers: &mut Layers) -> Result<HttpConfig, ConfigError> {
     // As long as a request may take, so that by default none of them is cut.
     let drain_timeout = layers.take("drain_timeout", request_timeout)?;
     Ok(HttpConfig { bind, body_limit, request_timeout: request_timeout.into(), drain_timeout: drain_timeout.into() })
+}
+
+fn storage_config(layers: &mut Layers) -> Result<StorageConfig, ConfigError> {
+    let unset = "tramontane in the user's data directory, $XDG_DATA_HOME or ~/.local/share";
+    let directory: Option<PathBuf> = layers.take_optional("data_dir", unset)?;
+    let (place, limit) = match (layers.take("ephemeral", Switch::Off)?, directory) {
+        (Switch::On, Some(_)) => return Err(ConfigError::Exclusive { first: "data_dir", second: "ephemeral" }),
+        (Switch::On, None) => (DataPlace::Memory, ByteSize::mib(1 << 10)),
+        (Switch::Off, Some(directory)) => (DataPlace::Directory(directory), ByteSize::mib(10 << 10)),
+        (Switch::Off, None) => (DataPlace::UserDirectory, ByteSize::mib(10 << 10)),
+    };
+    let retention =
+        layers.take_where("retention", Span::days(30), "a time between 1h and 3650d, such as 30d", |span| {
+            (Span::seconds(3600).as_seconds()..=Span::days(3650).as_seconds()).contains(&span.as_seconds())
+        })?;
+    let limit = layers
+        .take_where("storage_limit", limit, "a size of at least 1MiB, such as 10GiB", |size| size.bytes() >= 1 << 20)?;
+    Ok(StorageConfig { place, retention: retention.into(), limit })
 }
 
 /// Defaults of what a step computes: a GPU reaches its speed with more.

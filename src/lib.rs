@@ -1,8 +1,8 @@
 //! Tramontane serves open-weight Mistral models on the customer's own hardware.
 //!
 //! The modules form layers that import in one direction only:
-//! `cli -> api -> engine -> model -> kernels -> candle`. `prompt` stands beside that spine: `api` uses
-//! it, and it knows nothing of the others; `bench` measures servers from outside. Every layer may use
+//! `cli -> api -> engine -> model -> kernels -> candle`. `prompt` and `store` stand beside that spine:
+//! `api` uses them, and they know nothing of the others; `bench` measures servers from outside. Every layer may use
 //! `types`, `config` and `telemetry`.
 //! `ARCHITECTURE.md` is the map with its invariants.
 
@@ -13,5 +13,6 @@ pub mod config;
 pub mod engine;
 pub mod model;
 pub mod prompt;
+pub mod store;
 pub mod telemetry;
 pub mod types;

@@ -67,7 +67,7 @@ def ours(quantize: str) -> typing.Callable[[Launch], list[str]]:
     def command(launch: Launch) -> list[str]:
         tells_version = any(launch.model.glob("tokenizer.model.v*")) or (launch.model / "tekken.json").is_file()
         return [str(launch.program), "serve", str(launch.model), "--device", "cpu", "--quantize", quantize,
-                "--threads", str(launch.threads), "--bind", f"127.0.0.1:{launch.port}", "--offline",
+                "--threads", str(launch.threads), "--bind", f"127.0.0.1:{launch.port}", "--offline", "--ephemeral",
                 "--drain-timeout", "2s", "--speculation", "off", *([] if tells_version else ["--tokenizer-version", "v3"])]
 
     return command

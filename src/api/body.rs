@@ -138,6 +138,11 @@ impl Fields {
         }
     }
 
+    /// Fields that arrived otherwise than in a JSON text.
+    pub(super) fn of(map: Map<String, Value>, table: &'static Table) -> Self {
+        Self { map, table }
+    }
+
     /// Takes a field out; `None` if it is missing or null.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
         debug_assert!(self.table.field(name).is_some(), "{name} is not in the table of fields");
@@ -287,7 +292,7 @@ fn shown(value: &Value) -> String {
     shortened(value.to_string())
 }
 
-fn shortened(mut text: String) -> String {
+pub(super) fn shortened(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(SHOWN_CHARACTERS) {
         text.truncate(end);
         text.push_str("...");

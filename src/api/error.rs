@@ -10,6 +10,7 @@ use axum::{
 };
 use serde_json::json;
 
+use super::stored_error::StoredError;
 use crate::{engine::SubmitError, prompt::PromptError, types::InvalidSampling};
 
 /// Why a request was not answered, or an answer not finished.
@@ -77,6 +78,9 @@ pub enum ApiError {
         /// Which of them.
         reason: &'static str,
     },
+    /// Something about a file or a batch.
+    #[error("{0}")]
+    Stored(#[from] StoredError),
     /// The request's time is over.
     #[error("The request was not finished in time.")]
     DeadlineExceeded,
@@ -105,6 +109,7 @@ impl ApiError {
             Self::NotJson { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Stored(error) => error.status(),
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -124,6 +129,7 @@ impl ApiError {
         match self {
             Self::Busy { .. } => "rate_limit_error",
             Self::Unavailable { .. } => "service_unavailable_error",
+            Self::Stored(error) => error.kind(),
             Self::DeadlineExceeded => "timeout_error",
             Self::Internal { .. } => "server_error",
             Self::Invalid { .. }
@@ -140,6 +146,7 @@ impl ApiError {
         match self {
             Self::Invalid { param, .. } => param.as_deref(),
             Self::ModelNotFound { .. } => Some("model"),
+            Self::Stored(error) => error.param(),
             Self::RouteNotFound { .. }
             | Self::MethodNotAllowed { .. }
             | Self::BodyTimeout { .. }
@@ -163,6 +170,7 @@ impl ApiError {
             Self::NotJson { .. } => Some("unsupported_media_type"),
             Self::Busy { .. } => Some("busy"),
             Self::Unavailable { .. } => Some("unavailable"),
+            Self::Stored(error) => Some(error.code()),
             Self::DeadlineExceeded => Some("deadline_exceeded"),
             Self::Internal { .. } => Some("internal_error"),
         }
@@ -180,6 +188,7 @@ impl ApiError {
             | Self::BodyTimeout { .. }
             | Self::BodyTooLarge { .. }
             | Self::NotJson { .. }
+            | Self::Stored(_)
             | Self::DeadlineExceeded
             | Self::Internal { .. } => None,
         }

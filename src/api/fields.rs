@@ -1,11 +1,16 @@
 //! Every request field that the server knows, and what becomes of it: the single table behind the checks of
 //! `Fields`, behind `docs/api.md`, and behind the test that asks for each field over HTTP.
 
+mod stored;
 mod tables;
 
 use std::fmt::Write as _;
 
+pub use stored::{BATCH_JOBS, BATCHES, FILES};
 pub use tables::{CHAT, COMPLETIONS, DETOKENIZE, TOKENIZE};
+
+/// Every resource that reads fields.
+pub static ALL: [&Table; 7] = [&CHAT, &COMPLETIONS, &FILES, &BATCHES, &BATCH_JOBS, &TOKENIZE, &DETOKENIZE];
 
 /// The fields of one resource.
 #[derive(Debug)]
@@ -68,7 +73,7 @@ impl Table {
 /// The tables as Markdown: the generated part of `docs/api.md`.
 pub fn markdown() -> String {
     let mut text = String::new();
-    for table in [&CHAT, &COMPLETIONS, &TOKENIZE, &DETOKENIZE] {
+    for table in ALL {
         let _ = write!(text, "\n### `{}`\n\n| field | | example | |\n|---|---|---|---|\n", table.resource);
         for field in table.fields() {
             let (status, example) = match field.support {

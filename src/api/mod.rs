@@ -10,24 +10,29 @@
 
 mod answer;
 mod assembler;
+mod batches;
 mod body;
 mod chat;
 mod chunks;
 mod completions;
 pub mod error;
 pub mod fields;
+mod files;
 mod form;
 pub mod generation;
 mod health;
 mod idle;
 mod logprobs;
 mod models;
+mod multipart;
 mod params;
+mod query;
 mod request;
 mod server;
 mod sse;
 mod state;
 mod stop_strings;
+mod stored_error;
 mod tokenize;
 
 use axum::{
@@ -38,10 +43,12 @@ use axum::{
 
 use self::error::ApiError;
 pub use self::{
+    batches::run as run_batches,
     params::{GenerationParams, Scheduling, Stopping},
     request::layers,
     server::{Drained, serve},
-    state::{AppState, GenerationDefaults, HttpLimits, Readiness, ServedModel},
+    state::{AppState, GenerationDefaults, HttpLimits, Readiness, ServedModel, StorageLimits},
+    stored_error::StoredError,
 };
 
 /// The whole HTTP interface.
@@ -57,6 +64,7 @@ pub fn routes() -> Router<AppState> {
         .route("/v1/models/{*model}", get(models::get))
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .merge(stored_objects())
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/health", get(health::ready))
@@ -67,6 +75,20 @@ pub fn routes() -> Router<AppState> {
         .route("/metrics", get(health::metrics))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+}
+
+/// What is kept between requests. These need no model.
+fn stored_objects() -> Router<AppState> {
+    Router::new()
+        .route("/v1/files", get(files::list).post(files::create))
+        .route("/v1/files/{id}", get(files::get).delete(files::delete))
+        .route("/v1/files/{id}/content", get(files::content))
+        .route("/v1/batches", get(batches::list).post(batches::create))
+        .route("/v1/batches/{id}", get(batches::get))
+        .route("/v1/batches/{id}/cancel", post(batches::cancel))
+        .route("/v1/batch/jobs", get(batches::list_jobs).post(batches::create_job))
+        .route("/v1/batch/jobs/{id}", get(batches::get_job))
+        .route("/v1/batch/jobs/{id}/cancel", post(batches::cancel_job))
 }
 
 async fn not_found(request: Request) -> ApiError {

@@ -17,7 +17,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
     error::ApiError,
-    params::is_request_id,
+    params::{Scheduling, is_request_id},
     state::{AppState, InFlight, ServedModel},
 };
 
@@ -25,6 +25,15 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Bodies longer than this are parsed and tokenized away from the threads that serve connections.
 const LONG_BODY_BYTES: usize = 32 << 10;
+
+/// Generation whose priority is lower than that of any client: those can be equal to it at most.
+const LAST: i32 = i32::MAX;
+
+/// Marks a request that gives way to all others and has its own deadline: a line of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Background {
+    pub(super) deadline: Instant,
+}
 
 /// The client's `x-request-id`, or one of our own.
 #[derive(Clone, Debug)]
@@ -38,17 +47,40 @@ pub(super) struct Work {
     pub(super) request_id: String,
     /// When the request must be finished.
     pub(super) deadline: Instant,
+    /// Does somebody wait for the answer?
+    pub(super) precedence: Precedence,
+}
+
+/// Whose turn it is where not all can be computed at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Precedence {
+    /// As the client asked.
+    Interactive,
+    /// After everybody else.
+    Background,
+}
+
+impl Precedence {
+    /// Puts a job where it belongs in the queue.
+    pub(super) fn apply(self, scheduling: &mut Scheduling) {
+        match self {
+            Self::Interactive => {}
+            Self::Background => scheduling.priority = LAST,
+        }
+    }
 }
 
 impl FromRequestParts<AppState> for Work {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let background = parts.extensions.get::<Background>();
         Ok(Self {
             model: state.model()?,
             in_flight: state.admit()?,
             request_id: parts.extensions.get::<RequestId>().map_or_else(new_id, |id| id.0.clone()),
-            deadline: Instant::now() + state.limits().request_timeout,
+            deadline: background.map_or_else(|| Instant::now() + state.limits().request_timeout, |line| line.deadline),
+            precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
             state: state.clone(),
         })
     }
@@ -74,12 +106,31 @@ impl FromRequestParts<AppState> for TokenizerWork {
     }
 }
 
+/// Leave to use what is stored. It needs no engine, and so no model.
+pub(super) struct StorageWork {
+    pub(super) state: AppState,
+    pub(super) in_flight: InFlight,
+}
+
+impl FromRequestParts<AppState> for StorageWork {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        Ok(Self { in_flight: state.admit()?, state: state.clone() })
+    }
+}
+
 /// Wraps routes in what every request passes.
 pub fn layers(router: Router<AppState>, state: AppState) -> Router {
     router
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(state.clone(), observe))
         .with_state(state)
+}
+
+/// Routes for requests that the server sends to itself: they are not counted as a client's.
+pub(super) fn inner_layers(router: Router<AppState>, state: AppState) -> Router {
+    router.layer(CatchPanicLayer::custom(panicked)).with_state(state)
 }
 
 /// Runs work that grows with the body: in place if it is short, else where it may take its time. Only a few
@@ -145,11 +196,14 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::api::state::{HttpLimits, LONG_BODIES_AT_ONCE};
+    use crate::{
+        api::state::{HttpLimits, LONG_BODIES_AT_ONCE},
+        store::Store,
+    };
 
     #[tokio::test]
     async fn work_on_a_long_body_keeps_its_place_when_the_client_leaves() {
-        let state = AppState::new(HttpLimits::default());
+        let state = AppState::new(HttpLimits::default(), Store::in_memory(1 << 20).expect("memory"));
         let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
         let (mut go_on, mut clients) = (Vec::new(), Vec::new());
         for _ in 0..LONG_BODIES_AT_ONCE {

@@ -30,6 +30,7 @@ use tower::util::MapFuture;
 
 use super::{
     app,
+    batches::run as run_batches,
     idle::OpenRequests,
     state::{AppState, HttpLimits},
 };
@@ -57,6 +58,9 @@ pub enum Drained {
 pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future<Output = ()>) -> Drained {
     let server = Server::new(state);
     let mut connections = JoinSet::new();
+    // Ends with this function however that ends.
+    let mut batches = JoinSet::new();
+    batches.spawn(run_batches(server.state.clone()));
     let running = watch::Sender::new(());
     let mut shutdown = pin!(shutdown);
     loop {
@@ -76,6 +80,8 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
         while connections.try_join_next().is_some() {}
     }
     drop(listener);
+    // Lines under way are asked again by the next process.
+    batches.shutdown().await;
     server.drain(running, connections).await
 }
 

@@ -155,13 +155,17 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::api::AppState;
+    use crate::{api::AppState, store::Store};
+
+    fn state(limits: &HttpLimits) -> AppState {
+        AppState::new(limits.clone(), Store::in_memory(1 << 20).expect("memory"))
+    }
 
     async fn text<F>(limits: HttpLimits, produce: impl FnOnce(Sender) -> F) -> String
     where
         F: Future<Output = Result<(), Broken>> + Send + 'static,
     {
-        let in_flight = AppState::new(limits.clone()).admit().expect("nothing is running");
+        let in_flight = state(&limits).admit().expect("nothing is running");
         let body = respond(&limits, in_flight, produce).into_body();
         let bytes = body.collect().await.expect("the body is infallible").to_bytes();
         String::from_utf8(bytes.into()).expect("UTF-8")
@@ -203,7 +207,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_reading_loses_its_stream() {
         let limits = HttpLimits::default();
-        let state = AppState::new(limits.clone());
+        let state = state(&limits);
         let in_flight = state.admit().expect("nothing is running");
         let response = respond(&limits, in_flight, async |sender: Sender| {
             loop {

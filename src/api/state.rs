@@ -11,12 +11,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
 use crate::{
     engine::{EngineHandle, Health},
     prompt::{AnswerForm, Codec},
+    store::Store,
     telemetry::{EngineMetrics, HttpMetrics},
     types::Constraint,
 };
@@ -52,6 +53,26 @@ pub struct HttpLimits {
     pub max_requests: usize,
     /// Open connections.
     pub max_connections: usize,
+    /// What clients may leave here.
+    pub storage: StorageLimits,
+}
+
+/// Limits of what is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageLimits {
+    /// Longest file, in bytes; a longer one answers 413.
+    pub file_bytes: usize,
+    /// Age at which files, and batches that have ended, are deleted.
+    pub retention: Duration,
+    /// Lines of batches that are answered at once, beside all other requests.
+    pub lines_at_once: usize,
+}
+
+impl Default for StorageLimits {
+    fn default() -> Self {
+        let thirty_days = Duration::from_secs(30 * 24 * 60 * 60);
+        Self { file_bytes: 200 << 20, retention: thirty_days, lines_at_once: 16 }
+    }
 }
 
 impl Default for HttpLimits {
@@ -70,6 +91,7 @@ impl Default for HttpLimits {
             ping_interval: Duration::from_secs(15),
             max_requests: 320,
             max_connections: 4096,
+            storage: StorageLimits::default(),
         }
     }
 }
@@ -150,6 +172,8 @@ struct Inner {
     in_flight: AtomicUsize,
     draining: AtomicBool,
     served: OnceLock<Served>,
+    store: Store,
+    batches_changed: Notify,
 }
 
 struct Served {
@@ -165,7 +189,7 @@ pub(super) struct InFlight {
 
 impl AppState {
     /// A server without a model yet.
-    pub fn new(limits: HttpLimits) -> Self {
+    pub fn new(limits: HttpLimits, store: Store) -> Self {
         let slots = Arc::new(Semaphore::new(limits.max_requests));
         let body_pieces = (limits.all_bodies_bytes / BODY_PIECE_BYTES).min(Semaphore::MAX_PERMITS);
         let inner = Inner {
@@ -177,6 +201,8 @@ impl AppState {
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             served: OnceLock::new(),
+            store,
+            batches_changed: Notify::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -233,6 +259,16 @@ impl AppState {
     /// Requests handled now: those that take work from the engine or the tokenizer.
     pub fn in_flight(&self) -> usize {
         self.inner.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Where files and batches are.
+    pub(super) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// Rings when there is a batch to begin or to cancel.
+    pub(super) fn batches_changed(&self) -> &Notify {
+        &self.inner.batches_changed
     }
 
     /// When the model was loaded, in Unix seconds.

@@ -1,6 +1,6 @@
 //! `tramontane serve`: loads one model and answers HTTP until told to stop.
 //!
-//! In this order: the checkpoint's metadata is checked, the port is opened, the weights are read while
+//! In this order: the checkpoint's metadata is checked, the data directory and the port are opened, the weights are read while
 //! `/health/live` answers, requests are served. SIGTERM or SIGINT lets running requests finish within
 //! `drain_timeout`; if some are cut then, the exit code is 1. A second signal ends the process at once.
 
@@ -15,8 +15,9 @@ use tokio::{
 
 use super::{loading, locate::Network};
 use crate::{
-    api::{self, AppState, Drained, HttpLimits, ServedModel},
-    config::{Args, Config, EngineArgs, HttpArgs, ModelArgs},
+    api::{self, AppState, Drained, HttpLimits, ServedModel, StorageLimits},
+    config::{Args, Config, DataPlace, EngineArgs, HttpArgs, ModelArgs, StorageArgs, StorageConfig},
+    store::Store,
     telemetry::logs::LogStyle,
 };
 
@@ -34,12 +35,20 @@ pub(super) struct ServeArgs {
     engine: EngineArgs,
     #[command(flatten)]
     http: HttpArgs,
+    #[command(flatten)]
+    storage: StorageArgs,
 }
 
 impl ServeArgs {
     pub(super) fn settings(&self) -> Args {
-        let Self { model, engine, http } = self;
-        Args { model: model.clone(), engine: engine.clone(), http: http.clone(), ..Args::default() }
+        let Self { model, engine, http, storage } = self;
+        Args {
+            model: model.clone(),
+            engine: engine.clone(),
+            http: http.clone(),
+            storage: storage.clone(),
+            ..Args::default()
+        }
     }
 
     pub(super) fn run(&self, config: &Config, style: LogStyle) -> Result<()> {
@@ -54,11 +63,12 @@ impl ServeArgs {
 
 async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) -> Result<()> {
     let stop = stop_signal()?;
+    let store = open_store(&config.storage)?;
     let bind = config.http.bind;
     let listener = TcpListener::bind(bind).await.with_context(|| format!("cannot listen on bind = {bind}"))?;
     let address = listener.local_addr()?;
     tracing::info!(%address, "listening; requests are answered once the model is loaded");
-    let state = AppState::new(http_limits(config));
+    let state = AppState::new(http_limits(config), store);
     let mut serving = tokio::spawn(api::serve(listener, state.clone(), async {
         // The sender lives as long as the process.
         let _ = stop.await;
@@ -88,8 +98,31 @@ fn http_limits(config: &Config) -> HttpLimits {
         request_timeout: http.request_timeout,
         drain_timeout: http.drain_timeout,
         max_requests: engine.max_running.saturating_add(engine.max_waiting),
+        storage: StorageLimits {
+            retention: config.storage.retention,
+            // A quarter, so that clients never find all places taken by lines of batches.
+            lines_at_once: (engine.max_running / 4).max(1),
+            ..StorageLimits::default()
+        },
         ..HttpLimits::default()
     }
+}
+
+/// Opens what is stored, or a place for it.
+fn open_store(storage: &StorageConfig) -> Result<Store> {
+    let limit_bytes = storage.limit.bytes();
+    let directory = match &storage.place {
+        DataPlace::Memory => return Ok(Store::in_memory(limit_bytes)?),
+        DataPlace::Directory(directory) => directory.clone(),
+        DataPlace::UserDirectory => {
+            let parent = dirs::data_dir().context("this user has no data directory: set data_dir, or ephemeral")?;
+            parent.join("tramontane")
+        }
+    };
+    let store = Store::open(&directory, limit_bytes);
+    store.with_context(|| {
+        format!("cannot store in data_dir = {}; with ephemeral nothing is stored", directory.display())
+    })
 }
 
 /// Resolves at the first SIGTERM or SIGINT; the second ends the process.
@@ -171,6 +204,13 @@ mod tests {
     #[test]
     fn the_default_limits_are_those_of_the_default_settings() {
         assert_eq!(limits(""), HttpLimits::default());
+    }
+
+    #[test]
+    fn batches_leave_most_places_to_others() {
+        assert_eq!(limits("--max-running 8").storage.lines_at_once, 2);
+        assert_eq!(limits("--max-running 1").storage.lines_at_once, 1);
+        assert_eq!(limits("--retention 2d").storage.retention.as_secs(), 172_800);
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub struct Args {
     /// The HTTP server.
     #[serde(flatten)]
     pub http: HttpArgs,
+    /// What is stored.
+    #[serde(flatten)]
+    pub storage: StorageArgs,
     /// Logs and the configuration itself.
     #[serde(flatten)]
     pub log: LogArgs,
@@ -136,6 +139,26 @@ pub struct HttpArgs {
     /// [default: the request timeout]
     #[arg(long, env = "TRAMONTANE_DRAIN_TIMEOUT", hide_env = true, value_name = "TIME")]
     pub drain_timeout: Option<String>,
+}
+
+/// What is stored, where and for how long.
+#[derive(Clone, Debug, Default, clap::Args, Serialize)]
+#[command(next_help_heading = "Storage")]
+pub struct StorageArgs {
+    /// Directory of the files and batches that clients leave; one server at a time can use it
+    /// [default: $XDG_DATA_HOME/tramontane or ~/.local/share/tramontane]
+    #[arg(long, env = "TRAMONTANE_DATA_DIR", hide_env = true, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Store nothing on disk: files and batches are kept in memory, and gone at the end
+    #[arg(long, env = "TRAMONTANE_EPHEMERAL", hide_env = true, value_name = "on|off", num_args = 0..=1,
+          require_equals = true, default_missing_value = "on")]
+    pub ephemeral: Option<String>,
+    /// Age at which files, and batches that have ended, are deleted [default: 30d]
+    #[arg(long, env = "TRAMONTANE_RETENTION", hide_env = true, value_name = "TIME")]
+    pub retention: Option<String>,
+    /// Most that is stored [default: 10GiB, with --ephemeral 1GiB]
+    #[arg(long, env = "TRAMONTANE_STORAGE_LIMIT", hide_env = true, value_name = "SIZE")]
+    pub storage_limit: Option<String>,
 }
 
 /// Logs and the configuration itself; every subcommand has these.

@@ -16,6 +16,8 @@ struct Everything {
     #[command(flatten)]
     http: HttpArgs,
     #[command(flatten)]
+    storage: StorageArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -25,8 +27,8 @@ fn resolve(line: &str) -> Result<Config, ConfigError> {
     // The environment of the test run must not leak in; tests of the environment run the binary.
     let command = Everything::command().mut_args(|arg| arg.env(None));
     let matches = command.get_matches_from(std::iter::once("tramontane").chain(line.split_whitespace()));
-    let Everything { model, engine, http, log } = Everything::from_arg_matches(&matches).unwrap();
-    Config::resolve(&Args { model, engine, http, log }, &matches, &DEFAULTS)
+    let Everything { model, engine, http, storage, log } = Everything::from_arg_matches(&matches).unwrap();
+    Config::resolve(&Args { model, engine, http, storage, log }, &matches, &DEFAULTS)
 }
 
 fn with_file(text: &str, line: &str) -> Result<Config, ConfigError> {
@@ -79,6 +81,10 @@ fn defaults() {
         body_limit = "16MiB"                     # default
         request_timeout = "10m"                  # default
         drain_timeout = "10m"                    # default
+        # data_dir is not set: tramontane in the user's data directory, $XDG_DATA_HOME or ~/.local/share
+        ephemeral = "off"                        # default
+        retention = "30d"                        # default
+        storage_limit = "10GiB"                  # default
         log_format = "auto"                      # default
         log_level = "info"                       # default
     "#]]
@@ -298,7 +304,7 @@ fn errors_in_the_file_name_the_file() {
     check_error(
         with_file("bnid = 1", ""),
         expect![
-            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, device, draft_model, drain_timeout, dtype, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, quantize, quantize_cache, reference, request_timeout, served_model_name, speculation, template, threads, tokenizer, tokenizer_version"
+            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, data_dir, device, draft_model, drain_timeout, dtype, ephemeral, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, quantize, quantize_cache, reference, request_timeout, retention, served_model_name, speculation, storage_limit, template, threads, tokenizer, tokenizer_version"
         ],
     );
     check_error(
@@ -378,4 +384,25 @@ proptest! {
         let _ = <SocketAddr as Setting>::parse(&text);
         let _ = <LogFilter as Setting>::parse(&text);
     }
+}
+
+#[test]
+fn data_is_kept_in_one_place() {
+    let place = |line: &str| resolve(line).unwrap().storage.place;
+    assert_eq!(place(""), DataPlace::UserDirectory);
+    assert_eq!(place("--data-dir here"), DataPlace::Directory("here".into()));
+    assert_eq!(place("--ephemeral"), DataPlace::Memory);
+    assert_eq!(place("--ephemeral=off --data-dir here"), DataPlace::Directory("here".into()));
+    check_error(
+        resolve("--ephemeral --data-dir here"),
+        expect!["data_dir and ephemeral exclude each other: set one of them"],
+    );
+    let limit = |line: &str| resolve(line).unwrap().storage.limit;
+    assert_eq!((limit("").bytes(), limit("--ephemeral").bytes()), (10 << 30, 1 << 30));
+    assert_eq!(limit("--ephemeral --storage-limit 2GiB").bytes(), 2 << 30);
+    check_error(
+        resolve("--retention 59m"),
+        expect![[r#"retention = "59m" (--retention): expected a time between 1h and 3650d, such as 30d"#]],
+    );
+    assert_eq!(resolve("--retention 36h").unwrap().storage.retention.as_secs(), 36 * 3600);
 }

@@ -59,16 +59,26 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// A length of time: `250ms`, `30s`, `10m`, `1h`; a bare number is seconds.
+/// A length of time: `250ms`, `30s`, `10m`, `1h`, `30d`; a bare number is seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(Duration);
 
-const SPANS_MS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+const SPANS_MS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 impl Span {
     /// This many seconds.
     pub const fn seconds(count: u64) -> Self {
         Self(Duration::from_secs(count))
+    }
+
+    /// This many times 24 hours.
+    pub const fn days(count: u64) -> Self {
+        Self::seconds(count * 24 * 60 * 60)
+    }
+
+    /// Seconds, without what is less than one.
+    pub const fn as_seconds(self) -> u64 {
+        self.0.as_secs()
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {

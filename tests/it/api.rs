@@ -1,16 +1,20 @@
 //! The HTTP interface over the real engine and a scripted model: through the router where one request is
 //! enough, over loopback sockets where connections matter.
 
+mod batch_jobs;
+mod batches;
 mod chat;
 mod completions;
 mod effects;
 mod errors;
 mod fields;
+mod files;
 mod http2;
 mod isolation;
 mod limits;
 mod operations;
 mod server;
+mod storage;
 mod structured;
 mod support;
 mod versions;

@@ -18,6 +18,7 @@ use std::{
 fn tramontane(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tramontane"));
     command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", "/nonexistent");
+    command.env("TRAMONTANE_EPHEMERAL", "on"); // what a test stores is nobody else's
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     command
 }

@@ -9,14 +9,15 @@ use std::{
 
 /// The layers and what each may use besides itself. All may use `config`, `types` and `telemetry`; `cli`
 /// wires the process together and may use everything.
-const ALLOWED: [(&str, &[&str]); 10] = [
-    ("cli", &["api", "bench", "engine", "model", "governance", "retrieval", "prompt"]),
-    ("api", &["engine", "governance", "retrieval", "prompt"]),
+const ALLOWED: [(&str, &[&str]); 11] = [
+    ("cli", &["api", "bench", "engine", "model", "governance", "retrieval", "prompt", "store"]),
+    ("api", &["engine", "governance", "retrieval", "prompt", "store"]),
     ("engine", &["model"]),
     ("model", &[]),
     ("governance", &[]),
     ("retrieval", &[]),
     ("prompt", &[]),
+    ("store", &[]),
     ("bench", &["model"]),
     ("types", &[]),
     ("config", &[]),
@@ -62,6 +63,7 @@ fn the_parser_of_imports_sees_every_form() {
     let used: Vec<String> = crate_paths(text).into_iter().collect();
     assert_eq!(used, ["api", "engine", "model", "prompt", "types"]);
     assert!(may_use("api", "prompt") && may_use("engine", "types") && may_use("cli", "model"));
+    assert!(may_use("api", "store") && !may_use("store", "api") && !may_use("engine", "store"));
     assert!(!may_use("prompt", "engine") && !may_use("model", "engine") && !may_use("engine", "api"));
     assert!(!may_use("api", "model") && !may_use("types", "engine") && !may_use("api", "cli"));
 }

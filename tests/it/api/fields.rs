@@ -3,19 +3,34 @@
 use std::{fs, path::Path};
 
 use serde_json::{Value, json};
-use tramontane::api::fields::{CHAT, COMPLETIONS, DETOKENIZE, Field, Support, TOKENIZE, Table, markdown};
+use tramontane::api::fields::{ALL, CHAT, COMPLETIONS, Field, Support, Table, markdown};
 
-use super::support::{Answer, Harness, babbles, merged};
+use super::{
+    storage::{Part, form},
+    support::{Answer, Harness, babbles, merged},
+};
 
 const BEGIN: &str = "<!-- generated from src/api/fields/tables.rs: do not edit -->\n";
 const END: &str = "<!-- end of the generated part -->\n";
 
 async fn ask(harness: &Harness, table: &Table, members: &str) -> Answer {
+    // The file of the samples is one that there is.
+    let stored = match table.resource {
+        "POST /v1/batches" | "POST /v1/batch/jobs" => Some(harness.upload(b"{}").await),
+        _ => None,
+    };
+    let members = members.replace("file-abc123", stored.as_deref().unwrap_or_default());
     let more: Value = serde_json::from_str(&format!("{{{members}}}")).unwrap_or_else(|e| panic!("{members}: {e}"));
     let message = json!([{ "role": "user", "content": "Hello there, how do you do?" }]);
     let base = match table.resource {
         "POST /v1/chat/completions" => json!({ "model": "tiny", "messages": message, "max_tokens": 4 }),
         "POST /v1/completions" => json!({ "model": "tiny", "prompt": "Hello there", "max_tokens": 4 }),
+        "POST /v1/files" => return harness.post_form("/v1/files", file_form(&more)).await,
+        "POST /v1/batches" => {
+            json!({ "input_file_id": stored, "endpoint": "/v1/completions", "completion_window": "24h" })
+        }
+        "POST /v1/batch/jobs" if more.get("requests").is_some() => json!({ "endpoint": "/v1/completions" }),
+        "POST /v1/batch/jobs" => json!({ "input_files": [stored], "endpoint": "/v1/completions" }),
         "POST /tokenize" if more.get("messages").is_some() => json!({ "model": "tiny" }),
         "POST /tokenize" => json!({ "model": "tiny", "prompt": "Hello" }),
         "POST /detokenize" => json!({ "model": "tiny", "tokens": [1] }),
@@ -29,6 +44,24 @@ async fn ask(harness: &Harness, table: &Table, members: &str) -> Answer {
     harness.post(path, &body).await
 }
 
+/// The members of a JSON object as the parts of a form.
+fn file_form(more: &Value) -> Vec<u8> {
+    let members = merged(json!({ "file": "{}", "purpose": "batch" }), more.clone());
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut parts: Vec<(String, String)> = Vec::new();
+    for (name, value) in members.as_object().expect("an object").iter().filter(|(_, value)| !value.is_null()) {
+        match value.as_object() {
+            Some(object) => parts.extend(object.iter().map(|(key, value)| (format!("{name}[{key}]"), text(value)))),
+            None => parts.push((name.clone(), text(value))),
+        }
+    }
+    let parts: Vec<Part> = parts
+        .iter()
+        .map(|(name, content)| (name.as_str(), (name == "file").then_some("input.jsonl"), content.as_bytes()))
+        .collect();
+    form(&parts)
+}
+
 /// The path of a field, or of a part of it.
 fn names(param: &Value, field: &Field) -> bool {
     let rest = param.as_str().and_then(|param| param.strip_prefix(field.name));
@@ -39,7 +72,7 @@ fn names(param: &Value, field: &Field) -> bool {
 async fn every_field_does_what_the_table_says() {
     let harness = Harness::new(babbles());
     let mut wrong = Vec::new();
-    for table in [&CHAT, &COMPLETIONS, &TOKENIZE, &DETOKENIZE] {
+    for table in ALL {
         for field in table.fields() {
             let (accepted, refused) = match field.support {
                 Support::Honoured { sample, refused } | Support::Label { sample, refused } => {
@@ -90,7 +123,7 @@ async fn no_value_of_any_field_makes_the_server_fail() {
         r#"[{"type": 1}]"#,
     ];
     let harness = Harness::new(babbles());
-    for table in [&CHAT, &COMPLETIONS, &TOKENIZE, &DETOKENIZE] {
+    for table in ALL {
         for field in table.fields() {
             for value in values {
                 let answer = ask(&harness, table, &format!("\"{}\": {value}", field.name)).await;
@@ -111,7 +144,7 @@ async fn no_value_of_any_field_makes_the_server_fail() {
 
 #[tokio::test]
 async fn no_field_is_in_a_table_twice() {
-    for table in [&CHAT, &COMPLETIONS, &TOKENIZE, &DETOKENIZE] {
+    for table in ALL {
         let mut names: Vec<&str> = table.fields().map(|field| field.name).collect();
         names.sort_unstable();
         let count = names.len();

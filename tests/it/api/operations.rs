@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tramontane::api::{AppState, HttpLimits, app};
 
-use super::support::{Harness, codec, ids, says, send, small_engine};
+use super::support::{Harness, codec, ids, memory, says, send, small_engine};
 
 async fn get(state: &AppState, path: &str) -> super::support::Answer {
     send(app(state.clone()), axum::http::Request::get(path).body(axum::body::Body::empty()).expect("valid")).await
@@ -11,7 +11,7 @@ async fn get(state: &AppState, path: &str) -> super::support::Answer {
 
 #[tokio::test]
 async fn while_the_model_loads_the_server_lives_but_is_not_ready() {
-    let state = AppState::new(HttpLimits::default());
+    let state = AppState::new(HttpLimits::default(), memory());
     assert_eq!(get(&state, "/health/live").await.status, 200);
     for path in ["/health", "/health/ready"] {
         let ready = get(&state, path).await;

@@ -19,6 +19,7 @@ use tramontane::{
     engine::{EngineConfig, EngineHandle},
     model::{ForwardPass, Logits, ModelError},
     prompt::{Codec, TekkenFile, TokenizerVersion},
+    store::Store,
     telemetry::EngineMetrics,
     types::Batch,
 };
@@ -31,6 +32,11 @@ pub const MAX_MODEL_LEN: usize = 4096;
 
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A store that is gone with its last user.
+pub fn memory() -> Store {
+    Store::in_memory(64 << 20).expect("memory")
+}
 
 /// The small tokenizer, version 13.
 pub fn codec() -> Codec {
@@ -209,13 +215,35 @@ impl Harness {
         Self::build(sure(script), codec(), engine, limits)
     }
 
+    /// With a store of the test's own.
+    pub fn storing(script: Script, limits: HttpLimits, store: Store) -> Self {
+        let harness = Self::storing_gated(script, limits, store);
+        harness.gate.open();
+        harness
+    }
+
+    /// The same with a closed gate.
+    pub fn storing_gated(script: Script, limits: HttpLimits, store: Store) -> Self {
+        Self::build_storing(sure(script), codec(), small_engine(), limits, store)
+    }
+
     /// With a model that is not sure what to say, and a closed gate.
     pub fn with_preferences(preferences: Preferences, engine: EngineConfig) -> Self {
         Self::build(preferences, codec(), engine, HttpLimits::default())
     }
 
     fn build(preferences: Preferences, codec: Codec, engine: EngineConfig, limits: HttpLimits) -> Self {
-        let state = AppState::new(limits);
+        Self::build_storing(preferences, codec, engine, limits, memory())
+    }
+
+    fn build_storing(
+        preferences: Preferences,
+        codec: Codec,
+        engine: EngineConfig,
+        limits: HttpLimits,
+        store: Store,
+    ) -> Self {
+        let state = AppState::new(limits, store);
         let gate = Gate { allowed: Arc::default() };
         let model = ScriptedModel {
             vocab_size: codec.vocab_size(),

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{check_failure, checkpoint, hub, run, tramontane};
+use super::{check_failure, checkpoint, hub, run, tramontane, write};
 
 /// A server that logs JSON; killed when dropped.
 pub(super) struct Server {
@@ -21,8 +21,14 @@ pub(super) struct Server {
 impl Server {
     /// Starts it and waits until it says that it is ready.
     pub(super) fn start(model: &Path, arguments: &[&str]) -> Server {
+        Self::start_with(model, arguments, &[])
+    }
+
+    /// The same with some variables in its environment.
+    fn start_with(model: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Server {
         let mut command = tramontane(&["serve", model.to_str().unwrap(), "--bind", "127.0.0.1:0"]);
-        let mut process = command.args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process =
+            command.args(arguments).envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(process.stderr.take().unwrap());
         let mut server = Server { process, log, address: String::new() };
         server.address = server.log_until("ready")["address"].as_str().unwrap().to_owned();
@@ -185,6 +191,53 @@ fn what_cannot_be_served_is_refused_before_the_port_opens() {
     check_failure(&mut serve(&[]), 1, &["architecture gpt2", "MistralForCausalLM"]);
     std::fs::write(&config, text.replace("\"hidden_size\":32", "\"hidden_size\":64")).unwrap();
     check_failure(&mut serve(&[]), 1, &["model.embed_tokens.weight", "[4096, 32]", "[4096, 64]"]);
+}
+
+const FORM: &str = "--XX\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n--XX\r\n\
+                    Content-Disposition: form-data; name=\"file\"; filename=\"kept.jsonl\"\r\n\r\n{}\r\n--XX--\r\n";
+
+fn upload(server: &Server) -> String {
+    let head = "Host: test\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=XX";
+    let length = FORM.len();
+    answer(server.connect(&format!("POST /v1/files HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n{FORM}")))
+}
+
+#[test]
+fn what_is_stored_outlives_the_server_and_belongs_to_one() {
+    let (model, data) = (model(), tempfile::tempdir().unwrap());
+    let directory = data.path().join("data");
+    let arguments = ["--ephemeral=off", "--data-dir", directory.to_str().unwrap()];
+    let server = Server::start(model.path(), &arguments);
+    assert!(upload(&server).starts_with("HTTP/1.1 200"));
+    let mut second = tramontane(&["serve", model.path().to_str().unwrap(), "--bind", "127.0.0.1:0"]);
+    check_failure(second.args(arguments), 1, &["data_dir", "in use", "ephemeral"]);
+    server.signal();
+    assert_eq!(server.exit_code(), Some(0));
+
+    let server = Server::start(model.path(), &arguments);
+    assert!(server.get("/v1/files").contains("kept.jsonl"));
+    drop(server);
+    let file = write(data.path(), "file", "");
+    let mut command = tramontane(&["serve", model.path().to_str().unwrap(), "--bind", "127.0.0.1:0"]);
+    check_failure(command.args(["--ephemeral=off", "--data-dir", &file]), 1, &["data_dir", &file]);
+}
+
+#[test]
+fn an_ephemeral_server_leaves_nothing() {
+    let (model, home) = (model(), tempfile::tempdir().unwrap());
+    let home_path = home.path().to_str().unwrap();
+    let at_home = [("HOME", home_path), ("TMPDIR", home_path)];
+    let server = Server::start_with(model.path(), &["--ephemeral"], &at_home);
+    assert!(upload(&server).starts_with("HTTP/1.1 200"));
+    assert!(server.get("/v1/files").contains("kept.jsonl"));
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    server.signal();
+    assert_eq!(server.exit_code(), Some(0));
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    // And one that is not finds its place there.
+    let server = Server::start_with(model.path(), &["--ephemeral=off"], &at_home);
+    assert!(server.get("/v1/files").contains("\"data\":[]"));
+    assert!(home.path().join(".local/share/tramontane/tramontane.sqlite").is_file());
 }
 
 #[test]

@@ -1,0 +1,112 @@
+//! What can be wrong with a request for something stored, and how the store's own errors look to a client.
+
+use axum::http::StatusCode;
+
+use super::{body::shortened, error::ApiError};
+use crate::store::StoreError;
+
+/// Why a file or a batch was not stored, found or changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoredError {
+    /// No object has this id (any more).
+    #[error("There is no {kind} `{id}`.")]
+    Missing {
+        /// What was looked for.
+        kind: &'static str,
+        /// As asked for, shortened.
+        id: String,
+    },
+    /// The file is longer than the limit.
+    #[error("The file is longer than {limit} bytes.")]
+    FileTooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The body is no form.
+    #[error("Content-Type must be multipart/form-data with a boundary: {reason}.")]
+    NotMultipart {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It has ended, or is about to.
+    #[error("The batch is {state} and cannot be cancelled.")]
+    NotCancellable {
+        /// Where it is.
+        state: &'static str,
+    },
+    /// Nothing more can be stored.
+    #[error("The storage is full: delete files, or let the operator raise `storage_limit`.")]
+    Full,
+}
+
+impl StoredError {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Missing { .. } => StatusCode::NOT_FOUND,
+            Self::FileTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NotMultipart { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotCancellable { .. } => StatusCode::CONFLICT,
+            Self::Full => StatusCode::INSUFFICIENT_STORAGE,
+        }
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Missing { .. }
+            | Self::FileTooLarge { .. }
+            | Self::NotMultipart { .. }
+            | Self::NotCancellable { .. } => "invalid_request_error",
+            Self::Full => "server_error",
+        }
+    }
+
+    pub(super) fn param(&self) -> Option<&'static str> {
+        match self {
+            Self::Missing { .. } => Some("id"),
+            Self::FileTooLarge { .. } => Some("file"),
+            Self::NotMultipart { .. } | Self::NotCancellable { .. } | Self::Full => None,
+        }
+    }
+
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "not_found",
+            Self::FileTooLarge { .. } => "file_too_large",
+            Self::NotMultipart { .. } => "unsupported_media_type",
+            Self::NotCancellable { .. } => "not_cancellable",
+            Self::Full => "storage_full",
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Missing { kind, id } => StoredError::Missing { kind, id: shortened(id) }.into(),
+            StoreError::NotCancellable { state, .. } => StoredError::NotCancellable { state: state.as_str() }.into(),
+            StoreError::Full => StoredError::Full.into(),
+            StoreError::QueueFull { .. } => Self::Busy { reason: error.to_string() },
+            StoreError::Closed => Self::Unavailable { reason: "it is shutting down" },
+            StoreError::Database(source) => {
+                // What the database says may name its files, which are the operator's business.
+                tracing::error!(error = %source, "the database failed");
+                Self::Internal { message: "The database failed; the log has more.".to_owned() }
+            }
+            StoreError::Directory { .. } | StoreError::InUse { .. } | StoreError::Newer { .. } => {
+                Self::Internal { message: error.to_string() }
+            }
+        }
+    }
+}
+
+/// An object that a field of the body names: not the request's own, so its absence is a wrong value.
+pub(super) fn named_by(param: &str) -> impl FnOnce(StoreError) -> ApiError {
+    move |error| match error {
+        StoreError::Missing { kind, id } => ApiError::Invalid {
+            message: format!("`{param}`: there is no {kind} `{}`.", shortened(id)),
+            param: Some(param.to_owned()),
+            code: Some("not_found"),
+        },
+        other => other.into(),
+    }
+}

@@ -1,0 +1,72 @@
+//! What can go wrong with stored objects.
+
+use std::{io, path::PathBuf};
+
+use super::BatchState;
+
+/// Why something could not be stored, found or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The data directory cannot be made or written to.
+    #[error("cannot use the data directory {}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Two servers would work on the same batches.
+    #[error("the data directory {} is in use by another server", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A later version of this program has changed the tables.
+    #[error("the stored data has format {found}, and this version knows formats up to {known}")]
+    Newer {
+        /// Format of the data.
+        found: usize,
+        /// The latest that this version knows.
+        known: usize,
+    },
+    /// No object has this id (any more).
+    #[error("there is no {kind} `{id}`")]
+    Missing {
+        /// What was looked for.
+        kind: &'static str,
+        /// As asked for.
+        id: String,
+    },
+    /// The batch can no longer be cancelled.
+    #[error("the batch `{id}` is {} and cannot be cancelled", state.as_str())]
+    NotCancellable {
+        /// The batch.
+        id: String,
+        /// Where it is.
+        state: BatchState,
+    },
+    /// As many batches as may wait are waiting.
+    #[error("{limit} batches are not finished yet")]
+    QueueFull {
+        /// The limit.
+        limit: u64,
+    },
+    /// The database has the size that it may have, or the disk is full.
+    #[error("the storage is full")]
+    Full,
+    /// The database failed.
+    #[error("the database failed")]
+    Database(#[source] rusqlite::Error),
+    /// The process ends.
+    #[error("the server is shutting down")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
+            Some(_) | None => Self::Database(error),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Files: a few facts and the content, in parts, so that nobody needs to hold a whole file.
+//!
+//! A file is begun, gets its parts, and is completed; before that nobody else sees it.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{Order, Page, PageQuery, Store, StoreError, erase_leftovers, new_id};
+
+const COLUMNS: &str = "id, filename, purpose, bytes, created_at, expires_at";
+const VISIBLE: &str = "complete AND expires_at > unixepoch()";
+
+/// A complete file, without its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredFile {
+    /// `file-` and 32 characters.
+    pub id: String,
+    /// Length of the content.
+    pub bytes: u64,
+    /// When it was begun, in Unix seconds.
+    pub created_at: u64,
+    /// All else.
+    pub details: FileDetails,
+}
+
+/// What is known of a file beside its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileDetails {
+    /// As its owner calls it; means nothing here.
+    pub filename: String,
+    /// What it is for.
+    pub purpose: String,
+    /// When it is deleted, in Unix seconds.
+    pub expires_at: u64,
+}
+
+impl Store {
+    /// Begins a file; the id is its own from now on.
+    pub async fn begin_file(&self, created_at: u64) -> Result<String, StoreError> {
+        self.call(move |connection| {
+            let id = new_id("file-");
+            connection.execute(
+                "INSERT INTO files (id, filename, purpose, bytes, created_at, expires_at, complete) \
+                 VALUES (?1, '', '', 0, ?2, ?3, FALSE)",
+                params![id, created_at, i64::MAX],
+            )?;
+            Ok(id)
+        })
+        .await
+    }
+
+    /// Adds to the content of a file that is not complete.
+    pub async fn append_to_file(&self, id: &str, data: Vec<u8>) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.call(move |connection| {
+            let transaction = connection.transaction()?;
+            let row = row_of(&transaction, &id, "NOT complete")?;
+            transaction.execute(
+                "INSERT INTO parts (file, part, data) \
+                 VALUES (?1, (SELECT count(*) FROM parts WHERE file = ?1), ?2)",
+                params![row, data],
+            )?;
+            transaction.execute("UPDATE files SET bytes = bytes + ?2 WHERE row = ?1", params![row, data.len()])?;
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+
+    /// Shows a file to everybody.
+    pub async fn complete_file(&self, id: &str, details: FileDetails) -> Result<StoredFile, StoreError> {
+        let id = id.to_owned();
+        self.call(move |connection| {
+            let transaction = connection.transaction()?;
+            complete(&transaction, &id, &details)?;
+            let file = find(&transaction, &id, "complete")?;
+            transaction.commit()?;
+            Ok(file)
+        })
+        .await
+    }
+
+    /// A file by its id.
+    pub async fn file(&self, id: &str) -> Result<StoredFile, StoreError> {
+        let id = id.to_owned();
+        self.call(move |connection| find(connection, &id, VISIBLE)).await
+    }
+
+    /// Complete files, of one purpose or of all.
+    pub async fn files(&self, purpose: Option<String>, query: PageQuery) -> Result<Page<StoredFile>, StoreError> {
+        self.call(move |connection| list(connection, purpose.as_deref(), &query)).await
+    }
+
+    /// One part of a file's content, counted from 0; `None` behind the last.
+    pub async fn file_part(&self, id: &str, part: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        let id = id.to_owned();
+        self.call(move |connection| {
+            let sql = format!(
+                "SELECT data FROM parts JOIN files ON parts.file = files.row WHERE id = ?1 AND part = ?2 AND {VISIBLE}"
+            );
+            Ok(connection.prepare_cached(&sql)?.query_row(params![id, part], |row| row.get(0)).optional()?)
+        })
+        .await
+    }
+
+    /// Deletes a file, complete or not, so that its content is in the database no more.
+    pub async fn delete_file(&self, id: &str) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.call(move |connection| {
+            if connection.execute("DELETE FROM files WHERE id = ?1", [&id])? == 0 {
+                return Err(missing(&id));
+            }
+            erase_leftovers(connection)
+        })
+        .await
+    }
+}
+
+/// Completes a file within somebody's transaction.
+pub(super) fn complete(connection: &Connection, id: &str, details: &FileDetails) -> Result<(), StoreError> {
+    let FileDetails { filename, purpose, expires_at } = details;
+    let changed = connection.execute(
+        "UPDATE files SET filename = ?2, purpose = ?3, expires_at = ?4, complete = TRUE WHERE id = ?1 AND NOT complete",
+        params![id, filename, purpose, expires_at],
+    )?;
+    if changed == 0 { Err(missing(id)) } else { Ok(()) }
+}
+
+fn find(connection: &Connection, id: &str, condition: &str) -> Result<StoredFile, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM files WHERE id = ?1 AND {condition}");
+    connection.query_row(&sql, [id], read).optional()?.ok_or_else(|| missing(id))
+}
+
+fn list(connection: &Connection, purpose: Option<&str>, query: &PageQuery) -> Result<Page<StoredFile>, StoreError> {
+    let after = query.after.as_deref().map(|id| row_of(connection, id, VISIBLE)).transpose()?;
+    let wanted = format!("FROM files WHERE {VISIBLE} AND (?1 IS NULL OR purpose = ?1)");
+    let total = connection.query_row(&format!("SELECT count(*) {wanted}"), [purpose], |row| row.get(0))?;
+    let sql = format!("SELECT {COLUMNS} {wanted} {}", Order::tail(query.order, 2));
+    let mut statement = connection.prepare_cached(&sql)?;
+    let items = statement.query_map(params![purpose, after, query.limit.saturating_add(1), query.skip], read)?;
+    Ok(Page::new(items.collect::<Result<_, _>>()?, query, total))
+}
+
+fn row_of(connection: &Connection, id: &str, condition: &str) -> Result<i64, StoreError> {
+    let sql = format!("SELECT row FROM files WHERE id = ?1 AND {condition}");
+    connection.query_row(&sql, [id], |row| row.get(0)).optional()?.ok_or_else(|| missing(id))
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<StoredFile> {
+    Ok(StoredFile {
+        id: row.get(0)?,
+        bytes: row.get(3)?,
+        created_at: row.get(4)?,
+        details: FileDetails { filename: row.get(1)?, purpose: row.get(2)?, expires_at: row.get(5)? },
+    })
+}
+
+fn missing(id: &str) -> StoreError {
+    StoreError::Missing { kind: "file", id: id.to_owned() }
+}

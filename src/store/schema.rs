@@ -1,0 +1,93 @@
+//! The tables, and how a database of an earlier version gets them.
+//!
+//! `user_version` counts the migrations that a database has had. A migration that was released is never changed.
+
+use rusqlite::Connection;
+
+use super::StoreError;
+
+const MIGRATIONS: [&str; 1] = [FILES_AND_BATCHES];
+
+/// Rows of deleted objects leave nothing that a later object could be taken for: ids of rows are not used again.
+const FILES_AND_BATCHES: &str = "
+CREATE TABLE files (
+    row INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    filename TEXT NOT NULL,
+    purpose TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    complete INTEGER NOT NULL
+) STRICT;
+CREATE TABLE parts (
+    file INTEGER NOT NULL REFERENCES files (row) ON DELETE CASCADE,
+    part INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (file, part)
+) STRICT;
+CREATE TABLE batches (
+    row INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    endpoint TEXT NOT NULL,
+    model TEXT,
+    input_files TEXT NOT NULL,
+    completion_window TEXT NOT NULL,
+    metadata TEXT,
+    state TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    started_at INTEGER,
+    finalizing_at INTEGER,
+    cancelling_at INTEGER,
+    ended_at INTEGER,
+    delete_at INTEGER,
+    total INTEGER NOT NULL DEFAULT 0,
+    completed INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    output_file TEXT,
+    error_file TEXT,
+    errors TEXT
+) STRICT;
+CREATE INDEX batches_by_state ON batches (state, row);
+CREATE TABLE lines (
+    batch INTEGER NOT NULL REFERENCES batches (row) ON DELETE CASCADE,
+    line INTEGER NOT NULL,
+    custom_id TEXT,
+    request TEXT,
+    outcome TEXT,
+    result TEXT,
+    PRIMARY KEY (batch, line)
+) STRICT;
+CREATE INDEX lines_to_do ON lines (batch, line) WHERE outcome IS NULL;
+";
+
+/// Brings a database up to date, each migration whole or not at all.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let had: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if had > MIGRATIONS.len() {
+        return Err(StoreError::Newer { found: had, known: MIGRATIONS.len() });
+    }
+    for (index, migration) in MIGRATIONS.iter().enumerate().skip(had) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", index + 1)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_migrated_once_and_never_backwards() {
+        let mut connection = Connection::open_in_memory().expect("memory");
+        migrate(&mut connection).expect("a new database");
+        migrate(&mut connection).expect("nothing is left to do");
+        connection.pragma_update(None, "user_version", 99).expect("a number");
+        let error = migrate(&mut connection).expect_err("this one is from the future");
+        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 1");
+    }
+}
