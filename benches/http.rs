@@ -36,7 +36,7 @@ use tramontane::{
     types::{Batch, RowResult, TokenChoice},
 };
 
-/// Steps that a token can tell apart: far more than a token is ever late.
+/// Steps that a token can tell apart: more than a token is late, unless more is asked for than the server can do.
 const STEPS: usize = 512;
 const CORES: usize = 2;
 /// Of each load, after the streams have begun.
@@ -217,7 +217,7 @@ impl Reader<'_> {
                 && (self.from..self.to).contains(&now)
             {
                 let computed = self.clock.ends[step].load(Ordering::Relaxed);
-                self.latencies.push((now - computed) as f32 / 1e6);
+                self.latencies.push(now.saturating_sub(computed) as f32 / 1e6);
             }
             done += at + BEFORE.len() + len;
         }
@@ -254,14 +254,19 @@ fn print(load: &Load, measured: &Measured) {
     let side = if load.side == Side::Device { "the model" } else { "the engine" };
     let asked = load.streams as f64 / load.step_time.as_secs_f64();
     let asked = if asked.is_finite() { format!("{asked:.0}") } else { "all".to_owned() };
+    // Steps without end are further apart than their tokens can tell.
+    let latency = |share| match load.step_time.is_zero() {
+        true => "-".to_owned(),
+        false => format!("{:.2} ms", measured.latency(share)),
+    };
     let [engine, server, client] = measured.cores;
     println!(
-        "| {side} | {} | {:.2} ms | {asked} | {:.0} | {:.2} ms | {:.2} ms | {:.0} us | {engine:.2} | {server:.2} | {client:.2} |",
+        "| {side} | {} | {:.2} ms | {asked} | {:.0} | {} | {} | {:.0} us | {engine:.2} | {server:.2} | {client:.2} |",
         load.streams,
         load.step_time.as_secs_f64() * 1e3,
         measured.tokens_per_s,
-        measured.latency(0.5),
-        measured.latency(0.99),
+        latency(0.5),
+        latency(0.99),
         measured.outside_model_us,
     );
 }

@@ -25,6 +25,7 @@ use super::{
     body::JsonText,
     chunks::{Chunks, produce},
     error::ApiError,
+    form::parsing_cost,
     generation,
     request::{Work, off_thread, set_request_id},
     sse,
@@ -36,7 +37,7 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
     let Work { state, model, in_flight, request_id, deadline, precedence } = work;
     let mut call = {
         let model = Arc::clone(&model);
-        off_thread(&state, text.len(), move || ChatCall::parse(&text, &model, deadline)).await?
+        off_thread(&state, parsing_cost(&text), move || ChatCall::parse(&text, &model, deadline)).await?
     };
     precedence.apply(&mut call.job.params.scheduling);
     let request_id = call.options.request_id.clone().unwrap_or(request_id);

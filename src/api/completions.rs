@@ -17,6 +17,7 @@ use super::{
     body::JsonText,
     chunks::{Chunks, produce},
     error::ApiError,
+    form::parsing_cost,
     generation::{self, Generation},
     request::{Work, off_thread, set_request_id},
     sse,
@@ -28,7 +29,7 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
     let Work { state, model, in_flight, request_id, deadline, precedence } = work;
     let mut call = {
         let model = Arc::clone(&model);
-        off_thread(&state, text.len(), move || CompletionCall::parse(&text, &model, deadline)).await?
+        off_thread(&state, parsing_cost(&text), move || CompletionCall::parse(&text, &model, deadline)).await?
     };
     call.jobs.iter_mut().for_each(|job| precedence.apply(&mut job.params.scheduling));
     let request_id = call.options.request_id.clone().unwrap_or(request_id);

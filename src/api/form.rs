@@ -14,6 +14,13 @@ const STRUCTURED_OUTPUTS: &str = "structured_outputs";
 const KINDS: &str = "one of `json`, `json_object`, `regex`, `choice` and `grammar`";
 const MOST_CHOICES: usize = 1024;
 
+/// What parsing a body costs, in bytes of a body without a form: compiling a grammar takes longer than reading any text.
+pub(super) fn parsing_cost(text: &str) -> usize {
+    const ASKS: [&str; 5] =
+        ["\"response_format\"", "\"structured_outputs\"", "\"tool_choice\"", "\"parallel_tool_calls\"", "\"strict\""];
+    if ASKS.iter().any(|field| text.contains(field)) { usize::MAX } else { text.len() }
+}
+
 /// Takes both fields of a request whose body is `text`; they say the same thing in two ways.
 pub(super) fn take_content_form(fields: &mut Fields, text: &str) -> Result<Option<ContentForm>, ApiError> {
     let format = match fields.take(RESPONSE_FORMAT) {

@@ -203,6 +203,10 @@ impl Generation {
             FinishReason::Length => (Finish::Length, None),
             FinishReason::Cancelled => return Err(ApiError::Unavailable { reason: "the request was withdrawn" }),
             FinishReason::DeadlineExceeded => return Err(ApiError::DeadlineExceeded),
+            FinishReason::NoAnswer(reason) => {
+                let message = format!("The answer cannot go on as the request wants it: {reason}.");
+                return Err(ApiError::Invalid { message, param: None, code: Some("no_answer") });
+            }
             FinishReason::Failed(message) => return Err(ApiError::Internal { message }),
         };
         let mut delta = Delta::default();

@@ -133,8 +133,8 @@ pub(super) fn inner_layers(router: Router<AppState>, state: AppState) -> Router 
     router.layer(CatchPanicLayer::custom(panicked)).with_state(state)
 }
 
-/// Runs work that grows with the body: in place if it is short, else where it may take its time. Only a few
-/// long bodies are worked on at once, as parsing takes many times their size.
+/// Runs work that grows with the body, or costs as much as that of a body of so many bytes: in place if it is short, else
+/// where it may take its time. Only a few long bodies are worked on at once, as parsing takes many times their size.
 pub(super) async fn off_thread<T: Send + 'static>(
     state: &AppState,
     body_len: usize,

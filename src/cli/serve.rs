@@ -81,7 +81,11 @@ async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) ->
             let codec = model.codec.clone();
             state.set_model(model);
             // Meanwhile requests are answered; the first that wants JSON or a call would have to wait for it.
-            drop(tokio::task::spawn_blocking(move || codec.prepare_constraints()));
+            drop(tokio::task::spawn_blocking(move || {
+                if let Err(reason) = codec.prepare_constraints() {
+                    tracing::warn!(reason, "no answer can be given a form, such as JSON");
+                }
+            }));
             if let Some(model) = state.loaded_model() {
                 announce(address, model, style);
             }

@@ -1,8 +1,7 @@
 //! Answers of a given form: which tokens may come next, worked out by other threads while the model computes. Main
 //! types: [`Constrained`], the form of one request, and [`MaskWorkers`], the threads.
 //!
-//! Invariant: a constraint is either with its request or with one worker, never with both, so nothing is locked while
-//! anybody works. Knows nothing of text and grammars: those are behind [`Constraint`].
+//! Invariant: a constraint is either with its request or with one worker, never with both, so no worker waits for another. Knows nothing of text and grammars: those are behind [`Constraint`].
 
 use std::{
     mem,
@@ -16,6 +15,8 @@ use crate::types::{Constraint, ConstraintError, TokenSet};
 
 /// More would not be busy: a set takes tens of microseconds.
 const MOST_WORKERS: usize = 4;
+/// Of a worker: expressions are nested. Only what is used takes memory.
+const STACK_BYTES: usize = 64 << 20;
 
 /// The form of one request's answer.
 #[derive(Debug)]
@@ -94,9 +95,11 @@ impl Constrained {
 impl MaskWorkers {
     fn begin(&mut self, constraint: Box<dyn Constraint>, ids: Vec<u32>) -> mpsc::Receiver<Answer> {
         let (answer, receiver) = mpsc::channel();
-        let jobs = self.jobs.get_or_insert_with(start);
-        // It fails if no thread could be started; then the receiver says so.
-        let _ = jobs.send(Job { constraint, ids, answer });
+        let job = Job { constraint, ids, answer };
+        // It fails if no thread could be started, or all have ended: then the receiver says so, and the next begins anew.
+        if self.jobs.get_or_insert_with(start).send(job).is_err() {
+            self.jobs = None;
+        }
         receiver
     }
 }
@@ -107,7 +110,8 @@ fn start() -> mpsc::Sender<Job> {
     let count = thread::available_parallelism().map_or(1, |count| count.get().min(MOST_WORKERS));
     for _ in 0..count {
         let receiver = Arc::clone(&receiver);
-        let started = thread::Builder::new().name("grammar".to_owned()).spawn(move || work(&receiver));
+        let builder = thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
+        let started = builder.spawn(move || work(&receiver));
         if let Err(error) = started {
             tracing::error!(%error, "a thread for grammars did not start");
         }

@@ -29,7 +29,7 @@ use super::{
     draft::{Drafter, LookupDrafter, Speculation},
     event::{Event, Submission},
     forward::{GuardedModel, Results, panic_message},
-    in_flight::InFlight,
+    in_flight::{ChooseError, InFlight},
     outcome::{Outcome, outlook, read_rows},
     scheduler::{Plan, Scheduled, Scheduler},
     sequence::{Sequence, SequenceKey, SequenceOptions},
@@ -362,7 +362,7 @@ impl Engine {
         outcome.chosen.into_iter().for_each(|chosen| request.emit(chosen, &self.metrics));
         let is_longest = sequence.tokens().len() >= self.max_sequence_len;
         let end = tokens.last().and_then(|&last| request.ends_with(last, sequence.output().len(), is_longest));
-        let end = end.or(outcome.failure.map(|failure| FinishReason::Failed(failure.to_string())));
+        let end = end.or(outcome.failure.map(ChooseError::finish));
         if end.is_none() {
             request.advance_form(&tokens, &mut self.mask_workers);
         }

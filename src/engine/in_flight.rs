@@ -234,7 +234,7 @@ impl InFlight {
             FinishReason::Length => "length",
             FinishReason::Cancelled if self.stopped.load(Relaxed) => "stop",
             FinishReason::Cancelled | FinishReason::DeadlineExceeded => "abort",
-            FinishReason::Failed(_) => "error",
+            FinishReason::Failed(_) | FinishReason::NoAnswer(_) => "error",
         };
         metrics.finished(label, completion_tokens, self.timeline.timings());
         self.send(Update::Finished(reason));
@@ -243,6 +243,16 @@ impl InFlight {
     /// The channel holds every update the request can lead to, so the only error is a reader that left.
     fn send(&self, update: Update) {
         let _ = self.updates.try_send(update);
+    }
+}
+
+impl ChooseError {
+    /// Why the sequence ends.
+    pub(super) fn finish(self) -> FinishReason {
+        match self {
+            Self::Sample(SampleError::NotFinite) => FinishReason::Failed(self.to_string()),
+            Self::Sample(SampleError::NothingAllowed) | Self::Constraint(_) => FinishReason::NoAnswer(self.to_string()),
+        }
     }
 }
 

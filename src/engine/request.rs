@@ -79,6 +79,8 @@ pub enum FinishReason {
     Cancelled,
     /// The request's deadline passed.
     DeadlineExceeded,
+    /// No token may come next: what the request allows leaves none, or the form of its answer cannot be followed further.
+    NoAnswer(String),
     /// The forward pass or the sampler failed for this request.
     Failed(String),
 }

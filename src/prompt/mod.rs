@@ -213,14 +213,14 @@ impl Codec {
     ) -> Result<Box<dyn Constraint>, PromptError> {
         match self.grammars() {
             Ok(grammars) => grammars.constraint(self, form, end_ids, continued),
-            Err(reason) => Err(PromptError::file("the tokenizer", reason.clone())),
+            Err(reason) => Err(PromptError::form("response_format", reason.clone())),
         }
     }
 
-    /// Makes what [`Codec::constraint`] needs of the vocabulary; without it the first call does.
-    pub fn prepare_constraints(&self) {
-        // Whoever wants a constraint is told what is wrong.
-        let _ = self.grammars();
+    /// Makes what [`Codec::constraint`] needs of the vocabulary; without it the first call does. Says why no answer can be
+    /// given a form, if that is so.
+    pub fn prepare_constraints(&self) -> Result<(), String> {
+        self.grammars().as_ref().map(|_| ()).map_err(String::clone)
     }
 
     fn grammars(&self) -> &Result<Grammars, String> {

@@ -18,7 +18,7 @@ use tramontane::{
         gpu::GpuLimits,
     },
     telemetry::EngineMetrics,
-    types::{Batch, SamplingParams},
+    types::{Batch, Constraint, ConstraintError, SamplingParams, TokenSet},
 };
 
 use crate::engine_mock::{Ahead, FIRST_FAULT, Gated, PagedModel, inspect, read};
@@ -96,10 +96,35 @@ pub fn random_requests(count: usize, n_ids: u32, seed: u64) -> Vec<Request> {
                 priority: random.random_range(-1..=1),
                 deadline: None,
                 cache_salt: random.random_bool(0.2).then(|| "tenant".to_owned()),
-                constraint: None,
+                constraint: random.random_bool(0.2).then(|| Box::new(Pattern { place: 0 }) as Box<dyn Constraint>),
             }
         })
         .collect()
+}
+
+/// Every other token is even.
+#[derive(Clone, Debug)]
+struct Pattern {
+    place: u32,
+}
+
+impl Constraint for Pattern {
+    fn allowed(&mut self) -> Result<TokenSet, ConstraintError> {
+        let mut allowed = TokenSet::default();
+        (0..1024)
+            .filter(|id: &u32| self.place.is_multiple_of(2) || id.is_multiple_of(2))
+            .for_each(|id| allowed.insert(id));
+        Ok(allowed)
+    }
+
+    fn advance(&mut self, _: u32) -> Result<(), ConstraintError> {
+        self.place += 1;
+        Ok(())
+    }
+
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
 }
 
 fn random_sampling(random: &mut ChaCha8Rng, n_ids: u32) -> SamplingParams {

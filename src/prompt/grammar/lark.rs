@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use super::CallForm;
 use crate::prompt::{
     Codec,
-    json::{Number, Object, Value},
+    json::{Object, Value},
     request::Tool,
     template::{Control, Controls},
     version::CallLayout,
@@ -49,11 +49,6 @@ impl Frame {
             thinks_before_json: version.is_some_and(|version| version.writes_settings()),
             begins_with_space,
         }
-    }
-
-    /// Where the beginning of an answer is there already: it has thought, and its first space has come.
-    pub(super) fn continued(self) -> Self {
-        Self { think: None, begins_with_space: false, ..self }
     }
 
     /// JSON, or calls where there are any. Free text before a call would do for JSON, so there is none, but that models
@@ -105,6 +100,11 @@ impl Frame {
         text
     }
 
+    /// Whether the tokenizer has a form for calls.
+    pub(super) fn has_calls(&self) -> bool {
+        self.tool_calls.is_some() && self.calls != CallLayout::None
+    }
+
     /// One call or several, in the layout of the version.
     fn call_rule(&self, form: &CallForm) -> Result<String, String> {
         let Some(begin) = self.tool_calls.filter(|_| self.calls != CallLayout::None) else {
@@ -123,7 +123,12 @@ impl Frame {
                 let calls = form.tools.iter().map(call).collect::<Result<Vec<_>, String>>()?;
                 Ok(format!("({}){}", calls.join(" | "), if form.parallel { "+" } else { "" }))
             }
-            _ => Ok(format!("<[{begin}]> SPACE? %json {} SPACE?", schema_text(&list_schema(self.calls, form), None)?)),
+            (layout, _) => {
+                let call = |(_, tool): &(usize, Tool)| listed_call(layout, tool);
+                let calls = form.tools.iter().map(call).collect::<Result<Vec<_>, String>>()?.join(" | ");
+                let more = if form.parallel { format!(" (SPACE? \",\" SPACE? ({calls}))*") } else { String::new() };
+                Ok(format!("<[{begin}]> SPACE? \"[\" SPACE? ({calls}){more} SPACE? \"]\" SPACE?"))
+            }
         }
     }
 }
@@ -170,35 +175,20 @@ fn arguments_schema(tool: &Tool) -> Value {
     }
 }
 
-/// The list of calls of v2 to v7: name, arguments, and from v3 on an id if the model gives one.
-fn list_schema(layout: CallLayout, form: &CallForm) -> Value {
-    let call = |(_, tool): &(usize, Tool)| {
-        let mut name = Object::new();
-        name.insert("const", tool.name.as_str());
-        let mut properties = Object::new();
-        properties.insert("name", name);
-        properties.insert("arguments", arguments_schema(tool));
-        if layout == CallLayout::ListWithIds {
-            let mut id = of_type("string");
-            id.insert("pattern", format!("^{CALL_ID}$").as_str());
-            properties.insert("id", id);
-        }
-        let mut call = of_type("object");
-        call.insert("properties", properties);
-        call.insert("required", ["name", "arguments"].map(Value::from).to_vec());
-        call.insert("additionalProperties", Value::Bool(false));
-        Value::Object(call)
+/// A call in the list of v2 to v7: name, arguments, and from v3 on an id if the model gives one. A rule and not a schema of
+/// the whole list, in which references of the arguments' schema would mean something else.
+fn listed_call(layout: CallLayout, tool: &Tool) -> Result<String, String> {
+    let member = |key: &str| format!("{} SPACE? \":\" SPACE?", quoted(&quoted(key)));
+    let (name, arguments) = (quoted(&quoted(&tool.name)), schema_text(&arguments_schema(tool), None)?);
+    let id = match layout {
+        CallLayout::ListWithIds => format!("(SPACE? \",\" SPACE? {} /\"{CALL_ID}\"/)? ", member("id")),
+        _ => String::new(),
     };
-    let mut calls = Object::new();
-    calls.insert("anyOf", form.tools.iter().map(call).collect::<Vec<_>>());
-    let one = Value::Number(Number::from(1_u64));
-    let mut list = of_type("array");
-    list.insert("items", calls);
-    list.insert("minItems", one.clone());
-    if !form.parallel {
-        list.insert("maxItems", one);
-    }
-    Value::Object(list)
+    Ok(format!(
+        "(\"{{\" SPACE? {} {name} SPACE? \",\" SPACE? {} %json {arguments} {id}SPACE? \"}}\")",
+        member("name"),
+        member("arguments"),
+    ))
 }
 
 fn of_type(name: &str) -> Object {
@@ -209,5 +199,5 @@ fn of_type(name: &str) -> Object {
 
 /// A text as a string of Lark, which is one of JSON.
 fn quoted(text: &str) -> String {
-    Value::from(text).to_json()
+    Value::from(text).to_json().replace('\u{7f}', "\\u007f")
 }

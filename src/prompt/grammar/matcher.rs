@@ -7,7 +7,8 @@ use llguidance::Matcher;
 use crate::types::{Constraint, ConstraintError, TokenSet};
 
 /// The form of one answer. `Matcher` knows one id that ends it; any of `end_ids` does.
-#[derive(Clone)]
+///
+/// Nobody shares the lexer of an answer: what one makes of it, states, limits that are reached, is nobody else's business.
 pub(super) struct AnswerMatcher {
     matcher: Matcher,
     eos: u32,
@@ -55,7 +56,8 @@ impl Constraint for AnswerMatcher {
     }
 
     fn fork(&self) -> Box<dyn Constraint> {
-        Box::new(self.clone())
+        let matcher = self.matcher.deep_clone();
+        Box::new(Self { matcher, eos: self.eos, end_ids: self.end_ids.clone() })
     }
 }
 

@@ -13,7 +13,12 @@ mod lark;
 mod matcher;
 mod vocabulary;
 
-use std::{collections::VecDeque, fmt, sync::Mutex, sync::PoisonError};
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use llguidance::{
     Matcher, ParserFactory,
@@ -29,8 +34,19 @@ use self::{
 use super::{Codec, error::PromptError, json::Value, request::Tool, tokenizer::Piece};
 use crate::types::Constraint;
 
-/// Compiled grammars that are kept: an agent sends the same tools with every request.
+/// Compiled grammars that are kept, none of a longer text: an agent sends the same tools with every request.
 const KEPT: usize = 64;
+const LONGEST_KEPT: usize = 64 << 10;
+/// The longest text of a form that is compiled: that of a grammar in Lark, whose rules may lead into one another, and of
+/// everything else together.
+const LONGEST_LARK: usize = 32 << 10;
+const LONGEST_FORM: usize = 1 << 20;
+/// Of the thread that compiles, which follows rules into one another. Only what is used takes memory.
+const STACK_BYTES: usize = 256 << 20;
+/// States of a lexer, of one to two kilobytes each; every answer has its own.
+const MOST_LEXER_STATES: usize = 20_000;
+/// Tools that are looked at one by one when something does not compile.
+const MOST_SUSPECTS: usize = 16;
 
 /// What an answer has to be. Without content and calls it is free.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -94,8 +110,8 @@ pub(super) struct Grammars {
     factory: ParserFactory,
     /// The text of an answer's first token may begin with a space that does not count.
     begins_with_space: bool,
-    /// With their grammars; the latest first.
-    compiled: Mutex<VecDeque<(String, Matcher)>>,
+    /// Grammars with matchers that nobody uses; the latest first.
+    kept: Mutex<VecDeque<(String, Matcher)>>,
 }
 
 impl fmt::Debug for Grammars {
@@ -112,10 +128,11 @@ impl Grammars {
         let mut factory = ParserFactory::new(&vocabulary, InferenceCapabilities::default(), &slices)
             .map_err(|error| format!("{error:#}"))?;
         factory.quiet();
-        *factory.limits_mut() = ParserLimits { verbose_errors: false, ..ParserLimits::default() };
+        *factory.limits_mut() =
+            ParserLimits { verbose_errors: false, max_lexer_states: MOST_LEXER_STATES, ..ParserLimits::default() };
         let mut ids = 0..codec.vocab_size() as u32;
         let begins_with_space = ids.any(|id| matches!(codec.tokenizer.piece(id), Piece::Spaced(_)));
-        Ok(Self { factory, begins_with_space, compiled: Mutex::default() })
+        Ok(Self { factory, begins_with_space, kept: Mutex::default() })
     }
 
     /// A constraint at the beginning of an answer, or after `continued` tokens of it. Any of `end_ids` may end it.
@@ -127,8 +144,10 @@ impl Grammars {
         continued: &[u32],
     ) -> Result<Box<dyn Constraint>, PromptError> {
         let frame = Frame::of(codec, self.begins_with_space);
-        let frame = if continued.is_empty() { frame } else { frame.continued() };
-        let matcher = match self.compile(&frame, form) {
+        if form.calls.is_some() && !frame.has_calls() {
+            return Err(PromptError::form("tools", "this model's tokenizer has no form for calls"));
+        }
+        let matcher = match self.compiled(&frame, form) {
             Ok(matcher) => matcher,
             Err(reason) => return Err(self.culprit(&frame, form, reason)),
         };
@@ -140,45 +159,66 @@ impl Grammars {
         Ok(Box::new(matcher))
     }
 
-    fn compile(&self, frame: &Frame, form: &AnswerForm) -> Result<Matcher, String> {
+    /// A matcher of its own, of a grammar that is kept or is now.
+    fn compiled(&self, frame: &Frame, form: &AnswerForm) -> Result<Matcher, String> {
         let grammar = grammar(frame, form)?;
         let key = serde_json::to_string(&grammar).map_err(|error| error.to_string())?;
-        let compiled = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         {
-            let mut compiled = compiled();
-            if let Some(at) = compiled.iter().position(|(known, _)| *known == key)
-                && let Some(found) = compiled.remove(at)
+            let mut kept = kept();
+            if let Some(at) = kept.iter().position(|(known, _)| *known == key)
+                && let Some(found) = kept.remove(at)
             {
-                let matcher = found.1.clone();
-                compiled.push_front(found);
+                let matcher = found.1.deep_clone();
+                kept.push_front(found);
                 return Ok(matcher);
             }
         }
-        let mut matcher = Matcher::new(self.factory.create_parser(grammar));
-        // The first set of tokens shows what compiling alone does not, such as a lexer that grows too large.
-        match matcher.compute_mask() {
-            Ok(allowed) if allowed.is_zero() => return Err("no answer fulfils it".to_owned()),
-            Ok(_) => {}
-            Err(error) => return Err(first_line(&format!("{error:#}"))),
+        let matcher = self.compile(grammar, key.len())?;
+        if key.len() <= LONGEST_KEPT {
+            let mut kept = kept();
+            kept.retain(|(known, _)| *known != key); // somebody else may have compiled it meanwhile
+            kept.push_front((key, matcher.deep_clone()));
+            kept.truncate(KEPT);
         }
-        let mut compiled = compiled();
-        compiled.push_front((key, matcher.clone()));
-        compiled.truncate(KEPT);
         Ok(matcher)
+    }
+
+    fn compile(&self, grammar: TopLevelGrammar, len: usize) -> Result<Matcher, String> {
+        if len > LONGEST_FORM {
+            return Err(format!("it is longer than {LONGEST_FORM} bytes"));
+        }
+        let compile = || {
+            let mut matcher = Matcher::new(self.factory.create_parser(grammar));
+            // The first set of tokens shows what compiling alone does not, such as a lexer that grows too large.
+            match matcher.compute_mask() {
+                Ok(allowed) if allowed.is_zero() => Err("no answer fulfils it".to_owned()),
+                Ok(_) => Ok(matcher),
+                Err(error) => Err(first_line(&format!("{error:#}"))),
+            }
+        };
+        let ended = |_| Err("it cannot be compiled".to_owned());
+        thread::scope(|scope| {
+            let builder = thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
+            match builder.spawn_scoped(scope, compile) {
+                Ok(thread) => thread.join().unwrap_or_else(ended),
+                Err(error) => Err(format!("no thread can be started: {error}")),
+            }
+        })
     }
 
     /// Names the part of a form that does not compile.
     fn culprit(&self, frame: &Frame, form: &AnswerForm, reason: String) -> PromptError {
-        if let Some(content) = &form.content {
-            let alone = AnswerForm { content: Some(content.clone()), calls: None };
-            if let Err(reason) = self.compile(frame, &alone) {
-                return PromptError::form(&content.field, reason);
-            }
+        let fails = |form: AnswerForm| grammar(frame, &form).and_then(|grammar| self.compile(grammar, 0)).err();
+        if let Some(content) = &form.content
+            && let Some(reason) = fails(AnswerForm { content: Some(content.clone()), calls: None })
+        {
+            return PromptError::form(&content.field, reason);
         }
         let calls = form.calls.iter().flat_map(|calls| calls.tools.iter().map(move |tool| (calls, tool)));
-        for (calls, tool) in calls {
+        for (calls, tool) in calls.take(MOST_SUSPECTS) {
             let alone = CallForm { tools: vec![tool.clone()], required: true, parallel: calls.parallel };
-            if let Err(reason) = self.compile(frame, &AnswerForm { content: None, calls: Some(alone) }) {
+            if let Some(reason) = fails(AnswerForm { content: None, calls: Some(alone) }) {
                 return PromptError::form(format!("tools[{}].function.parameters", tool.0), reason);
             }
         }
@@ -197,6 +237,9 @@ fn grammar(frame: &Frame, form: &AnswerForm) -> Result<TopLevelGrammar, String> 
         }
         Some(ContentKind::Regex(regex)) => Some(GrammarWithLexer::from_regex(regex)),
         Some(ContentKind::Choice(texts)) => Some(GrammarWithLexer::from_lark(lark::choice(texts))),
+        Some(ContentKind::Lark(text)) if text.len() > LONGEST_LARK => {
+            return Err(format!("it is longer than {LONGEST_LARK} bytes"));
+        }
         Some(ContentKind::Lark(text)) => Some(GrammarWithLexer::from_lark(text.clone())),
     };
     match (content, &form.calls) {

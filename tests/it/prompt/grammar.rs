@@ -170,9 +170,98 @@ fn json_begins_with_a_space_where_the_tokenizer_writes_one() {
     }
 }
 
+/// In a list of calls each tool's schema is a document of its own, to which its references refer.
+#[test]
+fn references_of_a_strict_tool_are_its_own() {
+    let parameters = json!({
+        "type": "object",
+        "properties": { "place": { "$ref": "#/$defs/place" }, "next": { "anyOf": [{ "type": "null" }, { "$ref": "#" }] } },
+        "required": ["place"],
+        "additionalProperties": false,
+        "$defs": { "place": { "enum": ["Oslo", "Rome"] } },
+    });
+    let tools = json!([{ "type": "function", "function": { "name": "go", "parameters": parameters, "strict": true } }]);
+    let good = r#"{"place": "Oslo", "next": {"place": "Rome", "next": null}}"#;
+    let bad =
+        [r#"{"place": "Bonn"}"#, r#"{"place": "Oslo", "next": [{"name": "go", "arguments": {"place": "Oslo"}}]}"#];
+    let listed = |arguments: &str| format!(r#"‹[TOOL_CALLS]›[{{"name": "go", "arguments": {arguments}}}]"#);
+    let named = |arguments: &str| format!("‹[TOOL_CALLS]›go‹[ARGS]›{arguments}");
+    let request = json!({ "tools": tools, "tool_choice": "required" });
+    for name in ["v3-spm", "v7-tekken"] {
+        check(name, request.clone(), &[&listed(good)], &[&listed(bad[0]), &listed(bad[1])]);
+    }
+    check("v13-tekken", request, &[&named(good)], &[&named(bad[0]), &named(bad[1])]);
+}
+
+#[test]
+fn an_answer_may_have_begun_in_any_way_that_its_form_has() {
+    let json = json!({ "response_format": { "type": "json_object" } });
+    let call = json!({ "tools": tools(true), "response_format": { "type": "json_object" } });
+    for (name, request, begun, rest) in [
+        ("v3-spm", &json, "{\"a", "\": 1}"),
+        ("v7-tekken", &json, " {", "}"),
+        ("v13-tekken", &json, "{\"a\":", " [1]}"),
+        ("v13-tekken", &call, "Let me look it up.", "‹[TOOL_CALLS]›weather‹[ARGS]›{\"city\": \"Oslo\"}"),
+        ("v15-tekken", &json, "‹[THINK]›Well.‹[/THINK]›", "{}"),
+        ("v15-tekken", &json, "‹[THINK]›Well", ".‹[/THINK]›{}"),
+    ] {
+        let codec = codec(name);
+        let eos = codec.eos_id().expect("an end");
+        let form = form_of(request.as_object().expect("an object"));
+        let begun = ids_of(codec, begun);
+        let mut constraint =
+            codec.constraint(&form, &[eos], &begun).unwrap_or_else(|error| panic!("{name}: {begun:?}: {error}"));
+        // Without the space that a SentencePiece tokenizer writes in front of a text.
+        let whole = ids_of(codec, rest);
+        for id in whole.into_iter().filter(|id| name != "v3-spm" || codec.token_bytes(*id) != b" ") {
+            assert!(constraint.allowed().expect("a set").contains(id), "{name}: {rest}");
+            constraint.advance(id).expect("it was allowed");
+        }
+        assert!(constraint.allowed().expect("a set").contains(eos), "{name}: {rest}");
+    }
+}
+
+#[test]
+fn answers_of_one_form_do_not_know_of_each_other() {
+    let codec = codec("v13-tekken");
+    let eos = codec.eos_id().expect("an end");
+    let form = form_of(json!({ "response_format": { "type": "json_object" } }).as_object().expect("an object"));
+    let mut first = codec.constraint(&form, &[eos], &[]).expect("a form");
+    let mut others = [first.fork(), codec.constraint(&form, &[eos], &[]).expect("a form")];
+    let ids = ids_of(codec, "{\"a\": 1}");
+    first.advance(ids[0]).expect("it fits");
+    first.advance(ids_of(codec, "\n")[0]).expect_err("no name has a new line");
+    first.allowed().expect_err("it has failed");
+    for other in &mut others {
+        ids.iter().for_each(|&id| other.advance(id).expect("it fits"));
+        assert!(other.allowed().expect("a set").contains(eos));
+    }
+}
+
+#[test]
+fn texts_of_requests_stay_texts() {
+    let codec = codec("v13-tekken");
+    let eos = codec.eos_id().expect("an end");
+    let texts: Vec<String> = (1..0xa1)
+        .filter_map(char::from_u32)
+        .map(|character| format!("a{character}b"))
+        .chain(["\"i", "//", "<s>", "<[3]>", "/x/", "| start", "%json {}"].map(str::to_owned))
+        .collect();
+    let kind = ContentKind::Choice(texts.clone());
+    let form = AnswerForm { content: Some(ContentForm { field: "choice".to_owned(), kind }), calls: None };
+    for text in &texts {
+        let mut constraint = codec.constraint(&form, &[eos], &[]).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+        for id in codec.encode_text(text, false) {
+            assert!(constraint.allowed().expect("a set").contains(id), "{text:?}");
+            constraint.advance(id).expect("it was allowed");
+        }
+        assert!(constraint.allowed().expect("a set").contains(eos), "{text:?}");
+    }
+}
+
 #[test]
 fn a_model_without_calls_is_asked_for_none() {
     let form = form_of(json!({ "tools": tools(false), "tool_choice": "required" }).as_object().expect("an object"));
     let error = codec("v1-spm").constraint(&form, &[2], &[]).map(drop).expect_err("v1 has no calls");
-    assert!(error.to_string().contains("no form for calls"), "{error}");
+    assert!(error.to_string().contains("no form for calls") && error.field() == Some("tools"), "{error}");
 }
