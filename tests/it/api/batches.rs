@@ -147,7 +147,7 @@ async fn a_batch_of_nothing_that_could_be_asked_fails() {
     for (text, code, line) in [
         ("\n", "empty_file", Value::Null),
         ("nonsense\n[]", "invalid_json_line", json!(1)),
-        (&line("a", "Hello").replace("chat/", ""), "invalid_url", json!(1)),
+        (line("a", "Hello").replace("chat/", "").as_str(), "invalid_url", json!(1)),
     ] {
         let batch = harness.batch(&[text.to_owned()]).await;
         let batch = harness.ended(&batch, "failed").await;
@@ -197,7 +197,7 @@ async fn a_cancelled_batch_keeps_what_it_has() {
 #[tokio::test]
 async fn a_restart_goes_on_where_the_server_stopped() {
     let directory = tempfile::tempdir().expect("a directory");
-    let lines = lines(30);
+    let lines = lines(100);
     let mut batch = Value::Null;
     let mut done_before = 0;
     // Each server gets a little further, and is stopped in the middle of lines.
@@ -223,15 +223,13 @@ async fn a_restart_goes_on_where_the_server_stopped() {
     let harness = harness(reopened(directory.path()).await);
     let _worker = harness.worker();
     let batch = harness.ended(&batch, "completed").await;
-    assert_eq!(counts(&batch), [30, 30, 0]);
+    assert_eq!(counts(&batch), [100, 100, 0]);
     let answers = harness.lines_of(&batch["output_file_id"]).await;
     let mut times: BTreeMap<&str, usize> = BTreeMap::new();
     for id in custom_ids(&answers) {
         *times.entry(id).or_default() += 1;
     }
-    assert!(times.len() == 30 && times.values().all(|times| *times == 1), "{times:?}");
-    let text = std::fs::read(directory.path().join("tramontane.sqlite")).expect("the database");
-    assert!(!text.is_empty());
+    assert!(times.len() == 100 && times.values().all(|times| *times == 1), "{times:?}");
 }
 
 #[tokio::test]
