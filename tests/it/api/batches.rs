@@ -137,7 +137,14 @@ async fn bad_lines_are_in_the_error_file_and_hold_up_no_other() {
             format!("{} {} {} {}\n", line["custom_id"], response["status_code"], error.0, error.1)
         })
         .collect();
-    expect![].assert_eq(&shown.concat());
+    expect![[r#"
+        null null "Line 2 cannot be asked: it is not a JSON object." "invalid_json_line"
+        "refused" 400 "max_tokens" null
+        "other-model" 404 "model" "model_not_found"
+        "streamed" null "Line 5 cannot be asked: `body.stream` is not available in a batch." "invalid_body"
+        "good" null "Line 6 cannot be asked: an earlier line has the same `custom_id`." "duplicate_custom_id"
+    "#]]
+    .assert_eq(&shown.concat());
 }
 
 #[tokio::test]
