@@ -1,4 +1,5 @@
-//! What a URL says. Query parameters are under the same rule as the fields of bodies: each is taken, or refused by name.
+//! What a URL says: the id in its path, and query parameters, which are under the same rule as the fields of bodies.
+//! Each is taken, or refused by name.
 
 use axum::{
     extract::{FromRequestParts, Path, Query},

@@ -231,7 +231,8 @@ mod tests {
             }
         });
         let shown = shown.collect();
-        Ok((shown, format!("{:?}", reading.finish().map_err(Value::from))))
+        let finished = reading.finish().map_or_else(|told| format!("{}\n", Value::from(told)), |()| String::new());
+        Ok((shown, finished))
     }
 
     fn check(text: &[u8], expected: Expect) {
@@ -239,7 +240,6 @@ mod tests {
         for piece_len in [1, 7, 100] {
             assert_eq!(read(text, piece_len).expect("a batch"), (whole.clone(), finished.clone()));
         }
-        let finished = if finished == "Ok(())" { String::new() } else { format!("{finished}\n") };
         expected.assert_eq(&format!("{whole}{finished}"));
     }
 
@@ -275,13 +275,43 @@ mod tests {
             b"{\"custom_id\": \"a\", \"body\": {}}",
         ];
         let text = [lines.join(&b'\n'), b"\n".to_vec(), long.into_bytes()].concat();
-        check(&text, expect![]);
+        check(
+            &text,
+            expect![[r#"
+                1 null "invalid_json_line" "Line 1 cannot be asked: it is not a JSON object."
+                2 null "invalid_utf8" "Line 2 cannot be asked: it is not UTF-8."
+                3 null "invalid_json_line" "Line 3 cannot be asked: it is not a JSON object."
+                4 null "invalid_custom_id" "Line 4 cannot be asked: `custom_id` must be a string of 1 to 512 characters."
+                5 null "invalid_custom_id" "Line 5 cannot be asked: `custom_id` must be a string of 1 to 512 characters."
+                6 null "invalid_json_line" "Line 6 cannot be asked: missing field `body` at line 1 column 18."
+                7 "a" "invalid_body" "Line 7 cannot be asked: `body` must be an object."
+                8 "a" "invalid_body" "Line 8 cannot be asked: The body is not valid JSON: the key `a` appears twice at line 1 column 12."
+                9 "a" "invalid_method" "Line 9 cannot be asked: `method` must be POST."
+                10 "a" "invalid_url" "Line 10 cannot be asked: `url` must be the batch's endpoint, /v1/chat/completions."
+                11 "a" "invalid_body" "Line 11 cannot be asked: `body.stream` is not available in a batch."
+                12 "a" "invalid_body" "Line 12 cannot be asked: `body.priority` is not available in a batch: all its lines come last."
+                13 a {"stream": false}
+                14 "a" "duplicate_custom_id" "Line 14 cannot be asked: an earlier line has the same `custom_id`."
+                15 null "line_too_long" "Line 15 cannot be asked: it is longer than 200 bytes."
+            "#]],
+        );
     }
 
     #[test]
     fn what_has_no_line_to_ask_is_no_batch() {
-        check(b"\n \n", expect![]);
-        check(b"nonsense", expect![]);
+        check(
+            b"\n \n",
+            expect![[r#"
+                [{"code":"empty_file","line":null,"param":null,"message":"The input has no lines."}]
+            "#]],
+        );
+        check(
+            b"nonsense",
+            expect![[r#"
+                1 null "invalid_json_line" "Line 1 cannot be asked: it is not a JSON object."
+                [{"code":"invalid_json_line","line":1,"message":"Line 1 cannot be asked: it is not a JSON object.","param":null}]
+            "#]],
+        );
         let many = "{\n".repeat(50_001);
         assert_eq!(read(many.as_bytes(), 1 << 16).expect_err("too many").code, "too_many_lines");
     }

@@ -137,7 +137,14 @@ async fn bad_lines_are_in_the_error_file_and_hold_up_no_other() {
             format!("{} {} {} {}\n", line["custom_id"], response["status_code"], error.0, error.1)
         })
         .collect();
-    expect![].assert_eq(&shown.concat());
+    expect![[r#"
+        null null "Line 2 cannot be asked: it is not a JSON object." "invalid_json_line"
+        "refused" 400 "max_tokens" null
+        "other-model" 404 "model" "model_not_found"
+        "streamed" null "Line 5 cannot be asked: `body.stream` is not available in a batch." "invalid_body"
+        "good" null "Line 6 cannot be asked: an earlier line has the same `custom_id`." "duplicate_custom_id"
+    "#]]
+    .assert_eq(&shown.concat());
 }
 
 #[tokio::test]
@@ -147,7 +154,7 @@ async fn a_batch_of_nothing_that_could_be_asked_fails() {
     for (text, code, line) in [
         ("\n", "empty_file", Value::Null),
         ("nonsense\n[]", "invalid_json_line", json!(1)),
-        (&line("a", "Hello").replace("chat/", ""), "invalid_url", json!(1)),
+        (line("a", "Hello").replace("chat/", "").as_str(), "invalid_url", json!(1)),
     ] {
         let batch = harness.batch(&[text.to_owned()]).await;
         let batch = harness.ended(&batch, "failed").await;
@@ -197,7 +204,7 @@ async fn a_cancelled_batch_keeps_what_it_has() {
 #[tokio::test]
 async fn a_restart_goes_on_where_the_server_stopped() {
     let directory = tempfile::tempdir().expect("a directory");
-    let lines = lines(30);
+    let lines = lines(100);
     let mut batch = Value::Null;
     let mut done_before = 0;
     // Each server gets a little further, and is stopped in the middle of lines.
@@ -223,15 +230,13 @@ async fn a_restart_goes_on_where_the_server_stopped() {
     let harness = harness(reopened(directory.path()).await);
     let _worker = harness.worker();
     let batch = harness.ended(&batch, "completed").await;
-    assert_eq!(counts(&batch), [30, 30, 0]);
+    assert_eq!(counts(&batch), [100, 100, 0]);
     let answers = harness.lines_of(&batch["output_file_id"]).await;
     let mut times: BTreeMap<&str, usize> = BTreeMap::new();
     for id in custom_ids(&answers) {
         *times.entry(id).or_default() += 1;
     }
-    assert!(times.len() == 30 && times.values().all(|times| *times == 1), "{times:?}");
-    let text = std::fs::read(directory.path().join("tramontane.sqlite")).expect("the database");
-    assert!(!text.is_empty());
+    assert!(times.len() == 100 && times.values().all(|times| *times == 1), "{times:?}");
 }
 
 #[tokio::test]

@@ -24,6 +24,14 @@ async fn ids(harness: &Harness, query: &str) -> Vec<String> {
     answer["data"].as_array().expect("a list").iter().map(id).collect()
 }
 
+fn text<'a>(name: &'a str, value: &'a str) -> Part<'a> {
+    (name, None, value.as_bytes())
+}
+
+fn attached<'a>(filename: &'a str, content: &'a [u8]) -> Part<'a> {
+    ("file", Some(filename), content)
+}
+
 fn limited(file_bytes: usize) -> HttpLimits {
     HttpLimits { storage: StorageLimits { file_bytes, ..StorageLimits::default() }, ..HttpLimits::default() }
 }
@@ -60,23 +68,23 @@ async fn a_file_comes_out_as_it_went_in() {
 #[tokio::test]
 async fn a_form_that_is_wrong_leaves_nothing() {
     let harness = Harness::storing(babbles(), limited(1000), Store::in_memory(8 << 20).expect("memory"));
-    let file: Part = ("file", Some("a.jsonl"), b"{}");
-    let purpose: Part = ("purpose", None, b"batch");
-    let large = "x".repeat(1001);
+    let file = attached("a.jsonl", b"{}");
+    let purpose = text("purpose", "batch");
+    let large = "x".repeat(1025);
     for (parts, error) in [
         (vec![purpose], r#"400 "file" null"#),
         (vec![file], r#"400 "purpose" null"#),
-        (vec![file, ("purpose", None, b"fine-tune")], r#"400 "purpose" null"#),
-        (vec![file, ("purpose", None, b"vision")], r#"400 "purpose" null"#),
+        (vec![file, text("purpose", "fine-tune")], r#"400 "purpose" null"#),
+        (vec![file, text("purpose", "vision")], r#"400 "purpose" null"#),
         (vec![file, file, purpose], r#"400 "file" null"#),
         (vec![file, purpose, purpose], r#"400 "purpose" null"#),
-        (vec![("file", None, b"{}"), purpose], r#"400 "file" null"#),
-        (vec![("file", Some("a"), b""), purpose], r#"400 "file" null"#),
-        (vec![file, purpose, ("colour", None, b"red")], r#"400 "colour" "unknown_parameter""#),
-        (vec![file, purpose, ("visibility", None, b"user")], r#"400 "visibility" "unsupported_value""#),
-        (vec![file, purpose, ("expires_after[seconds]", None, b"60")], r#"400 "expires_after[anchor]" null"#),
-        (vec![purpose, ("file", Some("a"), large.as_bytes())], r#"413 "file" "file_too_large""#),
-        (vec![file, ("purpose", None, large.as_bytes()), ("x", None, large.as_bytes())], r#"400 "purpose" null"#),
+        (vec![text("file", "{}"), purpose], r#"400 "file" null"#),
+        (vec![attached("a", b""), purpose], r#"400 "file" null"#),
+        (vec![file, purpose, text("colour", "red")], r#"400 "colour" "unknown_parameter""#),
+        (vec![file, purpose, text("visibility", "user")], r#"400 "visibility" "unsupported_value""#),
+        (vec![file, purpose, text("expires_after[seconds]", "60")], r#"400 "expires_after[anchor]" null"#),
+        (vec![purpose, attached("a", large.as_bytes())], r#"413 "file" "file_too_large""#),
+        (vec![file, text("purpose", &large)], r#"400 "purpose" null"#),
     ] {
         assert_eq!(harness.post_form("/v1/files", form(&parts)).await.error(), error);
     }
