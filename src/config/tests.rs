@@ -217,6 +217,9 @@ fn what_is_printed_reads_back() {
             body_limit = 1025
             request_timeout = "90s"
             drain_timeout = 0
+            data_dir = "/srv/a directory"
+            retention = "36h"
+            storage_limit = "3MiB"
             log_format = "json"
             log_level = "info,tramontane::engine=debug"
             "#
@@ -224,8 +227,9 @@ fn what_is_printed_reads_back() {
         "",
     );
     let mut set = check_reads_back(&odd.unwrap());
-    let blocks =
-        resolve("--num-blocks 9 --bind [::1]:80 --max-model-len 2 --served-model-name a,b --drain-timeout 1ms");
+    let blocks = resolve(
+        "--num-blocks 9 --bind [::1]:80 --max-model-len 2 --served-model-name a,b --drain-timeout 1ms --ephemeral",
+    );
     set.extend(check_reads_back(&blocks.unwrap()));
     for setting in &defaults.resolved {
         assert!(set.contains(&setting.key), "this test leaves {} out", setting.key);
@@ -360,7 +364,8 @@ fn spans() {
     check("10m", Some(600_000));
     check("1h", Some(3_600_000));
     check("", None);
-    check("1d", None);
+    check("1d", Some(86_400_000));
+    check("1w", None);
     check("-1s", None);
 }
 

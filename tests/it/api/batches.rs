@@ -162,9 +162,8 @@ async fn a_batch_of_nothing_that_could_be_asked_fails() {
         assert_eq!((&error["code"], &error["line"]), (&json!(code), &line), "{text}");
         assert!(error["message"].is_string() && batch["failed_at"].is_u64(), "{batch}");
         assert_eq!((&batch["output_file_id"], &batch["error_file_id"]), (&Value::Null, &Value::Null));
-        let cancelled =
-            harness.post(&format!("/v1/batches/{}/cancel", batch["id"].as_str().expect("an id")), &json!({}));
-        assert_eq!(cancelled.await.error(), r#"409 null "not_cancellable""#);
+        let cancel = format!("/v1/batches/{}/cancel", batch["id"].as_str().expect("an id"));
+        assert_eq!(harness.post(&cancel, &json!({})).await.error(), r#"409 null "not_cancellable""#);
     }
 }
 
