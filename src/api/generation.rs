@@ -248,7 +248,7 @@ fn max_tokens(model: &ServedModel, job: &Job) -> Result<usize, ApiError> {
 }
 
 fn request(eos_token_ids: &[u32], job: &Job, max_tokens: usize) -> Request {
-    let GenerationParams { sampling, stopping, logprobs, prompt_logprobs, scheduling, .. } = &job.params;
+    let GenerationParams { sampling, stopping, logprobs, prompt_logprobs, scheduling, prediction, .. } = &job.params;
     Request {
         prompt_ids: job.prompt_ids.clone(),
         sampling: sampling.clone(),
@@ -264,6 +264,7 @@ fn request(eos_token_ids: &[u32], job: &Job, max_tokens: usize) -> Request {
         priority: scheduling.priority,
         deadline: scheduling.deadline,
         cache_salt: scheduling.cache_salt.clone(),
+        prediction: prediction.clone(),
     }
 }
 

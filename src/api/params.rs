@@ -46,6 +46,8 @@ pub struct GenerationParams {
     pub special_tokens: SpecialTokens,
     /// When it is computed, and with which cache.
     pub scheduling: Scheduling,
+    /// What the answer is expected to be. It decides when the answer comes, never what it is.
+    pub prediction: Vec<u32>,
 }
 
 /// When an answer ends.
@@ -125,6 +127,7 @@ impl GenerationParams {
             prompt_logprobs: None,
             special_tokens: SpecialTokens::Skip,
             scheduling: Scheduling::default(),
+            prediction: Vec::new(),
         }
     }
 

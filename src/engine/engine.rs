@@ -148,6 +148,9 @@ impl Engine {
             prompt_rows: request.prompt_logprobs.is_some(),
             generated_apart: self.model.tells_generated_tokens_apart(),
         };
+        if let Some(speculation) = &mut self.speculation {
+            speculation.expect(key.arrival, mem::take(&mut request.prediction));
+        }
         self.scheduler.add(key, Sequence::new(mem::take(&mut request.prompt_ids), &options));
         self.requests.insert(key, InFlight::new(submission));
     }
@@ -368,6 +371,9 @@ impl Engine {
     fn finish(&mut self, key: SequenceKey, reason: FinishReason) {
         let sequence = self.scheduler.remove(key);
         self.forget(key);
+        if let Some(speculation) = &mut self.speculation {
+            speculation.end(key.arrival);
+        }
         if let (Some(request), Some(sequence)) = (self.requests.remove(&key), sequence) {
             if let FinishReason::Failed(failure) = &reason {
                 tracing::error!(failure, "a request failed");
@@ -479,6 +485,7 @@ mod tests {
             priority: 0,
             deadline: None,
             cache_salt: None,
+            prediction: Vec::new(),
         };
         assert!(status.enter(1));
         engine.accept(Submission { request, updates, stopped: Arc::default(), arrived: Instant::now() });

@@ -25,6 +25,9 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// Requests share cached prefixes only within the same salt.
     pub cache_salt: Option<String>,
+    /// What the output is expected to be: guesses are taken from it where the model has any. It decides when tokens come,
+    /// never which.
+    pub prediction: Vec<u32>,
 }
 
 /// When a sequence ends.
@@ -107,6 +110,7 @@ impl Request {
             return Err(invalid("allowed_token_ids", "must hold at least one token".to_owned()));
         }
         check_ids("prompt_ids", self.prompt_ids.iter().copied(), vocab_size)?;
+        check_ids("prediction", self.prediction.iter().copied(), vocab_size)?;
         check_ids("allowed_token_ids", allowed.unwrap_or_default().iter().copied(), vocab_size)?;
         check_ids("logit_bias", sampling.logit_bias.iter().map(|&(id, _)| id), vocab_size)?;
         let StopRules { min_tokens, max_tokens, .. } = self.stop;

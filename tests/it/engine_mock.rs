@@ -309,6 +309,7 @@ pub fn request(prompt: &[u32], max_tokens: usize) -> Request {
         priority: 0,
         deadline: None,
         cache_salt: None,
+        prediction: Vec::new(),
     }
 }
 

@@ -140,6 +140,7 @@ pub fn generate<'a>(
         priority: 0,
         deadline: None,
         cache_salt: None,
+        prediction: Vec::new(),
     };
     let streams = wanted.map(|wanted| engine.submit(request(wanted))).collect::<Result<Vec<_>, _>>()?;
     let mut outputs = Vec::new();
