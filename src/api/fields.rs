@@ -5,7 +5,10 @@ mod tables;
 
 use std::fmt::Write as _;
 
-pub use tables::{CHAT, COMPLETIONS, DETOKENIZE, TOKENIZE};
+pub use tables::{CHAT, COMPLETIONS, DETOKENIZE, FIM, TOKENIZE};
+
+/// The tables of all resources, in the order of `docs/api.md`.
+pub static ALL: [&Table; 5] = [&CHAT, &COMPLETIONS, &FIM, &TOKENIZE, &DETOKENIZE];
 
 /// The fields of one resource.
 #[derive(Debug)]
@@ -34,7 +37,7 @@ pub enum Support {
     Honoured {
         /// Answered with 200.
         sample: &'static str,
-        /// Answered with 400, `param` being this field or a part of it.
+        /// Answered with 400 (422 in Mistral's dialect) that names this field or a part of it.
         refused: &'static str,
     },
     /// Type-checked and otherwise without meaning here, as it is nothing but a label.
@@ -68,7 +71,7 @@ impl Table {
 /// The tables as Markdown: the generated part of `docs/api.md`.
 pub fn markdown() -> String {
     let mut text = String::new();
-    for table in [&CHAT, &COMPLETIONS, &TOKENIZE, &DETOKENIZE] {
+    for table in ALL {
         let _ = write!(text, "\n### `{}`\n\n| field | | example | |\n|---|---|---|---|\n", table.resource);
         for field in table.fields() {
             let (status, example) = match field.support {

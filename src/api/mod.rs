@@ -14,6 +14,7 @@ mod body;
 mod chat;
 mod chunks;
 mod completions;
+mod dialect;
 pub mod error;
 pub mod fields;
 pub mod generation;
@@ -28,6 +29,7 @@ mod sse;
 mod state;
 mod stop_strings;
 mod tokenize;
+pub mod unserved;
 
 use axum::{
     Router,
@@ -53,9 +55,10 @@ pub fn routes() -> Router<AppState> {
     Router::new()
         .route("/v1/models", get(models::list))
         // Names may contain slashes, as those of the Hugging Face hub do.
-        .route("/v1/models/{*model}", get(models::get))
+        .route("/v1/models/{*model}", get(models::get).delete(unserved::delete_model))
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route("/v1/fim/completions", post(chat::fim::create))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/health", get(health::ready))
@@ -69,7 +72,7 @@ pub fn routes() -> Router<AppState> {
 }
 
 async fn not_found(request: Request) -> ApiError {
-    ApiError::RouteNotFound { path: request.uri().path().to_owned() }
+    unserved::no_route(request.uri().path())
 }
 
 async fn method_not_allowed(request: Request) -> ApiError {
