@@ -2,6 +2,9 @@
 
 mod call_ids;
 mod conversation;
+pub(super) mod fim;
+mod mistral;
+mod prediction;
 mod request;
 mod response;
 mod stream;
@@ -24,6 +27,7 @@ use super::{
     answer::{Head, UsageCounter, collect},
     body::JsonText,
     chunks::{Chunks, produce},
+    dialect::Refusal,
     error::ApiError,
     form::parsing_cost,
     generation,
@@ -33,13 +37,23 @@ use super::{
 };
 
 /// Answers a chat request, at once or as a stream.
-pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
-    let Work { state, model, in_flight, request_id, deadline, precedence } = work;
+pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, Refusal> {
     let mut call = {
-        let model = Arc::clone(&model);
-        off_thread(&state, parsing_cost(&text), move || ChatCall::parse(&text, &model, deadline)).await?
+        let (model, head, deadline) = (Arc::clone(&work.model), work.dialect, work.deadline);
+        off_thread(&work.state, parsing_cost(&text), move || ChatCall::parse(&text, head, &model, deadline)).await?
     };
-    precedence.apply(&mut call.job.params.scheduling);
+    work.precedence.apply(&mut call.job.params.scheduling);
+    respond(work, call).await
+}
+
+/// Generates what a call asks for, and answers in its dialect.
+async fn respond(work: Work, call: ChatCall) -> Result<Response, Refusal> {
+    let dialect = call.dialect;
+    generate(work, call).await.map_err(|error| dialect.refuse(error))
+}
+
+async fn generate(work: Work, call: ChatCall) -> Result<Response, ApiError> {
+    let Work { state, model, in_flight, request_id, .. } = work;
     let request_id = call.options.request_id.clone().unwrap_or(request_id);
     let head = Head::new(format!("chatcmpl-{request_id}"), call.model_name.clone(), &model);
     let generations = generation::start(&model, &call.job)?;
@@ -50,7 +64,8 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
             let (n, usage, metrics) = (call.job.params.n, counter(&call), Arc::clone(&model.metrics));
             let chunks = Chunks { head, options, n, usage, prompt_ids, metrics };
             let choices = ChatChoices::new(&call, &model);
-            sse::respond(state.limits(), in_flight, |sender| produce(chunks, choices, generations, sender))
+            let produced = |sender| produce(chunks, choices, generations, sender);
+            sse::respond(call.dialect, state.limits(), in_flight, produced)
         }
         None => complete(head, &call, &model, generations).await?,
     };

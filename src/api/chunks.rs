@@ -64,12 +64,16 @@ pub(super) async fn produce<W: WriteChoices>(
     sender: Sender,
 ) -> Result<(), Broken> {
     let mut completion_tokens = vec![0; generations.len()];
+    let mut unfinished = generations.len();
     let mut events = merge(generations);
     while let Some((index, event)) = events.next().await {
         let event = event?;
         completion_tokens[index] += chunks.count(index, &event);
-        for choice in writer.write(index, event) {
-            let usage = chunks.usage_so_far();
+        unfinished -= usize::from(matches!(event, Event::Finished(_)));
+        let mut choices = writer.write(index, event).into_iter().peekable();
+        while let Some(choice) = choices.next() {
+            let is_last = unfinished == 0 && choices.peek().is_none();
+            let usage = chunks.usage_with(is_last);
             let prompt_ids = chunks.prompt_ids.take();
             sender.send(&chunks.chunk::<W>(vec![choice], usage, prompt_ids)).await?;
         }
@@ -100,7 +104,11 @@ impl Chunks {
         0
     }
 
-    fn usage_so_far(&self) -> Option<Option<Usage>> {
+    /// The usage of a chunk that may be the last one with choices.
+    fn usage_with(&self, is_last: bool) -> Option<Option<Usage>> {
+        if is_last && self.options.usage_at_the_end && !self.options.include_usage {
+            return Some(Some(self.usage.usage()));
+        }
         let so_far = self.options.continuous_usage_stats.then(|| self.usage.usage());
         (self.options.include_usage || so_far.is_some()).then_some(so_far)
     }

@@ -16,6 +16,7 @@ use super::{
     answer::{Head, UsageCounter, collect},
     body::JsonText,
     chunks::{Chunks, produce},
+    dialect::Dialect,
     error::ApiError,
     form::parsing_cost,
     generation::{self, Generation},
@@ -26,7 +27,7 @@ use super::{
 
 /// Answers a completion request, at once or as a stream.
 pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
-    let Work { state, model, in_flight, request_id, deadline, precedence } = work;
+    let Work { state, model, in_flight, request_id, dialect, deadline, precedence } = work;
     let mut call = {
         let model = Arc::clone(&model);
         off_thread(&state, parsing_cost(&text), move || CompletionCall::parse(&text, &model, deadline)).await?
@@ -42,7 +43,9 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
             let (n, usage, metrics) = (call.n, counter(&call), Arc::clone(&model.metrics));
             let chunks = Chunks { head, options, n, usage, prompt_ids, metrics };
             let choices = CompletionChoices::new(call, &model);
-            sse::respond(state.limits(), in_flight, |sender| produce(chunks, choices, generations, sender))
+            let dialect = dialect.unwrap_or(Dialect::OpenAi);
+            let produced = |sender| produce(chunks, choices, generations, sender);
+            sse::respond(dialect, state.limits(), in_flight, produced)
         }
         None => complete(head, &call, &model, generations).await?,
     };

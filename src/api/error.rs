@@ -1,17 +1,20 @@
 //! The single map from what can go wrong to status, headers and body.
 //!
 //! Every answer that is not a success, whatever layer it comes from, is an [`ApiError`] and has OpenAI's
-//! shape: `{"error": {"message", "type", "param", "code"}}`, all four keys always present.
+//! shape: `{"error": {"message", "type", "param", "code"}}`, all four keys always present. A request in Mistral's
+//! dialect gets the same error in Mistral's shape: `dialect` makes it of the error that a response carries.
 
 use axum::{
     Json,
-    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
+    http::{HeaderName, HeaderValue, StatusCode, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
 
 use super::stored_error::StoredError;
 use crate::{engine::SubmitError, prompt::PromptError, types::InvalidSampling};
+
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Why a request was not answered, or an answer not finished.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +42,12 @@ pub enum ApiError {
     RouteNotFound {
         /// As asked for.
         path: String,
+    },
+    /// One of the public APIs has it, this server has not.
+    #[error("This server does not serve {what}.")]
+    NotServed {
+        /// What it would be.
+        what: &'static str,
     },
     /// The path exists, the method does not.
     #[error("{path} does not answer {method}.")]
@@ -103,6 +112,7 @@ impl ApiError {
         match self {
             Self::Invalid { .. } => StatusCode::BAD_REQUEST,
             Self::ModelNotFound { .. } | Self::RouteNotFound { .. } => StatusCode::NOT_FOUND,
+            Self::NotServed { .. } => StatusCode::NOT_IMPLEMENTED,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -125,7 +135,7 @@ impl ApiError {
         }})
     }
 
-    fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Busy { .. } => "rate_limit_error",
             Self::Unavailable { .. } => "service_unavailable_error",
@@ -135,6 +145,7 @@ impl ApiError {
             Self::Invalid { .. }
             | Self::ModelNotFound { .. }
             | Self::RouteNotFound { .. }
+            | Self::NotServed { .. }
             | Self::MethodNotAllowed { .. }
             | Self::BodyTimeout { .. }
             | Self::BodyTooLarge { .. }
@@ -142,12 +153,13 @@ impl ApiError {
         }
     }
 
-    fn param(&self) -> Option<&str> {
+    pub(super) fn param(&self) -> Option<&str> {
         match self {
             Self::Invalid { param, .. } => param.as_deref(),
             Self::ModelNotFound { .. } => Some("model"),
             Self::Stored(error) => error.param(),
             Self::RouteNotFound { .. }
+            | Self::NotServed { .. }
             | Self::MethodNotAllowed { .. }
             | Self::BodyTimeout { .. }
             | Self::BodyTooLarge { .. }
@@ -159,11 +171,12 @@ impl ApiError {
         }
     }
 
-    fn code(&self) -> Option<&'static str> {
+    pub(super) fn code(&self) -> Option<&'static str> {
         match self {
             Self::Invalid { code, .. } => *code,
             Self::ModelNotFound { .. } => Some("model_not_found"),
             Self::RouteNotFound { .. } => Some("route_not_found"),
+            Self::NotServed { .. } => Some("not_served"),
             Self::MethodNotAllowed { .. } => Some("method_not_allowed"),
             Self::BodyTimeout { .. } => Some("body_timeout"),
             Self::BodyTooLarge { .. } => Some("body_too_large"),
@@ -184,6 +197,7 @@ impl ApiError {
             Self::Invalid { .. }
             | Self::ModelNotFound { .. }
             | Self::RouteNotFound { .. }
+            | Self::NotServed { .. }
             | Self::MethodNotAllowed { .. }
             | Self::BodyTimeout { .. }
             | Self::BodyTooLarge { .. }
@@ -197,13 +211,18 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if self.status().is_server_error() {
+        if self.status().is_server_error() && !matches!(self, Self::NotServed { .. }) {
             tracing::warn!(error = %self, status = self.status().as_u16(), "request failed");
         }
         let mut response = (self.status(), Json(self.body())).into_response();
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, seconds);
         }
+        if matches!(self, Self::NotServed { .. }) {
+            // OpenAI's clients take any 5xx as a reason to try again unless they are told.
+            response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        response.extensions_mut().insert(self);
         response
     }
 }
@@ -224,6 +243,11 @@ impl From<SubmitError> for ApiError {
 impl From<PromptError> for ApiError {
     fn from(error: PromptError) -> Self {
         match error {
+            PromptError::Order { .. } => Self::Invalid {
+                message: error.to_string(),
+                param: error.field().map(str::to_owned),
+                code: Some("invalid_message_order"),
+            },
             PromptError::Invalid { .. }
             | PromptError::Unsupported { .. }
             | PromptError::Form { .. }

@@ -7,10 +7,10 @@ mod tables;
 use std::fmt::Write as _;
 
 pub use stored::{BATCH_JOBS, BATCHES, FILES};
-pub use tables::{CHAT, COMPLETIONS, DETOKENIZE, TOKENIZE};
+pub use tables::{CHAT, COMPLETIONS, DETOKENIZE, FIM, TOKENIZE};
 
 /// Every resource that reads fields.
-pub static ALL: [&Table; 7] = [&CHAT, &COMPLETIONS, &FILES, &BATCHES, &BATCH_JOBS, &TOKENIZE, &DETOKENIZE];
+pub static ALL: [&Table; 8] = [&CHAT, &COMPLETIONS, &FIM, &FILES, &BATCHES, &BATCH_JOBS, &TOKENIZE, &DETOKENIZE];
 
 /// The fields of one resource.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub enum Support {
     Honoured {
         /// Answered with 200.
         sample: &'static str,
-        /// Answered with 400, `param` being this field or a part of it.
+        /// Answered with 400 (422 in Mistral's dialect) that names this field or a part of it.
         refused: &'static str,
     },
     /// Type-checked and otherwise without meaning here, as it is nothing but a label.

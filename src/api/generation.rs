@@ -255,7 +255,7 @@ fn max_tokens(model: &ServedModel, job: &Job) -> Result<usize, ApiError> {
 }
 
 fn request(eos_token_ids: &[u32], job: &Job, max_tokens: usize) -> Request {
-    let GenerationParams { sampling, stopping, logprobs, prompt_logprobs, scheduling, .. } = &job.params;
+    let GenerationParams { sampling, stopping, logprobs, prompt_logprobs, scheduling, prediction, .. } = &job.params;
     Request {
         prompt_ids: job.prompt_ids.clone(),
         sampling: sampling.clone(),
@@ -272,6 +272,7 @@ fn request(eos_token_ids: &[u32], job: &Job, max_tokens: usize) -> Request {
         deadline: scheduling.deadline,
         cache_salt: scheduling.cache_salt.clone(),
         constraint: job.constraint.clone(),
+        prediction: prediction.clone(),
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::generation::ScoredToken;
+use super::{dialect::Dialect, generation::ScoredToken};
 use crate::{
     engine::TokenLogprobs,
     prompt::{Codec, SpecialTokens},
@@ -17,6 +17,8 @@ pub(super) struct TokenNames<'a> {
     pub(super) codec: &'a Codec,
     /// `return_tokens_as_token_ids`.
     pub(super) as_token_ids: bool,
+    /// Mistral's tokens have their ids beside them.
+    pub(super) dialect: Dialect,
 }
 
 /// Chat's form.
@@ -31,6 +33,8 @@ pub(super) struct ChatToken {
     token: String,
     logprob: f32,
     bytes: Vec<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_id: Option<u32>,
     top_logprobs: Vec<TopToken>,
 }
 
@@ -39,6 +43,8 @@ struct TopToken {
     token: String,
     logprob: f32,
     bytes: Vec<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_id: Option<u32>,
 }
 
 /// Completions' form: four lists of equal length.
@@ -60,17 +66,28 @@ impl TokenNames<'_> {
     }
 
     pub(super) fn chat(&self, tokens: &[ScoredToken]) -> Vec<ChatToken> {
-        let token = |ScoredToken { id, logprobs, .. }: &ScoredToken| ChatToken {
-            token: self.name(*id),
-            logprob: finite(logprobs.logprob),
-            bytes: self.codec.token_bytes(*id),
-            top_logprobs: logprobs.top.iter().map(|&(id, logprob)| self.top(id, logprob)).collect(),
-        };
-        tokens.iter().map(token).collect()
+        tokens.iter().map(|ScoredToken { id, logprobs, .. }| self.chat_token(*id, logprobs)).collect()
+    }
+
+    /// Chat's form of a prompt, which Mistral's API has. The first token has no log-probabilities and is left out.
+    pub(super) fn chat_prompt(&self, prompt_ids: &[u32], logprobs: &[Option<TokenLogprobs>]) -> Vec<ChatToken> {
+        let token = |(&id, entry): (&u32, &Option<TokenLogprobs>)| Some(self.chat_token(id, entry.as_ref()?));
+        prompt_ids.iter().zip(logprobs).filter_map(token).collect()
+    }
+
+    fn chat_token(&self, id: u32, logprobs: &TokenLogprobs) -> ChatToken {
+        let TopToken { token, logprob, bytes, token_id } = self.top(id, logprobs.logprob);
+        let top_logprobs = logprobs.top.iter().map(|&(id, logprob)| self.top(id, logprob)).collect();
+        ChatToken { token, logprob, bytes, token_id, top_logprobs }
     }
 
     fn top(&self, id: u32, logprob: f32) -> TopToken {
-        TopToken { token: self.name(id), logprob: finite(logprob), bytes: self.codec.token_bytes(id) }
+        TopToken {
+            token: self.name(id),
+            logprob: finite(logprob),
+            bytes: self.codec.token_bytes(id),
+            token_id: (self.dialect == Dialect::Mistral).then_some(id),
+        }
     }
 
     /// Completions' form of generated tokens that follow `before` characters.

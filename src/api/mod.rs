@@ -15,6 +15,7 @@ mod body;
 mod chat;
 mod chunks;
 mod completions;
+mod dialect;
 pub mod error;
 pub mod fields;
 mod files;
@@ -34,6 +35,7 @@ mod state;
 mod stop_strings;
 mod stored_error;
 mod tokenize;
+pub mod unserved;
 
 use axum::{
     Router,
@@ -61,9 +63,10 @@ pub fn routes() -> Router<AppState> {
     Router::new()
         .route("/v1/models", get(models::list))
         // Names may contain slashes, as those of the Hugging Face hub do.
-        .route("/v1/models/{*model}", get(models::get))
+        .route("/v1/models/{*model}", get(models::get).delete(unserved::delete_model))
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route("/v1/fim/completions", post(chat::fim::create))
         .merge(stored_objects())
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
@@ -92,7 +95,7 @@ fn stored_objects() -> Router<AppState> {
 }
 
 async fn not_found(request: Request) -> ApiError {
-    ApiError::RouteNotFound { path: request.uri().path().to_owned() }
+    unserved::no_route(request.uri().path())
 }
 
 async fn method_not_allowed(request: Request) -> ApiError {

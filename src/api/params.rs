@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{
     body::{Fields, as_bool, as_f32, wrong},
+    dialect::Dialect,
     error::ApiError,
     state::{GenerationDefaults, ServedModel},
 };
@@ -46,6 +47,8 @@ pub struct GenerationParams {
     pub special_tokens: SpecialTokens,
     /// When it is computed, and with which cache.
     pub scheduling: Scheduling,
+    /// What the answer is expected to be. It decides when the answer comes, never what it is.
+    pub prediction: Vec<u32>,
 }
 
 /// When an answer ends.
@@ -90,6 +93,8 @@ pub(super) struct ResponseOptions {
 pub(super) struct StreamOptions {
     pub(super) include_usage: bool,
     pub(super) continuous_usage_stats: bool,
+    /// The chunk that ends the last choice has the usage, unless a chunk of its own will: Mistral's form.
+    pub(super) usage_at_the_end: bool,
 }
 
 /// `truncate_prompt_tokens` and `truncation_side`.
@@ -125,6 +130,7 @@ impl GenerationParams {
             prompt_logprobs: None,
             special_tokens: SpecialTokens::Skip,
             scheduling: Scheduling::default(),
+            prediction: Vec::new(),
         }
     }
 
@@ -137,7 +143,7 @@ impl GenerationParams {
         params.stopping = take_stopping(fields, vocab_size)?;
         params.scheduling = take_scheduling(fields)?;
         params.n = fields.count("n", 1..=MAX_CHOICES)?.unwrap_or(1);
-        params.prompt_logprobs = fields.count("prompt_logprobs", 0..=MAX_LOGPROBS)?;
+        params.prompt_logprobs = take_prompt_logprobs(fields)?;
         if fields.flag("skip_special_tokens")? == Some(false) {
             params.special_tokens = SpecialTokens::Keep;
         }
@@ -163,6 +169,16 @@ impl ResponseOptions {
             tokens_as_token_ids: fields.flag("return_tokens_as_token_ids")?.unwrap_or(false),
             request_id,
         })
+    }
+}
+
+impl ResponseOptions {
+    /// Mistral's streams end with the usage, whether it was asked for or not.
+    pub(super) fn in_dialect(mut self, dialect: Dialect) -> Self {
+        if let Some(stream) = &mut self.stream {
+            stream.usage_at_the_end = dialect == Dialect::Mistral;
+        }
+        self
     }
 }
 
@@ -241,6 +257,24 @@ fn take_sampling(fields: &mut Fields, sampling: &mut SamplingParams, vocab_size:
     sampling.seed = take_seed(fields)?;
     sampling.validate()?;
     Ok(())
+}
+
+/// A number, as vLLM has it; or true, as Mistral has it, with the number beside it.
+fn take_prompt_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+    const TOP: &str = "top_prompt_logprobs";
+    let top = if fields.knows(TOP) { fields.count(TOP, 0..=MAX_LOGPROBS)? } else { None };
+    match (fields.peek("prompt_logprobs"), top) {
+        (Some(Value::Bool(true)), top) => {
+            fields.take("prompt_logprobs");
+            Ok(Some(top.unwrap_or(0)))
+        }
+        (_, Some(_)) => Err(ApiError::invalid(TOP, format!("`{TOP}` needs `prompt_logprobs` to be true."))),
+        (Some(Value::Bool(false)), None) => {
+            fields.take("prompt_logprobs");
+            Ok(None)
+        }
+        (Some(_) | None, None) => fields.count("prompt_logprobs", 0..=MAX_LOGPROBS),
+    }
 }
 
 fn take_seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {

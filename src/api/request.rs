@@ -1,4 +1,4 @@
-//! What every request passes, whatever its route: an id, a count, a guard against panics.
+//! What every request passes, whatever its route: an id, a count, a guard against panics, its dialect's errors.
 //!
 //! [`Work`] is the door to the engine and [`TokenizerWork`] the one to the tokenizer: a handler that takes one runs
 //! only if a place is free, and is checked before the body is read.
@@ -16,6 +16,7 @@ use tokio::task::JoinError;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
+    dialect::Dialect,
     error::ApiError,
     params::{Scheduling, is_request_id},
     state::{AppState, InFlight, ServedModel},
@@ -45,6 +46,8 @@ pub(super) struct Work {
     pub(super) model: Arc<ServedModel>,
     pub(super) in_flight: InFlight,
     pub(super) request_id: String,
+    /// Whose API the request's head shows it is written for, if it shows it.
+    pub(super) dialect: Option<Dialect>,
     /// When the request must be finished.
     pub(super) deadline: Instant,
     /// Does somebody wait for the answer?
@@ -81,6 +84,7 @@ impl FromRequestParts<AppState> for Work {
             request_id: parts.extensions.get::<RequestId>().map_or_else(new_id, |id| id.0.clone()),
             deadline: background.map_or_else(|| Instant::now() + state.limits().request_timeout, |line| line.deadline),
             precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
+            dialect: Dialect::of_head(parts.uri.path(), &parts.headers),
             state: state.clone(),
         })
     }
@@ -135,11 +139,11 @@ pub(super) fn inner_layers(router: Router<AppState>, state: AppState) -> Router 
 
 /// Runs work that grows with the body, or costs as much as that of a body of so many bytes: in place if it is short, else
 /// where it may take its time. Only a few long bodies are worked on at once, as parsing takes many times their size.
-pub(super) async fn off_thread<T: Send + 'static>(
+pub(super) async fn off_thread<T: Send + 'static, E: From<ApiError> + Send + 'static>(
     state: &AppState,
     body_len: usize,
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
     if body_len <= LONG_BODY_BYTES {
         return work();
     }
@@ -151,7 +155,7 @@ pub(super) async fn off_thread<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
         Ok(done) => done,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        Err(Err(_)) => Err(ApiError::Unavailable { reason: "it is shutting down" }),
+        Err(Err(_)) => Err(ApiError::Unavailable { reason: "it is shutting down" }.into()),
     }
 }
 
@@ -170,7 +174,8 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
     let route =
         request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |path| path.as_str().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
-    let mut response = next.run(request).await;
+    let dialect = Dialect::of_head(request.uri().path(), request.headers()).unwrap_or(Dialect::OpenAi);
+    let mut response = dialect.translated(next.run(request).await);
     if !response.headers().contains_key(&REQUEST_ID) {
         set_request_id(&mut response, &id);
     }
@@ -212,7 +217,7 @@ mod tests {
             let work = move || {
                 begun.send(()).expect("the test listens");
                 assert!(waits.recv().is_err(), "nothing is sent");
-                Ok(())
+                Ok::<(), ApiError>(())
             };
             clients.push(tokio::spawn(async move { off_thread(&state, LONG_BODY_BYTES + 1, work).await }));
             go_on.push(sender);

@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    dialect::Dialect,
     error::ApiError,
     state::{HttpLimits, InFlight},
 };
@@ -70,8 +71,14 @@ impl Sender {
     }
 }
 
-/// Answers with the events that `produce` sends, then `[DONE]`. `in_flight` lives as long as the producer.
-pub(super) fn respond<F>(limits: &HttpLimits, in_flight: InFlight, produce: impl FnOnce(Sender) -> F) -> Response
+/// Answers with the events that `produce` sends, then `[DONE]`. The dialect decides how a failure is told. `in_flight` lives
+/// as long as the producer.
+pub(super) fn respond<F>(
+    dialect: Dialect,
+    limits: &HttpLimits,
+    in_flight: InFlight,
+    produce: impl FnOnce(Sender) -> F,
+) -> Response
 where
     F: Future<Output = Result<(), Broken>> + Send + 'static,
 {
@@ -79,7 +86,7 @@ where
     let sender = Sender { events, stall_timeout: limits.stall_timeout };
     let producer = produce(sender.clone());
     tokio::spawn(async move {
-        run(sender, producer).await;
+        run(sender, producer, dialect).await;
         drop(in_flight);
     });
     let headers = [
@@ -91,7 +98,7 @@ where
     (headers, body(received, limits.ping_interval)).into_response()
 }
 
-async fn run(sender: Sender, producer: impl Future<Output = Result<(), Broken>>) {
+async fn run(sender: Sender, producer: impl Future<Output = Result<(), Broken>>, dialect: Dialect) {
     let outcome = tokio::select! {
         outcome = AssertUnwindSafe(producer).catch_unwind() => outcome,
         () = sender.events.closed() => return,
@@ -107,7 +114,7 @@ async fn run(sender: Sender, producer: impl Future<Output = Result<(), Broken>>)
         Err(_) => ApiError::Internal { message: "The request failed; this is a bug of the server.".to_owned() },
     };
     tracing::warn!(%error, "stream failed");
-    let _ = sender.send(&error.body()).await;
+    let _ = sender.send(&dialect.error_event(&error)).await;
 }
 
 /// The events, and a ping whenever none has come for so long. There is one timer, which is moved only when it fires: at a
@@ -166,7 +173,7 @@ mod tests {
         F: Future<Output = Result<(), Broken>> + Send + 'static,
     {
         let in_flight = state(&limits).admit().expect("nothing is running");
-        let body = respond(&limits, in_flight, produce).into_body();
+        let body = respond(Dialect::OpenAi, &limits, in_flight, produce).into_body();
         let bytes = body.collect().await.expect("the body is infallible").to_bytes();
         String::from_utf8(bytes.into()).expect("UTF-8")
     }
@@ -209,7 +216,7 @@ mod tests {
         let limits = HttpLimits::default();
         let state = state(&limits);
         let in_flight = state.admit().expect("nothing is running");
-        let response = respond(&limits, in_flight, async |sender: Sender| {
+        let response = respond(Dialect::OpenAi, &limits, in_flight, async |sender: Sender| {
             loop {
                 sender.send(&"more").await?;
             }

@@ -151,6 +151,9 @@ impl Engine {
             prompt_rows: request.prompt_logprobs.is_some(),
             generated_apart: self.model.tells_generated_tokens_apart(),
         };
+        if let Some(speculation) = &mut self.speculation {
+            speculation.expect(key.arrival, mem::take(&mut request.prediction));
+        }
         self.scheduler.add(key, Sequence::new(mem::take(&mut request.prompt_ids), &options));
         self.requests.insert(key, InFlight::new(submission, &mut self.mask_workers));
     }
@@ -380,6 +383,9 @@ impl Engine {
     fn finish(&mut self, key: SequenceKey, reason: FinishReason) {
         let sequence = self.scheduler.remove(key);
         self.forget(key);
+        if let Some(speculation) = &mut self.speculation {
+            speculation.end(key.arrival);
+        }
         if let (Some(request), Some(sequence)) = (self.requests.remove(&key), sequence) {
             if let FinishReason::Failed(failure) = &reason {
                 tracing::error!(failure, "a request failed");
@@ -476,17 +482,7 @@ mod tests {
         let mut engine = Engine::new(Box::new(Unused), None, config, Arc::default(), Arc::clone(&status));
         let (updates, mut stream) = mpsc::channel(4);
         let stop = StopRules { max_tokens: 4, ..StopRules::default() };
-        let request = Request {
-            prompt_ids: vec![1],
-            sampling: crate::types::SamplingParams::default(),
-            stop,
-            logprobs: None,
-            prompt_logprobs: None,
-            priority: 0,
-            deadline: None,
-            cache_salt: None,
-            constraint: None,
-        };
+        let request = Request { prompt_ids: vec![1], stop, ..Request::default() };
         assert!(status.enter(1));
         engine.accept(Submission { request, updates, stopped: Arc::default(), arrived: Instant::now() });
         let key = *engine.requests.keys().next().unwrap();

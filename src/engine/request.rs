@@ -7,7 +7,7 @@ use super::SubmitError;
 use crate::types::{Constraint, SamplingParams, TokenLogprobs};
 
 /// One sequence to generate.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Request {
     /// Prompt tokens, at least one.
     pub prompt_ids: Vec<u32>,
@@ -27,6 +27,9 @@ pub struct Request {
     pub cache_salt: Option<String>,
     /// The form of the answer. It knows which of `eos_token_ids` may come when.
     pub constraint: Option<Box<dyn Constraint>>,
+    /// What the output is expected to be: guesses are taken from it where the model has any. It decides when tokens come,
+    /// never which.
+    pub prediction: Vec<u32>,
 }
 
 /// When a sequence ends.
@@ -111,6 +114,7 @@ impl Request {
             return Err(invalid("allowed_token_ids", "must hold at least one token".to_owned()));
         }
         check_ids("prompt_ids", self.prompt_ids.iter().copied(), vocab_size)?;
+        check_ids("prediction", self.prediction.iter().copied(), vocab_size)?;
         check_ids("allowed_token_ids", allowed.unwrap_or_default().iter().copied(), vocab_size)?;
         check_ids("logit_bias", sampling.logit_bias.iter().map(|&(id, _)| id), vocab_size)?;
         let StopRules { min_tokens, max_tokens, .. } = self.stop;

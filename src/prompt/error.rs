@@ -1,6 +1,6 @@
 //! The one error type of this layer: what is wrong, where, and what would be right.
 //!
-//! [`PromptError::Invalid`], [`PromptError::Unsupported`] and [`PromptError::Form`] are the client's to repair and name
+//! [`PromptError::Invalid`], [`PromptError::Order`], [`PromptError::Unsupported`] and [`PromptError::Form`] are the client's to repair and name
 //! the request field by its path (`messages[2].tool_calls[0].id`); the others concern the files of
 //! the checkpoint and are the operator's.
 
@@ -21,6 +21,17 @@ pub enum PromptError {
         /// What it was, shortened.
         value: String,
         /// What would be right.
+        expected: String,
+    },
+
+    /// The messages are fine each by itself, but not in this order.
+    #[error("`{field}` is {value}, expected {expected}")]
+    Order {
+        /// The path of the message at which it shows.
+        field: String,
+        /// What stands there.
+        value: String,
+        /// What could.
         expected: String,
     },
 
@@ -79,6 +90,7 @@ impl PromptError {
     pub fn field(&self) -> Option<&str> {
         match self {
             PromptError::Invalid { field, .. }
+            | PromptError::Order { field, .. }
             | PromptError::Unsupported { field, .. }
             | PromptError::Form { field, .. } => Some(field),
             PromptError::Json(_)
@@ -109,6 +121,15 @@ impl PromptError {
     /// A rule about how parts of the request relate; `found` says what was found instead.
     pub(super) fn rule(field: impl Into<String>, found: impl Into<String>, expected: impl Into<String>) -> PromptError {
         PromptError::Invalid { field: field.into(), value: found.into(), expected: expected.into() }
+    }
+
+    /// A message that cannot stand where it does.
+    pub(super) fn order(
+        field: impl Into<String>,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> PromptError {
+        PromptError::Order { field: field.into(), value: found.into(), expected: expected.into() }
     }
 
     pub(super) fn unsupported(

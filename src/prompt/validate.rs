@@ -62,14 +62,18 @@ pub(super) fn check_call_id(id: Option<&str>, path: &str, rule: CallIdRule) -> R
     }
 }
 
+fn misplaced(path: String, role: &str, expected: &str) -> PromptError {
+    PromptError::order(path, format!("{role:?}"), expected)
+}
+
 fn check_ends(messages: &[Message]) -> Result<(), PromptError> {
     let last_path = format!("messages[{}].role", messages.len().saturating_sub(1));
     match messages {
         [] => Err(PromptError::rule("messages", "empty", "at least one message")),
         [Message::Assistant { .. } | Message::Tool { .. }] => {
-            Err(PromptError::invalid(last_path, messages[0].role(), "\"user\" or \"system\" for a single message"))
+            Err(misplaced(last_path, messages[0].role(), "\"user\" or \"system\" for a single message"))
         }
-        [.., Message::Assistant { prefix: false, .. }] => Err(PromptError::invalid(
+        [.., Message::Assistant { prefix: false, .. }] => Err(misplaced(
             last_path,
             "assistant",
             "\"user\" or \"tool\" at the end (or `prefix: true` to continue this message)",
@@ -97,7 +101,7 @@ fn check_order(messages: &[Message]) -> Result<(), PromptError> {
             }
         };
         if !holds {
-            return Err(PromptError::invalid(format!("messages[{}].role", index + 1), pair[1].role(), expected));
+            return Err(misplaced(format!("messages[{}].role", index + 1), pair[1].role(), expected));
         }
     }
     Ok(())
@@ -105,7 +109,7 @@ fn check_order(messages: &[Message]) -> Result<(), PromptError> {
 
 fn mispaired(index: usize, n_calls: usize, n_results: usize) -> PromptError {
     let found = format!("preceded by {n_calls} unanswered calls and {n_results} results");
-    PromptError::rule(format!("messages[{index}]"), found, "one tool message for each tool call")
+    PromptError::order(format!("messages[{index}]"), found, "one tool message for each tool call")
 }
 
 /// Up to v7 only the numbers must agree. The first message's own calls are not counted, as in

@@ -97,6 +97,7 @@ pub fn random_requests(count: usize, n_ids: u32, seed: u64) -> Vec<Request> {
                 deadline: None,
                 cache_salt: random.random_bool(0.2).then(|| "tenant".to_owned()),
                 constraint: random.random_bool(0.2).then(|| Box::new(Pattern { place: 0 }) as Box<dyn Constraint>),
+                prediction: Vec::new(),
             }
         })
         .collect()

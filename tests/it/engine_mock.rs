@@ -314,6 +314,7 @@ pub fn request(prompt: &[u32], max_tokens: usize) -> Request {
         deadline: None,
         cache_salt: None,
         constraint: None,
+        prediction: Vec::new(),
     }
 }
 

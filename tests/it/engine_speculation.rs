@@ -121,6 +121,58 @@ fn lookups_do_not_change_what_is_answered() {
     assert!(accepted > 1000 && drafted - accepted > 1000, "{accepted} of {drafted} came");
 }
 
+/// Makes no guesses of its own.
+struct Silent;
+
+impl Drafter for Silent {
+    fn prospect(&mut self, _: u64, _: &[u32]) -> Option<Evidence> {
+        None
+    }
+
+    fn is_free(&self) -> bool {
+        true
+    }
+
+    fn propose(&mut self, wanted: &[Wanted<'_>]) -> Vec<Vec<u32>> {
+        vec![Vec::new(); wanted.len()]
+    }
+
+    fn forget(&mut self, _: u64) {}
+}
+
+/// Some are right, some leave a token out, some are right about nothing but the tokens, some are nothing.
+#[test]
+fn predictions_do_not_change_what_is_answered() {
+    let mut requests = random_requests(24, FIRST_FAULT, 5);
+    for (index, request) in requests.iter_mut().enumerate() {
+        let alone = run_alone(&paged, request);
+        let mut prediction = tokens(&alone).0;
+        match index % 4 {
+            0 => {}
+            1 => drop(prediction.remove(prediction.len() / 2)),
+            2 => prediction.reverse(),
+            _ => prediction.clear(),
+        }
+        request.prediction = prediction;
+        assert_eq!(run_alone(&paged, request), alone);
+    }
+    let metrics = Arc::default();
+    let new_drafter = |_: &EngineConfig| -> Option<Box<dyn Drafter>> { Some(Box::new(Silent)) };
+    let subject = Subject { new_model: &paged, new_drafter: &new_drafter, metrics: &metrics };
+    let totals = check_drafted_mixes(subject, &requests, &limits(), 4);
+    assert!(totals.preemptions > 100 && totals.cached_tokens > 1000, "{totals:?}");
+    let (accepted, drafted) = (accepted(&metrics), drafted(&metrics));
+    assert!(accepted > 1000 && drafted > accepted, "{accepted} of {drafted} came");
+}
+
+#[test]
+fn a_prediction_must_be_in_the_vocabulary() {
+    let config = EngineConfig::default();
+    let engine = EngineHandle::spawn(paged(&config), config, Arc::default());
+    let refused = engine.submit(Request { prediction: vec![u32::MAX], ..request(&[3], 4) });
+    assert!(refused.is_err());
+}
+
 #[test]
 fn a_draft_model_does_not_change_what_is_answered() {
     let metrics = Arc::default();

@@ -141,6 +141,7 @@ pub fn generate<'a>(
         deadline: None,
         cache_salt: None,
         constraint: None,
+        prediction: Vec::new(),
     };
     let streams = wanted.map(|wanted| engine.submit(request(wanted))).collect::<Result<Vec<_>, _>>()?;
     let mut outputs = Vec::new();

@@ -5,15 +5,20 @@ use std::time::Instant;
 use super::tool_choice::CallWishes;
 use crate::api::{
     body::{Fields, wrong},
-    chat::conversation::{chat_request, check_conversation},
+    chat::{
+        conversation::{chat_request, check_conversation},
+        mistral::{Beginning, prepend_safety_prompt},
+        prediction::take_prediction,
+    },
+    dialect::{Dialect, Refusal},
     error::ApiError,
     fields,
     form::take_content_form,
-    generation::{Job, OutputFormat},
+    generation::{Finish, Job, OutputFormat},
     params::{GenerationParams, MAX_LOGPROBS, ResponseOptions, Truncation, take_labels, take_model},
     state::ServedModel,
 };
-use crate::prompt::{ChatPrompt, ToolsOffered};
+use crate::prompt::{ChatPrompt, ChatRequest, Codec, ToolsOffered};
 
 /// Fields that `ChatRequest::from_json` reads.
 const PROMPT_FIELDS: &[&str] = &["messages", "tools", "reasoning_effort"];
@@ -25,24 +30,46 @@ pub(super) struct ChatCall {
     pub(super) job: Job,
     pub(super) options: ResponseOptions,
     pub(super) include_reasoning: bool,
+    /// Whose form the answer has.
+    pub(super) dialect: Dialect,
+    /// What the answer repeats of the request.
+    pub(super) beginning: Beginning,
 }
 
 impl ChatCall {
-    /// Reads a body; the answer must be there by `deadline`.
-    pub(super) fn parse(text: &str, model: &ServedModel, deadline: Instant) -> Result<Self, ApiError> {
-        let mut fields = Fields::parse(text, &fields::CHAT)?;
+    /// Reads a body; the answer must be there by `deadline`. `head` is the dialect if the request's head shows it.
+    pub(super) fn parse(
+        text: &str,
+        head: Option<Dialect>,
+        model: &ServedModel,
+        deadline: Instant,
+    ) -> Result<Self, Refusal> {
+        let fields = Fields::parse(text, &fields::CHAT)?;
+        let dialect = Dialect::of_chat(head, &fields);
+        Self::read(text, fields, dialect, model, deadline).map_err(|error| dialect.refuse(error))
+    }
+
+    fn read(
+        text: &str,
+        mut fields: Fields,
+        dialect: Dialect,
+        model: &ServedModel,
+        deadline: Instant,
+    ) -> Result<Self, ApiError> {
         let model_name = take_model(&mut fields, model)?;
         check_conversation(fields.peek("messages"), fields.peek("tools"))?;
         let calls = CallWishes::take(&mut fields)?;
         let content = take_content_form(&mut fields, text)?;
         let mut params = GenerationParams::take(&mut fields, &model.defaults, &model.codec)?;
         params.logprobs = take_logprobs(&mut fields)?;
+        params.prediction = take_prediction(&mut fields, model)?;
         params.scheduling.deadline = Some(deadline);
         check_max_tokens(&params)?;
         check_generation_prompt(&mut fields)?;
-        let options = ResponseOptions::take(&mut fields)?;
+        let options = ResponseOptions::take(&mut fields)?.in_dialect(dialect);
         check_prompt_logprobs(&params, &options)?;
         let include_reasoning = fields.flag("include_reasoning")?.unwrap_or(true);
+        let is_safe = fields.flag("safe_prompt")?.unwrap_or(false);
         let truncation = Truncation::take(&mut fields)?;
         take_labels(&mut fields)?;
         fields.forget(PROMPT_FIELDS);
@@ -51,19 +78,44 @@ impl ChatCall {
         let chat = chat_request(text, &model_name, calls.tools_offered(), &model.codec)?;
         let tools = if chat.tools.is_empty() { ToolsOffered::No } else { ToolsOffered::Yes };
         let form = calls.form(content, &chat)?;
-        let ChatPrompt { mut ids, n_continued } = model.codec.encode_chat_prompt(&chat)?;
+        let prompt =
+            if is_safe { encode_safely(chat, &model.codec)? } else { model.codec.encode_chat_prompt(&chat)? };
+        let ChatPrompt { mut ids, n_continued } = prompt;
         let constraint = model.constraint(&form, &ids[ids.len() - n_continued..])?;
+        let beginning = match dialect {
+            Dialect::OpenAi => Beginning::default(),
+            Dialect::Mistral => Beginning::of(&ids[ids.len() - n_continued..], &model.codec, params.special_tokens),
+        };
         if let Some(truncation) = truncation {
             truncation.apply(&mut ids, model, params.stopping.max_tokens);
         }
         let format = OutputFormat::Message { tools, n_continued };
         let job = Job { prompt_ids: ids, params, format, constraint };
-        Ok(Self { model_name, job, options, include_reasoning })
+        Ok(Self { model_name, job, options, include_reasoning, dialect, beginning })
+    }
+
+    /// `finish_reason` of a whole answer. Mistral's API tells apart whose limit it was; its streams do not.
+    pub(super) fn finish_reason(&self, finish: Finish) -> &'static str {
+        match (self.dialect, finish) {
+            (Dialect::Mistral, Finish::Length) if self.job.params.stopping.max_tokens.is_none() => "model_length",
+            (Dialect::OpenAi | Dialect::Mistral, Finish::Stop | Finish::Length | Finish::ToolCalls) => finish.as_str(),
+        }
     }
 }
 
+/// The prompt of a conversation behind the safety prompt.
+fn encode_safely(chat: ChatRequest, codec: &Codec) -> Result<ChatPrompt, ApiError> {
+    let mut guarded = chat.clone();
+    prepend_safety_prompt(&mut guarded.messages);
+    codec.encode_chat_prompt(&guarded).map_err(|error| match codec.encode_chat_prompt(&chat) {
+        // The conversation's own mistakes are told by the places that its author knows.
+        Err(own) => own.into(),
+        Ok(_) => ApiError::invalid("safe_prompt", error.to_string()),
+    })
+}
+
 /// `max_tokens` 0 makes sense only where a prompt can be echoed.
-fn check_max_tokens(params: &GenerationParams) -> Result<(), ApiError> {
+pub(super) fn check_max_tokens(params: &GenerationParams) -> Result<(), ApiError> {
     match params.stopping.max_tokens {
         Some(0) => Err(wrong("max_tokens", "an integer of at least 1", &0.into())),
         Some(_) | None => Ok(()),
@@ -80,7 +132,7 @@ pub(in crate::api) fn check_prompt_logprobs(
     Ok(())
 }
 
-fn take_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+pub(super) fn take_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     let wanted = fields.flag("logprobs")?.unwrap_or(false);
     let top = fields.count("top_logprobs", 0..=MAX_LOGPROBS)?;
     match (wanted, top) {

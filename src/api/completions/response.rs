@@ -7,6 +7,7 @@ use super::{Head, request::CompletionCall};
 use crate::api::{
     answer::{Answer, Usage, UsageCounter},
     chat::stop_reason,
+    dialect::Dialect,
     logprobs::{CompletionLogprobs, TokenNames},
     state::ServedModel,
 };
@@ -45,7 +46,8 @@ pub(super) fn body(
     answers: Vec<Answer>,
     usage: &UsageCounter,
 ) -> Completion {
-    let names = TokenNames { codec: &model.codec, as_token_ids: call.options.tokens_as_token_ids };
+    let as_token_ids = call.options.tokens_as_token_ids;
+    let names = TokenNames { codec: &model.codec, as_token_ids, dialect: Dialect::OpenAi };
     let choices = answers.into_iter().enumerate().map(|(index, answer)| choice(index, answer, call, &names));
     Completion {
         id: head.id,

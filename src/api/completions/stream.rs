@@ -10,6 +10,7 @@ use crate::{
     api::{
         chat::stop_reason,
         chunks::WriteChoices,
+        dialect::Dialect,
         generation::{Delta, Event, Finished},
         logprobs::{CompletionLogprobs, TokenNames},
         state::ServedModel,
@@ -72,7 +73,8 @@ impl CompletionChoices {
     }
 
     fn names(&self) -> TokenNames<'_> {
-        TokenNames { codec: &self.model.codec, as_token_ids: self.call.options.tokens_as_token_ids }
+        let as_token_ids = self.call.options.tokens_as_token_ids;
+        TokenNames { codec: &self.model.codec, as_token_ids, dialect: Dialect::OpenAi }
     }
 }
 

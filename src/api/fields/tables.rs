@@ -4,11 +4,15 @@ use super::{Field, Table, honoured, label, neutral};
 
 /// `POST /v1/chat/completions`.
 pub static CHAT: Table =
-    Table { resource: "POST /v1/chat/completions", groups: &[CHAT_ONLY, TEMPLATE, GENERATION, LABELS] };
+    Table { resource: "POST /v1/chat/completions", groups: &[CHAT_ONLY, CHAT_LOGPROBS, TEMPLATE, GENERATION, LABELS] };
 
 /// `POST /v1/completions`.
 pub static COMPLETIONS: Table =
     Table { resource: "POST /v1/completions", groups: &[COMPLETIONS_ONLY, GENERATION, LABELS] };
+
+/// `POST /v1/fim/completions`.
+pub static FIM: Table =
+    Table { resource: "POST /v1/fim/completions", groups: &[FIM_ONLY, CHAT_LOGPROBS, GENERATION, LABELS] };
 
 /// `POST /tokenize`.
 pub static TOKENIZE: Table = Table { resource: "POST /tokenize", groups: &[SERVED_MODEL, TOKENIZE_ONLY, TEMPLATE] };
@@ -68,7 +72,8 @@ const CHAT_ONLY: &[Field] = &[
         "messages",
         r#""messages": [{"role": "user", "content": "Hello"}]"#,
         r#""messages": [{"role": "robot", "content": "Hello"}]"#,
-        "Roles system, developer, user, assistant, tool; content as text or as text and thinking chunks.",
+        "Roles system, developer, user, assistant, tool; content as text or as text and thinking chunks. The model \
+         continues an assistant message with `prefix: true` at the end.",
     ),
     honoured(
         "max_completion_tokens",
@@ -95,25 +100,18 @@ const CHAT_ONLY: &[Field] = &[
         "Where the tokenizer version has it; otherwise refused.",
     ),
     honoured(
-        "logprobs",
-        r#""logprobs": true"#,
-        r#""logprobs": 3"#,
-        "Log-probabilities of the chosen tokens, before any sampling parameter.",
-    ),
-    honoured(
-        "top_logprobs",
-        r#""logprobs": true, "top_logprobs": 2"#,
-        r#""logprobs": true, "top_logprobs": 21"#,
-        "0 to 20; needs `logprobs`.",
-    ),
-    honoured(
         "parallel_tool_calls",
         r#""parallel_tool_calls": false, "tools": [{"type": "function", "function": {"name": "f"}}]"#,
         r#""parallel_tool_calls": 1"#,
         "False allows one call at most; true by default.",
     ),
     neutral("verbosity", &[r#""medium""#], r#""verbosity": "low""#, "Mistral's models have no such setting."),
-    neutral("prediction", &[], r#""prediction": {"type": "content", "content": "x"}"#, "Predicted output is not used."),
+    honoured(
+        "prediction",
+        r#""prediction": {"type": "content", "content": "Hello there!"}"#,
+        r#""prediction": {"type": "tokens", "content": "x"}"#,
+        "Text that the answer is expected to have: where tokens are guessed ahead, it comes sooner. The answer is the same.",
+    ),
     neutral("modalities", &[r#"["text"]"#], r#""modalities": ["audio"]"#, "Only text is served."),
     neutral("audio", &[], r#""audio": {"voice": "a"}"#, "Only text is served."),
     neutral("web_search_options", &[], r#""web_search_options": {}"#, "The server has no web access."),
@@ -143,7 +141,12 @@ const CHAT_ONLY: &[Field] = &[
     neutral("documents", &["[]"], r#""documents": [{"text": "a"}]"#, "Put documents into a message."),
     neutral("media_io_kwargs", &["{}"], r#""media_io_kwargs": {"a": 1}"#, "Only text is served."),
     neutral("thinking_token_budget", &[], r#""thinking_token_budget": 10"#, "Thinking cannot be cut short."),
-    neutral("safe_prompt", &["false"], r#""safe_prompt": true"#, "Write the system message that you want."),
+    honoured(
+        "safe_prompt",
+        r#""safe_prompt": true"#,
+        r#""safe_prompt": "yes""#,
+        "Puts Mistral's safety prompt in front of the conversation, or of its first system message.",
+    ),
     neutral(
         "prompt_mode",
         &[],
@@ -151,6 +154,28 @@ const CHAT_ONLY: &[Field] = &[
         "Write the model's reasoning prompt into a system message.",
     ),
     neutral("guardrails", &["[]"], r#""guardrails": [{"block_on_error": true}]"#, "There is no moderation model."),
+    honoured(
+        "top_prompt_logprobs",
+        r#""prompt_logprobs": true, "top_prompt_logprobs": 2"#,
+        r#""top_prompt_logprobs": 2"#,
+        "0 to 20; needs `prompt_logprobs` to be true.",
+    ),
+];
+
+/// Log-probabilities in chat's form.
+const CHAT_LOGPROBS: &[Field] = &[
+    honoured(
+        "logprobs",
+        r#""logprobs": true"#,
+        r#""logprobs": 3"#,
+        "Log-probabilities of the chosen tokens, before any sampling parameter.",
+    ),
+    honoured(
+        "top_logprobs",
+        r#""logprobs": true, "top_logprobs": 2"#,
+        r#""logprobs": true, "top_logprobs": 21"#,
+        "0 to 20; needs `logprobs`.",
+    ),
 ];
 
 const COMPLETIONS_ONLY: &[Field] = &[
@@ -186,6 +211,16 @@ const COMPLETIONS_ONLY: &[Field] = &[
         "Begin a text prompt with the beginning-of-sequence token; true by default.",
     ),
     neutral("prompt_embeds", &[], r#""prompt_embeds": "AAAA""#, "Prompts are text or token ids."),
+];
+
+const FIM_ONLY: &[Field] = &[
+    honoured(
+        "prompt",
+        r#""prompt": "def add(a, b):""#,
+        r#""prompt": ["a", "b"]"#,
+        "The text before the gap. Where the tokenizer has no tokens for a gap it is refused.",
+    ),
+    honoured("suffix", r#""suffix": "return c""#, r#""suffix": 1"#, "The text after the gap; none if absent."),
 ];
 
 /// Fields that would change how a conversation becomes a prompt.
@@ -293,7 +328,12 @@ const GENERATION: &[Field] = &[
         r#""truncation_side": "middle""#,
         "Which end is cut: `left` (default) or `right`.",
     ),
-    honoured("prompt_logprobs", r#""prompt_logprobs": 1"#, r#""prompt_logprobs": 21"#, "0 to 20; not with `stream`."),
+    honoured(
+        "prompt_logprobs",
+        r#""prompt_logprobs": 1"#,
+        r#""prompt_logprobs": 21"#,
+        "0 to 20, or true; not with `stream`.",
+    ),
     honoured("priority", r#""priority": 1"#, r#""priority": 0.5"#, "Lower is scheduled earlier."),
     honoured(
         "request_id",
@@ -375,7 +415,7 @@ const LABELS: &[Field] = &[
     neutral("store", &["false"], r#""store": true"#, "Nothing is stored."),
     neutral(
         "service_tier",
-        &[r#""auto""#, r#""default""#],
+        &[r#""auto""#, r#""default""#, r#""standard_only""#],
         r#""service_tier": "priority""#,
         "There is one tier; see `priority`.",
     ),

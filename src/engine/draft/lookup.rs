@@ -12,8 +12,8 @@ use std::{
 use super::{Drafter, Evidence, N_EVIDENCE, Wanted};
 
 /// Lengths of the runs of tokens that are looked for; a longer one is the better evidence.
-const SHORTEST: usize = 2;
-const LONGEST: usize = SHORTEST + N_EVIDENCE - 1;
+pub(super) const SHORTEST: usize = 2;
+pub(super) const LONGEST: usize = SHORTEST + N_EVIDENCE - 1;
 
 /// Drafts from the sequence itself.
 #[derive(Debug, Default)]
@@ -84,7 +84,7 @@ impl Drafter for LookupDrafter {
 
 /// The `n` tokens from `start` on. What they reach beyond the sequence is what they say follows it, so that a short
 /// period is repeated as often as wanted.
-fn follow(tokens: &[u32], start: usize, n: usize) -> Vec<u32> {
+pub(super) fn follow(tokens: &[u32], start: usize, n: usize) -> Vec<u32> {
     let mut draft = Vec::with_capacity(n);
     for position in start..start + n {
         draft.push(if position < tokens.len() { tokens[position] } else { draft[position - tokens.len()] });

@@ -8,6 +8,7 @@ mod decoder;
 mod estimates;
 mod lookup;
 mod payoff;
+mod prediction;
 mod speculation;
 
 pub use decoder::DecoderDrafter;

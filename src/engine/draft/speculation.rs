@@ -12,6 +12,7 @@ use super::{
     Drafter, Evidence, Wanted,
     estimates::{Acceptance, StepTimes, mix},
     payoff::{DraftCosts, Prospect, draft_lengths},
+    prediction::Prediction,
 };
 use crate::{
     engine::{
@@ -43,6 +44,8 @@ pub(in crate::engine) struct Speculation {
     /// Of all sequences together.
     acceptance: Acceptance,
     sequences: HashMap<u64, Drafted>,
+    /// What requests say that their answers will be.
+    predictions: HashMap<u64, Prediction>,
     metrics: Arc<EngineMetrics>,
     /// Steps with drafts that failed, since one that did not.
     failures: usize,
@@ -66,6 +69,8 @@ type Useful<'a> = &'a dyn Fn(SequenceKey, &Sequence) -> usize;
 struct Candidate {
     item: Scheduled,
     evidence: Evidence,
+    /// The guess is the prediction's, not the drafter's.
+    is_predicted: bool,
     prospect: Prospect,
 }
 
@@ -82,6 +87,7 @@ impl Speculation {
             draft_token_s: 0.0,
             acceptance: Acceptance::default(),
             sequences: HashMap::new(),
+            predictions: HashMap::new(),
             metrics,
             failures: 0,
         }
@@ -156,6 +162,18 @@ impl Speculation {
         self.step_times.observe(rows, took.as_secs_f64());
     }
 
+    /// The client says that these tokens will be the sequence's output.
+    pub(in crate::engine) fn expect(&mut self, sequence: u64, prediction: Vec<u32>) {
+        if !prediction.is_empty() {
+            self.predictions.insert(sequence, Prediction::new(prediction));
+        }
+    }
+
+    /// The sequence has ended.
+    pub(in crate::engine) fn end(&mut self, sequence: u64) {
+        self.predictions.remove(&sequence);
+    }
+
     /// The sequence has ended, or has lost its blocks.
     pub(in crate::engine) fn forget(&mut self, sequence: u64) {
         self.drafter.forget(sequence);
@@ -174,7 +192,7 @@ impl Speculation {
         let mut asked = Vec::new();
         for (candidate, length) in candidates.iter().zip(lengths) {
             match scheduler.reserve_draft(candidate.item, length) {
-                0 if self.drafter.is_free() => asked.push((candidate, 1, true)),
+                0 if candidate.is_predicted || self.drafter.is_free() => asked.push((candidate, 1, true)),
                 0 => self.rest(candidate),
                 length => asked.push((candidate, length, false)),
             }
@@ -193,7 +211,9 @@ impl Speculation {
                 return None;
             }
             let arrival = item.key.arrival;
-            let evidence = self.drafter.prospect(arrival, sequence.tokens())?;
+            let predicted = self.predictions.get_mut(&arrival).and_then(|it| it.prospect(sequence.output()));
+            let drafted = self.drafter.prospect(arrival, sequence.tokens());
+            let (evidence, is_predicted) = (predicted.max(drafted)?, predicted >= drafted);
             let common = self.acceptance;
             let drafted = self.sequences.entry(arrival).or_insert_with(|| Drafted {
                 acceptance: common,
@@ -202,7 +222,7 @@ impl Speculation {
                 unused: false,
             });
             let prospect = Prospect { acceptance: drafted.acceptance.of(evidence), most };
-            Some(Candidate { item: *item, evidence, prospect })
+            Some(Candidate { item: *item, evidence, is_predicted, prospect })
         };
         items.iter().filter_map(candidate).collect()
     }
@@ -237,23 +257,25 @@ impl Speculation {
 
     /// `asked` are candidates, the lengths of their drafts, and whether these are only to be looked at.
     fn propose(&mut self, asked: &[(&Candidate, usize, bool)], scheduler: &mut Scheduler) -> usize {
-        let wanted = asked.iter().map(|&(candidate, most, _)| {
+        let drafters = asked.iter().filter(|(candidate, ..)| !candidate.is_predicted);
+        let wanted = drafters.map(|&(candidate, most, _)| {
             let sequence = scheduler.sequence(candidate.item.key).expect("candidates are planned");
             let (tokens, block_table) = (sequence.tokens(), sequence.block_table());
             Wanted { sequence: candidate.item.key.arrival, tokens, block_table, most }
         });
         let wanted: Vec<Wanted<'_>> = wanted.collect();
-        if wanted.is_empty() {
-            return 0;
-        }
         let began = Instant::now();
-        let drafts = self.drafter.propose(&wanted);
+        let drafts = if wanted.is_empty() { Vec::new() } else { self.drafter.propose(&wanted) };
         let drafted: usize = drafts.iter().map(Vec::len).sum();
         if drafted > 0 && !self.drafter.is_free() {
             self.draft_token_s = mix(self.draft_token_s, began.elapsed().as_secs_f64() / drafted as f64);
         }
-        let mut in_use = 0;
-        for (&(candidate, most, unused), mut tokens) in asked.iter().zip(drafts) {
+        let (mut drafts, mut in_use) = (drafts.into_iter(), 0);
+        for &(candidate, most, unused) in asked {
+            let mut tokens = match self.predictions.get(&candidate.item.key.arrival) {
+                Some(prediction) if candidate.is_predicted => prediction.draft(most),
+                Some(_) | None => drafts.next().unwrap_or_default(),
+            };
             tokens.truncate(most);
             if !unused {
                 scheduler.set_draft(candidate.item.key, &tokens);

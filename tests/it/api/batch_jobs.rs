@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     storage::line,
-    support::{Harness, says},
+    support::{Harness, mistral_error, says},
 };
 
 fn requests(count: usize) -> Value {
@@ -108,9 +108,10 @@ async fn jobs_are_listed_and_cancelled() {
         ("metadata=a", "metadata"),
     ] {
         let answer = harness.get(&format!("/v1/batch/jobs?{query}")).await;
-        assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!(param)), "{query}");
+        assert_eq!((answer.status, &answer.json()["detail"][0]["loc"][1]), (422, &json!(param)), "{query}");
     }
-    assert_eq!(harness.get(&format!("{}?inline=true", path(&jobs[0]))).await.error(), r#"400 "inline" null"#);
+    let inline = harness.get(&format!("{}?inline=true", path(&jobs[0]))).await;
+    assert_eq!(mistral_error(&inline), r#"422 ["body","inline"] "value_error""#);
 }
 
 #[tokio::test]
@@ -118,17 +119,18 @@ async fn requests_for_jobs_are_checked() {
     let harness = Harness::new(says("All is well."));
     let file = harness.upload(b"{}").await;
     for (more, error) in [
-        (json!({}), r#"400 "input_files" null"#),
-        (json!({ "input_files": [] }), r#"400 "input_files" null"#),
-        (json!({ "input_files": [file, "file-x"] }), r#"400 "input_files[1]" "not_found""#),
-        (json!({ "input_files": [file], "requests": requests(1) }), r#"400 "requests" null"#),
-        (json!({ "requests": [] }), r#"400 "requests" null"#),
-        (json!({ "requests": [{ "custom_id": "a" }] }), r#"400 "requests[0].body" null"#),
-        (json!({ "requests": [{ "body": {}, "url": "/" }] }), r#"400 "requests[0].url" null"#),
-        (json!({ "requests": requests(1), "model": "huge" }), r#"404 "model" "model_not_found""#),
-        (json!({ "requests": requests(1), "agent_id": "a" }), r#"400 "agent_id" "unsupported_value""#),
-        (json!({ "requests": requests(1), "timeout_hours": 169 }), r#"400 "timeout_hours" null"#),
+        (json!({}), r#"422 ["body","input_files"] "value_error""#),
+        (json!({ "input_files": [] }), r#"422 ["body","input_files"] "value_error""#),
+        (json!({ "input_files": [file, "file-x"] }), r#"422 ["body","input_files",1] "value_error""#),
+        (json!({ "input_files": [file], "requests": requests(1) }), r#"422 ["body","requests"] "value_error""#),
+        (json!({ "requests": [] }), r#"422 ["body","requests"] "value_error""#),
+        (json!({ "requests": [{ "custom_id": "a" }] }), r#"422 ["body","requests",0,"body"] "value_error""#),
+        (json!({ "requests": [{ "body": {}, "url": "/" }] }), r#"422 ["body","requests",0,"url"] "value_error""#),
+        (json!({ "requests": requests(1), "model": "huge" }), r#"404 "invalid_model" "model" "model_not_found""#),
+        (json!({ "requests": requests(1), "agent_id": "a" }), r#"422 ["body","agent_id"] "value_error""#),
+        (json!({ "requests": requests(1), "timeout_hours": 169 }), r#"422 ["body","timeout_hours"] "value_error""#),
     ] {
-        assert_eq!(harness.post("/v1/batch/jobs", &job(more.clone())).await.error(), error, "{more}");
+        let refused = harness.post("/v1/batch/jobs", &job(more.clone())).await;
+        assert_eq!(mistral_error(&refused), error, "{more}");
     }
 }

@@ -15,7 +15,7 @@ use tramontane::{
 use super::{
     server::Running,
     storage::{is_on_disk, line, lines, reopened},
-    support::{Harness, chat, eventually, memory, says, small_engine},
+    support::{Harness, chat, eventually, memory, mistral_error, says, small_engine},
 };
 
 fn a_few_at_once() -> HttpLimits {
@@ -105,10 +105,11 @@ async fn a_batch_tells_how_far_it_is() {
     assert_eq!(newest, (&second["id"], &json!(true), &second["id"]));
     let rest = harness.get(&format!("/v1/batches?after={}", second["id"].as_str().expect("an id"))).await.json();
     assert_eq!((&rest["data"][0]["id"], &rest["has_more"]), (&created["id"], &json!(false)));
-    for path in ["/v1/batches/batch_x", "/v1/batch/jobs/batch_x"] {
-        assert_eq!(harness.get(path).await.error(), r#"404 "id" "not_found""#);
-        assert_eq!(harness.post(&format!("{path}/cancel"), &json!({})).await.error(), r#"404 "id" "not_found""#);
-    }
+    assert_eq!(harness.get("/v1/batches/batch_x").await.error(), r#"404 "id" "not_found""#);
+    assert_eq!(harness.post("/v1/batches/batch_x/cancel", &json!({})).await.error(), r#"404 "id" "not_found""#);
+    let expected = r#"404 "invalid_request_error" "id" "not_found""#;
+    assert_eq!(mistral_error(&harness.get("/v1/batch/jobs/batch_x").await), expected);
+    assert_eq!(mistral_error(&harness.post("/v1/batch/jobs/batch_x/cancel", &json!({})).await), expected);
 }
 
 #[tokio::test]

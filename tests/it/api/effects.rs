@@ -78,6 +78,15 @@ const OF_CHAT: &[Row] = &[
     ),
     // It says what is done anyway, and contradicts a continuation.
     Row("add_generation_prompt", Sings, CONTINUED, r#""add_generation_prompt": true"#, status, ["200", "400"]),
+    Row("safe_prompt", Sings, SHOW_IDS, r#""safe_prompt": true"#, is_safe, ["false", "true"]),
+    Row(
+        "top_prompt_logprobs",
+        Sings,
+        r#""prompt_logprobs": true"#,
+        r#""top_prompt_logprobs": 2"#,
+        prompt_alternatives,
+        ["0", "2"],
+    ),
     Row("include_reasoning", Thinks, "", r#""include_reasoning": false"#, reasoning, ["Hm.", "none"]),
     Row(
         "return_tokens_as_token_ids",
@@ -257,12 +266,16 @@ async fn every_honoured_field_changes_the_answer() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Decides when an answer comes, which no answer shows: `mistral::a_prediction_is_guessed_from_and_changes_nothing`.
+const UNSEEN: &str = "prediction";
+
 #[test]
 fn every_honoured_field_has_a_row() {
     for (table, own) in [(&CHAT, OF_CHAT), (&COMPLETIONS, OF_COMPLETIONS)] {
         let is_honoured = |support: &Support| matches!(support, Support::Honoured { .. });
         let honoured: BTreeSet<&str> =
             table.fields().filter(|field| is_honoured(&field.support)).map(|field| field.name).collect();
+        let honoured: BTreeSet<&str> = honoured.into_iter().filter(|name| *name != UNSEEN).collect();
         let rows: BTreeSet<&str> = own.iter().chain(OF_BOTH).map(|row| row.0).collect();
         assert_eq!(rows, honoured, "{}", table.resource);
         for Row(field, .., [without, with]) in own.iter().chain(OF_BOTH) {
@@ -435,6 +448,16 @@ fn alternatives(answer: &Answer) -> String {
     let logprobs = &answer.json()["choices"][0]["logprobs"];
     let of_chat = logprobs["content"][0]["top_logprobs"].as_array().map(Vec::len);
     of_chat.or(logprobs["top_logprobs"][0].as_object().map(|top| top.len())).unwrap_or(0).to_string()
+}
+
+/// How many the second token of the prompt has, in Mistral's form.
+fn prompt_alternatives(answer: &Answer) -> String {
+    let tokens = answer.json()["choices"][0]["prompt_logprobs"]["content"].clone();
+    tokens[0]["top_logprobs"].as_array().map_or(0, Vec::len).to_string()
+}
+
+fn is_safe(answer: &Answer) -> String {
+    prompt(answer).contains("Always assist with care").to_string()
 }
 
 fn reasoning(answer: &Answer) -> String {

@@ -160,7 +160,7 @@ async fn what_is_past_its_time_is_not_shown_and_then_deleted() {
     for path in ["", "/content"] {
         assert_eq!(harness.get(&format!("/v1/files/{old}{path}")).await.status, 404);
     }
-    assert_eq!(ids(&harness, "").await, [fresh.clone()]);
+    assert_eq!(ids(&harness, "").await, std::slice::from_ref(&fresh));
     let abandoned = store.begin_file(1).await.expect("a file");
     store.append_to_file(&abandoned, MARKER.to_vec()).await.expect("content");
     store.delete_file(&fresh).await.expect("deleted");
@@ -178,7 +178,7 @@ async fn a_full_storage_says_so_and_takes_more_once_something_is_deleted() {
     let parts: [Part; 2] = [("purpose", None, b"batch"), ("file", Some("input.jsonl"), &content)];
     let refused = harness.post_form("/v1/files", form(&parts)).await;
     assert_eq!(refused.error(), r#"507 null "storage_full""#);
-    assert_eq!(ids(&harness, "").await, [first.clone()]);
+    assert_eq!(ids(&harness, "").await, std::slice::from_ref(&first));
     assert_eq!(harness.delete(&format!("/v1/files/{first}")).await.status, 200);
     harness.upload(&content).await;
 }

@@ -137,7 +137,10 @@ async fn a_demanded_call_is_streamed_piece_by_piece() {
 async fn a_text_that_the_answer_continues_is_part_of_the_form() {
     let harness = Harness::new(babbles());
     let schema = function("f", true)["function"]["parameters"].clone();
-    let messages = |begin: &str| json!({ "messages": [{ "role": "user", "content": "Go" }, { "role": "assistant", "content": begin, "prefix": true }] });
+    let messages = |begin: &str| {
+        json!({ "messages": [{ "role": "user", "content": "Go" }, { "role": "assistant", "content": begin }],
+            "continue_final_message": true, "add_generation_prompt": false })
+    };
     let begin = "{\"kind\": \"b\", \"da";
     let answer = harness.chat(merged(format(&schema), messages(begin))).await.json();
     let rest = answer["choices"][0]["message"]["content"].as_str().unwrap_or_else(|| panic!("{answer}"));

@@ -9,7 +9,7 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::{HeaderMap, Request, header::CONTENT_TYPE},
+    http::{HeaderMap, Request, header::CONTENT_TYPE, header::USER_AGENT},
 };
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -282,6 +282,12 @@ impl Harness {
         self.post_text(path, body.to_string()).await
     }
 
+    /// As a client that tells its name.
+    pub async fn post_as(&self, client: &str, path: &str, body: &Value) -> Answer {
+        let request = Request::post(path).header(CONTENT_TYPE, "application/json").header(USER_AGENT, client);
+        send(self.app(), request.body(body.to_string().into()).expect("a valid request")).await
+    }
+
     pub async fn post_text(&self, path: &str, body: impl Into<Body>) -> Answer {
         let request = Request::post(path).header(CONTENT_TYPE, "application/json").body(body.into());
         send(self.app(), request.expect("a valid request")).await
@@ -388,6 +394,22 @@ impl Answer {
         assert_eq!(error.keys().collect::<Vec<_>>(), ["message", "type", "param", "code"]);
         format!("{} {} {}", self.status, error["param"], error["code"])
     }
+}
+
+/// `status loc type` of an error in Mistral's form for fields, or `status type param code` of its other form.
+#[track_caller]
+pub fn mistral_error(answer: &Answer) -> String {
+    let body = answer.json();
+    let keys: Vec<&String> = body.as_object().unwrap_or_else(|| panic!("{body}")).keys().collect();
+    if answer.status == 422 {
+        assert_eq!(keys, ["detail"]);
+        let detail = &body["detail"][0];
+        assert!(detail["msg"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
+        return format!("422 {} {}", detail["loc"], detail["type"]);
+    }
+    assert_eq!(keys, ["object", "message", "type", "param", "code"], "{body}");
+    assert_eq!(body["object"], "error");
+    format!("{} {} {} {}", answer.status, body["type"], body["param"], body["code"])
 }
 
 pub async fn send(app: Router, request: Request<Body>) -> Answer {

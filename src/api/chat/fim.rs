@@ -1,0 +1,69 @@
+//! `POST /v1/fim/completions`: the text between two others. It is Mistral's route, and its answer has a chat's form.
+//!
+//! The body becomes a [`ChatCall`], whose job reads the answer as plain text: there are no roles, tools or thoughts.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::response::Response;
+use serde_json::Value;
+
+use super::{
+    check_prompt_logprobs,
+    mistral::Beginning,
+    request::{ChatCall, check_max_tokens, take_logprobs},
+    respond,
+};
+use crate::{
+    api::{
+        body::{Fields, JsonText, wrong},
+        dialect::{Dialect, Refusal},
+        error::ApiError,
+        fields,
+        form::{parsing_cost, take_content_form},
+        generation::{Job, OutputFormat},
+        params::{GenerationParams, ResponseOptions, Truncation, take_labels, take_model},
+        request::{Work, off_thread},
+        state::ServedModel,
+    },
+    prompt::{AnswerForm, PromptError},
+};
+
+/// Fills a gap, at once or as a stream.
+pub(in crate::api) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, Refusal> {
+    let (cost, model, deadline) = (parsing_cost(&text), Arc::clone(&work.model), work.deadline);
+    let parsed = move || parse(&text, &model, deadline).map_err(|error| Dialect::Mistral.refuse(error));
+    let mut call = off_thread(&work.state, cost, parsed).await?;
+    work.precedence.apply(&mut call.job.params.scheduling);
+    respond(work, call).await
+}
+
+fn parse(text: &str, model: &ServedModel, deadline: Instant) -> Result<ChatCall, ApiError> {
+    let mut fields = Fields::parse(text, &fields::FIM)?;
+    let model_name = take_model(&mut fields, model)?;
+    let mut params = GenerationParams::take(&mut fields, &model.defaults, &model.codec)?;
+    params.logprobs = take_logprobs(&mut fields)?;
+    params.scheduling.deadline = Some(deadline);
+    check_max_tokens(&params)?;
+    let options = ResponseOptions::take(&mut fields)?.in_dialect(Dialect::Mistral);
+    check_prompt_logprobs(&params, &options)?;
+    let truncation = Truncation::take(&mut fields)?;
+    let form = AnswerForm { content: take_content_form(&mut fields, text)?, calls: None };
+    let suffix = fields.string("suffix")?;
+    let Some(prompt) = fields.string("prompt")? else { return Err(wrong("prompt", "a text", &Value::Null)) };
+    take_labels(&mut fields)?;
+    fields.finish()?;
+
+    let mut prompt_ids = model.codec.encode_fim(&prompt, suffix.as_deref()).map_err(no_gap)?;
+    if let Some(truncation) = truncation {
+        truncation.apply(&mut prompt_ids, model, params.stopping.max_tokens);
+    }
+    let constraint = model.constraint(&form, &[])?;
+    let job = Job { prompt_ids, params, format: OutputFormat::Text, constraint };
+    let (dialect, beginning) = (Dialect::Mistral, Beginning::default());
+    Ok(ChatCall { model_name, job, options, include_reasoning: true, dialect, beginning })
+}
+
+/// Whatever the prompt layer dislikes, it is this route that asks for it.
+fn no_gap(error: PromptError) -> ApiError {
+    ApiError::invalid("prompt", error.to_string())
+}
