@@ -3,17 +3,23 @@
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
-use std::{fs::File, hint::black_box, io::Read, path::Path};
+#[path = "../tests/it/fixtures.rs"]
+#[allow(dead_code, reason = "the tests use all of it")]
+mod fixtures;
+
+use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use tramontane::prompt::{Codec, SpecialTokens, TekkenFile, TokenizerVersion, ToolsOffered};
+use tramontane::prompt::{SpecialTokens, ToolsOffered};
+
+use fixtures::codec;
 
 /// Words, code, accents, characters of three bytes and of four.
 const SAMPLE: &str = "The mistral blows from the north-west; la tramontane vient de plus loin encore. \
                       fn main() { println!(\"{}\", 1 + 2); }\n\tПривет, мир! 北風は冷たい。 🌬️🍃 naïve café, 3.14159.\n";
 
 fn benchmarks(criterion: &mut Criterion) {
-    for (name, codec) in [("tekken", tekken()), ("sentencepiece", sentencepiece())] {
+    for (name, codec) in [("tekken", codec("v3-tekken")), ("sentencepiece", codec("v3-spm"))] {
         let text = SAMPLE.repeat(16);
         let ids = codec.encode_text(&text, false);
         assert_eq!(codec.decode(&ids, SpecialTokens::Skip), text);
@@ -42,24 +48,6 @@ fn benchmarks(criterion: &mut Criterion) {
         group.bench_function("encode", |bencher| bencher.iter(|| codec.encode_text(black_box(&text), false)));
         group.finish();
     }
-}
-
-fn tekken() -> Codec {
-    let file = TekkenFile::parse(&tokenizer_file("tekken.json.gz"), "tekken.json").expect("a valid file");
-    Codec::from_tekken(&file, None).expect("a known version")
-}
-
-fn sentencepiece() -> Codec {
-    let bytes = tokenizer_file("tokenizer.model.v3.gz");
-    Codec::from_sentencepiece(&bytes, TokenizerVersion::V3, "tokenizer.model.v3").expect("a valid file")
-}
-
-fn tokenizer_file(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizers").join(name);
-    let mut plain = Vec::new();
-    let file = File::open(&path).expect("the tokenizers are in the repository");
-    flate2::read::GzDecoder::new(file).read_to_end(&mut plain).expect("valid gzip");
-    plain
 }
 
 criterion_group!(benches, benchmarks);

@@ -3,14 +3,15 @@
 
 #![allow(missing_docs, reason = "a program")]
 
-use std::{
-    fs::File,
-    io::Read,
-    path::Path,
-    time::{Duration, Instant},
-};
+#[path = "../tests/it/fixtures.rs"]
+#[allow(dead_code, reason = "the tests use all of it")]
+mod fixtures;
 
-use tramontane::prompt::{AnswerForm, Codec, ContentForm, ContentKind, TekkenFile, TokenizerVersion, json};
+use std::time::{Duration, Instant};
+
+use tramontane::prompt::{AnswerForm, ContentForm, ContentKind, json};
+
+use fixtures::codec;
 
 /// Walks of each answer, each as the first of a request: a lexer knows nothing of other requests.
 const WALKS: usize = 20;
@@ -49,7 +50,7 @@ const SAMPLES: [(&str, &str, &str); 4] = [
 fn main() {
     println!("| vocabulary | form | compile | sets | p50 | p90 | p99 | most |");
     println!("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
-    for codec in [sentencepiece(), tekken()] {
+    for codec in [codec("v3-spm"), codec("v3-tekken")] {
         codec.prepare_constraints().expect("a vocabulary");
         let eos = codec.eos_id().expect("an end");
         for (name, schema, answer) in SAMPLES {
@@ -85,22 +86,4 @@ fn main() {
             );
         }
     }
-}
-
-fn tekken() -> Codec {
-    let file = TekkenFile::parse(&tokenizer_file("tekken.json.gz"), "tekken.json").expect("a valid file");
-    Codec::from_tekken(&file, None).expect("a known version")
-}
-
-fn sentencepiece() -> Codec {
-    let bytes = tokenizer_file("tokenizer.model.v3.gz");
-    Codec::from_sentencepiece(&bytes, TokenizerVersion::V3, "tokenizer.model.v3").expect("a valid file")
-}
-
-fn tokenizer_file(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizers").join(name);
-    let mut plain = Vec::new();
-    let file = File::open(&path).expect("the tokenizers are in the repository");
-    flate2::read::GzDecoder::new(file).read_to_end(&mut plain).expect("valid gzip");
-    plain
 }

@@ -6,11 +6,13 @@
 
 #![allow(missing_docs, reason = "a program")]
 
+#[path = "../tests/it/fixtures.rs"]
+#[allow(dead_code, reason = "the tests use all of it")]
+mod fixtures;
+
 use std::{
     collections::HashMap,
     fs,
-    io::Read,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -30,7 +32,7 @@ use tramontane::{
     api::{AppState, GenerationDefaults, HttpLimits, ServedModel, serve},
     engine::{EngineConfig, EngineHandle, SpeculationMode},
     model::{ForwardPass, Logits, ModelError, Pipeline},
-    prompt::{Codec, SpecialTokens, TekkenFile},
+    prompt::{Codec, SpecialTokens},
     store::Store,
     telemetry::EngineMetrics,
     types::{Batch, RowResult, TokenChoice},
@@ -152,12 +154,7 @@ struct Words {
 
 impl Words {
     fn new() -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizers/tekken.json.gz");
-        let mut plain = Vec::new();
-        let file = fs::File::open(path).expect("the tokenizers are in the repository");
-        flate2::read::GzDecoder::new(file).read_to_end(&mut plain).expect("valid gzip");
-        let file = TekkenFile::parse(&plain, "tekken.json").expect("a valid file");
-        let codec = Codec::from_tekken(&file, None).expect("a known version");
+        let codec = fixtures::codec("v3-tekken").clone();
         let is_word = |text: &str| text.len() >= 3 && text.bytes().all(|byte| byte.is_ascii_lowercase());
         let words: Vec<(u32, String)> = (0..codec.vocab_size() as u32)
             .map(|id| (id, codec.decode(&[id], SpecialTokens::Keep)))

@@ -17,5 +17,18 @@ pub(super) use self::{
     openai::{cancel, create, get, list},
 };
 
+use super::{
+    error::ApiError,
+    state::{AppState, unix_seconds},
+};
+use crate::store::Batch;
+
 /// Batches that are not finished; one more is refused.
 const MAX_UNFINISHED: u64 = 1000;
+
+/// A batch whose lines that are not done will not be.
+async fn cancelled(state: &AppState, id: &str) -> Result<Batch, ApiError> {
+    let batch = state.store().cancel_batch(id, unix_seconds()).await?;
+    state.batches_changed().notify_one();
+    Ok(batch)
+}

@@ -252,6 +252,14 @@ pub(super) fn wrong(param: &str, expected: impl fmt::Display, got: &Value) -> Ap
     ApiError::invalid(param, format!("`{param}` must be {expected}, got {}.", shown(got)))
 }
 
+/// The object at `path` has a key that nothing reads.
+pub(super) fn unknown_key(path: &str, key: &str) -> ApiError {
+    const SHOWN: usize = 64;
+    let path = format!("{path}.{}", key.chars().take(SHOWN).collect::<String>());
+    let message = format!("`{path}` is not supported.");
+    ApiError::Invalid { message, param: Some(path), code: Some("unknown_parameter") }
+}
+
 pub(super) fn as_bool(value: &Value, path: &str) -> Result<bool, ApiError> {
     value.as_bool().ok_or_else(|| wrong(path, "true or false", value))
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{
-    body::{Fields, as_bool, wrong},
+    body::{Fields, as_bool, unknown_key, wrong},
     error::ApiError,
 };
 use crate::prompt::{ContentForm, ContentKind, PromptError, ResponseFormat, json};
@@ -138,10 +138,6 @@ fn check_keys(object: &Value, path: &str, known: &[&str]) -> Result<(), ApiError
     let Some(object) = object.as_object() else { return Ok(()) }; // the prompt layer says what is wrong
     match object.iter().find(|(key, value)| !known.contains(&key.as_str()) && !value.is_null()) {
         None => Ok(()),
-        Some((key, _)) => {
-            let path = format!("{path}.{}", key.chars().take(64).collect::<String>());
-            let message = format!("`{path}` is not supported.");
-            Err(ApiError::Invalid { message, param: Some(path), code: Some("unknown_parameter") })
-        }
+        Some((key, _)) => Err(unknown_key(path, key)),
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use axum::Json;
 use serde_json::{Value, json};
 
-use super::{MAX_UNFINISHED, request};
+use super::{MAX_UNFINISHED, cancelled, request};
 use crate::{
     api::{
         body::{Fields, JsonText, as_integer, shortened, wrong},
@@ -121,9 +121,7 @@ pub(in crate::api) async fn cancel(
     query: QueryFields,
 ) -> Result<Json<Value>, ApiError> {
     query.finish()?;
-    let batch = work.state.store().cancel_batch(&id, unix_seconds()).await?;
-    work.state.batches_changed().notify_one();
-    Ok(Json(object(&batch)))
+    Ok(Json(object(&cancelled(&work.state, &id).await?)))
 }
 
 fn parse(text: &str) -> Result<JobRequest, ApiError> {

@@ -3,7 +3,7 @@
 use axum::Json;
 use serde_json::{Value, json};
 
-use super::{MAX_UNFINISHED, request};
+use super::{MAX_UNFINISHED, cancelled, request};
 use crate::{
     api::{
         body::{Fields, JsonText, wrong},
@@ -90,9 +90,7 @@ pub(in crate::api) async fn cancel(
     query: QueryFields,
 ) -> Result<Json<Value>, ApiError> {
     query.finish()?;
-    let batch = work.state.store().cancel_batch(&id, unix_seconds()).await?;
-    work.state.batches_changed().notify_one();
-    Ok(Json(object(&batch)))
+    Ok(Json(object(&cancelled(&work.state, &id).await?)))
 }
 
 fn object(batch: &Batch) -> Value {

@@ -6,7 +6,10 @@
 use serde_json::Value;
 
 use super::call_ids;
-use crate::api::{body::wrong, error::ApiError};
+use crate::api::{
+    body::{unknown_key, wrong},
+    error::ApiError,
+};
 use crate::prompt::{ChatRequest, Codec, PromptError, TokenizerVersion, ToolsOffered, json};
 
 /// Keys of any message that change the prompt, are checked by the prompt layer, or are nothing but a label.
@@ -116,13 +119,6 @@ fn check_keys(object: &Value, path: &str, known: &[&[&str]]) -> Result<(), ApiEr
     let is_known = |key: &str| known.iter().any(|keys| keys.contains(&key));
     match object.iter().find(|(key, value)| !is_known(key) && !is_empty(value)) {
         None => Ok(()),
-        Some((key, _)) => {
-            let path = format!("{path}.{}", key.chars().take(64).collect::<String>());
-            Err(ApiError::Invalid {
-                message: format!("`{path}` is not supported."),
-                param: Some(path),
-                code: Some("unknown_parameter"),
-            })
-        }
+        Some((key, _)) => Err(unknown_key(path, key)),
     }
 }
