@@ -14,6 +14,7 @@ mod http2;
 mod isolation;
 mod limits;
 mod mistral;
+mod openapi;
 mod operations;
 mod server;
 mod storage;
