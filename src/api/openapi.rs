@@ -53,11 +53,14 @@ fn describe(operation: &Operation) -> Value {
         "summary": operation.summary,
         "tags": [operation.tag],
         "responses": {
-            "200": { "description": "The answer.", "content": contents(&operation.answer) },
             "4XX": refusal("What is wrong with the request, and what would be right."),
             "5XX": refusal("Not the request's fault."),
         },
     });
+    if let Some(content) = content(&operation.answer) {
+        let answer = json!({ "description": "The answer.", "content": content, "links": links(operation.path) });
+        description["responses"]["200"] = answer;
+    }
     let parameters: Vec<Value> =
         path_parameters(operation.path).chain(operation.query.iter().map(query_parameter)).collect();
     if !parameters.is_empty() {
@@ -79,8 +82,20 @@ fn refusal(description: &str) -> Value {
     json!({ "description": description, "content": { "application/json": { "schema": answers::reference("Error") } } })
 }
 
-fn contents(answer: &Answer) -> Value {
-    match answer {
+/// What can be asked of the object that an operation of this path makes.
+fn links(path: &str) -> Value {
+    let of_object = |operation: &&Operation| {
+        operation.path.strip_prefix(path).is_some_and(|rest| rest == "/{id}" || rest.starts_with("/{id}/"))
+    };
+    let link = |operation: &Operation| {
+        let link = json!({ "operationId": operation.id, "parameters": { "id": "$response.body#/id" } });
+        (operation.id.to_owned(), link)
+    };
+    Value::Object(operations::all().filter(of_object).map(link).collect())
+}
+
+fn content(answer: &Answer) -> Option<Value> {
+    let content = match answer {
         Answer::Json(name) => json!({ "application/json": { "schema": answers::reference(name) } }),
         Answer::JsonOrEvents(name) => json!({
             "application/json": { "schema": answers::reference(name) },
@@ -88,7 +103,9 @@ fn contents(answer: &Answer) -> Value {
         }),
         Answer::Text => json!({ "text/plain": { "schema": { "type": "string" } } }),
         Answer::Bytes => json!({ "application/octet-stream": {} }),
-    }
+        Answer::Never => return None,
+    };
+    Some(content)
 }
 
 /// `{id}` of a path template.

@@ -13,6 +13,7 @@ mod fim;
 mod http2;
 mod isolation;
 mod limits;
+mod malformed;
 mod mistral;
 mod openapi;
 mod operations;

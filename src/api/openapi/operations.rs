@@ -39,6 +39,8 @@ pub(super) enum Answer {
     JsonOrEvents(&'static str),
     Text,
     Bytes,
+    /// It is always refused, with a sentence that says why.
+    Never,
 }
 
 /// All of them.
@@ -86,6 +88,14 @@ const MODELS: &[Operation] = &[
         tag: "Models",
         summary: "One served name.",
         answer: Answer::Json("Model"),
+        ..get("/v1/models/{model}")
+    },
+    Operation {
+        id: "deleteModel",
+        tag: "Models",
+        summary: "Not served: what is served is decided when the server starts.",
+        method: "delete",
+        answer: Answer::Never,
         ..get("/v1/models/{model}")
     },
 ];
