@@ -58,7 +58,7 @@ fn describe(operation: &Operation) -> Value {
         },
     });
     if let Some(content) = content(&operation.answer) {
-        let answer = json!({ "description": "The answer.", "content": content, "links": links(operation.path) });
+        let answer = json!({ "description": "The answer.", "content": content, "links": links(operation) });
         description["responses"]["200"] = answer;
     }
     let parameters: Vec<Value> =
@@ -82,10 +82,11 @@ fn refusal(description: &str) -> Value {
     json!({ "description": description, "content": { "application/json": { "schema": answers::reference("Error") } } })
 }
 
-/// What can be asked of the object that an operation of this path makes.
-fn links(path: &str) -> Value {
+/// What can be asked of the object that an operation makes.
+fn links(maker: &Operation) -> Value {
     let of_object = |operation: &&Operation| {
-        operation.path.strip_prefix(path).is_some_and(|rest| rest == "/{id}" || rest.starts_with("/{id}/"))
+        let rest = operation.path.strip_prefix(maker.path);
+        maker.method == "post" && rest.is_some_and(|rest| rest == "/{id}" || rest.starts_with("/{id}/"))
     };
     let link = |operation: &Operation| {
         let link = json!({ "operationId": operation.id, "parameters": { "id": "$response.body#/id" } });
