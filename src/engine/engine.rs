@@ -142,6 +142,10 @@ impl Engine {
         Ok(())
     }
 
+    pub(super) fn guesses_ahead(&self) -> bool {
+        self.speculation.is_some()
+    }
+
     fn accept(&mut self, mut submission: Submission) {
         let request = &mut submission.request;
         let key = SequenceKey { priority: request.priority, arrival: self.arrivals };

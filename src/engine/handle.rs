@@ -77,6 +77,7 @@ struct Inner {
     vocab_size: usize,
     max_sequence_len: usize,
     max_in_flight: usize,
+    guesses_ahead: bool,
     /// True once draining. Held while submitting, so that no submission follows the drain event.
     closed: Mutex<bool>,
 }
@@ -98,15 +99,18 @@ impl EngineHandle {
         let status = Arc::new(Status::new(&config));
         let capacity = config.max_in_flight().saturating_add(SPARE_EVENTS).min(Semaphore::MAX_PERMITS);
         let (events, receiver) = mpsc::channel(capacity);
+        let vocab_size = model.vocab_size();
+        let (max_sequence_len, max_in_flight) = (config.max_sequence_len(), config.max_in_flight());
+        let engine = Engine::new(model, drafter, config, metrics, Arc::clone(&status));
         let inner = Inner {
             events,
             status: Arc::clone(&status),
-            vocab_size: model.vocab_size(),
-            max_sequence_len: config.max_sequence_len(),
-            max_in_flight: config.max_in_flight(),
+            vocab_size,
+            max_sequence_len,
+            max_in_flight,
+            guesses_ahead: engine.guesses_ahead(),
             closed: Mutex::new(false),
         };
-        let engine = Engine::new(model, drafter, config, metrics, Arc::clone(&status));
         let started = thread::Builder::new().name("engine".to_owned()).spawn(move || engine.run(receiver));
         if let Err(error) = started {
             tracing::error!(%error, "the engine thread did not start");
@@ -139,6 +143,11 @@ impl EngineHandle {
             }
         })?;
         Ok(RequestStream { updates: receiver, stopped })
+    }
+
+    /// Whether tokens are guessed ahead, so that a request's prediction is of use.
+    pub fn guesses_ahead(&self) -> bool {
+        self.inner.guesses_ahead
     }
 
     /// Health as of now, without asking the engine thread.

@@ -33,7 +33,10 @@ pub(super) fn open(dir: &Path, options: &CodecOptions) -> Result<Codec, PromptEr
         TemplateChoice::Jinja => true,
     };
     if !wants_jinja {
-        return Ok(codec);
+        return Ok(match find_system_prompt(dir)? {
+            Some(text) => codec.with_reasoning_prompt(&text),
+            None => codec,
+        });
     }
     match (find_templates(dir)?, options.template) {
         (Some(sources), _) => codec.with_templates(&sources),
@@ -78,6 +81,16 @@ fn read(path: &Path) -> Result<Vec<u8>, PromptError> {
         return Err(PromptError::file(&file, format!("has {n_bytes} bytes, expected at most {MAX_FILE_BYTES}")));
     }
     std::fs::read(path).map_err(read_error)
+}
+
+/// What the checkpoint tells its model beforehand.
+fn find_system_prompt(dir: &Path) -> Result<Option<String>, PromptError> {
+    let path = dir.join("SYSTEM_PROMPT.txt");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = String::from_utf8(read(&path)?);
+    text.map(Some).map_err(|error| PromptError::file(path.display().to_string(), error.to_string()))
 }
 
 /// The Jinja templates of the checkpoint, if it has any.

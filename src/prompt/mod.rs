@@ -17,6 +17,7 @@ mod jinja;
 pub mod json;
 mod normalize;
 mod output;
+mod reasoning;
 mod request;
 mod schema;
 mod template;
@@ -38,7 +39,9 @@ pub use detokenizer::{Detokenizer, SpecialTokens};
 pub use error::PromptError;
 pub use grammar::{AnswerForm, CallForm, ContentForm, ContentKind};
 pub use output::{OutputEvent, OutputParser, ToolsOffered};
-pub use request::{ChatRequest, Chunk, Content, FimRequest, Message, ReasoningEffort, ResponseFormat, Tool, ToolCall};
+pub use request::{
+    ChatRequest, Chunk, Content, FimRequest, Message, PromptMode, ReasoningEffort, ResponseFormat, Tool, ToolCall,
+};
 pub use tokenizer::{TekkenFile, TokenizerFormat};
 pub use version::{TokenizerVersion, UnknownVersion};
 
@@ -97,6 +100,8 @@ pub struct Codec {
     /// Formats chats in place of the native one.
     jinja: Option<Arc<JinjaTemplate>>,
     message_order: MessageOrder,
+    /// What `prompt_mode: "reasoning"` puts in front of a conversation.
+    reasoning_prompt: Option<Arc<Content>>,
     /// Made when the first answer of a form is wanted.
     grammars: Arc<OnceLock<Result<Grammars, String>>>,
 }
@@ -136,8 +141,14 @@ impl Codec {
             Some(version) => Some(Arc::new(NativeTemplate::new(&tokenizer, version, name)?)),
             None => None,
         };
-        let message_order = MessageOrder::default();
-        Ok(Codec { tokenizer: Arc::new(tokenizer), native, jinja: None, message_order, grammars: Arc::default() })
+        Ok(Codec {
+            tokenizer: Arc::new(tokenizer),
+            native,
+            jinja: None,
+            message_order: MessageOrder::default(),
+            reasoning_prompt: None,
+            grammars: Arc::default(),
+        })
     }
 
     /// The same, for conversations of that order only.
@@ -153,6 +164,15 @@ impl Codec {
     fn with_templates(self, sources: &TemplateSources) -> Result<Codec, PromptError> {
         let jinja = JinjaTemplate::new(sources, &self.tokenizer)?;
         Ok(Codec { jinja: Some(Arc::new(jinja)), ..self })
+    }
+
+    /// The same, with the text of a `SYSTEM_PROMPT.txt` for `prompt_mode: "reasoning"`, if it speaks of reasoning and this
+    /// tokenizer's prompts can say it.
+    pub fn with_reasoning_prompt(self, text: &str) -> Codec {
+        let can_say_it =
+            self.jinja.is_none() && self.version().is_some_and(TokenizerVersion::writes_thinking_in_system);
+        let reasoning_prompt = reasoning::parse(text).filter(|_| can_say_it).map(Arc::new);
+        Codec { reasoning_prompt, ..self }
     }
 
     /// The version of the tokenizer, if it is known.
@@ -209,6 +229,20 @@ impl Codec {
             MessageOrder::Lenient => {}
             MessageOrder::Strict => validate::check_turns(&request.messages)?,
         }
+        let guided = match request.prompt_mode {
+            None => return self.encode_messages(request),
+            Some(PromptMode::Reasoning) => reasoning::guided(request, self.reasoning_prompt.as_deref())?,
+        };
+        self.encode_messages(&guided).map_err(|error| match self.encode_messages(request) {
+            // The conversation's own mistakes are told by the places that its author knows.
+            Err(own) => own,
+            Ok(_) => {
+                PromptError::rule("prompt_mode", error.to_string(), "a conversation that it can stand in front of")
+            }
+        })
+    }
+
+    fn encode_messages(&self, request: &ChatRequest) -> Result<ChatPrompt, PromptError> {
         match (&self.jinja, &self.native) {
             (Some(template), _) => template.encode_chat(&self.tokenizer, request, SystemTime::now()),
             (None, Some(template)) => template.encode_chat(&self.tokenizer, request),

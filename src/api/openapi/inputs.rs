@@ -106,8 +106,8 @@ fn conversation(field: &str) -> Option<Value> {
         "prediction" => json!({
             "type": "object",
             "properties": {
-                "type": { "enum": ["content", null] },
-                "content": { "anyOf": [{ "type": "string" }, { "type": "null" }, {
+                "type": { "const": "content" },
+                "content": { "anyOf": [{ "type": "string" }, {
                     "type": "array",
                     "items": {
                         "type": "object",
@@ -117,6 +117,7 @@ fn conversation(field: &str) -> Option<Value> {
                     },
                 }]},
             },
+            "required": ["type", "content"],
         }),
         "response_format" => json!({
             "type": "object",
@@ -142,6 +143,7 @@ fn conversation(field: &str) -> Option<Value> {
             },
         }),
         "reasoning_effort" => words(&["none", "minimal", "low", "medium", "high", "xhigh", "max"]),
+        "prompt_mode" => words(&["reasoning"]),
         "prompt" | "suffix" => json!({ "type": "string" }),
         "tokens" => token_ids(0),
         "requests" => json!({

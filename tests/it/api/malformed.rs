@@ -40,7 +40,7 @@ impl Judge {
         let mut document = openapi::document();
         let schema = document["components"]["schemas"]["Error"].take();
         let error = jsonschema::validator_for(&schema).expect("a valid schema");
-        Self { harness: Harness::new(babbles()), error, sent: 0 }
+        Self { harness: Harness::guessing(babbles()), error, sent: 0 }
     }
 
     async fn send(&mut self, path: &str, body: impl AsRef<[u8]>) -> Answer {

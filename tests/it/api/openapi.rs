@@ -102,7 +102,7 @@ fn names_of_operations_are_unique_and_references_lead_somewhere() {
 /// What the tables call accepted is in the schemas too, and the answer is as described.
 #[tokio::test]
 async fn samples_of_fields_fit_the_schemas_and_so_do_their_answers() {
-    let harness = Harness::new(babbles());
+    let harness = Harness::guessing(babbles());
     let (document, strict) = (openapi::document(), strict());
     for table in fields::ALL {
         let (method, path) = table.resource.split_once(' ').expect("a method and a path");
@@ -138,7 +138,7 @@ async fn samples_of_fields_fit_the_schemas_and_so_do_their_answers() {
 /// Every refusal of the tables has one of the shapes of `Error`, and so has what no handler answers.
 #[tokio::test]
 async fn refusals_have_the_shape_that_the_document_says() {
-    let harness = Harness::new(babbles());
+    let harness = Harness::guessing(babbles());
     let document = strict();
     for table in fields::ALL {
         let (method, path) = table.resource.split_once(' ').expect("a method and a path");
@@ -153,7 +153,7 @@ async fn refusals_have_the_shape_that_the_document_says() {
 
 #[tokio::test]
 async fn every_operation_without_a_body_answers_as_described() {
-    let harness = Harness::new(babbles());
+    let harness = Harness::guessing(babbles());
     let document = strict();
     let file = harness.upload(b"{}").await;
     let batch = json!({ "input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h" });
@@ -189,6 +189,6 @@ async fn every_operation_without_a_body_answers_as_described() {
 
 #[tokio::test]
 async fn the_server_hands_out_its_document() {
-    let answer = Harness::new(babbles()).get("/openapi.json").await;
+    let answer = Harness::guessing(babbles()).get("/openapi.json").await;
     assert_eq!((answer.status, answer.json()), (200, openapi::document()));
 }

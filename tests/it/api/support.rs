@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use tramontane::{
     api::{AppState, GenerationDefaults, HttpLimits, ServedModel, app},
-    engine::{EngineConfig, EngineHandle},
+    engine::{EngineConfig, EngineHandle, SpeculationMode},
     model::{ForwardPass, Logits, ModelError},
     prompt::{Codec, TekkenFile, TokenizerVersion},
     store::Store,
@@ -199,6 +199,14 @@ pub fn small_engine() -> EngineConfig {
 impl Harness {
     pub fn new(script: Script) -> Self {
         let harness = Self::with(script, small_engine(), HttpLimits::default());
+        harness.gate.open();
+        harness
+    }
+
+    /// With tokens that are guessed ahead, as `serve` does it.
+    pub fn guessing(script: Script) -> Self {
+        let engine = EngineConfig { speculation: SpeculationMode::Auto, ..small_engine() };
+        let harness = Self::with(script, engine, HttpLimits::default());
         harness.gate.open();
         harness
     }
