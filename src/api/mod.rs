@@ -35,6 +35,7 @@ mod state;
 mod stop_strings;
 mod stored_error;
 mod tokenize;
+mod turn;
 pub mod unserved;
 
 use axum::{

@@ -51,6 +51,26 @@ pub enum StoreError {
         /// The limit.
         limit: u64,
     },
+    /// Somebody else has changed the conversation meanwhile.
+    #[error("the conversation `{id}` has changed meanwhile")]
+    Moved {
+        /// The conversation.
+        id: String,
+    },
+    /// The conversation would be longer than it may be.
+    #[error("the conversation `{id}` may have {limit} items")]
+    TooManyItems {
+        /// The conversation.
+        id: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// The list has an item of this id.
+    #[error("there is an item `{id}` already")]
+    ItemExists {
+        /// The item.
+        id: String,
+    },
     /// The database has the size that it may have, or the disk is full.
     #[error("the storage is full")]
     Full,
