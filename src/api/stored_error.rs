@@ -119,7 +119,14 @@ impl From<StoreError> for ApiError {
             StoreError::TooManyItems { id, limit } => StoredError::ConversationFull { id: shortened(id), limit }.into(),
             StoreError::ItemExists { id } => StoredError::ItemExists { id: shortened(id) }.into(),
             StoreError::Full => StoredError::Full.into(),
-            StoreError::QueueFull { .. } => Self::Busy { reason: error.to_string() },
+            StoreError::QueueFull { .. } | StoreError::TooManyResponses { .. } => {
+                Self::Busy { reason: error.to_string() }
+            }
+            StoreError::TooLong { .. } => Self::Invalid {
+                message: format!("It cannot be continued: {error}."),
+                param: None,
+                code: Some("context_length_exceeded"),
+            },
             StoreError::Closed => Self::Unavailable { reason: "it is shutting down" },
             StoreError::Database(source) => {
                 // What the database says may name its files, which are the operator's business.
@@ -140,6 +147,11 @@ pub(super) fn named_by(param: &str) -> impl FnOnce(StoreError) -> ApiError {
             message: format!("`{param}`: there is no {kind} `{}`.", shortened(id)),
             param: Some(param.to_owned()),
             code: Some("not_found"),
+        },
+        StoreError::TooLong { .. } => ApiError::Invalid {
+            message: format!("`{param}` cannot be continued: {error}."),
+            param: Some(param.to_owned()),
+            code: Some("context_length_exceeded"),
         },
         other => other.into(),
     }

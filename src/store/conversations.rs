@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Page, PageQuery, Store, StoreError, erase_leftovers, new_id};
+use super::{Order, Page, PageQuery, Store, StoreError, erase_leftovers, new_id};
 
 const COLUMNS: &str = "id, owner, created_at, updated_at, expires_at, metadata, details, last_position";
 const VISIBLE: &str = "expires_at > unixepoch()";
@@ -202,6 +202,27 @@ impl Store {
         .await
     }
 
+    /// A conversation with all its items, unless they are longer than `max_bytes`.
+    pub async fn whole_conversation(
+        &self,
+        owner: &'static str,
+        id: &str,
+        max_bytes: usize,
+    ) -> Result<(Conversation, Vec<Item>), StoreError> {
+        let id = id.to_owned();
+        self.call(move |connection| {
+            let row = row_of(connection, owner, &id)?;
+            let sql = "SELECT total(length(CAST(body AS BLOB))) FROM items WHERE conversation = ?1";
+            let bytes: f64 = connection.query_row(sql, [row], |row| row.get(0))?;
+            if bytes > max_bytes as f64 {
+                return Err(StoreError::TooLong { limit: max_bytes });
+            }
+            let query = PageQuery { after: None, skip: 0, limit: i64::MAX as u64 - 1, order: Order::Ascending };
+            Ok((find(connection, owner, &id)?, list_items(connection, row, &query)?.items))
+        })
+        .await
+    }
+
     /// One item of a conversation.
     pub async fn item(&self, owner: &'static str, conversation: &str, id: &str) -> Result<Item, StoreError> {
         let (conversation, id) = (conversation.to_owned(), id.to_owned());
@@ -330,7 +351,6 @@ fn missing(id: &str) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Order;
 
     const OWNER: &str = "openai";
     const NEVER: u64 = 1 << 40;

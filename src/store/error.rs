@@ -71,6 +71,18 @@ pub enum StoreError {
         /// The item.
         id: String,
     },
+    /// As many responses as may wait are waiting.
+    #[error("{limit} responses are waiting already")]
+    TooManyResponses {
+        /// The limit.
+        limit: u64,
+    },
+    /// What is stored is longer than a request may be.
+    #[error("the conversation is longer than {limit} bytes")]
+    TooLong {
+        /// The limit.
+        limit: usize,
+    },
     /// The database has the size that it may have, or the disk is full.
     #[error("the storage is full")]
     Full,

@@ -1,4 +1,4 @@
-//! What the server keeps between requests and between starts: files, batches and conversations, in one embedded SQLite database.
+//! What the server keeps between requests and between starts: files, batches, responses and conversations, in one embedded SQLite database.
 //!
 //! [`Store`] is the seam: typed data in, typed data out, each method one transaction. Nobody above it sees SQL, so
 //! that another database can stand behind the same methods. It knows nothing of HTTP, nor what a file means.
@@ -12,6 +12,7 @@ mod error;
 mod files;
 mod lines;
 mod page;
+mod responses;
 mod schema;
 
 use std::{
@@ -32,13 +33,14 @@ pub use self::{
     files::{FileDetails, StoredFile},
     lines::{Line, NewLine, Outcome, WrittenLine},
     page::{Order, Page, PageQuery},
+    responses::{NewResponse, ResponseEnd, ResponseState, StoredResponse, WaitingResponse},
 };
 
 const DATABASE: &str = "tramontane.sqlite";
 const LOCK: &str = "lock";
 const PAGE_BYTES: u64 = 4096; // SQLite's default
 
-/// Files, batches and conversations. Cheap to clone; all clones are one store.
+/// Files, batches, responses and conversations. Cheap to clone; all clones are one store.
 #[derive(Clone)]
 pub struct Store {
     database: Arc<Mutex<Database>>,
@@ -81,8 +83,9 @@ impl Store {
             )?;
             let batches = transaction.execute("DELETE FROM batches WHERE delete_at <= ?1", [now])?;
             let conversations = transaction.execute("DELETE FROM conversations WHERE expires_at <= ?1", [now])?;
+            let responses = transaction.execute("DELETE FROM responses WHERE expires_at <= ?1", [now])?;
             transaction.commit()?;
-            if files + batches + conversations > 0 { erase_leftovers(connection) } else { Ok(()) }
+            if files + batches + conversations + responses > 0 { erase_leftovers(connection) } else { Ok(()) }
         })
         .await
     }
