@@ -15,6 +15,7 @@ mod body;
 mod chat;
 mod chunks;
 mod completions;
+mod conversations;
 mod dialect;
 pub mod error;
 pub mod fields;
@@ -29,6 +30,7 @@ mod multipart;
 mod params;
 mod query;
 mod request;
+mod responses;
 mod server;
 mod sse;
 mod state;
@@ -49,6 +51,7 @@ pub use self::{
     batches::run as run_batches,
     params::{GenerationParams, Scheduling, Stopping},
     request::layers,
+    responses::run as run_background_responses,
     server::{Drained, serve},
     state::{AppState, GenerationDefaults, HttpLimits, Readiness, ServedModel, StorageLimits},
     stored_error::StoredError,
@@ -69,6 +72,8 @@ pub fn routes() -> Router<AppState> {
         .route("/v1/completions", post(completions::create))
         .route("/v1/fim/completions", post(chat::fim::create))
         .merge(stored_objects())
+        .merge(responses::routes())
+        .merge(conversations::routes())
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/health", get(health::ready))

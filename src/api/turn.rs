@@ -35,21 +35,35 @@ pub(super) struct TurnRequest {
 /// What the calling API calls the fields of a chat.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct FieldNames {
-    pairs: Vec<(String, String)>,
+    names: Vec<FieldName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FieldName {
+    chat: String,
+    own: String,
+    /// What is below it has no name of its own.
+    is_whole: bool,
 }
 
 impl FieldNames {
-    /// What the chat calls `chat`, and all below it, is the caller's `own`.
+    /// What the chat calls `chat` is the caller's `own`, and what is below the one is below the other.
     pub(super) fn add(&mut self, chat: impl Into<String>, own: impl Into<String>) {
-        self.pairs.push((chat.into(), own.into()));
+        self.names.push(FieldName { chat: chat.into(), own: own.into(), is_whole: false });
+    }
+
+    /// What the chat calls `chat`, and all below it, is the caller's `own`.
+    pub(super) fn add_whole(&mut self, chat: impl Into<String>, own: impl Into<String>) {
+        self.names.push(FieldName { chat: chat.into(), own: own.into(), is_whole: true });
     }
 
     /// A path as the caller calls it. The longest name that fits decides.
     pub(super) fn own(&self, path: &str) -> String {
         let rest = |chat: &str| path.strip_prefix(chat).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
-        let fitting = self.pairs.iter().filter_map(|(chat, own)| Some((chat.len(), own, rest(chat)?)));
-        match fitting.max_by_key(|(len, _, _)| *len) {
-            Some((_, own, rest)) => format!("{own}{rest}"),
+        let fitting = self.names.iter().filter_map(|name| Some((name, rest(&name.chat)?)));
+        match fitting.max_by_key(|(name, _)| name.chat.len()) {
+            Some((FieldName { own, is_whole: true, .. }, _)) => own.clone(),
+            Some((FieldName { own, is_whole: false, .. }, rest)) => format!("{own}{rest}"),
             None => path.to_owned(),
         }
     }
@@ -281,10 +295,12 @@ mod tests {
         names.add("messages[1]", "input[3]");
         names.add("messages[1].tool_calls[0].function", "input[4]");
         names.add("max_tokens", "max_output_tokens");
+        names.add_whole("messages[0]", "instructions");
         for (chat, own) in [
             ("messages[1].content[0].text", "input[3].content[0].text"),
             ("messages[1].tool_calls[0].function.name", "input[4].name"),
             ("messages[10].content", "messages[10].content"),
+            ("messages[0].content", "instructions"),
             ("max_tokens", "max_output_tokens"),
             ("temperature", "temperature"),
         ] {
