@@ -95,6 +95,13 @@ impl Dialect {
     }
 }
 
+impl Refusal {
+    /// The error alone, for a request that the server has written itself.
+    pub(super) fn into_error(self) -> ApiError {
+        self.error
+    }
+}
+
 impl From<ApiError> for Refusal {
     /// An error before the fields were read. If the head says Mistral, it is still turned on its way out.
     fn from(error: ApiError) -> Self {

@@ -15,6 +15,7 @@ mod body;
 mod chat;
 mod chunks;
 mod completions;
+mod conversations;
 mod dialect;
 pub mod error;
 pub mod fields;
@@ -30,12 +31,14 @@ pub mod openapi;
 mod params;
 mod query;
 mod request;
+mod responses;
 mod server;
 mod sse;
 mod state;
 mod stop_strings;
 mod stored_error;
 mod tokenize;
+mod turn;
 pub mod unserved;
 
 use axum::{
@@ -49,6 +52,7 @@ pub use self::{
     batches::run as run_batches,
     params::{GenerationParams, Scheduling, Stopping},
     request::layers,
+    responses::run as run_background_responses,
     server::{Drained, serve},
     state::{AppState, GenerationDefaults, HttpLimits, Readiness, ServedModel, StorageLimits},
     stored_error::StoredError,
@@ -69,6 +73,8 @@ pub fn routes() -> Router<AppState> {
         .route("/v1/completions", post(completions::create))
         .route("/v1/fim/completions", post(chat::fim::create))
         .merge(stored_objects())
+        .merge(responses::routes())
+        .merge(conversations::routes())
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/health", get(health::ready))

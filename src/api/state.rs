@@ -174,6 +174,7 @@ struct Inner {
     served: OnceLock<Served>,
     store: Store,
     batches_changed: Notify,
+    responses_changed: Notify,
 }
 
 struct Served {
@@ -203,6 +204,7 @@ impl AppState {
             served: OnceLock::new(),
             store,
             batches_changed: Notify::new(),
+            responses_changed: Notify::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -269,6 +271,11 @@ impl AppState {
     /// Rings when there is a batch to begin or to cancel.
     pub(super) fn batches_changed(&self) -> &Notify {
         &self.inner.batches_changed
+    }
+
+    /// Rings when there is a response to begin, or one that is not wanted any more.
+    pub(super) fn responses_changed(&self) -> &Notify {
+        &self.inner.responses_changed
     }
 
     /// When the model was loaded, in Unix seconds.

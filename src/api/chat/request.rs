@@ -25,9 +25,9 @@ const PROMPT_FIELDS: &[&str] = &["messages", "tools", "reasoning_effort", "promp
 
 /// A chat request, checked.
 #[derive(Debug)]
-pub(super) struct ChatCall {
-    pub(super) model_name: String,
-    pub(super) job: Job,
+pub(in crate::api) struct ChatCall {
+    pub(in crate::api) model_name: String,
+    pub(in crate::api) job: Job,
     pub(super) options: ResponseOptions,
     pub(super) include_reasoning: bool,
     /// Whose form the answer has.
@@ -38,7 +38,7 @@ pub(super) struct ChatCall {
 
 impl ChatCall {
     /// Reads a body; the answer must be there by `deadline`. `head` is the dialect if the request's head shows it.
-    pub(super) fn parse(
+    pub(in crate::api) fn parse(
         text: &str,
         head: Option<Dialect>,
         model: &ServedModel,
