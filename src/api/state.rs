@@ -62,7 +62,7 @@ pub struct HttpLimits {
 pub struct StorageLimits {
     /// Longest file, in bytes; a longer one answers 413.
     pub file_bytes: usize,
-    /// Age at which files, and batches that have ended, are deleted.
+    /// Age at which files, responses, conversations, and batches that have ended, are deleted.
     pub retention: Duration,
     /// Lines of batches that are answered at once, beside all other requests.
     pub lines_at_once: usize,

@@ -9,7 +9,7 @@ use std::{collections::VecDeque, sync::Arc};
 use serde_json::{Map, Value};
 
 use super::{
-    answer::{ToolCall, UsageCounter, tool_call_id},
+    answer::{UsageCounter, tool_call_id},
     chat::ChatCall,
     dialect::Dialect,
     error::ApiError,
@@ -125,23 +125,6 @@ pub(super) struct TurnStream {
     queue: VecDeque<TurnEvent>,
 }
 
-/// A whole answer.
-#[derive(Debug)]
-pub(super) struct TurnAnswer {
-    /// In the order in which the model wrote them; neighbours of one kind are one part.
-    pub(super) parts: Vec<TurnPart>,
-    pub(super) finish: Finish,
-    pub(super) usage: UsageCounter,
-}
-
-/// A part of an answer.
-#[derive(Debug)]
-pub(super) enum TurnPart {
-    Reasoning(String),
-    Content { text: String, logprobs: Vec<ChatToken> },
-    Call(ToolCall),
-}
-
 impl TurnRequest {
     /// Checks the request and writes its prompt, away from the threads that serve connections if that takes long.
     pub(super) async fn prepare(self, work: &Work) -> Result<Turn, ApiError> {
@@ -217,18 +200,6 @@ impl TurnStream {
         &self.usage
     }
 
-    /// The rest of the answer, whole.
-    pub(super) async fn collect(mut self) -> Result<TurnAnswer, ApiError> {
-        let mut parts = Vec::new();
-        while let Some(event) = self.next().await {
-            match event? {
-                TurnEvent::Finished { finish, usage } => return Ok(TurnAnswer { parts, finish, usage }),
-                event => add(&mut parts, event),
-            }
-        }
-        Err(ApiError::Internal { message: "The answer has no end.".to_owned() })
-    }
-
     fn take(&mut self, event: Event) {
         match event {
             Event::Started { cached_tokens } => {
@@ -264,24 +235,6 @@ impl TurnStream {
         if !logprobs.is_empty() {
             self.queue.push_back(TurnEvent::Content { text: String::new(), logprobs });
         }
-    }
-}
-
-fn add(parts: &mut Vec<TurnPart>, event: TurnEvent) {
-    match (event, parts.last_mut()) {
-        (TurnEvent::Reasoning(more), Some(TurnPart::Reasoning(text))) => text.push_str(&more),
-        (TurnEvent::Reasoning(text), _) => parts.push(TurnPart::Reasoning(text)),
-        (TurnEvent::Content { text: more, logprobs: later }, Some(TurnPart::Content { text, logprobs })) => {
-            text.push_str(&more);
-            logprobs.extend(later);
-        }
-        (TurnEvent::Content { text, logprobs }, _) => parts.push(TurnPart::Content { text, logprobs }),
-        (TurnEvent::CallBegin { id, name, .. }, _) => {
-            parts.push(TurnPart::Call(ToolCall { id, name, arguments: String::new() }));
-        }
-        (TurnEvent::CallArguments { fragment, .. }, Some(TurnPart::Call(call))) => call.arguments.push_str(&fragment),
-        // Arguments follow their call.
-        (TurnEvent::CallArguments { .. } | TurnEvent::Started | TurnEvent::Finished { .. }, _) => {}
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) type TypedEvent = (&'static str, Map<String, Value>);
 pub(super) struct Output {
     done: Vec<Value>,
     open: Option<Open>,
+    /// How many calls have begun.
+    calls: usize,
 }
 
 /// An item that may grow.
@@ -74,10 +76,13 @@ impl Output {
                     all.extend(logprobs);
                 }
             }
-            TurnEvent::CallBegin { id, name, .. } => {
+            TurnEvent::CallBegin { index, id, name } => {
+                debug_assert_eq!(index, self.calls, "calls come one after the other");
+                self.calls += 1;
                 self.begin("fc_", Kind::Call { call_id: id, name }, &mut events);
             }
-            TurnEvent::CallArguments { fragment, .. } => {
+            TurnEvent::CallArguments { index, fragment } => {
+                debug_assert_eq!(index + 1, self.calls, "a call has ended when the next one begins");
                 self.add("response.function_call_arguments.delta", &fragment, &[], &mut events);
             }
         }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::api::{
     batches::{metadata, take_metadata},
-    body::{Fields, as_bool, unknown_key, wrong},
+    body::{Fields, as_bool, as_integer, unknown_key, wrong},
     error::ApiError,
     fields::Table,
     turn::FieldNames,
@@ -94,6 +94,7 @@ impl Asked {
         shown.insert("instructions".to_owned(), instructions.clone().into());
         let continued = take_continued(&mut fields)?;
         let delivery = take_delivery(&mut fields)?;
+        check_place(continued.as_ref(), delivery)?;
         let max_output_tokens = fields.count("max_output_tokens")?;
         take_settings(&mut fields, &mut chat, &mut shown)?;
         if let Some(most) = max_output_tokens {
@@ -217,6 +218,17 @@ fn take_delivery(fields: &mut Optional) -> Result<Delivery, ApiError> {
     }
 }
 
+/// What extends a conversation is kept there.
+fn check_place(continued: Option<&Continued>, delivery: Delivery) -> Result<(), ApiError> {
+    match (continued, delivery) {
+        (Some(Continued::Conversation(_)), Delivery::Now { stored: false, .. }) => {
+            let message = "`conversation` needs `store` to be true: input and output are added to it.";
+            Err(ApiError::invalid("conversation", message))
+        }
+        (_, Delivery::Now { .. } | Delivery::Later) => Ok(()),
+    }
+}
+
 /// Fields that a chat has under the same name; the chat checks them.
 fn take_settings(
     fields: &mut Optional,
@@ -305,7 +317,7 @@ fn take_logprobs(
 ) -> Result<(), ApiError> {
     let top = match fields.take("top_logprobs") {
         None => 0,
-        Some(value) => crate::api::body::as_integer(&value, "top_logprobs", 0..=MAX_LOGPROBS as i64)?,
+        Some(value) => as_integer(&value, "top_logprobs", 0..=MAX_LOGPROBS as i64)?,
     };
     let wanted = match fields.take("include") {
         None => false,

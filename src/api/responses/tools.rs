@@ -11,10 +11,6 @@ use crate::api::{
 };
 
 const CHOICES: &str = r#"auto, none, required, {"type": "function", "name": ..} or {"type": "allowed_tools", ..}"#;
-/// Members of a function that ask for nothing with these values.
-const NEUTRAL: &[(&str, &str)] =
-    &[("async", "false"), ("defer_loading", "false"), ("allowed_callers", r#"["direct"]"#)];
-
 /// Takes both fields, writes them into a chat and says how they are shown in the response.
 pub(super) fn take(
     fields: &mut Fields,
@@ -60,8 +56,11 @@ fn function(tool: Value, path: &str) -> Result<Map<String, Value>, ApiError> {
             return Err(wrong(&format!("{path}.type"), expected, &kind.unwrap_or(Value::Null)));
         }
     }
-    for (name, neutral) in NEUTRAL {
-        if let Some(value) = tool.remove(*name).filter(|value| !value.is_null() && value.to_string() != *neutral) {
+    // With these values they ask for nothing.
+    for (name, neutral) in
+        [("async", json!(false)), ("defer_loading", json!(false)), ("allowed_callers", json!(["direct"]))]
+    {
+        if let Some(value) = tool.remove(name).filter(|value| !value.is_null() && *value != neutral) {
             return Err(wrong(&format!("{path}.{name}"), neutral, &value));
         }
     }
