@@ -24,8 +24,8 @@ pub use error::ConfigError;
 pub use layers::{Origin, Resolved};
 pub use units::{ByteSize, Span};
 pub use values::{
-    ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, ModelName, Names, Quantize, QuantizeCache, Speculation,
-    Switch, TemplateChoice, TokenizerVersion,
+    ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, MessageOrder, ModelName, Names, Quantize, QuantizeCache,
+    Speculation, Switch, TemplateChoice, TokenizerVersion,
 };
 
 /// The model that is served when none is named.
@@ -68,6 +68,8 @@ pub struct ModelConfig {
     pub tokenizer_version: Option<TokenizerVersion>,
     /// Where the chat format comes from.
     pub template: TemplateChoice,
+    /// Which conversations are accepted.
+    pub message_order: MessageOrder,
     /// Never open an outbound connection.
     pub offline: Switch,
     /// Threads that compute.
@@ -182,6 +184,7 @@ impl Config {
             tokenizer: layers.take_optional("tokenizer", "that of the checkpoint")?,
             tokenizer_version: layers.take_optional("tokenizer_version", "the one that the tokenizer states")?,
             template: layers.take("template", TemplateChoice::Auto)?,
+            message_order: layers.take("message_order", MessageOrder::Lenient)?,
             offline: layers.take("offline", Switch::Off)?,
             threads: layers
                 .take_where("threads", defaults.threads, "between 1 and 1024", |n| (1..=1024).contains(n))?,

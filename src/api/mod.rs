@@ -26,6 +26,7 @@ mod idle;
 mod logprobs;
 mod models;
 mod multipart;
+pub mod openapi;
 mod params;
 mod query;
 mod request;
@@ -76,6 +77,7 @@ pub fn routes() -> Router<AppState> {
         .route("/load", get(health::load))
         .route("/version", get(health::version))
         .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(openapi::get))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
 }

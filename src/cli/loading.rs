@@ -29,7 +29,8 @@ use crate::{
     api::{GenerationDefaults, GenerationParams, ServedModel},
     bench::engine::{Limits, ModelSize},
     config::{
-        ByteSize, Config, Dtype, EngineLimits, ModelConfig, Quantize, QuantizeCache, Speculation, TemplateChoice,
+        ByteSize, Config, Dtype, EngineLimits, MessageOrder, ModelConfig, Quantize, QuantizeCache, Speculation,
+        TemplateChoice,
     },
     engine::{EngineConfig, EngineHandle, SpeculationMode, draft::Drafter},
     model::{
@@ -282,7 +283,12 @@ pub(super) fn open_codec(directory: &Path, model: &ModelConfig) -> Result<Codec>
         tokenizer_file: model.tokenizer.clone(),
         tokenizer_version: model.tokenizer_version.map(|version| version.to_string().parse()).transpose()?,
     };
-    Codec::open(directory, &options).with_context(|| format!("no tokenizer for {}", directory.display()))
+    let codec =
+        Codec::open(directory, &options).with_context(|| format!("no tokenizer for {}", directory.display()))?;
+    Ok(codec.with_message_order(match model.message_order {
+        MessageOrder::Lenient => prompt::MessageOrder::Lenient,
+        MessageOrder::Strict => prompt::MessageOrder::Strict,
+    }))
 }
 
 /// What was asked for, or the checkpoint's dtype. Fails if the checkpoint cannot be quantized like that.

@@ -66,6 +66,11 @@ pub struct ModelArgs {
     /// (native where there is one) [default: auto]
     #[arg(long, env = "TRAMONTANE_TEMPLATE", hide_env = true)]
     pub template: Option<String>,
+
+    /// Roles of a conversation: lenient (as mistral-common, which joins neighbours of one role) or strict (one system
+    /// message at most, then user and assistant in turns)
+    #[arg(long, env = "TRAMONTANE_MESSAGE_ORDER", hide_env = true, value_name = "lenient|strict")]
+    pub message_order: Option<String>,
     /// May it connect to others?
     #[command(flatten)]
     #[serde(flatten)]

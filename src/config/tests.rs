@@ -65,6 +65,7 @@ fn defaults() {
         # tokenizer is not set: that of the checkpoint
         # tokenizer_version is not set: the one that the tokenizer states
         template = "auto"                        # default
+        message_order = "lenient"                # default
         offline = "off"                          # default
         threads = 2                              # default
         # kv_cache_memory is not set: a share of the memory left once the weights are loaded
@@ -202,6 +203,7 @@ fn what_is_printed_reads_back() {
             tokenizer = 'C:\tokenizers # file.json'
             tokenizer_version = "v7"
             template = "jinja"
+            message_order = "strict"
             offline = true
             threads = 7
             kv_cache_memory = "1536MiB"
@@ -308,7 +310,7 @@ fn errors_in_the_file_name_the_file() {
     check_error(
         with_file("bnid = 1", ""),
         expect![
-            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, data_dir, device, draft_model, drain_timeout, dtype, ephemeral, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, model, num_blocks, offline, prefix_caching, quantize, quantize_cache, reference, request_timeout, retention, served_model_name, speculation, storage_limit, template, threads, tokenizer, tokenizer_version"
+            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, data_dir, device, draft_model, drain_timeout, dtype, ephemeral, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, message_order, model, num_blocks, offline, prefix_caching, quantize, quantize_cache, reference, request_timeout, retention, served_model_name, speculation, storage_limit, template, threads, tokenizer, tokenizer_version"
         ],
     );
     check_error(

@@ -139,6 +139,16 @@ words! {
 }
 
 words! {
+    /// Which orders of roles a conversation may have.
+    MessageOrder, "lenient or strict", {
+        /// Those of mistral-common: neighbours of one role are joined.
+        Lenient = "lenient",
+        /// One system message at most, then user and assistant in turns.
+        Strict = "strict",
+    }
+}
+
+words! {
     /// Where the chat format comes from.
     TemplateChoice, "auto, native or jinja", {
         /// The tokenizer version's own where there is one, else the checkpoint's template.

@@ -56,6 +56,17 @@ pub enum TemplateChoice {
     Jinja,
 }
 
+/// Which orders of roles a conversation may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MessageOrder {
+    /// Those of mistral-common's serving mode, which joins neighbours of one role; with a Jinja template, those that it
+    /// accepts.
+    #[default]
+    Lenient,
+    /// One system message at most, at the beginning, then user and assistant in turns, results right behind their calls.
+    Strict,
+}
+
 /// How to open a checkpoint's tokenizer.
 #[derive(Debug, Clone, Default)]
 pub struct CodecOptions {
@@ -85,6 +96,7 @@ pub struct Codec {
     native: Option<Arc<NativeTemplate>>,
     /// Formats chats in place of the native one.
     jinja: Option<Arc<JinjaTemplate>>,
+    message_order: MessageOrder,
     /// Made when the first answer of a form is wanted.
     grammars: Arc<OnceLock<Result<Grammars, String>>>,
 }
@@ -124,7 +136,13 @@ impl Codec {
             Some(version) => Some(Arc::new(NativeTemplate::new(&tokenizer, version, name)?)),
             None => None,
         };
-        Ok(Codec { tokenizer: Arc::new(tokenizer), native, jinja: None, grammars: Arc::default() })
+        let message_order = MessageOrder::default();
+        Ok(Codec { tokenizer: Arc::new(tokenizer), native, jinja: None, message_order, grammars: Arc::default() })
+    }
+
+    /// The same, for conversations of that order only.
+    pub fn with_message_order(self, message_order: MessageOrder) -> Codec {
+        Codec { message_order, ..self }
     }
 
     /// The same tokenizer, with a Jinja template that formats chats from now on.
@@ -187,6 +205,10 @@ impl Codec {
 
     /// The prompt of a chat request, with what the model continues told apart.
     pub fn encode_chat_prompt(&self, request: &ChatRequest) -> Result<ChatPrompt, PromptError> {
+        match self.message_order {
+            MessageOrder::Lenient => {}
+            MessageOrder::Strict => validate::check_turns(&request.messages)?,
+        }
         match (&self.jinja, &self.native) {
             (Some(template), _) => template.encode_chat(&self.tokenizer, request, SystemTime::now()),
             (None, Some(template)) => template.encode_chat(&self.tokenizer, request),

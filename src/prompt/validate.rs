@@ -43,6 +43,37 @@ pub(super) fn check(request: &ChatRequest, version: TokenizerVersion) -> Result<
     }
 }
 
+/// Checks the stricter order that the templates beside Mistral's checkpoints on the Hugging Face hub demand: after one
+/// system message at most, user and assistant take turns, and calls are followed by their results.
+pub(super) fn check_turns(messages: &[Message]) -> Result<(), PromptError> {
+    let mut before: Option<&Message> = None;
+    for (index, message) in messages.iter().enumerate() {
+        let (holds, expected) = match before {
+            None => {
+                (matches!(message, Message::System { .. } | Message::User { .. }), "system or user at the beginning")
+            }
+            Some(Message::System { .. }) => (matches!(message, Message::User { .. }), "user after the system message"),
+            Some(Message::User { .. }) => {
+                (matches!(message, Message::Assistant { .. }), "assistant after a user message")
+            }
+            Some(Message::Assistant { tool_calls, .. }) if tool_calls.is_empty() => {
+                (matches!(message, Message::User { .. }), "user after an assistant message")
+            }
+            Some(Message::Assistant { .. }) => (matches!(message, Message::Tool { .. }), "tool after tool calls"),
+            Some(Message::Tool { .. }) => (
+                matches!(message, Message::Tool { .. } | Message::Assistant { .. }),
+                "tool or assistant after a result",
+            ),
+        };
+        if !holds {
+            let expected = format!("{expected} (this server is strict about the order of messages)");
+            return Err(misplaced(format!("messages[{index}].role"), message.role(), &expected));
+        }
+        before = Some(message);
+    }
+    Ok(())
+}
+
 /// The one place that decides whether a tool call id is acceptable.
 pub(super) fn check_call_id(id: Option<&str>, path: &str, rule: CallIdRule) -> Result<(), PromptError> {
     let (holds, expected) = match rule {

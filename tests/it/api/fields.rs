@@ -17,7 +17,7 @@ const BEGIN: &str = "<!-- generated from src/api/fields/tables.rs: do not edit -
 const BEGIN_UNSERVED: &str = "<!-- generated from src/api/unserved.rs: do not edit -->\n";
 const END: &str = "<!-- end of the generated part -->\n";
 
-async fn ask(harness: &Harness, table: &Table, members: &str) -> Answer {
+pub(super) async fn ask(harness: &Harness, table: &Table, members: &str) -> Answer {
     // The file of the samples is one that there is.
     let stored = match table.resource {
         "POST /v1/batches" | "POST /v1/batch/jobs" => Some(harness.upload(b"{}").await),
