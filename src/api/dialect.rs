@@ -28,8 +28,8 @@ const MISTRAL_ROUTES: &[&str] = &["/v1/fim", "/v1/batch", "/v1/libraries", "/v1/
 
 /// What `User-Agent` begins with in Mistral's own clients, of Python and of TypeScript.
 const MISTRAL_CLIENT: &str = "mistral-client-";
-/// What it ends with where Vercel's AI SDK talks to Mistral.
-const AI_SDK_FOR_MISTRAL: &str = "ai-sdk/mistral/";
+/// What it has in it where Vercel's AI SDK talks to Mistral, in versions from 7 on and before.
+const AI_SDK_FOR_MISTRAL: &[&str] = &["ai-sdk-mistral/", "ai-sdk/mistral/"];
 /// What it begins with in OpenAI's clients, which may well send fields that only Mistral has.
 const OPENAI_CLIENTS: &[&str] = &["OpenAI/", "AsyncOpenAI/"];
 
@@ -51,7 +51,7 @@ impl Dialect {
             return Some(Self::Mistral);
         }
         let client = headers.get(USER_AGENT)?.to_str().ok()?;
-        if client.starts_with(MISTRAL_CLIENT) || client.contains(AI_SDK_FOR_MISTRAL) {
+        if client.starts_with(MISTRAL_CLIENT) || AI_SDK_FOR_MISTRAL.iter().any(|name| client.contains(name)) {
             return Some(Self::Mistral);
         }
         OPENAI_CLIENTS.iter().any(|name| client.starts_with(name)).then_some(Self::OpenAi)
@@ -200,6 +200,8 @@ mod tests {
         check("/v1/chat/completions", "mistral-client-python/3.7.0", expect!["Some(Mistral)"]);
         check("/v1/chat/completions", "mistral-client-typescript/2.2.1", expect!["Some(Mistral)"]);
         check("/v1/chat/completions", "ai/5.0.0 ai-sdk/mistral/2.0.0 runtime/node.js/22", expect!["Some(Mistral)"]);
+        check("/v1/chat/completions", "ai-sdk-mistral/4.0.87 ai-sdk-provider-utils/5.0.81", expect!["Some(Mistral)"]);
+        check("/v1/chat/completions", "ai/7.0.173 ai-sdk-provider-utils/5.0.81 node.js/24", expect!["None"]);
         check("/v1/chat/completions", "OpenAI/Python 3.57.0", expect!["Some(OpenAi)"]);
         check("/v1/chat/completions", "AsyncOpenAI/Python 3.57.0", expect!["Some(OpenAi)"]);
         check("/v1/chat/completions", "curl/8.5.0", expect!["None"]);

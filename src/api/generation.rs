@@ -245,8 +245,10 @@ fn max_tokens(model: &ServedModel, job: &Job) -> Result<usize, ApiError> {
     if wanted <= room {
         return Ok(stopping.max_tokens.unwrap_or(room));
     }
+    // What applications look for, and LangChain and LiteLLM: no client hands them the code.
     let message = format!(
-        "This model's longest sequence is {} tokens. The prompt has {}, and the request needs room for {wanted} more.",
+        "This model's maximum context length is {} tokens and the prompt is too long for it: it has {}, and the request \
+         needs room for {wanted} more.",
         model.max_model_len,
         job.prompt_ids.len(),
     );

@@ -2,31 +2,21 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 from mistralai.client import Mistral
 from mistralai.client.errors import HTTPValidationError, SDKError
 from mistralai.client.models import AssistantMessage, BaseModelCard, ToolMessage, UserMessage
+from prompts import CITIES, MODEL, PERSON, PROMPTS, RESULTS, TOOL, Person, user
 
-MODEL = "tiny"
+N_LINES = 200
 DOCUMENT = {"type": "document_url", "document_url": "https://example.org"}
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Get the weather in a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
 
 
 @pytest.fixture(scope="module")
 def client(server_url):
     return Mistral(api_key="none", server_url=server_url)
-
-
-def user(text):
-    return [{"role": "user", "content": text}]
 
 
 def test_chat(client):
@@ -127,21 +117,38 @@ def test_the_longest_sequence_ends_an_answer(client):
     assert answer.choices[0].finish_reason in ("model_length", "stop")
 
 
-def test_tools(client):
-    request = {"model": MODEL, "tools": [TOOL], "temperature": 0, "max_tokens": 60}
-    messages = user("What is the weather in Paris?")
-    answer = client.chat.complete(**request, messages=messages)
-    calls = answer.choices[0].message.tool_calls
+def test_parallel_calls_and_their_results(client):
+    request = {"model": MODEL, "tools": [TOOL], "temperature": 0, "max_tokens": 100}
+    messages = user(PROMPTS["two_cities"])
+    choice = client.chat.complete(**request, messages=messages).choices[0]
+    calls = choice.message.tool_calls
     with client.chat.stream(**request, messages=messages) as stream:
         chunks = [event.data for event in stream]
     streamed = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
-    assert calls, "the tiny model was trained to call this"
-    assert answer.choices[0].finish_reason == chunks[-1].choices[0].finish_reason == "tool_calls"
+    assert choice.finish_reason == chunks[-1].choices[0].finish_reason == "tool_calls"
     assert [(call.index, call.function) for call in calls] == [(call.index, call.function) for call in streamed]
-    assert calls[0].function.name == "get_weather" and list(json.loads(calls[0].function.arguments)) == ["city"]
-    result = ToolMessage(content='{"sky": "clear"}', tool_call_id=calls[0].id, name="get_weather")
-    rest = client.chat.complete(**request, messages=[*messages, answer.choices[0].message, result])
-    assert rest.choices[0].message.content or rest.choices[0].message.tool_calls
+    assert [json.loads(call.function.arguments) for call in calls] == [{"city": city} for city in CITIES]
+    results = [
+        ToolMessage(content=result, tool_call_id=call.id, name=call.function.name)
+        for call, result in zip(calls, RESULTS, strict=True)
+    ]
+    rest = client.chat.complete(**request, messages=[*messages, choice.message, *results])
+    assert rest.choices[0].message.content.startswith(PROMPTS["said_of_results"])
+
+
+@pytest.mark.parametrize("choice", ["any", "required", {"type": "function", "function": {"name": "get_weather"}}])
+def test_demanded_calls(client, choice):
+    request = {"model": MODEL, "tools": [TOOL], "temperature": 0, "max_tokens": 100, "tool_choice": choice}
+    calls = client.chat.complete(**request, messages=user("Hello!")).choices[0].message.tool_calls
+    assert {call.function.name for call in calls} == {"get_weather"}
+
+
+def test_an_answer_as_a_pydantic_type(client):
+    request = {"model": MODEL, "messages": user(PROMPTS["extraction"]), "temperature": 0, "max_tokens": 60}
+    assert client.chat.parse(**request, response_format=Person).choices[0].message.parsed == PERSON
+    with client.chat.parse_stream(**request, response_format=Person) as stream:
+        content = "".join(event.data.choices[0].delta.content or "" for event in stream)
+    assert Person.model_validate_json(content) == PERSON
 
 
 def test_fill_in_the_middle(client):
@@ -151,6 +158,44 @@ def test_fill_in_the_middle(client):
     with client.fim.stream(**request) as stream:
         streamed = "".join(event.data.choices[0].delta.content or "" for event in stream)
     assert streamed == answer.choices[0].message.content
+
+
+def test_a_batch_from_a_file(client):
+    body = {"messages": user("Hello!"), "temperature": 0, "max_tokens": 4}
+    lines = [json.dumps({"custom_id": f"line {i}", "body": body}) for i in range(N_LINES)]
+    content = "\n".join(lines).encode()
+    file = client.files.upload(file={"file_name": "lines.jsonl", "content": content}, purpose="batch")
+    assert file.id in [each.id for each in client.files.list().data]
+    assert client.files.retrieve(file_id=file.id).size_bytes == len(content)
+    job = client.batch.jobs.create(
+        input_files=[file.id], model=MODEL, endpoint="/v1/chat/completions", metadata={"run": "1"}
+    )
+    job = ended(client, job)
+    assert job.status == "SUCCESS" and job.metadata == {"run": "1"}
+    assert (job.total_requests, job.succeeded_requests, job.failed_requests) == (N_LINES, N_LINES, 0)
+    output = client.files.download(file_id=job.output_file).read().decode()
+    answers = [json.loads(line) for line in output.splitlines()]
+    assert [answer["custom_id"] for answer in answers] == [f"line {i}" for i in range(N_LINES)]
+    assert all(answer["response"]["body"]["choices"][0]["message"]["content"] for answer in answers)
+    assert job.id in [each.id for each in client.batch.jobs.list().data]
+    assert client.files.delete(file_id=file.id).deleted
+    with pytest.raises(SDKError):
+        client.files.retrieve(file_id=file.id)
+
+
+def test_a_batch_of_its_own_requests(client):
+    body = {"prompt": "Hello, my", "suffix": "is Anna.", "max_tokens": 4}
+    requests = [{"custom_id": f"line {i}", "body": body} for i in range(3)]
+    job = ended(client, client.batch.jobs.create(requests=requests, model=MODEL, endpoint="/v1/fim/completions"))
+    assert (job.status, job.succeeded_requests) == ("SUCCESS", 3)
+
+
+def ended(client, job):
+    deadline = time.monotonic() + 120
+    while job.status in ("QUEUED", "RUNNING") and time.monotonic() < deadline:
+        time.sleep(0.1)
+        job = client.batch.jobs.get(job_id=job.id)
+    return job
 
 
 def test_models(client):

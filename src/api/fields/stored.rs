@@ -87,7 +87,7 @@ const BOTH: &[Field] = &[
         "endpoint",
         r#""endpoint": "/v1/chat/completions""#,
         r#""endpoint": "/v1/embeddings""#,
-        "`/v1/chat/completions` or `/v1/completions`.",
+        "`/v1/chat/completions`, `/v1/completions` or `/v1/fim/completions`.",
     ),
     honoured(
         "metadata",

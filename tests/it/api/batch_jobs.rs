@@ -47,6 +47,25 @@ async fn inline_requests_are_answered() {
 }
 
 #[tokio::test]
+async fn texts_are_filled_in() {
+    let harness = Harness::new(says("All is well."));
+    let _worker = harness.worker();
+    let lines = json!([
+        { "custom_id": "a", "body": { "prompt": "Hello", "suffix": "bye", "max_tokens": 20 } },
+        { "custom_id": "b", "body": { "prompt": 1 } },
+    ]);
+    let created = job(json!({ "requests": lines, "endpoint": "/v1/fim/completions" }));
+    let created = harness.post("/v1/batch/jobs", &created).await.json();
+    let ended = harness.batch_when(&path(&created), |job| job["status"] == "SUCCESS").await;
+    let answers = harness.lines_of(&ended["output_file"]).await;
+    let answer = &answers[0]["response"]["body"]["choices"][0]["message"];
+    assert_eq!((answers.len(), &answer["content"]), (1, &json!("All is well.")));
+    let errors = harness.lines_of(&ended["error_file"]).await;
+    let detail = &errors[0]["response"]["body"]["detail"][0]["loc"];
+    assert_eq!((errors.len(), detail), (1, &json!(["body", "prompt"])));
+}
+
+#[tokio::test]
 async fn files_in_mistrals_form_are_answered_together() {
     let harness = Harness::new(says("All is well."));
     let mut files = Vec::new();
