@@ -3,14 +3,31 @@
 
 mod stored;
 mod tables;
+mod whole_texts;
 
 use std::fmt::Write as _;
 
 pub use stored::{BATCH_JOBS, BATCHES, FILES};
 pub use tables::{CHAT, COMPLETIONS, DETOKENIZE, FIM, TOKENIZE};
+pub use whole_texts::{CHAT_MODERATIONS, CLASSIFY, EMBEDDINGS, MODERATIONS, RERANK, SCORE};
 
 /// Every resource that reads fields.
-pub static ALL: [&Table; 8] = [&CHAT, &COMPLETIONS, &FIM, &FILES, &BATCHES, &BATCH_JOBS, &TOKENIZE, &DETOKENIZE];
+pub static ALL: [&Table; 14] = [
+    &CHAT,
+    &COMPLETIONS,
+    &FIM,
+    &EMBEDDINGS,
+    &RERANK,
+    &SCORE,
+    &CLASSIFY,
+    &MODERATIONS,
+    &CHAT_MODERATIONS,
+    &FILES,
+    &BATCHES,
+    &BATCH_JOBS,
+    &TOKENIZE,
+    &DETOKENIZE,
+];
 
 /// The fields of one resource.
 #[derive(Debug)]

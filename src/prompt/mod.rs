@@ -23,6 +23,7 @@ mod template;
 mod tokenizer;
 mod validate;
 mod version;
+mod whole_text;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -33,6 +34,7 @@ use jinja::{JinjaTemplate, TemplateSources};
 use template::{Controls, NativeTemplate};
 use tokenizer::{HuggingFace, Piece, SentencePiece, Tekken, Tokenizer};
 use version::CallLayout;
+use whole_text::Ends;
 
 pub use detokenizer::{Detokenizer, SpecialTokens};
 pub use error::PromptError;
@@ -85,6 +87,8 @@ pub struct Codec {
     native: Option<Arc<NativeTemplate>>,
     /// Formats chats in place of the native one.
     jinja: Option<Arc<JinjaTemplate>>,
+    /// Around texts that are embedded or classified.
+    ends: Ends,
     /// Made when the first answer of a form is wanted.
     grammars: Arc<OnceLock<Result<Grammars, String>>>,
 }
@@ -124,7 +128,17 @@ impl Codec {
             Some(version) => Some(Arc::new(NativeTemplate::new(&tokenizer, version, name)?)),
             None => None,
         };
-        Ok(Codec { tokenizer: Arc::new(tokenizer), native, jinja: None, grammars: Arc::default() })
+        Ok(Codec {
+            tokenizer: Arc::new(tokenizer),
+            native,
+            jinja: None,
+            ends: Ends::default(),
+            grammars: Arc::default(),
+        })
+    }
+
+    fn with_ends(self, ends: Ends) -> Codec {
+        Codec { ends, ..self }
     }
 
     /// The same tokenizer, with a Jinja template that formats chats from now on.
@@ -178,6 +192,11 @@ impl Codec {
         ids.extend(self.bos_id().filter(|_| add_bos));
         self.tokenizer.encode_text_into(text, &mut ids);
         ids
+    }
+
+    /// What the checkpoint's tokenizer puts in front of a text that is embedded or classified, and behind it.
+    pub fn ends(&self) -> [Option<u32>; 2] {
+        [self.bos_id().filter(|_| self.ends.bos), self.eos_id().filter(|_| self.ends.eos)]
     }
 
     /// The prompt of a chat request.
