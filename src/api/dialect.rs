@@ -37,6 +37,9 @@ const OPENAI_CLIENTS: &[&str] = &["OpenAI/", "AsyncOpenAI/"];
 const MISTRAL_CHAT_FIELDS: &[&str] =
     &["random_seed", "safe_prompt", "prompt_mode", "guardrails", "top_prompt_logprobs"];
 
+/// Fields of an embedding request that only Mistral's API has.
+const MISTRAL_EMBEDDING_FIELDS: &[&str] = &["output_dimension", "output_dtype"];
+
 /// An error, and in which form the client expects it.
 #[derive(Debug)]
 pub(super) struct Refusal {
@@ -65,6 +68,13 @@ impl Dialect {
             let is_mistral = MISTRAL_CHAT_FIELDS.iter().any(is_there) || has_prefix();
             if is_mistral { Self::Mistral } else { Self::OpenAi }
         })
+    }
+
+    /// What an embedding request's fields say where its head says nothing.
+    pub(super) fn of_embedding(head: Option<Self>, fields: &Fields) -> Self {
+        let is_there = |name: &&str| fields.peek(name).is_some_and(|value| !value.is_null());
+        let is_mistral = || MISTRAL_EMBEDDING_FIELDS.iter().any(is_there);
+        head.unwrap_or_else(|| if is_mistral() { Self::Mistral } else { Self::OpenAi })
     }
 
     /// An error for a request in this dialect.

@@ -4,15 +4,17 @@
 mod responses;
 mod stored;
 mod tables;
+mod whole_texts;
 
 use std::fmt::Write as _;
 
 pub use responses::{CONVERSATION, CONVERSATION_ITEMS, CONVERSATIONS, INPUT_TOKENS, RESPONSES};
 pub use stored::{BATCH_JOBS, BATCHES, FILES};
 pub use tables::{CHAT, COMPLETIONS, DETOKENIZE, FIM, TOKENIZE};
+pub use whole_texts::{CHAT_MODERATIONS, CLASSIFY, EMBEDDINGS, MODERATIONS, RERANK, SCORE};
 
 /// Every resource that reads fields.
-pub static ALL: [&Table; 13] = [
+pub static ALL: [&Table; 19] = [
     &CHAT,
     &COMPLETIONS,
     &FIM,
@@ -21,6 +23,12 @@ pub static ALL: [&Table; 13] = [
     &CONVERSATIONS,
     &CONVERSATION,
     &CONVERSATION_ITEMS,
+    &EMBEDDINGS,
+    &RERANK,
+    &SCORE,
+    &CLASSIFY,
+    &MODERATIONS,
+    &CHAT_MODERATIONS,
     &FILES,
     &BATCHES,
     &BATCH_JOBS,

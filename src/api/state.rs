@@ -19,7 +19,7 @@ use crate::{
     prompt::{AnswerForm, Codec},
     store::Store,
     telemetry::{EngineMetrics, HttpMetrics},
-    types::Constraint,
+    types::{Constraint, Pooling},
 };
 
 /// Long bodies parsed and tokenized at once; more than that would only take memory.
@@ -128,6 +128,8 @@ pub struct ServedModel {
     pub defaults: GenerationDefaults,
     /// Longest sequence, prompt and output, in tokens.
     pub max_model_len: usize,
+    /// What it makes of a whole text.
+    pub pooling: Pooling,
     /// Identifies the weights; part of `system_fingerprint`.
     pub digest: String,
 }

@@ -24,6 +24,7 @@ mod template;
 mod tokenizer;
 mod validate;
 mod version;
+mod whole_text;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -34,6 +35,7 @@ use jinja::{JinjaTemplate, TemplateSources};
 use template::{Controls, NativeTemplate};
 use tokenizer::{HuggingFace, Piece, SentencePiece, Tekken, Tokenizer};
 use version::CallLayout;
+use whole_text::Ends;
 
 pub use detokenizer::{Detokenizer, SpecialTokens};
 pub use error::PromptError;
@@ -102,6 +104,8 @@ pub struct Codec {
     message_order: MessageOrder,
     /// What `prompt_mode: "reasoning"` puts in front of a conversation.
     reasoning_prompt: Option<Arc<Content>>,
+    /// Around texts that are embedded or classified.
+    ends: Ends,
     /// Made when the first answer of a form is wanted.
     grammars: Arc<OnceLock<Result<Grammars, String>>>,
 }
@@ -147,6 +151,7 @@ impl Codec {
             jinja: None,
             message_order: MessageOrder::default(),
             reasoning_prompt: None,
+            ends: Ends::default(),
             grammars: Arc::default(),
         })
     }
@@ -154,6 +159,10 @@ impl Codec {
     /// The same, for conversations of that order only.
     pub fn with_message_order(self, message_order: MessageOrder) -> Codec {
         Codec { message_order, ..self }
+    }
+
+    fn with_ends(self, ends: Ends) -> Codec {
+        Codec { ends, ..self }
     }
 
     /// The same tokenizer, with a Jinja template that formats chats from now on.
@@ -216,6 +225,11 @@ impl Codec {
         ids.extend(self.bos_id().filter(|_| add_bos));
         self.tokenizer.encode_text_into(text, &mut ids);
         ids
+    }
+
+    /// What the checkpoint's tokenizer puts in front of a text that is embedded or classified, and behind it.
+    pub fn ends(&self) -> [Option<u32>; 2] {
+        [self.bos_id().filter(|_| self.ends.bos), self.eos_id().filter(|_| self.ends.eos)]
     }
 
     /// The prompt of a chat request.
