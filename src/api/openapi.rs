@@ -9,6 +9,7 @@ mod inputs;
 mod operations;
 mod responses;
 mod schema;
+mod whole_texts;
 
 use std::sync::OnceLock;
 

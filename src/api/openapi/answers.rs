@@ -6,11 +6,13 @@ use serde_json::{Value, json};
 use super::{
     responses,
     schema::{constant, flag, integer, list, map_of, null, number, object, or_null, reference, text, words},
+    whole_texts,
 };
 
 /// All of them: `components.schemas` of the document.
 pub(super) fn schemas() -> Value {
-    let schemas = [generation(), responses::schemas(), stored(), operation()].into_iter().flatten();
+    let schemas =
+        [generation(), whole_texts::schemas(), responses::schemas(), stored(), operation()].into_iter().flatten();
     Value::Object(schemas.map(|(name, schema)| (name.to_owned(), schema)).collect())
 }
 

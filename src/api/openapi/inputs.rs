@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{responses, schema::words};
+use super::{responses, schema::words, whole_texts};
 
 /// Integers as the server reads them.
 pub(super) const MOST: i64 = i64::MAX;
@@ -15,6 +15,7 @@ pub(super) const MOST: i64 = i64::MAX;
 /// If there is none. A test asks for every field of every table.
 pub(super) fn schema(resource: &str, field: &str) -> Value {
     responses::field(resource, field)
+        .or_else(|| whole_texts::field(resource, field))
         .or_else(|| special(resource, field))
         .or_else(|| sampling(field))
         .or_else(|| conversation(field))
@@ -251,7 +252,7 @@ fn tool() -> Value {
     })
 }
 
-fn token_ids(least: usize) -> Value {
+pub(super) fn token_ids(least: usize) -> Value {
     json!({ "type": "array", "items": integer_within(0, i64::from(u32::MAX)), "minItems": least })
 }
 

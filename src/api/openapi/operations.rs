@@ -1,6 +1,6 @@
 //! Every operation, in the order of the document. A test compares them with the routes.
 
-use super::responses;
+use super::{responses, whole_texts};
 use crate::api::fields::{BATCH_JOBS, BATCHES, CHAT, COMPLETIONS, DETOKENIZE, FILES, FIM, TOKENIZE, Table};
 
 /// One method of one path.
@@ -46,7 +46,9 @@ pub(super) enum Answer {
 
 /// All of them.
 pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
-    [GENERATION, responses::OPERATIONS, MODELS, STORED, TOKENIZER, OPERATION].into_iter().flatten()
+    [GENERATION, whole_texts::OPERATIONS, responses::OPERATIONS, MODELS, STORED, TOKENIZER, OPERATION]
+        .into_iter()
+        .flatten()
 }
 
 const GENERATION: &[Operation] = &[

@@ -169,17 +169,31 @@ async fn every_operation_without_a_body_answers_as_described() {
     let harness = Harness::guessing(babbles());
     let document = strict();
     let file = harness.upload(b"{}").await;
+    let id = |answer: Answer| answer.json()["id"].as_str().expect("an id").to_owned();
+    let item = json!([{ "role": "user", "content": "Hello" }]);
+    let conversation = id(harness.post("/v1/conversations", &json!({ "items": item })).await);
+    let path = format!("/v1/conversations/{conversation}/items");
+    let item = harness.post(&path, &json!({ "items": item })).await.json()["data"][0]["id"].clone();
+    // In the background, as no other can be cancelled.
+    let response = json!({ "input": "Hello", "background": true, "max_output_tokens": 1000 });
+    let response = id(harness.post("/v1/responses", &response).await);
     let batch = json!({ "input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h" });
-    let batch = harness.post("/v1/batches", &batch).await.json()["id"].as_str().expect("an id").to_owned();
+    let batch = id(harness.post("/v1/batches", &batch).await);
     let paths = document["paths"].as_object().expect("paths");
-    let mut last = Vec::new(); // what deletes comes at the end
+    let mut last = Vec::new(); // what deletes comes at the end, parts before the whole
     for (path, methods) in paths {
         for (method, operation) in methods.as_object().expect("methods") {
             if operation.get("requestBody").is_some() || operation.pointer("/responses/200").is_none() {
                 continue;
             }
-            let id = if path.starts_with("/v1/batch") { &batch } else { &file };
+            let id = match path.split('/').nth(2) {
+                Some("batch" | "batches") => &batch,
+                Some("responses") => &response,
+                Some("conversations") => &conversation,
+                _ => &file,
+            };
             let url = path.replace("{id}", id).replace("{model}", "tiny");
+            let url = url.replace("{item}", item.as_str().expect("an id"));
             let request = Request::builder().method(method.to_ascii_uppercase().as_str()).uri(url);
             let request = request.body(Body::empty()).expect("a request");
             if method == "delete" {
@@ -193,6 +207,7 @@ async fn every_operation_without_a_body_answers_as_described() {
             }
         }
     }
+    last.sort_by_key(|(path, ..)| std::cmp::Reverse(path.len()));
     for (path, method, request) in last {
         let answer = send(harness.app(), request).await;
         assert_eq!(answer.status, 200, "{method} {path}: {}", answer.body);
