@@ -15,6 +15,7 @@ pub use self::runner::run;
 pub(super) use self::{
     mistral::{cancel as cancel_job, create as create_job, get as get_job, list as list_jobs},
     openai::{cancel, create, get, list},
+    request::{metadata, take_metadata},
 };
 
 use super::{

@@ -17,12 +17,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use self::stream::ChatChoices;
 pub(super) use self::{
     conversation::{chat_request, check_conversation},
-    request::check_prompt_logprobs,
+    request::{ChatCall, check_prompt_logprobs},
     response::stop_reason,
 };
-use self::{request::ChatCall, stream::ChatChoices};
 use super::{
     answer::{Head, UsageCounter, collect},
     body::JsonText,

@@ -37,6 +37,9 @@ const OPENAI_CLIENTS: &[&str] = &["OpenAI/", "AsyncOpenAI/"];
 const MISTRAL_CHAT_FIELDS: &[&str] =
     &["random_seed", "safe_prompt", "prompt_mode", "guardrails", "top_prompt_logprobs"];
 
+/// Fields of an embedding request that only Mistral's API has.
+const MISTRAL_EMBEDDING_FIELDS: &[&str] = &["output_dimension", "output_dtype"];
+
 /// An error, and in which form the client expects it.
 #[derive(Debug)]
 pub(super) struct Refusal {
@@ -67,6 +70,13 @@ impl Dialect {
         })
     }
 
+    /// What an embedding request's fields say where its head says nothing.
+    pub(super) fn of_embedding(head: Option<Self>, fields: &Fields) -> Self {
+        let is_there = |name: &&str| fields.peek(name).is_some_and(|value| !value.is_null());
+        let is_mistral = || MISTRAL_EMBEDDING_FIELDS.iter().any(is_there);
+        head.unwrap_or_else(|| if is_mistral() { Self::Mistral } else { Self::OpenAi })
+    }
+
     /// An error for a request in this dialect.
     pub(super) fn refuse(self, error: ApiError) -> Refusal {
         Refusal { error, dialect: self }
@@ -92,6 +102,13 @@ impl Dialect {
         *response.body_mut() = Body::from(body.to_string());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
+    }
+}
+
+impl Refusal {
+    /// The error alone, for a request that the server has written itself.
+    pub(super) fn into_error(self) -> ApiError {
+        self.error
     }
 }
 

@@ -14,8 +14,11 @@ mod batches;
 mod body;
 mod chat;
 mod chunks;
+mod classify;
 mod completions;
+mod conversations;
 mod dialect;
+mod embeddings;
 pub mod error;
 pub mod fields;
 mod files;
@@ -25,17 +28,23 @@ mod health;
 mod idle;
 mod logprobs;
 mod models;
+mod moderations;
 mod multipart;
 pub mod openapi;
 mod params;
+mod pooling;
 mod query;
 mod request;
+mod responses;
 mod server;
+mod similarity;
 mod sse;
 mod state;
 mod stop_strings;
 mod stored_error;
+mod texts;
 mod tokenize;
+mod turn;
 pub mod unserved;
 
 use axum::{
@@ -49,6 +58,7 @@ pub use self::{
     batches::run as run_batches,
     params::{GenerationParams, Scheduling, Stopping},
     request::layers,
+    responses::run as run_background_responses,
     server::{Drained, serve},
     state::{AppState, GenerationDefaults, HttpLimits, Readiness, ServedModel, StorageLimits},
     stored_error::StoredError,
@@ -68,7 +78,10 @@ pub fn routes() -> Router<AppState> {
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
         .route("/v1/fim/completions", post(chat::fim::create))
+        .merge(whole_texts())
         .merge(stored_objects())
+        .merge(responses::routes())
+        .merge(conversations::routes())
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/health", get(health::ready))
@@ -80,6 +93,20 @@ pub fn routes() -> Router<AppState> {
         .route("/openapi.json", get(openapi::get))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+}
+
+/// What is asked of whole texts; vLLM's routes have several names.
+fn whole_texts() -> Router<AppState> {
+    Router::new()
+        .route("/v1/embeddings", post(embeddings::create))
+        .route("/classify", post(classify::create))
+        .route("/score", post(similarity::score))
+        .route("/v1/score", post(similarity::score))
+        .route("/rerank", post(similarity::rerank))
+        .route("/v1/rerank", post(similarity::rerank))
+        .route("/v2/rerank", post(similarity::rerank))
+        .route("/v1/moderations", post(moderations::create))
+        .route("/v1/chat/moderations", post(moderations::create_for_chats))
 }
 
 /// What is kept between requests. These need no model.

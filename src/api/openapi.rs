@@ -7,6 +7,9 @@
 mod answers;
 mod inputs;
 mod operations;
+mod responses;
+mod schema;
+mod whole_texts;
 
 use std::sync::OnceLock;
 
@@ -79,7 +82,7 @@ fn describe(operation: &Operation) -> Value {
 }
 
 fn refusal(description: &str) -> Value {
-    json!({ "description": description, "content": { "application/json": { "schema": answers::reference("Error") } } })
+    json!({ "description": description, "content": { "application/json": { "schema": schema::reference("Error") } } })
 }
 
 /// What can be asked of the object that an operation makes.
@@ -97,9 +100,9 @@ fn links(maker: &Operation) -> Value {
 
 fn content(answer: &Answer) -> Option<Value> {
     let content = match answer {
-        Answer::Json(name) => json!({ "application/json": { "schema": answers::reference(name) } }),
+        Answer::Json(name) => json!({ "application/json": { "schema": schema::reference(name) } }),
         Answer::JsonOrEvents(name) => json!({
-            "application/json": { "schema": answers::reference(name) },
+            "application/json": { "schema": schema::reference(name) },
             "text/event-stream": { "schema": { "type": "string" } },
         }),
         Answer::Text => json!({ "text/plain": { "schema": { "type": "string" } } }),
@@ -132,7 +135,7 @@ fn body_schema(table: &Table, required: &[&str]) -> Value {
     let properties = table.fields().map(|field| {
         let mut schema = field_schema(table, field);
         if !required.contains(&field.name) {
-            schema = answers::or_null(schema);
+            schema = schema::or_null(schema);
         }
         schema["description"] = field.note.into();
         (field.name.to_owned(), schema)

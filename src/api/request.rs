@@ -54,6 +54,21 @@ pub(super) struct Work {
     pub(super) precedence: Precedence,
 }
 
+impl Work {
+    /// Leave for a request that nobody waits for, if there is room for it now.
+    pub(super) fn in_background(state: &AppState, deadline: Instant) -> Result<Self, ApiError> {
+        Ok(Self {
+            model: state.model()?,
+            in_flight: state.admit()?,
+            request_id: new_id(),
+            dialect: None,
+            deadline,
+            precedence: Precedence::Background,
+            state: state.clone(),
+        })
+    }
+}
+
 /// Whose turn it is where not all can be computed at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Precedence {

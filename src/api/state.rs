@@ -19,7 +19,7 @@ use crate::{
     prompt::{AnswerForm, Codec},
     store::Store,
     telemetry::{EngineMetrics, HttpMetrics},
-    types::Constraint,
+    types::{Constraint, Pooling},
 };
 
 /// Long bodies parsed and tokenized at once; more than that would only take memory.
@@ -62,7 +62,7 @@ pub struct HttpLimits {
 pub struct StorageLimits {
     /// Longest file, in bytes; a longer one answers 413.
     pub file_bytes: usize,
-    /// Age at which files, and batches that have ended, are deleted.
+    /// Age at which files, responses, conversations, and batches that have ended, are deleted.
     pub retention: Duration,
     /// Lines of batches that are answered at once, beside all other requests.
     pub lines_at_once: usize,
@@ -128,6 +128,8 @@ pub struct ServedModel {
     pub defaults: GenerationDefaults,
     /// Longest sequence, prompt and output, in tokens.
     pub max_model_len: usize,
+    /// What it makes of a whole text.
+    pub pooling: Pooling,
     /// Identifies the weights; part of `system_fingerprint`.
     pub digest: String,
 }
@@ -174,6 +176,7 @@ struct Inner {
     served: OnceLock<Served>,
     store: Store,
     batches_changed: Notify,
+    responses_changed: Notify,
 }
 
 struct Served {
@@ -203,6 +206,7 @@ impl AppState {
             served: OnceLock::new(),
             store,
             batches_changed: Notify::new(),
+            responses_changed: Notify::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -269,6 +273,11 @@ impl AppState {
     /// Rings when there is a batch to begin or to cancel.
     pub(super) fn batches_changed(&self) -> &Notify {
         &self.inner.batches_changed
+    }
+
+    /// Rings when there is a response to begin, or one that is not wanted any more.
+    pub(super) fn responses_changed(&self) -> &Notify {
+        &self.inner.responses_changed
     }
 
     /// When the model was loaded, in Unix seconds.

@@ -1,4 +1,4 @@
-//! What the server keeps between requests and between starts: files and batches, in one embedded SQLite database.
+//! What the server keeps between requests and between starts: files, batches, responses and conversations, in one embedded SQLite database.
 //!
 //! [`Store`] is the seam: typed data in, typed data out, each method one transaction. Nobody above it sees SQL, so
 //! that another database can stand behind the same methods. It knows nothing of HTTP, nor what a file means.
@@ -7,10 +7,12 @@
 //! past its time is overwritten, not merely hidden; a directory belongs to one server at a time.
 
 mod batches;
+mod conversations;
 mod error;
 mod files;
 mod lines;
 mod page;
+mod responses;
 mod schema;
 
 use std::{
@@ -26,17 +28,19 @@ use tokio::{sync::Mutex, task::JoinError};
 
 pub use self::{
     batches::{Batch, BatchEnd, BatchFilter, BatchRequest, BatchState, BatchTimes, LineCounts},
+    conversations::{Append, Conversation, ConversationChange, Item, NewConversation, NewItem},
     error::StoreError,
     files::{FileDetails, StoredFile},
     lines::{Line, NewLine, Outcome, WrittenLine},
     page::{Order, Page, PageQuery},
+    responses::{NewResponse, ResponseEnd, ResponseState, StoredResponse, WaitingResponse},
 };
 
 const DATABASE: &str = "tramontane.sqlite";
 const LOCK: &str = "lock";
 const PAGE_BYTES: u64 = 4096; // SQLite's default
 
-/// Files and batches. Cheap to clone; all clones are one store.
+/// Files, batches, responses and conversations. Cheap to clone; all clones are one store.
 #[derive(Clone)]
 pub struct Store {
     database: Arc<Mutex<Database>>,
@@ -78,8 +82,10 @@ impl Store {
                 [now, unfinished_before],
             )?;
             let batches = transaction.execute("DELETE FROM batches WHERE delete_at <= ?1", [now])?;
+            let conversations = transaction.execute("DELETE FROM conversations WHERE expires_at <= ?1", [now])?;
+            let responses = transaction.execute("DELETE FROM responses WHERE expires_at <= ?1", [now])?;
             transaction.commit()?;
-            if files + batches > 0 { erase_leftovers(connection) } else { Ok(()) }
+            if files + batches + conversations + responses > 0 { erase_leftovers(connection) } else { Ok(()) }
         })
         .await
     }
@@ -134,6 +140,6 @@ fn erase_leftovers(connection: &mut Connection) -> Result<(), StoreError> {
 }
 
 /// A new id: unguessable, and in the form that clients of the object expect.
-fn new_id(prefix: &str) -> String {
+pub fn new_id(prefix: &str) -> String {
     format!("{prefix}{}", uuid::Uuid::new_v4().simple())
 }

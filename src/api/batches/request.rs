@@ -24,7 +24,7 @@ pub(super) fn take_endpoint(fields: &mut Fields) -> Result<String, ApiError> {
 }
 
 /// Takes `metadata`: labels, kept as they are written.
-pub(super) fn take_metadata(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+pub(in crate::api) fn take_metadata(fields: &mut Fields) -> Result<Option<String>, ApiError> {
     let map = match fields.take("metadata") {
         None => return Ok(None),
         Some(Value::Object(map)) => map,
@@ -48,6 +48,6 @@ pub(super) fn take_metadata(fields: &mut Fields) -> Result<Option<String>, ApiEr
 }
 
 /// Labels as they were written, for an answer.
-pub(super) fn metadata(stored: Option<&String>) -> Value {
+pub(in crate::api) fn metadata(stored: Option<&String>) -> Value {
     stored.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null)
 }

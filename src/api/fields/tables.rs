@@ -147,11 +147,12 @@ const CHAT_ONLY: &[Field] = &[
         r#""safe_prompt": "yes""#,
         "Puts Mistral's safety prompt in front of the conversation, or of its first system message.",
     ),
-    neutral(
+    honoured(
         "prompt_mode",
-        &[],
+        r#""prompt_mode": null"#,
         r#""prompt_mode": "reasoning""#,
-        "Write the model's reasoning prompt into a system message.",
+        "`reasoning` puts the checkpoint's `SYSTEM_PROMPT.txt` in front of the conversation; refused where there is none that \
+         speaks of reasoning.",
     ),
     neutral("guardrails", &["[]"], r#""guardrails": [{"block_on_error": true}]"#, "There is no moderation model."),
     honoured(

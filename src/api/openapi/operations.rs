@@ -1,6 +1,7 @@
 //! Every operation, in the order of the document. A test compares them with the routes.
 
-use super::super::fields::{BATCH_JOBS, BATCHES, CHAT, COMPLETIONS, DETOKENIZE, FILES, FIM, TOKENIZE, Table};
+use super::{responses, whole_texts};
+use crate::api::fields::{BATCH_JOBS, BATCHES, CHAT, COMPLETIONS, DETOKENIZE, FILES, FIM, TOKENIZE, Table};
 
 /// One method of one path.
 pub(super) struct Operation {
@@ -45,7 +46,9 @@ pub(super) enum Answer {
 
 /// All of them.
 pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
-    [GENERATION, MODELS, STORED, TOKENIZER, OPERATION].into_iter().flatten()
+    [GENERATION, whole_texts::OPERATIONS, responses::OPERATIONS, MODELS, STORED, TOKENIZER, OPERATION]
+        .into_iter()
+        .flatten()
 }
 
 const GENERATION: &[Operation] = &[
@@ -256,29 +259,29 @@ const OPERATION: &[Operation] = &[
     },
 ];
 
-const LIMIT: Parameter = Parameter {
+pub(super) const LIMIT: Parameter = Parameter {
     name: "limit",
     schema: r#"{ "type": "integer", "minimum": 1, "maximum": 100 }"#,
     note: "Most objects of one answer.",
 };
-const AFTER: Parameter =
+pub(super) const AFTER: Parameter =
     Parameter { name: "after", schema: r#"{ "type": "string" }"#, note: "The id behind which the list goes on." };
-const ORDER: Parameter = Parameter {
+pub(super) const ORDER: Parameter = Parameter {
     name: "order",
     schema: r#"{ "type": "string", "enum": ["asc", "desc"] }"#,
     note: "By the time of creation; `desc` if absent.",
 };
-const PAGE_NUMBER: Parameter = Parameter {
+pub(super) const PAGE_NUMBER: Parameter = Parameter {
     name: "page",
     schema: r#"{ "type": "integer", "minimum": 0, "maximum": 4294967296 }"#,
     note: "Mistral's: counted from 0.",
 };
-const PAGE_SIZE: Parameter = Parameter {
+pub(super) const PAGE_SIZE: Parameter = Parameter {
     name: "page_size",
     schema: r#"{ "type": "integer", "minimum": 1, "maximum": 1000 }"#,
     note: "Mistral's: most objects of one answer.",
 };
-const PAGE: &[Parameter] = &[LIMIT, AFTER, ORDER, PAGE_NUMBER, PAGE_SIZE];
+pub(super) const PAGE: &[Parameter] = &[LIMIT, AFTER, ORDER, PAGE_NUMBER, PAGE_SIZE];
 
 const FILE_LIST: &[Parameter] = &[
     Parameter {
@@ -328,7 +331,7 @@ const JOB_LIST: &[Parameter] = &[
     },
 ];
 
-const fn get(path: &'static str) -> Operation {
+pub(super) const fn get(path: &'static str) -> Operation {
     Operation {
         method: "get",
         path,
@@ -342,7 +345,7 @@ const fn get(path: &'static str) -> Operation {
     }
 }
 
-const fn post(path: &'static str, table: &'static Table) -> Operation {
+pub(super) const fn post(path: &'static str, table: &'static Table) -> Operation {
     Operation { method: "post", body: Body::Json(table), ..get(path) }
 }
 
