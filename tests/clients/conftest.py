@@ -1,5 +1,6 @@
 """Servers on free ports with models/tiny, or with what was made of it. TRAMONTANE is the binary to start."""
 
+import asyncio
 import contextlib
 import json
 import math
@@ -24,6 +25,13 @@ TINY = pathlib.Path("models/tiny")
 def server_url(tmp_path_factory):
     with serving(TINY, "--max-model-len", "512", "--data-dir", tmp_path_factory.mktemp("data")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Runs a coroutine in one loop for all tests: some clients keep connections for the whole process."""
+    with asyncio.Runner() as runner:
+        yield runner.run
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 It does not say who it is, so that a field that only Mistral has must: `safe_mode=False` sends `safe_prompt`. Without it
 answers are right all the same, but a stream has calls in pieces, which this package does not put together, and no usage."""
 
-import asyncio
-
 import pytest
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from langchain_mistralai import ChatMistralAI
@@ -32,7 +30,7 @@ def test_invoke_and_stream(chat):
     assert merged.usage_metadata["total_tokens"] == whole.usage_metadata["total_tokens"]
 
 
-def test_async_and_batch(server_url):
+def test_async_and_batch(server_url, run):
     async def ask():
         chat = chat_model(server_url)
         whole = await chat.ainvoke("Hello!")
@@ -40,7 +38,7 @@ def test_async_and_batch(server_url):
         many = await chat.abatch(["Hello!"] * 4)
         return [whole.content, "".join(pieces), *(answer.content for answer in many)]
 
-    contents = asyncio.run(ask())
+    contents = run(ask())
     assert len(contents) == 6 and len(set(contents)) == 1 and contents[0]
 
 

@@ -1,7 +1,5 @@
 """The unmodified `langchain-openai` package against the server."""
 
-import asyncio
-
 import pytest
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAI
@@ -29,7 +27,7 @@ def test_invoke_and_stream(server_url):
     assert merged.usage_metadata["total_tokens"] == whole.usage_metadata["total_tokens"]
 
 
-def test_async_and_batch(server_url):
+def test_async_and_batch(server_url, run):
     async def ask():
         chat = chat_model(server_url)
         whole = await chat.ainvoke("Hello!")
@@ -37,7 +35,7 @@ def test_async_and_batch(server_url):
         many = await chat.abatch(["Hello!"] * 4)
         return [whole.content, "".join(pieces), *(answer.content for answer in many)]
 
-    contents = asyncio.run(ask())
+    contents = run(ask())
     assert len(contents) == 6 and len(set(contents)) == 1 and contents[0]
 
 

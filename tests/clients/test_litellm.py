@@ -1,6 +1,5 @@
 """The unmodified `litellm` package against the server, by each of its providers that can be told an address."""
 
-import asyncio
 import json
 import os
 import time
@@ -36,14 +35,14 @@ def test_completion_and_stream(settings):
     assert litellm.stream_chunk_builder(chunks).choices[0].message.content == whole.choices[0].message.content != ""
 
 
-def test_async(settings):
+def test_async(settings, run):
     async def ask():
         whole = await litellm.acompletion(messages=user("Hello!"), **settings)
         stream = await litellm.acompletion(messages=user("Hello!"), stream=True, **settings)
         pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
         return whole.choices[0].message.content, "".join(pieces)
 
-    whole, streamed = asyncio.run(ask())
+    whole, streamed = run(ask())
     assert whole == streamed != ""
 
 

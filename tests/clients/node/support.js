@@ -1,6 +1,6 @@
 // Where the server is, what to ask it, and that a promise is refused as it should be.
 import assert from "node:assert/strict";
-import prompts from "../prompts.json" with { type: "json" };
+import prompts from "./prompts.json" with { type: "json" };
 
 export { prompts };
 

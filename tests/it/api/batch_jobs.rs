@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     storage::line,
-    support::{Harness, mistral_error, says},
+    support::{Harness, codec, continues, ids, mistral_error, says},
 };
 
 fn requests(count: usize) -> Value {
@@ -48,7 +48,8 @@ async fn inline_requests_are_answered() {
 
 #[tokio::test]
 async fn texts_are_filled_in() {
-    let harness = Harness::new(says("All is well."));
+    let prompt = codec().encode_fim("Hello", Some("bye")).expect("it has the tokens");
+    let harness = Harness::new(continues(prompt.len(), ids(" and good")));
     let _worker = harness.worker();
     let lines = json!([
         { "custom_id": "a", "body": { "prompt": "Hello", "suffix": "bye", "max_tokens": 20 } },
@@ -59,7 +60,7 @@ async fn texts_are_filled_in() {
     let ended = harness.batch_when(&path(&created), |job| job["status"] == "SUCCESS").await;
     let answers = harness.lines_of(&ended["output_file"]).await;
     let answer = &answers[0]["response"]["body"]["choices"][0]["message"];
-    assert_eq!((answers.len(), &answer["content"]), (1, &json!("All is well.")));
+    assert_eq!((answers.len(), &answer["content"]), (1, &json!(" and good")));
     let errors = harness.lines_of(&ended["error_file"]).await;
     let detail = &errors[0]["response"]["body"]["detail"][0]["loc"];
     assert_eq!((errors.len(), detail), (1, &json!(["body", "prompt"])));
