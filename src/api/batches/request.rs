@@ -8,7 +8,7 @@ use crate::api::{
 };
 
 /// What can answer lines.
-pub(super) const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/v1/completions"];
+pub(super) const ENDPOINTS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
 
 /// OpenAI's limits of `metadata`.
 const MAX_LABELS: usize = 16;

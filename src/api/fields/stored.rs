@@ -86,8 +86,8 @@ const BOTH: &[Field] = &[
     honoured(
         "endpoint",
         r#""endpoint": "/v1/chat/completions""#,
-        r#""endpoint": "/v1/embeddings""#,
-        "`/v1/chat/completions` or `/v1/completions`.",
+        r#""endpoint": "/v1/images/generations""#,
+        "`/v1/chat/completions`, `/v1/completions` or `/v1/embeddings`.",
     ),
     honoured(
         "metadata",
