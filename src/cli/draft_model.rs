@@ -34,6 +34,9 @@ impl DraftModel {
         }
         let checkpoint =
             Checkpoint::open(&directory).with_context(|| format!("cannot draft with draft_model = {directory:?}"))?;
+        if !checkpoint.generates() {
+            bail!("draft_model = {directory:?} predicts no tokens: it is made to embed or classify texts");
+        }
         let (draft, expected) = (checkpoint.config().vocab_size, model.config().vocab_size);
         if draft != expected {
             let name = config.model.model.as_str();

@@ -19,6 +19,7 @@ use crate::{
     config::{Args, Config, DataPlace, EngineArgs, HttpArgs, ModelArgs, StorageArgs, StorageConfig},
     store::Store,
     telemetry::logs::LogStyle,
+    types::Pooling,
 };
 
 /// Threads for connections; computing has its own.
@@ -159,10 +160,15 @@ fn announce(address: SocketAddr, model: &ServedModel, style: LogStyle) {
     }
     let [first, others @ ..] = model.names.as_slice() else { return };
     let aliases = if others.is_empty() { String::new() } else { format!(" (also {})", others.join(", ")) };
+    let (path, body) = match (&model.pooling, model.engine.outputs().logits) {
+        (_, true) => ("v1/chat/completions", r#""stream": true, "messages": [{"role": "user", "content": "Hello!"}]"#),
+        (Pooling::Embedding { .. }, false) => ("v1/embeddings", r#""input": "Hello!""#),
+        (Pooling::Classes { .. }, false) => ("classify", r#""input": "Hello!""#),
+    };
     eprintln!(
         "\n{first}{aliases}, sha256 {digest}\nserved at http://{address}/v1, {} tokens of context. Try:\n\n\
-         curl -N http://{address}/v1/chat/completions -H 'Content-Type: application/json' \\\n  \
-         -d '{{\"model\": \"{first}\", \"stream\": true, \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'\n",
+         curl -N http://{address}/{path} -H 'Content-Type: application/json' \\\n  \
+         -d '{{\"model\": \"{first}\", {body}}}'\n",
         model.max_model_len,
     );
 }

@@ -148,7 +148,7 @@ impl InFlight {
     /// How many tokens behind the next one can be of use, and have positions. What may come after a draft is not known
     /// where the answer has a form.
     pub(super) fn useful_draft(&self, sequence: &Sequence, max_sequence_len: usize) -> usize {
-        if self.constrained.is_some() {
+        if self.constrained.is_some() || !self.wants_tokens() {
             return 0;
         }
         let output = self.stop.max_tokens.saturating_sub(sequence.output().len());

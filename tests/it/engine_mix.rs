@@ -79,18 +79,13 @@ pub fn random_requests(count: usize, n_ids: u32, seed: u64) -> Vec<Request> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let texts: [Vec<u32>; 2] = std::array::from_fn(|_| (0..24).map(|_| random.random_range(0..n_ids)).collect());
     (0..count)
-        .map(|index| {
+        .map(|_| {
             let mut prompt_ids = texts[random.random_range(0..2)][..random.random_range(0..=24)].to_vec();
             prompt_ids.extend((0..random.random_range(1..=4)).map(|_| random.random_range(0..n_ids)));
             let max_tokens = random.random_range(1..=20);
             Request {
                 prompt_ids,
-                // A few want no tokens.
-                task: match index % 6 {
-                    4 => Task::Pool,
-                    5 => Task::Weigh(vec![1, n_ids - 1, 0]),
-                    _ => Task::Generate,
-                },
+                task: Task::Generate,
                 sampling: random_sampling(&mut random, n_ids),
                 stop: StopRules {
                     max_tokens,
@@ -109,6 +104,16 @@ pub fn random_requests(count: usize, n_ids: u32, seed: u64) -> Vec<Request> {
             }
         })
         .collect()
+}
+
+/// The same requests, and some of them again that want no tokens.
+fn with_other_tasks(mut requests: Vec<Request>, n_ids: u32) -> Vec<Request> {
+    let others = requests.clone().into_iter().step_by(4).enumerate().map(|(index, request)| {
+        let task = if index % 2 == 0 { Task::Pool } else { Task::Weigh(vec![1, n_ids - 1, 0]) };
+        Request { task, ..request }
+    });
+    requests.extend(others);
+    requests
 }
 
 /// Every other token is even.
@@ -247,7 +252,7 @@ fn a_request_gives_the_same_tokens_alone_and_in_any_mix() {
         Box::new(PagedModel::new(config.block_size, config.num_blocks))
     };
     let ahead = |config: &EngineConfig| -> Box<dyn ForwardPass> { Box::new(Ahead::new(new_model(config))) };
-    let requests = random_requests(24, FIRST_FAULT, 1);
+    let requests = with_other_tasks(random_requests(24, FIRST_FAULT, 1), FIRST_FAULT);
     for new_model in [&new_model as NewModel<'_>, &ahead] {
         let totals = check_mixes(new_model, &requests, &limits, 12);
         assert!(totals.preemptions > 100 && totals.cached_tokens > 1000, "{totals:?}");
@@ -274,7 +279,8 @@ fn a_gpu_gives_the_same_tokens_alone_and_in_any_mix() {
         EngineConfig { block_size: 4, num_blocks: 13, max_batched_tokens: 64, ..EngineConfig::default() },
         EngineConfig { block_size: 2, num_blocks: 60, max_batched_tokens: 11, ..EngineConfig::default() },
     ];
-    let requests = random_requests(10, checkpoint.config().vocab_size as u32, 3);
+    let n_ids = checkpoint.config().vocab_size as u32;
+    let requests = with_other_tasks(random_requests(10, n_ids, 3), n_ids);
     let totals = check_mixes(&new_model, &requests, &limits, 1);
     assert!(totals.preemptions > 0 && totals.cached_tokens > 0, "{totals:?}");
     // The engine's own sampler chooses the same from the GPU's logits.
@@ -337,7 +343,8 @@ fn the_decoder_gives_the_same_tokens_alone_and_in_any_mix() {
             let cache = KvCacheConfig { num_blocks, block_size, dtype: dtype.dtype() };
             Box::new(Decoder::new(checkpoint.config().clone(), weights, cache).unwrap())
         };
-        let requests = random_requests(12, checkpoint.config().vocab_size as u32, 2);
+        let n_ids = checkpoint.config().vocab_size as u32;
+        let requests = with_other_tasks(random_requests(12, n_ids, 2), n_ids);
         let configs = if dtype == ComputeDtype::Bf16 { &panels } else { &rows };
         let totals = check_mixes(&new_model, &requests, configs, 2);
         assert!(totals.preemptions > 0 && totals.cached_tokens > 0, "{case}: {totals:?}");

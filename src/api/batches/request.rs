@@ -8,7 +8,15 @@ use crate::api::{
 };
 
 /// What can answer lines.
-pub(super) const ENDPOINTS: &[&str] = &["/v1/chat/completions", "/v1/completions", "/v1/fim/completions"];
+pub(super) const ENDPOINTS: &[&str] = &[
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/fim/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/moderations",
+    "/v1/chat/moderations",
+];
 
 /// OpenAI's limits of `metadata`.
 const MAX_LABELS: usize = 16;

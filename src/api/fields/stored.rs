@@ -86,8 +86,9 @@ const BOTH: &[Field] = &[
     honoured(
         "endpoint",
         r#""endpoint": "/v1/chat/completions""#,
-        r#""endpoint": "/v1/embeddings""#,
-        "`/v1/chat/completions`, `/v1/completions` or `/v1/fim/completions`.",
+        r#""endpoint": "/v1/images/generations""#,
+        "`/v1/chat/completions`, `/v1/completions`, `/v1/fim/completions`, `/v1/responses`, `/v1/embeddings`, \
+         `/v1/moderations` or `/v1/chat/moderations`.",
     ),
     honoured(
         "metadata",

@@ -123,7 +123,7 @@ const CHAT_ONLY: &[Field] = &[
     neutral("modalities", &[r#"["text"]"#], r#""modalities": ["audio"]"#, "Only text is served."),
     neutral("audio", &[], r#""audio": {"voice": "a"}"#, "Only text is served."),
     neutral("web_search_options", &[], r#""web_search_options": {}"#, "The server has no web access."),
-    neutral("moderation", &[], r#""moderation": {"model": "m"}"#, "There is no moderation model."),
+    neutral("moderation", &[], r#""moderation": {"model": "m"}"#, "Ask `/v1/moderations`."),
     neutral("functions", &["[]"], r#""functions": [{"name": "f"}]"#, "Deprecated by OpenAI: use `tools`."),
     neutral("function_call", &[], r#""function_call": "auto""#, "Deprecated by OpenAI: use `tool_choice`."),
     honoured(
@@ -162,7 +162,7 @@ const CHAT_ONLY: &[Field] = &[
         "`reasoning` puts the checkpoint's `SYSTEM_PROMPT.txt` in front of the conversation; refused where there is none that \
          speaks of reasoning.",
     ),
-    neutral("guardrails", &["[]"], r#""guardrails": [{"block_on_error": true}]"#, "There is no moderation model."),
+    neutral("guardrails", &["[]"], r#""guardrails": [{"block_on_error": true}]"#, "Ask `/v1/moderations`."),
     honoured(
         "top_prompt_logprobs",
         r#""prompt_logprobs": true, "top_prompt_logprobs": 2"#,

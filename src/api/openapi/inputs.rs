@@ -198,7 +198,15 @@ fn shape(field: &str) -> Option<Value> {
             json!({ "type": "string" })
         }
         "request_id" => json!({ "type": "string", "minLength": 1, "maxLength": 128 }),
-        "endpoint" => words(&["/v1/chat/completions", "/v1/completions"]),
+        "endpoint" => words(&[
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/v1/fim/completions",
+            "/v1/responses",
+            "/v1/embeddings",
+            "/v1/moderations",
+            "/v1/chat/moderations",
+        ]),
         "completion_window" => json!({ "const": "24h" }),
         "input_files" => json!({ "type": "array", "items": { "type": "string" }, "minItems": 1, "maxItems": 100 }),
         "timeout_hours" => integer_within(1, 168),

@@ -306,7 +306,7 @@ impl<D: Device> GpuDecoder<D> {
         let started = self.started.pop_front().ok_or(ModelError::NothingStarted)?;
         let by_place = match started.outcomes {
             Some(outcomes) => outcomes.read(&self.device, &started.logprobs)?,
-            None => vec![RowResult::NotFinite; started.places.len()], // each of them becomes logits
+            None => vec![RowResult::NotFinite; started.logprobs.len()], // each of them becomes logits
         };
         let mut results: Vec<RowResult> = started.places.iter().map(|&place| by_place[place].clone()).collect();
         for (row, logits) in started.logits {

@@ -3,9 +3,12 @@
 use std::{fs, path::Path};
 
 use serde_json::{Value, json};
-use tramontane::api::{
-    fields::{self, AGENT_CHANGES, AGENT_COMPLETIONS, AGENTS, CHAT, COMPLETIONS, FIM, Field, Support, Table},
-    unserved,
+use tramontane::{
+    api::{
+        fields::{self, AGENT_CHANGES, AGENT_COMPLETIONS, AGENTS, CHAT, COMPLETIONS, FIM, Field, Support, Table},
+        unserved,
+    },
+    types::{Activation, Pooling},
 };
 
 use super::{
@@ -52,6 +55,15 @@ pub(super) async fn ask(harness: &Harness, table: &Table, members: &str) -> Answ
         }
         "POST /v1/batch/jobs" if more.get("requests").is_some() => json!({ "endpoint": "/v1/completions" }),
         "POST /v1/batch/jobs" => json!({ "input_files": [stored], "endpoint": "/v1/completions" }),
+        "POST /v1/embeddings" | "POST /classify" => json!({ "model": "tiny", "input": "Hello there, how do you do?" }),
+        "POST /v1/moderations" => json!({ "model": "tiny", "input": "Hello there" }),
+        "POST /v1/chat/moderations" => json!({ "model": "tiny", "input": message }),
+        "POST /v1/rerank" => json!({ "model": "tiny", "query": "Hello there", "documents": ["Hello", "Good bye"] }),
+        "POST /v1/score" => {
+            let queries = more.get("text_1").map_or(json!("Hello there"), |_| Value::Null);
+            let documents = more.get("text_2").map_or(json!(["Hello", "Good bye"]), |_| Value::Null);
+            json!({ "model": "tiny", "queries": queries, "documents": documents })
+        }
         "POST /v1/fim/completions" => json!({ "model": "tiny", "prompt": "def f():", "max_tokens": 4 }),
         "POST /v1/responses" => json!({ "model": "tiny", "input": "Hello there", "max_output_tokens": 4 }),
         "POST /v1/responses/input_tokens" => json!({ "model": "tiny", "input": "Hello there" }),
@@ -73,6 +85,17 @@ pub(super) async fn ask(harness: &Harness, table: &Table, members: &str) -> Answ
 /// The id of a conversation without items.
 async fn new_conversation(harness: &Harness) -> String {
     harness.post("/v1/conversations", &json!({})).await.json()["id"].as_str().expect("an id").to_owned()
+}
+
+/// A model with a classification head.
+pub(super) fn classifier() -> Harness {
+    let labels = vec!["no".to_owned(), "yes".to_owned()];
+    Harness::pooling(Pooling::Classes { labels, activation: Activation::Softmax })
+}
+
+/// The one of both that has what the table is about.
+pub(super) fn fitting<'a>([language_model, classifier]: &'a [Harness; 2], table: &Table) -> &'a Harness {
+    if table.resource == "POST /classify" { classifier } else { language_model }
 }
 
 /// The members of a JSON object as the parts of a form.
@@ -109,9 +132,10 @@ fn refuses(answer: &Answer, field: &Field) -> bool {
 
 #[tokio::test]
 async fn every_field_does_what_the_table_says() {
-    let harness = Harness::guessing(babbles());
+    let harnesses = [Harness::guessing(babbles()), classifier()];
     let mut wrong = Vec::new();
     for table in fields::ALL {
+        let harness = fitting(&harnesses, table);
         for field in table.fields() {
             let (accepted, refused) = match field.support {
                 Support::Honoured { sample, refused } | Support::Label { sample, refused } => {
@@ -123,12 +147,12 @@ async fn every_field_does_what_the_table_says() {
                 }
             };
             for members in accepted {
-                let answer = ask(&harness, table, &members).await;
+                let answer = ask(harness, table, &members).await;
                 if answer.status != 200 {
                     wrong.push(format!("{}: {members} is accepted, but: {}", table.resource, answer.body));
                 }
             }
-            let answer = ask(&harness, table, refused).await;
+            let answer = ask(harness, table, refused).await;
             if !refuses(&answer, field) {
                 let outcome = format!("{} {}", answer.status, answer.body);
                 wrong.push(format!("{}: {refused} is refused, but: {outcome}", table.resource));
@@ -161,11 +185,12 @@ async fn no_value_of_any_field_makes_the_server_fail() {
         r#"{"a": null}"#,
         r#"[{"type": 1}]"#,
     ];
-    let harness = Harness::guessing(babbles());
+    let harnesses = [Harness::guessing(babbles()), classifier()];
     for table in fields::ALL {
+        let harness = fitting(&harnesses, table);
         for field in table.fields() {
             for value in values {
-                let answer = ask(&harness, table, &format!("\"{}\": {value}", field.name)).await;
+                let answer = ask(harness, table, &format!("\"{}\": {value}", field.name)).await;
                 let request = format!("{}: {} = {value}", table.resource, field.name);
                 match answer.status {
                     200 => {}
@@ -181,7 +206,8 @@ async fn no_value_of_any_field_makes_the_server_fail() {
             }
         }
     }
-    harness.idle().await;
+    harnesses[0].idle().await;
+    harnesses[1].idle().await;
 }
 
 #[tokio::test]

@@ -21,8 +21,33 @@ pub(super) const PARAMETERS: usize = 2 * VOCAB * HIDDEN
 
 /// Writes configuration, weights and tokenizer to `directory`.
 pub(super) fn write(directory: &Path) {
+    write_as(directory, "MistralForCausalLM", "model.", Some(("lm_head.weight", VOCAB)));
+}
+
+/// The same as a checkpoint that only embeds texts, whose tokenizer ends them with the end of sequence.
+pub(super) fn write_embedder(directory: &Path) {
+    write_as(directory, "MistralModel", "", None);
+    let module =
+        |kind: &str, path: &str| json!({ "type": format!("sentence_transformers.models.{kind}"), "path": path });
+    let modules = [module("Transformer", ""), module("Pooling", "1_Pooling"), module("Normalize", "2_Normalize")];
+    let file = |name: &str, content: serde_json::Value| {
+        std::fs::write(directory.join(name), content.to_string()).unwrap();
+    };
+    file("modules.json", json!(modules));
+    std::fs::create_dir(directory.join("1_Pooling")).unwrap();
+    file("1_Pooling/config.json", json!({ "word_embedding_dimension": HIDDEN, "pooling_mode_lasttoken": true }));
+    file("tokenizer_config.json", json!({ "add_bos_token": true, "add_eos_token": true }));
+}
+
+/// The same with a classification head.
+pub(super) fn write_classifier(directory: &Path) {
+    write_as(directory, "MistralForSequenceClassification", "model.", Some(("score.weight", 2)));
+}
+
+/// `head` is the name of its tensor and how many rows that has.
+fn write_as(directory: &Path, architecture: &str, prefix: &str, head: Option<(&str, usize)>) {
     let config = json!({
-        "architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_act": "silu",
+        "architectures": [architecture], "model_type": "mistral", "hidden_act": "silu",
         "vocab_size": VOCAB, "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE, "num_hidden_layers": 1,
         "num_attention_heads": HEADS, "num_key_value_heads": 1, "head_dim": HEAD_DIM, "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0, "sliding_window": null, "tie_word_embeddings": false,
@@ -30,11 +55,10 @@ pub(super) fn write(directory: &Path) {
     });
     std::fs::write(directory.join("config.json"), config.to_string()).unwrap();
     std::fs::write(directory.join("tekken.json"), Data::of_repository().tokenizer_file("tekken-tiny.json")).unwrap();
-    let layer = |name: &str| format!("model.layers.0.{name}.weight");
-    let shapes = BTreeMap::from([
-        ("model.embed_tokens.weight".to_owned(), vec![VOCAB, HIDDEN]),
-        ("lm_head.weight".to_owned(), vec![VOCAB, HIDDEN]),
-        ("model.norm.weight".to_owned(), vec![HIDDEN]),
+    let layer = |name: &str| format!("{prefix}layers.0.{name}.weight");
+    let mut shapes = BTreeMap::from([
+        (format!("{prefix}embed_tokens.weight"), vec![VOCAB, HIDDEN]),
+        (format!("{prefix}norm.weight"), vec![HIDDEN]),
         (layer("input_layernorm"), vec![HIDDEN]),
         (layer("post_attention_layernorm"), vec![HIDDEN]),
         (layer("self_attn.q_proj"), vec![HEADS * HEAD_DIM, HIDDEN]),
@@ -45,6 +69,7 @@ pub(super) fn write(directory: &Path) {
         (layer("mlp.up_proj"), vec![INTERMEDIATE, HIDDEN]),
         (layer("mlp.down_proj"), vec![HIDDEN, INTERMEDIATE]),
     ]);
+    shapes.extend(head.map(|(name, rows)| (name.to_owned(), vec![rows, HIDDEN])));
     let bytes: BTreeMap<&String, Vec<u8>> =
         shapes.iter().map(|(name, shape)| (name, values(name, shape.iter().product()))).collect();
     let views =
