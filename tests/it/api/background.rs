@@ -66,7 +66,11 @@ async fn a_response_in_the_background_is_cancelled_or_deleted() {
             }
         }
         // The engine notices within a step or two.
-        while harness.state.in_flight() > 0 || engine.snapshot().held_blocks > 0 {
+        let is_busy = || {
+            let load = engine.snapshot();
+            harness.state.in_flight() > 0 || load.running + load.waiting + load.held_blocks > 0
+        };
+        while is_busy() {
             harness.gate.allow(1);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
