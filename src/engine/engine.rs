@@ -47,7 +47,7 @@ pub(super) struct Engine {
     /// How long the step that runs has taken to get results: next to all of it waiting.
     waited: Duration,
     max_sequence_len: usize,
-    speculation: Option<Speculation>,
+    pub(super) speculation: Option<Speculation>,
     mask_workers: MaskWorkers,
     metrics: Arc<EngineMetrics>,
     status: Arc<Status>,
@@ -140,10 +140,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    pub(super) fn guesses_ahead(&self) -> bool {
-        self.speculation.is_some()
     }
 
     fn accept(&mut self, mut submission: Submission) {

@@ -116,7 +116,7 @@ impl EngineHandle {
             vocab_size,
             max_sequence_len,
             max_in_flight,
-            guesses_ahead: engine.guesses_ahead(),
+            guesses_ahead: engine.speculation.is_some(),
             closed: Mutex::new(false),
         };
         let started = thread::Builder::new().name("engine".to_owned()).spawn(move || engine.run(receiver));

@@ -176,7 +176,7 @@ fn stored() -> Vec<(&'static str, Value)> {
         ("output_file", or_null(text())),
         ("error_file", or_null(text())),
         ("errors", list(object(&[("message", text()), ("count", integer())]))),
-        ("outputs", null()),
+        ("outputs", or_null(list(json!({ "type": "object" })))),
         (
             "status",
             words(&[

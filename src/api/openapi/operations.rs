@@ -211,7 +211,20 @@ const STORED: &[Operation] = &[
         id: "getBatchJob",
         tag: "Batches",
         summary: "One job as it is now.",
+        query: &[Parameter {
+            name: "inline",
+            schema: r#"{ "type": "boolean" }"#,
+            note: "True puts the results into `outputs`, if they are not too long for that.",
+        }],
         answer: Answer::Json("BatchJob"),
+        ..get("/v1/batch/jobs/{id}")
+    },
+    Operation {
+        id: "deleteBatchJob",
+        tag: "Batches",
+        summary: "Deletes a job that has ended, with its results.",
+        method: "delete",
+        answer: Answer::Json("Deleted"),
         ..get("/v1/batch/jobs/{id}")
     },
     Operation {

@@ -43,7 +43,7 @@ async fn texts_and_tokens_are_embedded() {
     let text = codec().encode_text("Hello there", true);
     let answer = embed(&harness, json!({ "input": "Hello there" })).await;
     assert_eq!(vectors(&answer), [expected(&text, 16)]);
-    expect![[r#"{"prompt_tokens":3,"completion_tokens":0,"total_tokens":3,"prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}}"#]]
+    expect![[r#"{"prompt_tokens":5,"completion_tokens":0,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}}"#]]
         .assert_eq(&answer.json()["usage"].to_string());
     let body = redacted(&answer.json());
     assert_eq!((&body["object"], &body["model"]), (&json!("list"), &json!("tiny")));

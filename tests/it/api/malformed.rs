@@ -53,7 +53,7 @@ impl Judge {
         self.sent += 1;
         let body = body.as_ref();
         let (method, path) = resource.split_once(' ').expect("a method and a path");
-        let path = path.replace("{id}", "unknown");
+        let path = path.trim_end_matches(" (Mistral)").replace("{id}", "unknown");
         let request = Request::builder().method(method).uri(&path).header(CONTENT_TYPE, "application/json");
         let answer = send(self.harness.app(), request.body(body.to_vec().into()).expect("a request")).await;
         let shown = || String::from_utf8_lossy(&body[..body.len().min(2000)]).into_owned();

@@ -258,6 +258,8 @@ async fn every_operation_without_a_body_answers_as_described() {
             200 if is_json => check_answer(&document, method, path, &answer),
             200 => assert!(operation.pointer("/responses/200").is_some(), "{method} {path}"),
             204 => assert!(operation.pointer("/responses/204").is_some(), "{method} {path}"),
+            // Nobody works on batches here, so this one does not end.
+            409 if operation["operationId"] == "deleteBatchJob" => check_answer(&document, method, path, &answer),
             status => panic!("{method} {path}: {status} {}", answer.body),
         }
     }
