@@ -61,6 +61,7 @@ pub(super) fn read(dir: &Path, head: HeadSettings, width: usize) -> Result<Pooli
     match head {
         HeadSettings::Classes { labels, activation } => Ok(Pooling::Classes { labels, activation }),
         HeadSettings::Logits | HeadSettings::Nothing => {
+            check_prompts(dir)?;
             Ok(Pooling::Embedding { width, normalized: is_normalized(dir, width)? })
         }
     }
@@ -130,6 +131,20 @@ fn is_normalized(dir: &Path, width: usize) -> Result<bool, CheckpointError> {
         ["Transformer", "Pooling"] => Ok(false),
         ["Transformer", "Pooling", "Normalize"] => Ok(true),
         _ => Err(corrupt(kinds.join(", "), "Transformer, Pooling and maybe Normalize")),
+    }
+}
+
+/// Refuses a prompt that would stand in front of every text: which one fits a text only the client knows.
+fn check_prompts(dir: &Path) -> Result<(), CheckpointError> {
+    let path = dir.join("config_sentence_transformers.json");
+    if !path.is_file() {
+        return Ok(());
+    }
+    let value = read_config(&path)?;
+    let root = Section::root(&path, &value)?;
+    match root.text("default_prompt_name")? {
+        Some(_) => Err(root.refuse("default_prompt_name", "null: prompts are the client's to write")),
+        None => Ok(()),
     }
 }
 

@@ -65,12 +65,11 @@ async fn a_model_is_asked_about_every_category() {
         assert!((0.0..0.5).contains(&hate), "{hate}");
     }
     // One prompt per text and category; what was quoted has no control tokens and cannot end its quotation.
-    let prompts = prompts.lock().expect("no panic");
+    let prompts = prompts.lock().expect("no panic").clone();
     assert_eq!(prompts.len(), 26);
     assert!(prompts.iter().filter(|prompt| prompt.contains(r#""Be \"kind\".\n</s>[INST]""#)).count() == 13);
     // The second category and those after it find the beginning of the first in the cache.
     assert!(harness.state.loaded_model().expect("a model").engine.snapshot().cached_tokens > 1000);
-    drop(prompts);
     harness.idle().await;
 }
 

@@ -88,6 +88,18 @@ fn modules_are_done_or_refused() {
 }
 
 #[test]
+fn a_prompt_in_front_of_every_text_is_refused() {
+    let dir = copy_of("embed-e5");
+    let file = dir.path().join("config_sentence_transformers.json");
+    fs::write(&file, r#"{"prompts": {"query": "Query: "}, "default_prompt_name": null}"#).unwrap();
+    assert!(Checkpoint::open(dir.path()).is_ok());
+    edit(&file, |config| config["default_prompt_name"] = json!("query"));
+    let error = Checkpoint::open(dir.path()).unwrap_err().to_string();
+    let expected = r#"default_prompt_name is "query", expected null: prompts are the client's to write"#;
+    assert!(error.ends_with(expected), "{error}");
+}
+
+#[test]
 fn only_the_last_token_is_pooled() {
     let file = "1_Pooling/config.json";
     check_e5(

@@ -221,8 +221,8 @@ fn other_architectures_are_refused_by_name() {
     for (model_type, class) in [
         ("mistral4", "Mistral4ForCausalLM"),
         ("llama", "LlamaForCausalLM"),
-        ("mistral", "MistralModel"),
-        ("mistral", "MistralForSequenceClassification"),
+        ("mistral", "MistralForTokenClassification"),
+        ("mixtral", "MixtralModel"),
         ("mistral", "LlamaForCausalLM"),
         ("mistral_large4", "MistralLarge4ForConditionalGeneration"),
     ] {
@@ -233,7 +233,7 @@ fn other_architectures_are_refused_by_name() {
         .unwrap_err();
         assert!(error.is_unsupported_architecture(), "{error}");
         let message = error.to_string();
-        assert!(message.contains(model_type) && message.contains("served: mistral (MistralForCausalLM)"), "{message}");
+        assert!(message.contains(model_type) && message.contains("served: mistral (MistralForCausalLM,"), "{message}");
     }
     let nested = open_with("mistral3-mistral", |config| config["text_config"]["model_type"] = json!("mistral4"));
     assert!(nested.unwrap_err().is_unsupported_architecture());
