@@ -10,7 +10,7 @@ mod response;
 mod stream;
 mod tool_choice;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     Json,
@@ -42,6 +42,22 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
         let (model, head, deadline) = (Arc::clone(&work.model), work.dialect, work.deadline);
         off_thread(&work.state, parsing_cost(&text), move || ChatCall::parse(&text, head, &model, deadline)).await?
     };
+    work.precedence.apply(&mut call.job.params.scheduling);
+    respond(work, call).await
+}
+
+/// Reads the body of a chat that the server has put together for a request in Mistral's dialect.
+pub(super) fn parse(text: &str, model: &ServedModel, deadline: Instant) -> Result<ChatCall, ApiError> {
+    ChatCall::parse_mistral(text, model, deadline)
+}
+
+/// Refuses what [`parse`] would refuse.
+pub(super) fn check(text: &str, model: &ServedModel) -> Result<(), ApiError> {
+    parse(text, model, Instant::now()).map(drop)
+}
+
+/// Answers what [`parse`] has read.
+pub(super) async fn answer(work: Work, mut call: ChatCall) -> Result<Response, Refusal> {
     work.precedence.apply(&mut call.job.params.scheduling);
     respond(work, call).await
 }

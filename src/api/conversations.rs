@@ -1,11 +1,6 @@
 //! `/v1/conversations` as OpenAI has them: items that responses continue and extend.
 
-use axum::{
-    Json, Router,
-    extract::FromRequestParts,
-    http::request::Parts,
-    routing::{get, post},
-};
+use axum::{Json, Router, extract::FromRequestParts, http::request::Parts, routing::get};
 use serde_json::{Value, json};
 
 use super::{
@@ -26,17 +21,15 @@ const MAX_NEW_ITEMS: usize = 20;
 const MOST_LISTED: u64 = 100;
 const LISTED: u64 = 20;
 
-/// Everything below `/v1/conversations`.
+/// What only OpenAI has below `/v1/conversations`.
 pub(super) fn routes() -> Router<AppState> {
     Router::new()
-        .route("/v1/conversations", post(create))
-        .route("/v1/conversations/{id}", get(get_one).post(update).delete(delete))
         .route("/v1/conversations/{id}/items", get(list_items).post(create_items))
         .route("/v1/conversations/{id}/items/{item}", get(get_item).delete(delete_item))
 }
 
 /// Begins a conversation.
-async fn create(work: StorageWork, JsonText(text): JsonText) -> Result<Json<Value>, ApiError> {
+pub(super) async fn create(work: StorageWork, JsonText(text): JsonText) -> Result<Json<Value>, ApiError> {
     let mut fields = Fields::parse(&text, &fields::CONVERSATIONS)?;
     let items = take_items(&mut fields)?;
     let metadata = take_metadata(&mut fields)?;
@@ -48,13 +41,21 @@ async fn create(work: StorageWork, JsonText(text): JsonText) -> Result<Json<Valu
     Ok(Json(object(&conversation)))
 }
 
-async fn get_one(work: StorageWork, ObjectId(id): ObjectId, query: QueryFields) -> Result<Json<Value>, ApiError> {
+pub(super) async fn get_one(
+    work: StorageWork,
+    ObjectId(id): ObjectId,
+    query: QueryFields,
+) -> Result<Json<Value>, ApiError> {
     query.finish()?;
     Ok(Json(object(&work.state.store().conversation(OWNER, &id).await?)))
 }
 
 /// Changes the labels.
-async fn update(work: StorageWork, ObjectId(id): ObjectId, JsonText(text): JsonText) -> Result<Json<Value>, ApiError> {
+pub(super) async fn update(
+    work: StorageWork,
+    ObjectId(id): ObjectId,
+    JsonText(text): JsonText,
+) -> Result<Json<Value>, ApiError> {
     let mut fields = Fields::parse(&text, &fields::CONVERSATION)?;
     let metadata = take_metadata(&mut fields)?;
     fields.finish()?;
@@ -64,7 +65,11 @@ async fn update(work: StorageWork, ObjectId(id): ObjectId, JsonText(text): JsonT
 }
 
 /// Deletes a conversation with its items, which are gone when this answers.
-async fn delete(work: StorageWork, ObjectId(id): ObjectId, query: QueryFields) -> Result<Json<Value>, ApiError> {
+pub(super) async fn delete(
+    work: StorageWork,
+    ObjectId(id): ObjectId,
+    query: QueryFields,
+) -> Result<Json<Value>, ApiError> {
     query.finish()?;
     work.state.store().delete_conversation(OWNER, &id).await?;
     Ok(Json(json!({ "id": id, "object": "conversation.deleted", "deleted": true })))

@@ -26,6 +26,9 @@ pub(super) enum Dialect {
 /// Routes that only Mistral's API has. Both have conversations and agents.
 const MISTRAL_ROUTES: &[&str] = &["/v1/fim", "/v1/batch", "/v1/libraries", "/v1/ocr", "/v1/chat/moderations"];
 
+/// Routes that both have, and of which only Mistral's are served: they are Mistral's unless the client is OpenAI's.
+const MISTRAL_SERVED: &[&str] = &["/v1/agents"];
+
 /// What `User-Agent` begins with in Mistral's own clients, of Python and of TypeScript.
 const MISTRAL_CLIENT: &str = "mistral-client-";
 /// What it has in it where Vercel's AI SDK talks to Mistral, in versions from 7 on and before.
@@ -53,11 +56,14 @@ impl Dialect {
         if MISTRAL_ROUTES.iter().any(|route| is_within(path, route)) {
             return Some(Self::Mistral);
         }
-        let client = headers.get(USER_AGENT)?.to_str().ok()?;
+        let client = headers.get(USER_AGENT).and_then(|client| client.to_str().ok()).unwrap_or_default();
         if client.starts_with(MISTRAL_CLIENT) || AI_SDK_FOR_MISTRAL.iter().any(|name| client.contains(name)) {
             return Some(Self::Mistral);
         }
-        OPENAI_CLIENTS.iter().any(|name| client.starts_with(name)).then_some(Self::OpenAi)
+        if OPENAI_CLIENTS.iter().any(|name| client.starts_with(name)) {
+            return Some(Self::OpenAi);
+        }
+        MISTRAL_SERVED.iter().any(|route| is_within(path, route)).then_some(Self::Mistral)
     }
 
     /// What a chat's fields say where its head says nothing.
@@ -217,6 +223,8 @@ mod tests {
         check("/v1/chat/completions", "curl/8.5.0", expect!["None"]);
         check("/v1/fim/completions", "OpenAI/Python 3.57.0", expect!["Some(Mistral)"]);
         check("/v1/batches", "curl/8.5.0", expect!["None"]);
+        check("/v1/agents/a", "curl/8.5.0", expect!["Some(Mistral)"]);
+        check("/v1/agents/a", "OpenAI/Python 3.57.0", expect!["Some(OpenAi)"]);
         check("/v1/batch/jobs", "curl/8.5.0", expect!["Some(Mistral)"]);
     }
 

@@ -8,6 +8,7 @@
 //! Invariants: no request can harm another, whatever it sends or fails to read; and no field is ignored: it is
 //! honoured, asks for nothing, or is refused by name.
 
+mod agents;
 mod answer;
 mod assembler;
 mod batches;
@@ -16,6 +17,7 @@ mod chat;
 mod chunks;
 mod classify;
 mod completions;
+mod conversation_routes;
 mod conversations;
 mod dialect;
 mod embeddings;
@@ -27,6 +29,7 @@ pub mod generation;
 mod health;
 mod idle;
 mod logprobs;
+mod mistral_conversations;
 mod models;
 mod moderations;
 mod multipart;
@@ -43,6 +46,7 @@ mod state;
 mod stop_strings;
 mod stored_error;
 mod texts;
+mod timestamp;
 mod tokenize;
 mod turn;
 pub mod unserved;
@@ -80,8 +84,9 @@ pub fn routes() -> Router<AppState> {
         .route("/v1/fim/completions", post(chat::fim::create))
         .merge(whole_texts())
         .merge(stored_objects())
+        .merge(agents::routes())
         .merge(responses::routes())
-        .merge(conversations::routes())
+        .merge(conversation_routes::routes())
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/health", get(health::ready))
@@ -119,7 +124,7 @@ fn stored_objects() -> Router<AppState> {
         .route("/v1/batches/{id}", get(batches::get))
         .route("/v1/batches/{id}/cancel", post(batches::cancel))
         .route("/v1/batch/jobs", get(batches::list_jobs).post(batches::create_job))
-        .route("/v1/batch/jobs/{id}", get(batches::get_job))
+        .route("/v1/batch/jobs/{id}", get(batches::get_job).delete(batches::delete_job))
         .route("/v1/batch/jobs/{id}/cancel", post(batches::cancel_job))
 }
 

@@ -55,6 +55,20 @@ pub(super) struct Work {
 }
 
 impl Work {
+    /// Leave for a request that has its place already.
+    fn admitted(state: AppState, in_flight: InFlight, parts: &Parts) -> Result<Self, ApiError> {
+        let background = parts.extensions.get::<Background>();
+        Ok(Self {
+            model: state.model()?,
+            in_flight,
+            request_id: parts.extensions.get::<RequestId>().map_or_else(new_id, |id| id.0.clone()),
+            deadline: background.map_or_else(|| Instant::now() + state.limits().request_timeout, |line| line.deadline),
+            precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
+            dialect: Dialect::of_head(parts.uri.path(), &parts.headers),
+            state,
+        })
+    }
+
     /// Leave for a request that nobody waits for, if there is room for it now.
     pub(super) fn in_background(state: &AppState, deadline: Instant) -> Result<Self, ApiError> {
         Ok(Self {
@@ -92,16 +106,8 @@ impl FromRequestParts<AppState> for Work {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        let background = parts.extensions.get::<Background>();
-        Ok(Self {
-            model: state.model()?,
-            in_flight: state.admit()?,
-            request_id: parts.extensions.get::<RequestId>().map_or_else(new_id, |id| id.0.clone()),
-            deadline: background.map_or_else(|| Instant::now() + state.limits().request_timeout, |line| line.deadline),
-            precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
-            dialect: Dialect::of_head(parts.uri.path(), &parts.headers),
-            state: state.clone(),
-        })
+        state.model()?; // what cannot be answered takes no place
+        Self::admitted(state.clone(), state.admit()?, parts)
     }
 }
 
@@ -136,6 +142,13 @@ impl FromRequestParts<AppState> for StorageWork {
 
     async fn from_request_parts(_: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         Ok(Self { in_flight: state.admit()?, state: state.clone() })
+    }
+}
+
+impl StorageWork {
+    /// Leave to use the engine as well, for a request whose body asks for it.
+    pub(super) fn with_engine(self, parts: &Parts) -> Result<Work, ApiError> {
+        Work::admitted(self.state, self.in_flight, parts)
     }
 }
 

@@ -28,11 +28,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{
-    dialect::Dialect,
-    error::ApiError,
-    state::{HttpLimits, InFlight},
-};
+use super::{dialect::Dialect, error::ApiError, state::HttpLimits};
 
 /// Events that may wait for the connection.
 const CHANNEL_EVENTS: usize = 16;
@@ -61,6 +57,8 @@ pub(super) enum Framing {
     Chunks(Dialect),
     /// Events with a type, which say themselves that they are the last.
     Typed,
+    /// The same in Mistral's conversations, where nothing is numbered.
+    Conversation,
 }
 
 impl From<Dialect> for Framing {
@@ -96,6 +94,14 @@ impl Sender {
         self.send_bytes(format!("event: {kind}\ndata: {}\n\n", Value::Object(event)).into()).await
     }
 
+    /// Sends an event of that type without a number.
+    pub(super) async fn send_event(&self, kind: &str, members: Map<String, Value>) -> Result<(), Broken> {
+        let mut event = Map::new();
+        event.insert("type".to_owned(), kind.into());
+        event.extend(members);
+        self.send_bytes(format!("event: {kind}\ndata: {}\n\n", Value::Object(event)).into()).await
+    }
+
     async fn send_bytes(&self, event: Bytes) -> Result<(), Broken> {
         match self.events.try_send(event) {
             Ok(()) => Ok(()),
@@ -107,12 +113,12 @@ impl Sender {
     }
 }
 
-/// Answers with the events that `produce` sends, then `[DONE]`. The framing decides how a failure is told. `in_flight` lives
-/// as long as the producer.
+/// Answers with the events that `produce` sends, then `[DONE]`. The framing decides how a failure is told. `kept` lives as
+/// long as the producer: it is what counts the request, unless the producer has that itself.
 pub(super) fn respond<F>(
     framing: impl Into<Framing>,
     limits: &HttpLimits,
-    in_flight: InFlight,
+    kept: impl Send + 'static,
     produce: impl FnOnce(Sender) -> F,
 ) -> Response
 where
@@ -124,7 +130,7 @@ where
     let framing = framing.into();
     tokio::spawn(async move {
         run(sender, producer, framing).await;
-        drop(in_flight);
+        drop(kept);
     });
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
@@ -159,6 +165,11 @@ async fn run(sender: Sender, producer: impl Future<Output = Result<(), Broken>>,
             let told = json!({ "code": error.code(), "message": error.to_string(), "param": error.param() });
             let Value::Object(members) = told else { return };
             sender.send_typed("error", members).await
+        }
+        Framing::Conversation => {
+            let told = json!({ "message": error.to_string(), "code": error.status().as_u16() });
+            let Value::Object(members) = told else { return };
+            sender.send_event("conversation.response.error", members).await
         }
     };
 }

@@ -34,6 +34,28 @@ pub enum StoredError {
         /// Where it is.
         state: &'static str,
     },
+    /// It is being worked on.
+    #[error("The batch is {state} and cannot be deleted: cancel it, and delete it when it has ended.")]
+    Unfinished {
+        /// Where it is.
+        state: &'static str,
+    },
+    /// There are as many as there may be.
+    #[error("There are {limit} {kinds} already, and there may be no more: delete some.")]
+    TooMany {
+        /// Of what.
+        kinds: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// Somebody else has changed it, and this change was made for what it was before.
+    #[error("The {kind} `{id}` was changed by somebody else meanwhile: read it, and send the request again.")]
+    Changed {
+        /// What it is.
+        kind: &'static str,
+        /// Its id, shortened.
+        id: String,
+    },
     /// Two have continued the same conversation at once, and this one came second.
     #[error("The conversation `{id}` has changed meanwhile: read it, and send the request again.")]
     ConversationChanged {
@@ -65,9 +87,12 @@ impl StoredError {
             Self::Missing { .. } => StatusCode::NOT_FOUND,
             Self::FileTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotMultipart { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::NotCancellable { .. } | Self::ConversationChanged { .. } | Self::ItemExists { .. } => {
-                StatusCode::CONFLICT
-            }
+            Self::NotCancellable { .. }
+            | Self::Unfinished { .. }
+            | Self::TooMany { .. }
+            | Self::Changed { .. }
+            | Self::ConversationChanged { .. }
+            | Self::ItemExists { .. } => StatusCode::CONFLICT,
             Self::ConversationFull { .. } => StatusCode::BAD_REQUEST,
             Self::Full => StatusCode::INSUFFICIENT_STORAGE,
         }
@@ -78,6 +103,9 @@ impl StoredError {
             Self::Missing { .. }
             | Self::FileTooLarge { .. }
             | Self::NotMultipart { .. }
+            | Self::Unfinished { .. }
+            | Self::TooMany { .. }
+            | Self::Changed { .. }
             | Self::NotCancellable { .. }
             | Self::ConversationChanged { .. }
             | Self::ConversationFull { .. }
@@ -88,11 +116,15 @@ impl StoredError {
 
     pub(super) fn param(&self) -> Option<&'static str> {
         match self {
-            Self::Missing { .. } => Some("id"),
+            Self::Missing { .. } | Self::Changed { .. } => Some("id"),
             Self::FileTooLarge { .. } => Some("file"),
             Self::ConversationChanged { .. } | Self::ConversationFull { .. } => Some("conversation"),
             Self::ItemExists { .. } => Some("items"),
-            Self::NotMultipart { .. } | Self::NotCancellable { .. } | Self::Full => None,
+            Self::Unfinished { .. }
+            | Self::TooMany { .. }
+            | Self::NotMultipart { .. }
+            | Self::NotCancellable { .. }
+            | Self::Full => None,
         }
     }
 
@@ -102,6 +134,9 @@ impl StoredError {
             Self::FileTooLarge { .. } => "file_too_large",
             Self::NotMultipart { .. } => "unsupported_media_type",
             Self::NotCancellable { .. } => "not_cancellable",
+            Self::Unfinished { .. } => "unfinished",
+            Self::TooMany { .. } => "too_many",
+            Self::Changed { .. } => "changed_meanwhile",
             Self::ConversationChanged { .. } => "conversation_changed",
             Self::ConversationFull { .. } => "conversation_full",
             Self::ItemExists { .. } => "item_exists",
@@ -115,6 +150,9 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::Missing { kind, id } => StoredError::Missing { kind, id: shortened(id) }.into(),
             StoreError::NotCancellable { state, .. } => StoredError::NotCancellable { state: state.as_str() }.into(),
+            StoreError::Unfinished { state, .. } => StoredError::Unfinished { state: state.as_str() }.into(),
+            StoreError::TooMany { kinds, limit } => StoredError::TooMany { kinds, limit }.into(),
+            StoreError::Changed { kind, id } => StoredError::Changed { kind, id: shortened(id) }.into(),
             StoreError::Moved { id } => StoredError::ConversationChanged { id: shortened(id) }.into(),
             StoreError::TooManyItems { id, limit } => StoredError::ConversationFull { id: shortened(id), limit }.into(),
             StoreError::ItemExists { id } => StoredError::ItemExists { id: shortened(id) }.into(),

@@ -5,11 +5,11 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{FileDetails, Order, Page, PageQuery, Store, StoreError, files, new_id};
+use super::{FileDetails, Order, Page, PageQuery, Store, StoreError, erase_leftovers, files, new_id};
 
 const COLUMNS: &str = "id, endpoint, model, input_files, completion_window, metadata, state, created_at, expires_at, \
                        started_at, finalizing_at, cancelling_at, ended_at, total, completed, failed, output_file, error_file, errors";
-const UNFINISHED: &str = "state IN ('validating', 'in_progress', 'finalizing', 'cancelling')";
+const UNFINISHED: &str = "(state IN ('validating', 'in_progress', 'finalizing', 'cancelling'))";
 
 /// A batch as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,6 +221,20 @@ impl Store {
         .await
     }
 
+    /// Deletes a batch that has ended; its files stay.
+    pub async fn delete_batch(&self, id: &str) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.call(move |connection| {
+            let sql = format!("DELETE FROM batches WHERE id = ?1 AND NOT {UNFINISHED}");
+            if connection.execute(&sql, [&id])? == 0 {
+                let Batch { id, state, .. } = find(connection, &id)?;
+                return Err(StoreError::Unfinished { id, state });
+            }
+            erase_leftovers(connection)
+        })
+        .await
+    }
+
     /// The lines of a batch are all there: they may be answered.
     pub async fn start_batch(&self, id: &str, at: u64) -> Result<(), StoreError> {
         let id = id.to_owned();
@@ -286,7 +300,7 @@ impl Store {
             )?;
             delete_lines(&transaction, &id)?;
             transaction.commit()?;
-            super::erase_leftovers(connection)
+            erase_leftovers(connection)
         })
         .await
     }

@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Order, Page, PageQuery, Store, StoreError, erase_leftovers, new_id};
+use super::{Order, Page, PageQuery, Store, StoreError, erase_leftovers, new_id, page::has_labels};
 
 const COLUMNS: &str = "id, owner, created_at, updated_at, expires_at, metadata, details, last_position";
 const VISIBLE: &str = "expires_at > unixepoch()";
@@ -105,10 +105,20 @@ impl Store {
         new: NewConversation,
         items: Vec<NewItem>,
     ) -> Result<Conversation, StoreError> {
+        let id = new_id(new.prefix);
+        self.create_conversation_as(id, new, items).await
+    }
+
+    /// Begins a conversation whose id has been told already, before it was certain that there would be one.
+    pub async fn create_conversation_as(
+        &self,
+        id: String,
+        new: NewConversation,
+        items: Vec<NewItem>,
+    ) -> Result<Conversation, StoreError> {
         self.call(move |connection| {
             let transaction = connection.transaction()?;
-            let NewConversation { prefix, owner, created_at, expires_at, metadata, details } = new;
-            let id = new_id(prefix);
+            let NewConversation { prefix: _, owner, created_at, expires_at, metadata, details } = new;
             transaction.execute(
                 "INSERT INTO conversations (id, owner, created_at, updated_at, expires_at, metadata, details) \
                  VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6)",
@@ -131,9 +141,24 @@ impl Store {
         self.call(move |connection| find(connection, owner, &id)).await
     }
 
-    /// The conversations of an owner.
-    pub async fn conversations(&self, owner: &'static str, query: PageQuery) -> Result<Page<Conversation>, StoreError> {
-        self.call(move |connection| list(connection, owner, &query)).await
+    /// Whose a conversation is, if there is one of this id.
+    pub async fn conversation_owner(&self, id: &str) -> Result<Option<String>, StoreError> {
+        let id = id.to_owned();
+        self.call(move |connection| {
+            let sql = format!("SELECT owner FROM conversations WHERE id = ?1 AND {VISIBLE}");
+            Ok(connection.query_row(&sql, [id], |row| row.get(0)).optional()?)
+        })
+        .await
+    }
+
+    /// The conversations of an owner that have these labels among their own: the text of a JSON object.
+    pub async fn conversations(
+        &self,
+        owner: &'static str,
+        labels: Option<String>,
+        query: PageQuery,
+    ) -> Result<Page<Conversation>, StoreError> {
+        self.call(move |connection| list(connection, owner, labels.as_deref(), &query)).await
     }
 
     /// Changes what is known of a conversation.
@@ -302,12 +327,18 @@ fn row_of(connection: &Connection, owner: &str, id: &str) -> Result<i64, StoreEr
     connection.query_row(&sql, [id, owner], |row| row.get(0)).optional()?.ok_or_else(|| missing(id))
 }
 
-fn list(connection: &Connection, owner: &str, query: &PageQuery) -> Result<Page<Conversation>, StoreError> {
+fn list(
+    connection: &Connection,
+    owner: &str,
+    labels: Option<&str>,
+    query: &PageQuery,
+) -> Result<Page<Conversation>, StoreError> {
     let after = query.after.as_deref().map(|id| row_of(connection, owner, id)).transpose()?;
-    let wanted = format!("FROM conversations WHERE owner = ?1 AND {VISIBLE}");
-    let total = connection.query_row(&format!("SELECT count(*) {wanted}"), [owner], |row| row.get(0))?;
-    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} {wanted} {}", query.order.tail(2)))?;
-    let items = statement.query_map(params![owner, after, query.limit.saturating_add(1), query.skip], read)?;
+    let wanted = format!("FROM conversations WHERE owner = ?1 AND {VISIBLE} AND {}", has_labels("metadata", 2));
+    let count = format!("SELECT count(*) {wanted}");
+    let total = connection.query_row(&count, params![owner, labels], |row| row.get(0))?;
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} {wanted} {}", query.order.tail(3)))?;
+    let items = statement.query_map(params![owner, labels, after, query.limit.saturating_add(1), query.skip], read)?;
     Ok(Page::new(items.collect::<Result<_, _>>()?, query, total))
 }
 

@@ -45,6 +45,30 @@ pub enum StoreError {
         /// Where it is.
         state: BatchState,
     },
+    /// The batch has not ended.
+    #[error("the batch `{id}` is {} and cannot be deleted", state.as_str())]
+    Unfinished {
+        /// The batch.
+        id: String,
+        /// Where it is.
+        state: BatchState,
+    },
+    /// There are as many as there may be.
+    #[error("there are {limit} {kinds}, which is the limit")]
+    TooMany {
+        /// Of what.
+        kinds: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// It is not what the change was made for.
+    #[error("the {kind} `{id}` was changed meanwhile")]
+    Changed {
+        /// What it is.
+        kind: &'static str,
+        /// Which one.
+        id: String,
+    },
     /// As many batches as may wait are waiting.
     #[error("{limit} batches are not finished yet")]
     QueueFull {

@@ -6,6 +6,7 @@
 //! Invariants: there is one connection, so one writer, and its calls run where they may block; what is deleted or
 //! past its time is overwritten, not merely hidden; a directory belongs to one server at a time.
 
+mod agents;
 mod batches;
 mod conversations;
 mod error;
@@ -27,6 +28,7 @@ use rusqlite::Connection;
 use tokio::{sync::Mutex, task::JoinError};
 
 pub use self::{
+    agents::{Agent, AgentAlias, AgentDefinition, AgentFilter, AgentVersion},
     batches::{Batch, BatchEnd, BatchFilter, BatchRequest, BatchState, BatchTimes, LineCounts},
     conversations::{Append, Conversation, ConversationChange, Item, NewConversation, NewItem},
     error::StoreError,

@@ -350,3 +350,115 @@ fn read(row: &Row<'_>) -> rusqlite::Result<StoredResponse> {
         body: row.get(4)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::NewConversation;
+
+    const NEVER: u64 = 1 << 40;
+
+    fn store() -> Store {
+        Store::in_memory(1 << 20).expect("memory")
+    }
+
+    fn item(id: &str) -> NewItem {
+        NewItem { id: id.to_owned(), body: format!("body of {id}") }
+    }
+
+    fn new(id: &str, state: ResponseState, previous: Option<&str>) -> NewResponse {
+        let previous = previous.map(str::to_owned);
+        let response = StoredResponse { id: id.to_owned(), state, previous, created_at: 1, body: "{}".to_owned() };
+        let (input, output) = (vec![item(&format!("{id}-in"))], vec![item(&format!("{id}-out"))]);
+        NewResponse { response, request: Some("asked".to_owned()), expires_at: NEVER, input, output }
+    }
+
+    fn end(append: Option<Append>) -> ResponseEnd {
+        ResponseEnd { state: ResponseState::Completed, body: "done".to_owned(), output: vec![item("x")], append }
+    }
+
+    #[tokio::test]
+    async fn a_chain_is_read_from_its_beginning() {
+        let store = store();
+        for (id, previous) in [("a", None), ("b", Some("a")), ("c", Some("b"))] {
+            store.store_response(new(id, ResponseState::Completed, previous), None).await.expect("stored");
+        }
+        let chain = store.response_chain("b", 1 << 10).await.expect("a chain");
+        assert_eq!(chain, ["body of a-in", "body of a-out", "body of b-in", "body of b-out"]);
+        let error = store.response_chain("c", 60).await.expect_err("it is longer");
+        assert!(matches!(error, StoreError::TooLong { limit: 60 }), "{error}");
+        assert_eq!(store.any_item("openai", "b-out").await.expect("an item"), "body of b-out");
+        store.delete_response("a").await.expect("deleted");
+        let error = store.response_chain("c", 1 << 10).await.expect_err("its beginning is gone");
+        assert!(matches!(&error, StoreError::Missing { kind: "response", id } if id == "a"), "{error}");
+        assert!(store.any_item("openai", "a-out").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_taken_once_and_ended_once() {
+        let store = store();
+        for id in ["a", "b"] {
+            store.queue_response(new(id, ResponseState::Queued, None), 2).await.expect("queued");
+        }
+        let full = store.queue_response(new("c", ResponseState::Queued, None), 2).await;
+        assert!(matches!(full, Err(StoreError::TooManyResponses { limit: 2 })), "{full:?}");
+        let taken = store.take_response().await.expect("a query").expect("a response");
+        assert_eq!((taken.response.id.as_str(), taken.request.as_str()), ("a", "asked"));
+        assert_eq!(taken.input, ["body of a-in"]);
+        store.cancel_response("b").await.expect("cancelled");
+        assert!(store.take_response().await.expect("a query").is_none());
+        store.requeue_responses().await.expect("put back");
+        store.take_response().await.expect("a query").expect("it waits again");
+        assert!(store.end_response("a", end(None)).await.expect("ended"));
+        for id in ["a", "b"] {
+            assert!(!store.end_response(id, end(None)).await.expect("a query"), "{id} is not being answered");
+        }
+        let (ended, output) = store.response("a").await.expect("it is there");
+        assert_eq!((ended.state, ended.body.as_str()), (ResponseState::Completed, "done"));
+        assert_eq!(output.last().map(String::as_str), Some("body of x"));
+    }
+
+    #[tokio::test]
+    async fn a_response_ends_together_with_its_conversation_or_not_at_all() {
+        let store = store();
+        let made = NewConversation {
+            prefix: "conv_",
+            owner: "openai",
+            created_at: 1,
+            expires_at: NEVER,
+            metadata: None,
+            details: None,
+        };
+        let conversation = store.create_conversation(made, vec![item("first")]).await.expect("created").id;
+        let append = |after| Append {
+            conversation: conversation.clone(),
+            owner: "openai",
+            after: Some(after),
+            items: vec![item("second")],
+            at: 2,
+            expires_at: NEVER,
+            limit: 10,
+        };
+        store.queue_response(new("a", ResponseState::Queued, None), 2).await.expect("queued");
+        store.take_response().await.expect("a query").expect("a response");
+        let moved = store.end_response("a", end(Some(append(0)))).await;
+        assert!(matches!(moved, Err(StoreError::Moved { .. })), "{moved:?}");
+        assert_eq!(store.response("a").await.expect("it is there").0.state, ResponseState::InProgress);
+        assert!(store.end_response("a", end(Some(append(1)))).await.expect("ended"));
+        assert_eq!(store.conversation("openai", &conversation).await.expect("it is there").last_position, 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_past_its_time_is_not_seen_and_then_swept() {
+        let store = store();
+        let expired = NewResponse { expires_at: 2, ..new("a", ResponseState::Completed, None) };
+        store.store_response(expired, None).await.expect("stored");
+        assert!(store.response("a").await.is_err() && store.any_item("openai", "a-in").await.is_err());
+        store.sweep(3, 0).await.expect("swept");
+        let left: u64 = store
+            .call(|connection| Ok(connection.query_row("SELECT count(*) FROM response_items", [], |row| row.get(0))?))
+            .await
+            .expect("a count");
+        assert_eq!(left, 0);
+    }
+}

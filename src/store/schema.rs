@@ -4,9 +4,9 @@
 
 use rusqlite::Connection;
 
-use super::StoreError;
+use super::{StoreError, agents};
 
-const MIGRATIONS: [&str; 3] = [FILES_AND_BATCHES, CONVERSATIONS, RESPONSES];
+const MIGRATIONS: [&str; 4] = [FILES_AND_BATCHES, CONVERSATIONS, RESPONSES, agents::TABLES];
 
 /// Rows of deleted objects leave nothing that a later object could be taken for: ids of rows are not used again.
 const FILES_AND_BATCHES: &str = "
@@ -138,6 +138,6 @@ mod tests {
         migrate(&mut connection).expect("nothing is left to do");
         connection.pragma_update(None, "user_version", 99).expect("a number");
         let error = migrate(&mut connection).expect_err("this one is from the future");
-        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 3");
+        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 4");
     }
 }

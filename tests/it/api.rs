@@ -1,6 +1,8 @@
 //! The HTTP interface over the real engine and a scripted model: through the router where one request is
 //! enough, over loopback sockets where connections matter.
 
+mod agents;
+mod background;
 mod batch_jobs;
 mod batches;
 mod chat;
@@ -11,11 +13,13 @@ mod errors;
 mod fields;
 mod files;
 mod fim;
+mod handoffs;
 mod http2;
 mod isolation;
 mod limits;
 mod malformed;
 mod mistral;
+mod mistral_conversations;
 mod openapi;
 mod operations;
 mod responses;

@@ -49,6 +49,11 @@ impl ChatCall {
         Self::read(text, fields, dialect, model, deadline).map_err(|error| dialect.refuse(error))
     }
 
+    /// Reads a body that is known to be in Mistral's dialect.
+    pub(super) fn parse_mistral(text: &str, model: &ServedModel, deadline: Instant) -> Result<Self, ApiError> {
+        Self::read(text, Fields::parse(text, &fields::CHAT)?, Dialect::Mistral, model, deadline)
+    }
+
     fn read(
         text: &str,
         mut fields: Fields,

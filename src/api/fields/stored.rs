@@ -78,7 +78,7 @@ pub static BATCH_JOBS: Table = Table {
             honoured("timeout_hours", r#""timeout_hours": 24"#, r#""timeout_hours": 0"#, "1 to 168; 24 if absent."),
         ],
         BOTH,
-        &[neutral("agent_id", &[], r#""agent_id": "a""#, "There are no agents.")],
+        &[neutral("agent_id", &[], r#""agent_id": "a""#, "Batches ask models, not agents.")],
     ],
 };
 

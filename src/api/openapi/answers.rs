@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    responses,
+    agents, responses,
     schema::{constant, flag, integer, list, map_of, null, number, object, or_null, reference, text, words},
     whole_texts,
 };
@@ -12,7 +12,9 @@ use super::{
 /// All of them: `components.schemas` of the document.
 pub(super) fn schemas() -> Value {
     let schemas =
-        [generation(), whole_texts::schemas(), responses::schemas(), stored(), operation()].into_iter().flatten();
+        [generation(), whole_texts::schemas(), responses::schemas(), agents::schemas(), stored(), operation()]
+            .into_iter()
+            .flatten();
     Value::Object(schemas.map(|(name, schema)| (name.to_owned(), schema)).collect())
 }
 

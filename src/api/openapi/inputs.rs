@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{responses, schema::words, whole_texts};
+use super::{agents, responses, schema::words, whole_texts};
 
 /// Integers as the server reads them.
 pub(super) const MOST: i64 = i64::MAX;
@@ -14,7 +14,8 @@ pub(super) const MOST: i64 = i64::MAX;
 ///
 /// If there is none. A test asks for every field of every table.
 pub(super) fn schema(resource: &str, field: &str) -> Value {
-    responses::field(resource, field)
+    agents::field(resource, field)
+        .or_else(|| responses::field(resource, field))
         .or_else(|| whole_texts::field(resource, field))
         .or_else(|| special(resource, field))
         .or_else(|| sampling(field))

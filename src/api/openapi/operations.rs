@@ -1,6 +1,6 @@
 //! Every operation, in the order of the document. A test compares them with the routes.
 
-use super::{responses, whole_texts};
+use super::{agents, responses, whole_texts};
 use crate::api::fields::{BATCH_JOBS, BATCHES, CHAT, COMPLETIONS, DETOKENIZE, FILES, FIM, TOKENIZE, Table};
 
 /// One method of one path.
@@ -30,6 +30,8 @@ pub(super) struct Parameter {
 pub(super) enum Body {
     None,
     Json(&'static Table),
+    /// In OpenAI's dialect, and in Mistral's.
+    Either(&'static Table, &'static Table),
     Form(&'static Table),
 }
 
@@ -38,17 +40,32 @@ pub(super) enum Answer {
     Json(&'static str),
     /// Events if the request says `stream`.
     JsonOrEvents(&'static str),
+    /// One of two, by the dialect.
+    Either(&'static str, &'static str),
     Text,
     Bytes,
+    /// 204.
+    Nothing,
+    /// 200 in OpenAI's dialect, 204 in Mistral's.
+    JsonOrNothing(&'static str),
     /// It is always refused, with a sentence that says why.
     Never,
 }
 
 /// All of them.
 pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
-    [GENERATION, whole_texts::OPERATIONS, responses::OPERATIONS, MODELS, STORED, TOKENIZER, OPERATION]
-        .into_iter()
-        .flatten()
+    [
+        GENERATION,
+        whole_texts::OPERATIONS,
+        responses::OPERATIONS,
+        agents::OPERATIONS,
+        MODELS,
+        STORED,
+        TOKENIZER,
+        OPERATION,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 const GENERATION: &[Operation] = &[

@@ -4,10 +4,12 @@ use serde_json::{Value, json};
 
 use super::{
     inputs::{MOST, integer_within},
-    operations::{AFTER, Answer, LIMIT, ORDER, Operation, PAGE_NUMBER, PAGE_SIZE, Parameter, get, post},
+    operations::{AFTER, Answer, Body, LIMIT, ORDER, Operation, PAGE_NUMBER, PAGE_SIZE, Parameter, get, post},
     schema::{constant, flag, integer, list, map_of, null, number, object, or_null, reference, text, words},
 };
-use crate::api::fields::{CONVERSATION, CONVERSATION_ITEMS, CONVERSATIONS, INPUT_TOKENS, RESPONSES};
+use crate::api::fields::{
+    CONVERSATION, CONVERSATION_ITEMS, CONVERSATIONS, INPUT_TOKENS, MISTRAL_APPEND, MISTRAL_CONVERSATIONS, RESPONSES,
+};
 
 const TAG: &str = "Responses";
 
@@ -77,22 +79,40 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation {
         id: "createConversation",
         tag: TAG,
-        summary: "Begins a conversation.",
-        answer: Answer::Json("Conversation"),
+        summary: "Begins a conversation: in OpenAI's API with items, in Mistral's with an answer.",
+        body: Body::Either(&CONVERSATIONS, &MISTRAL_CONVERSATIONS),
+        answer: Answer::Either("Conversation", "ConversationResponse"),
         ..post("/v1/conversations", &CONVERSATIONS)
+    },
+    Operation {
+        id: "listConversations",
+        tag: TAG,
+        summary: "Conversations of Mistral's API, newest first.",
+        query: &[
+            PAGE_NUMBER,
+            PAGE_SIZE,
+            Parameter {
+                name: "metadata",
+                schema: r#"{ "type": "string" }"#,
+                note: "Only conversations with these labels, as JSON.",
+            },
+        ],
+        answer: Answer::Json("MistralConversationList"),
+        ..get("/v1/conversations")
     },
     Operation {
         id: "getConversation",
         tag: TAG,
         summary: "A conversation without its items.",
-        answer: Answer::Json("Conversation"),
+        answer: Answer::Either("Conversation", "MistralConversation"),
         ..get("/v1/conversations/{id}")
     },
     Operation {
         id: "updateConversation",
         tag: TAG,
-        summary: "Changes the labels of a conversation.",
-        answer: Answer::Json("Conversation"),
+        summary: "In OpenAI's API changes the labels of a conversation; in Mistral's goes on with it.",
+        body: Body::Either(&CONVERSATION, &MISTRAL_APPEND),
+        answer: Answer::Either("Conversation", "ConversationResponse"),
         ..post("/v1/conversations/{id}", &CONVERSATION)
     },
     Operation {
@@ -100,7 +120,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         tag: TAG,
         summary: "Deletes a conversation with its items.",
         method: "delete",
-        answer: Answer::Json("Deleted"),
+        answer: Answer::JsonOrNothing("Deleted"),
         ..get("/v1/conversations/{id}")
     },
     Operation {

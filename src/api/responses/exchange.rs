@@ -3,6 +3,7 @@
 //! Main type: [`Exchange`]: the request, its items with references looked up, and the items before them.
 
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     OWNER,
@@ -14,7 +15,7 @@ use crate::{
     api::{
         dialect::Dialect,
         error::ApiError,
-        request::Work,
+        request::{Work, off_thread},
         state::AppState,
         stored_error::named_by,
         turn::{Turn, TurnRequest},
@@ -32,27 +33,32 @@ pub(super) struct Exchange {
     before: Vec<Value>,
     /// The conversation's position behind what went before.
     pub(super) position: Option<u64>,
+    /// What went before takes the place of a body.
+    _memory: Option<OwnedSemaphorePermit>,
 }
 
 impl Exchange {
     /// Looks up what the request names.
     pub(super) async fn new(mut asked: Asked, state: &AppState) -> Result<Self, ApiError> {
         let (store, max_bytes) = (state.store(), state.limits().body_bytes);
-        let (mut position, mut before) = (None, Vec::new());
+        let (mut position, mut bodies) = (None, Vec::new());
         match &asked.continued {
             None => {}
             Some(continued @ Continued::Response(id)) => {
-                let items = store.response_chain(id, max_bytes).await.map_err(named_by(continued.field()))?;
-                before = items.iter().map(|item| from_store(item)).collect::<Result<_, _>>()?;
+                bodies = store.response_chain(id, max_bytes).await.map_err(named_by(continued.field()))?;
                 check_ended(store, id).await?;
             }
             Some(continued @ Continued::Conversation(id)) => {
                 let found = store.whole_conversation(OWNER, id, max_bytes).await;
                 let (conversation, items) = found.map_err(named_by(continued.field()))?;
                 position = Some(conversation.last_position);
-                before = items.iter().map(|item| from_store(&item.body)).collect::<Result<_, _>>()?;
+                bodies = items.into_iter().map(|item| item.body).collect();
             }
         }
+        let (mut memory, bytes) = (None, bodies.iter().map(String::len).sum());
+        state.reserve_body(&mut memory, bytes)?;
+        let read = move || bodies.iter().map(|body| from_store(body)).collect();
+        let before = off_thread(state, bytes, read).await?;
         let mut input = Vec::new();
         for given in std::mem::take(&mut asked.input.items) {
             input.push(match given {
@@ -63,7 +69,7 @@ impl Exchange {
                 }
             });
         }
-        Ok(Self { asked, input, before, position })
+        Ok(Self { asked, input, before, position, _memory: memory })
     }
 
     /// The turn that answers it. With `truncation` auto as few of the oldest items are left out as is possible.

@@ -4,11 +4,12 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 use tramontane::api::{
-    fields::{self, CHAT, COMPLETIONS, FIM, Field, Support, Table},
+    fields::{self, AGENT_CHANGES, AGENT_COMPLETIONS, AGENTS, CHAT, COMPLETIONS, FIM, Field, Support, Table},
     unserved,
 };
 
 use super::{
+    mistral_conversations,
     storage::{Part, form},
     support::{Answer, Harness, babbles, merged},
 };
@@ -18,6 +19,9 @@ const BEGIN_UNSERVED: &str = "<!-- generated from src/api/unserved.rs: do not ed
 const END: &str = "<!-- end of the generated part -->\n";
 
 pub(super) async fn ask(harness: &Harness, table: &Table, members: &str) -> Answer {
+    if let Some(answer) = mistral_conversations::ask_for_fields(harness, table, members).await {
+        return answer;
+    }
     // The file of the samples is one that there is.
     let stored = match table.resource {
         "POST /v1/batches" | "POST /v1/batch/jobs" => Some(harness.upload(b"{}").await),
@@ -223,6 +227,13 @@ async fn known_clients_meet_no_unknown_field() {
     {
         assert!(FIM.field(name).is_some(), "{name}");
     }
+    for name in "model name instructions tools completion_args guardrails description handoffs metadata version_message"
+        .split_whitespace()
+    {
+        assert!(AGENTS.field(name).is_some() && AGENT_CHANGES.field(name).is_some(), "{name}");
+    }
+    assert!(AGENT_CHANGES.field("deployment_chat").is_some());
+    assert!(AGENT_COMPLETIONS.field("agent_id").is_some());
 }
 
 /// `TRAMONTANE_BLESS=1` writes the tables instead of comparing them.
