@@ -3,9 +3,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createMistral } from "@ai-sdk/mistral";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { Mistral } from "@mistralai/mistralai";
+import { HTTPValidationError, SDKError } from "@mistralai/mistralai/models/errors/index.js";
 import { APICallError, generateText, streamText } from "ai";
 import OpenAI from "openai";
-import { prompts, url, user } from "./support.js";
+import { prompts, server as serverOf, url, user } from "./support.js";
 
 const { model } = prompts;
 const clientOf = (baseURL) => new OpenAI({ apiKey: "none", baseURL, maxRetries: 0 });
@@ -27,6 +29,18 @@ for (const [what, status, Expected, server, fault] of faults) {
     await assert.rejects(clientOf(url(server)).chat.completions.create(request), (error) => {
       assert.equal(error.constructor, Expected);
       assert.equal(error.status, status);
+      return true;
+    });
+  });
+
+  test(`@mistralai/mistralai: ${what} is told`, async () => {
+    const client = new Mistral({ apiKey: "none", serverURL: serverOf(server), retryConfig: { strategy: "none" } });
+    const request = { model: name, messages: user(content), maxTokens: 4, temperature };
+    await assert.rejects(client.chat.complete(request), (error) => {
+      // In Mistral's dialect what is wrong with one field is 422.
+      const isField = temperature !== undefined;
+      assert.ok(error instanceof (isField ? HTTPValidationError : SDKError), String(error));
+      assert.equal(error.statusCode, isField ? 422 : status);
       return true;
     });
   });

@@ -5,10 +5,15 @@ import prompts from "./prompts.json" with { type: "json" };
 export { prompts };
 
 /** The address of a server that `test_node.py` has started. */
-export function url(name = "SERVER") {
+export function server(name = "SERVER") {
   const found = process.env[`TRAMONTANE_${name}_URL`];
   assert.ok(found, `TRAMONTANE_${name}_URL is not set: test_node.py starts the servers`);
-  return `${found}/v1`;
+  return found;
+}
+
+/** The same as OpenAI's clients want it. */
+export function url(name = "SERVER") {
+  return `${server(name)}/v1`;
 }
 
 export function user(text) {
