@@ -19,6 +19,7 @@ use super::{
     draft::Drafter,
     engine::Engine,
     event::{Event, Submission},
+    sequence::Precedence,
     status::Status,
 };
 use crate::{model::ForwardPass, telemetry::EngineMetrics};
@@ -96,7 +97,11 @@ impl EngineHandle {
     ) -> EngineHandle {
         metrics.set_cache_config(config.block_size, config.num_blocks);
         let status = Arc::new(Status::new(&config));
-        let capacity = config.max_in_flight().saturating_add(SPARE_EVENTS).min(Semaphore::MAX_PERMITS);
+        let capacity = config
+            .max_in_flight()
+            .saturating_mul(Precedence::ALL.len())
+            .saturating_add(SPARE_EVENTS)
+            .min(Semaphore::MAX_PERMITS);
         let (events, receiver) = mpsc::channel(capacity);
         let inner = Inner {
             events,
@@ -123,14 +128,15 @@ impl EngineHandle {
         if *closed || inner.status.is_down() {
             return Err(SubmitError::ShuttingDown);
         }
-        if !inner.status.enter(inner.max_in_flight) {
+        let precedence = request.precedence;
+        if !inner.status.enter(precedence, inner.max_in_flight) {
             return Err(SubmitError::QueueFull { waiting: inner.status.snapshot().waiting });
         }
         let (updates, receiver) = mpsc::channel(request.max_updates(inner.max_sequence_len));
         let stopped = Arc::new(AtomicBool::new(false));
         let submission = Submission { request, updates, stopped: Arc::clone(&stopped), arrived: Instant::now() };
         inner.events.try_send(Event::Submit(Box::new(submission))).map_err(|error| {
-            inner.status.leave();
+            inner.status.leave(precedence);
             match error {
                 mpsc::error::TrySendError::Full(_) => {
                     SubmitError::QueueFull { waiting: inner.status.snapshot().waiting }
@@ -139,6 +145,11 @@ impl EngineHandle {
             }
         })?;
         Ok(RequestStream { updates: receiver, stopped })
+    }
+
+    /// Requests that can be under way at once: more than these are never taken together.
+    pub fn max_in_flight(&self) -> usize {
+        self.inner.max_in_flight
     }
 
     /// Health as of now, without asking the engine thread.

@@ -11,7 +11,10 @@ use candle_core::Device;
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use tramontane::{
-    engine::{EngineConfig, EngineHandle, Health, Request, RequestStream, Snapshot, StopRules, Update, draft::Drafter},
+    engine::{
+        EngineConfig, EngineHandle, Health, Precedence, Request, RequestStream, Snapshot, StopRules, Update,
+        draft::Drafter,
+    },
     model::{
         Decoder, ForwardPass, KvCacheConfig, Logits, ModelError,
         checkpoint::{Checkpoint, ComputeDtype, NoProgress},
@@ -93,6 +96,7 @@ pub fn random_requests(count: usize, n_ids: u32, seed: u64) -> Vec<Request> {
                 },
                 logprobs: random.random_bool(0.3).then_some(3),
                 prompt_logprobs: random.random_bool(0.15).then_some(2),
+                precedence: Precedence::ALL[usize::from(random.random_bool(0.3))],
                 priority: random.random_range(-1..=1),
                 deadline: None,
                 cache_salt: random.random_bool(0.2).then(|| "tenant".to_owned()),
