@@ -1,7 +1,9 @@
 //! The HTTP interface over the real engine and a scripted model: through the router where one request is
 //! enough, over loopback sockets where connections matter.
 
+mod batch_faults;
 mod batch_jobs;
+mod batch_storage;
 mod batches;
 mod chat;
 mod completions;

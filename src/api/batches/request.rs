@@ -7,8 +7,8 @@ use crate::api::{
     error::ApiError,
 };
 
-/// What can answer lines.
-pub(super) const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/v1/completions"];
+/// What can answer lines: routes that take one JSON object and answer with one.
+pub(in crate::api) const ENDPOINTS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/fim/completions"];
 
 /// OpenAI's limits of `metadata`.
 const MAX_LABELS: usize = 16;

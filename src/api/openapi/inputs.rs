@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use crate::api::batches::ENDPOINTS;
+
 /// Integers as the server reads them.
 const MOST: i64 = i64::MAX;
 
@@ -35,7 +37,7 @@ fn special(resource: &str, field: &str) -> Option<Value> {
         }
         ("POST /v1/files", "file") => json!({ "type": "string", "contentMediaType": "application/octet-stream" }),
         ("POST /v1/files", "purpose") => words(&["batch"]),
-        ("POST /v1/files", "expires_after") => json!({
+        ("POST /v1/files", "expires_after") | ("POST /v1/batches", "output_expires_after") => json!({
             "type": "object",
             "properties": { "anchor": { "const": "created_at" }, "seconds": integer(1, MOST) },
             "required": ["anchor", "seconds"],
@@ -191,7 +193,7 @@ fn shape(field: &str) -> Option<Value> {
             json!({ "type": "string" })
         }
         "request_id" => json!({ "type": "string", "minLength": 1, "maxLength": 128 }),
-        "endpoint" => words(&["/v1/chat/completions", "/v1/completions"]),
+        "endpoint" => words(&ENDPOINTS),
         "completion_window" => json!({ "const": "24h" }),
         "input_files" => json!({ "type": "array", "items": { "type": "string" }, "minItems": 1, "maxItems": 100 }),
         "timeout_hours" => integer(1, 168),
