@@ -274,7 +274,10 @@ fn unix_time(text: &str) -> Option<u64> {
 /// `+05:30` as seconds.
 fn offset_seconds(text: &str) -> Option<i64> {
     let (hours, minutes) = text[1..].split_once(':')?;
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<i64>().ok())?;
+    let digits = |text: &str| {
+        let is_number = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| text.parse::<i64>().ok())?
+    };
     let (hours, minutes) = (digits(hours)?, digits(minutes)?);
     let seconds = (hours < 24 && minutes < 60).then_some((hours * 60 + minutes) * 60)?;
     Some(if text.starts_with('-') { -seconds } else { seconds })
