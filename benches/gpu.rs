@@ -18,7 +18,7 @@ use candle_core::{DType, Tensor};
 use half::bf16;
 use tramontane::model::config::{AttentionConfig, Config, FeedForwardConfig, RopeConfig, RopeScaling};
 use tramontane::model::gpu::{GpuDecoder, GpuLimits};
-use tramontane::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, Weights};
+use tramontane::model::weights::{FeedForwardWeights, Head, LayerWeights, SwiGluWeights, Weights};
 use tramontane::model::{ForwardPass, KvCacheConfig, Pipeline};
 use tramontane::types::{Batch, BatchSequence, TokenChoice};
 use tramontane_kernels::gpu::{Device, DevicePointer, Float16, Launch};
@@ -383,6 +383,7 @@ fn prefill_batch(blocks: &[u32]) -> Batch {
             generated: 0,
         }],
         output_rows: vec![tokens as u32 - 1],
+        pooled_rows: Vec::new(),
     }
 }
 
@@ -430,7 +431,7 @@ fn weights(config: &Config) -> Weights {
         embed_tokens: matrix(config.vocab_size, hidden),
         layers: vec![layer; config.num_hidden_layers],
         norm: norm(),
-        lm_head: matrix(config.vocab_size, hidden),
+        head: Head::Logits(matrix(config.vocab_size, hidden)),
     }
 }
 

@@ -35,7 +35,7 @@ use tramontane::{
     prompt::{Codec, SpecialTokens},
     store::Store,
     telemetry::EngineMetrics,
-    types::{Batch, RowResult, TokenChoice},
+    types::{Batch, Pooling, RowResult, TokenChoice},
 };
 
 /// Steps that a token can tell apart: more than a token is late, unless more is asked for than the server can do.
@@ -114,7 +114,7 @@ impl ForwardPass for ClockModel {
         let token = self.end_step() as usize;
         values.chunks_mut(self.vocab_size).for_each(|row| row[token] = 20.0);
         self.clock.in_model.fetch_add(self.clock.now() - asked, Ordering::Relaxed);
-        Ok(Logits { values, vocab_size: self.vocab_size })
+        Ok(Logits { values, vocab_size: self.vocab_size, ..Logits::default() })
     }
 
     fn pipeline(&mut self) -> Option<&mut dyn Pipeline> {
@@ -347,6 +347,7 @@ fn served(words: &Words, load: &Load, clock: &Arc<Clock>) -> ServedModel {
         engine: EngineHandle::spawn(Box::new(model), engine, Arc::clone(&metrics)),
         metrics,
         defaults: GenerationDefaults { temperature: Some(0.0), ..GenerationDefaults::default() },
+        pooling: Pooling::Embedding { width: 1, normalized: true },
         digest: "none".to_owned(),
     }
 }

@@ -17,9 +17,9 @@ mod troubles;
 
 pub use self::runner::run;
 pub(super) use self::{
-    mistral::{cancel as cancel_job, create as create_job, get as get_job, list as list_jobs},
+    mistral::{cancel as cancel_job, create as create_job, delete as delete_job, get as get_job, list as list_jobs},
     openai::{cancel, create, get, list},
-    request::ENDPOINTS,
+    request::{ENDPOINTS, metadata, take_metadata},
 };
 
 use super::{

@@ -206,6 +206,14 @@ impl Fields {
         }
     }
 
+    /// Refuses names that the resource does not have, where somebody else reads the fields themselves.
+    pub(super) fn check_names(&self) -> Result<(), ApiError> {
+        match self.map.keys().find(|name| !self.knows(name)) {
+            None => Ok(()),
+            Some(name) => Err(self.table.unknown(name)),
+        }
+    }
+
     /// Refuses what nobody took, except for values that ask for nothing.
     pub(super) fn finish(self) -> Result<(), ApiError> {
         for (name, value) in &self.map {

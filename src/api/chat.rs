@@ -10,19 +10,19 @@ mod response;
 mod stream;
 mod tool_choice;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     Json,
     response::{IntoResponse, Response},
 };
 
+use self::stream::ChatChoices;
 pub(super) use self::{
     conversation::{chat_request, check_conversation},
-    request::check_prompt_logprobs,
+    request::{ChatCall, check_prompt_logprobs},
     response::stop_reason,
 };
-use self::{request::ChatCall, stream::ChatChoices};
 use super::{
     answer::{Head, UsageCounter, collect},
     body::JsonText,
@@ -42,6 +42,22 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
         let (model, head, deadline) = (Arc::clone(&work.model), work.dialect, work.deadline);
         off_thread(&work.state, parsing_cost(&text), move || ChatCall::parse(&text, head, &model, deadline)).await?
     };
+    call.job.params.scheduling.precedence = work.precedence;
+    respond(work, call).await
+}
+
+/// Reads the body of a chat that the server has put together for a request in Mistral's dialect.
+pub(super) fn parse(text: &str, model: &ServedModel, deadline: Instant) -> Result<ChatCall, ApiError> {
+    ChatCall::parse_mistral(text, model, deadline)
+}
+
+/// Refuses what [`parse`] would refuse.
+pub(super) fn check(text: &str, model: &ServedModel) -> Result<(), ApiError> {
+    parse(text, model, Instant::now()).map(drop)
+}
+
+/// Answers what [`parse`] has read.
+pub(super) async fn answer(work: Work, mut call: ChatCall) -> Result<Response, Refusal> {
     call.job.params.scheduling.precedence = work.precedence;
     respond(work, call).await
 }

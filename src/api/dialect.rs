@@ -26,16 +26,22 @@ pub(super) enum Dialect {
 /// Routes that only Mistral's API has. Both have conversations and agents.
 const MISTRAL_ROUTES: &[&str] = &["/v1/fim", "/v1/batch", "/v1/libraries", "/v1/ocr", "/v1/chat/moderations"];
 
+/// Routes that both have, and of which only Mistral's are served: they are Mistral's unless the client is OpenAI's.
+const MISTRAL_SERVED: &[&str] = &["/v1/agents"];
+
 /// What `User-Agent` begins with in Mistral's own clients, of Python and of TypeScript.
 const MISTRAL_CLIENT: &str = "mistral-client-";
-/// What it ends with where Vercel's AI SDK talks to Mistral.
-const AI_SDK_FOR_MISTRAL: &str = "ai-sdk/mistral/";
+/// What it has in it where Vercel's AI SDK talks to Mistral, in versions from 7 on and before.
+const AI_SDK_FOR_MISTRAL: &[&str] = &["ai-sdk-mistral/", "ai-sdk/mistral/"];
 /// What it begins with in OpenAI's clients, which may well send fields that only Mistral has.
 const OPENAI_CLIENTS: &[&str] = &["OpenAI/", "AsyncOpenAI/"];
 
 /// Fields of a chat that only Mistral's API has.
 const MISTRAL_CHAT_FIELDS: &[&str] =
     &["random_seed", "safe_prompt", "prompt_mode", "guardrails", "top_prompt_logprobs"];
+
+/// Fields of an embedding request that only Mistral's API has.
+const MISTRAL_EMBEDDING_FIELDS: &[&str] = &["output_dimension", "output_dtype"];
 
 /// An error, and in which form the client expects it.
 #[derive(Debug)]
@@ -50,11 +56,14 @@ impl Dialect {
         if MISTRAL_ROUTES.iter().any(|route| is_within(path, route)) {
             return Some(Self::Mistral);
         }
-        let client = headers.get(USER_AGENT)?.to_str().ok()?;
-        if client.starts_with(MISTRAL_CLIENT) || client.contains(AI_SDK_FOR_MISTRAL) {
+        let client = headers.get(USER_AGENT).and_then(|client| client.to_str().ok()).unwrap_or_default();
+        if client.starts_with(MISTRAL_CLIENT) || AI_SDK_FOR_MISTRAL.iter().any(|name| client.contains(name)) {
             return Some(Self::Mistral);
         }
-        OPENAI_CLIENTS.iter().any(|name| client.starts_with(name)).then_some(Self::OpenAi)
+        if OPENAI_CLIENTS.iter().any(|name| client.starts_with(name)) {
+            return Some(Self::OpenAi);
+        }
+        MISTRAL_SERVED.iter().any(|route| is_within(path, route)).then_some(Self::Mistral)
     }
 
     /// What is stored of it.
@@ -80,6 +89,13 @@ impl Dialect {
         })
     }
 
+    /// What an embedding request's fields say where its head says nothing.
+    pub(super) fn of_embedding(head: Option<Self>, fields: &Fields) -> Self {
+        let is_there = |name: &&str| fields.peek(name).is_some_and(|value| !value.is_null());
+        let is_mistral = || MISTRAL_EMBEDDING_FIELDS.iter().any(is_there);
+        head.unwrap_or_else(|| if is_mistral() { Self::Mistral } else { Self::OpenAi })
+    }
+
     /// An error for a request in this dialect.
     pub(super) fn refuse(self, error: ApiError) -> Refusal {
         Refusal { error, dialect: self }
@@ -101,11 +117,18 @@ impl Dialect {
             Self::Mistral => response.extensions_mut().remove::<ApiError>(),
         };
         let Some(error) = error else { return response };
-        let (status, body) = in_mistrals_form(&error, if *method == Method::POST { "body" } else { "query" });
+        let (status, body) = in_mistrals_form(&error, if has_body(method) { "body" } else { "query" });
         *response.status_mut() = status;
         *response.body_mut() = Body::from(body.to_string());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
+    }
+}
+
+impl Refusal {
+    /// The error alone, for a request that the server has written itself.
+    pub(super) fn into_error(self) -> ApiError {
+        self.error
     }
 }
 
@@ -120,6 +143,11 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         self.dialect.translated(&Method::POST, self.error.into_response())
     }
+}
+
+/// Are the fields of such a request in its body?
+fn has_body(method: &Method) -> bool {
+    *method == Method::POST || *method == Method::PATCH
 }
 
 /// Is it the route or below it?
@@ -208,11 +236,15 @@ mod tests {
         check("/v1/chat/completions", "mistral-client-python/3.7.0", expect!["Some(Mistral)"]);
         check("/v1/chat/completions", "mistral-client-typescript/2.2.1", expect!["Some(Mistral)"]);
         check("/v1/chat/completions", "ai/5.0.0 ai-sdk/mistral/2.0.0 runtime/node.js/22", expect!["Some(Mistral)"]);
+        check("/v1/chat/completions", "ai-sdk-mistral/4.0.87 ai-sdk-provider-utils/5.0.81", expect!["Some(Mistral)"]);
+        check("/v1/chat/completions", "ai/7.0.173 ai-sdk-provider-utils/5.0.81 node.js/24", expect!["None"]);
         check("/v1/chat/completions", "OpenAI/Python 3.57.0", expect!["Some(OpenAi)"]);
         check("/v1/chat/completions", "AsyncOpenAI/Python 3.57.0", expect!["Some(OpenAi)"]);
         check("/v1/chat/completions", "curl/8.5.0", expect!["None"]);
         check("/v1/fim/completions", "OpenAI/Python 3.57.0", expect!["Some(Mistral)"]);
         check("/v1/batches", "curl/8.5.0", expect!["None"]);
+        check("/v1/agents/a", "curl/8.5.0", expect!["Some(Mistral)"]);
+        check("/v1/agents/a", "OpenAI/Python 3.57.0", expect!["Some(OpenAi)"]);
         check("/v1/batch/jobs", "curl/8.5.0", expect!["Some(Mistral)"]);
     }
 

@@ -235,6 +235,9 @@ impl From<SubmitError> for ApiError {
             SubmitError::PromptTooLong { .. } => {
                 Self::Invalid { message: error.to_string(), param: None, code: Some("context_length_exceeded") }
             }
+            SubmitError::NoText | SubmitError::NotPooled => {
+                Self::invalid("model", format!("It cannot be asked for this: {error}."))
+            }
             SubmitError::Invalid { field, .. } => Self::invalid(*field, error.to_string()),
         }
     }

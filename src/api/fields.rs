@@ -1,16 +1,50 @@
 //! Every request field that the server knows, and what becomes of it: the single table behind the checks of
 //! `Fields`, behind `docs/api.md`, and behind the test that asks for each field over HTTP.
 
+mod agents;
+mod mistral_conversations;
+mod responses;
 mod stored;
 mod tables;
+mod whole_texts;
 
 use std::fmt::Write as _;
 
+pub use agents::{AGENT_CHANGES, AGENTS};
+pub use mistral_conversations::{MISTRAL_APPEND, MISTRAL_CONVERSATIONS, MISTRAL_RESTART};
+pub use responses::{CONVERSATION, CONVERSATION_ITEMS, CONVERSATIONS, INPUT_TOKENS, RESPONSES};
 pub use stored::{BATCH_JOBS, BATCHES, FILES};
-pub use tables::{CHAT, COMPLETIONS, DETOKENIZE, FIM, TOKENIZE};
+pub use tables::{AGENT_COMPLETIONS, CHAT, COMPLETIONS, DETOKENIZE, FIM, TOKENIZE};
+pub use whole_texts::{CHAT_MODERATIONS, CLASSIFY, EMBEDDINGS, MODERATIONS, RERANK, SCORE};
 
 /// Every resource that reads fields.
-pub static ALL: [&Table; 8] = [&CHAT, &COMPLETIONS, &FIM, &FILES, &BATCHES, &BATCH_JOBS, &TOKENIZE, &DETOKENIZE];
+pub static ALL: [&Table; 25] = [
+    &CHAT,
+    &COMPLETIONS,
+    &FIM,
+    &RESPONSES,
+    &INPUT_TOKENS,
+    &CONVERSATIONS,
+    &CONVERSATION,
+    &CONVERSATION_ITEMS,
+    &EMBEDDINGS,
+    &RERANK,
+    &SCORE,
+    &CLASSIFY,
+    &MODERATIONS,
+    &CHAT_MODERATIONS,
+    &FILES,
+    &BATCHES,
+    &BATCH_JOBS,
+    &AGENTS,
+    &AGENT_CHANGES,
+    &AGENT_COMPLETIONS,
+    &MISTRAL_CONVERSATIONS,
+    &MISTRAL_APPEND,
+    &MISTRAL_RESTART,
+    &TOKENIZE,
+    &DETOKENIZE,
+];
 
 /// The fields of one resource.
 #[derive(Debug)]

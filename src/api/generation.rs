@@ -15,7 +15,7 @@ use super::{
     state::ServedModel,
 };
 use crate::{
-    engine::{FinishReason, Request, RequestStream, StopRules, TokenLogprobs, Update},
+    engine::{FinishReason, Request, RequestStream, StopRules, Task, TokenLogprobs, Update},
     prompt::{SpecialTokens, ToolsOffered},
     types::Constraint,
 };
@@ -184,6 +184,7 @@ impl Generation {
             match update {
                 Some(Update::Started { cached_tokens }) => self.queue.push_back(Event::Started { cached_tokens }),
                 Some(Update::PromptLogprobs(logprobs)) => self.queue.push_back(Event::PromptLogprobs(logprobs)),
+                Some(Update::Values(_)) => {} // of requests that generate nothing
                 Some(Update::Token { id, logprobs }) => self.token(id, logprobs),
                 Some(Update::Finished(reason)) => {
                     if let Err(error) = self.finish(reason) {
@@ -211,7 +212,7 @@ impl Generation {
         let (finish, stop_reason) = match reason {
             FinishReason::EndOfSequence => (Finish::Stop, None),
             FinishReason::StopToken(id) => (Finish::Stop, Some(StopReason::Token(id))),
-            FinishReason::Length => (Finish::Length, None),
+            FinishReason::Length | FinishReason::Computed => (Finish::Length, None),
             FinishReason::Cancelled => return Err(ApiError::Unavailable { reason: "the request was withdrawn" }),
             FinishReason::DeadlineExceeded => return Err(ApiError::DeadlineExceeded),
             FinishReason::NoAnswer(reason) => {
@@ -256,8 +257,10 @@ fn max_tokens(model: &ServedModel, job: &Job) -> Result<usize, ApiError> {
     if wanted <= room {
         return Ok(stopping.max_tokens.unwrap_or(room));
     }
+    // What applications look for, and LangChain and LiteLLM: no client hands them the code.
     let message = format!(
-        "This model's longest sequence is {} tokens. The prompt has {}, and the request needs room for {wanted} more.",
+        "This model's maximum context length is {} tokens and the prompt is too long for it: it has {}, and the request \
+         needs room for {wanted} more.",
         model.max_model_len,
         job.prompt_ids.len(),
     );
@@ -268,6 +271,7 @@ fn max_tokens(model: &ServedModel, job: &Job) -> Result<usize, ApiError> {
 fn request(eos_token_ids: &[u32], job: &Job, max_tokens: usize) -> Request {
     let GenerationParams { sampling, stopping, logprobs, prompt_logprobs, scheduling, prediction, .. } = &job.params;
     Request {
+        task: Task::Generate,
         prompt_ids: job.prompt_ids.clone(),
         sampling: sampling.clone(),
         stop: StopRules {

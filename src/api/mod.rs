@@ -8,14 +8,19 @@
 //! Invariants: no request can harm another, whatever it sends or fails to read; and no field is ignored: it is
 //! honoured, asks for nothing, or is refused by name.
 
+mod agents;
 mod answer;
 mod assembler;
 mod batches;
 mod body;
 mod chat;
 mod chunks;
+mod classify;
 mod completions;
+mod conversation_routes;
+mod conversations;
 mod dialect;
+mod embeddings;
 pub mod error;
 pub mod fields;
 mod files;
@@ -24,18 +29,26 @@ pub mod generation;
 mod health;
 mod idle;
 mod logprobs;
+mod mistral_conversations;
 mod models;
+mod moderations;
 mod multipart;
 pub mod openapi;
 mod params;
+mod pooling;
 mod query;
 mod request;
+mod responses;
 mod server;
+mod similarity;
 mod sse;
 mod state;
 mod stop_strings;
 mod stored_error;
+mod texts;
+mod timestamp;
 mod tokenize;
+mod turn;
 pub mod unserved;
 
 use axum::{
@@ -49,6 +62,7 @@ pub use self::{
     batches::run as run_batches,
     params::{GenerationParams, Scheduling, Stopping},
     request::layers,
+    responses::run as run_background_responses,
     server::{Drained, serve},
     state::{AppState, GenerationDefaults, HttpLimits, Readiness, ServedModel, StorageLimits},
     stored_error::StoredError,
@@ -68,7 +82,11 @@ pub fn routes() -> Router<AppState> {
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
         .route("/v1/fim/completions", post(chat::fim::create))
+        .merge(whole_texts())
         .merge(stored_objects())
+        .merge(agents::routes())
+        .merge(responses::routes())
+        .merge(conversation_routes::routes())
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/health", get(health::ready))
@@ -82,6 +100,20 @@ pub fn routes() -> Router<AppState> {
         .fallback(not_found)
 }
 
+/// What is asked of whole texts; vLLM's routes have several names.
+fn whole_texts() -> Router<AppState> {
+    Router::new()
+        .route("/v1/embeddings", post(embeddings::create))
+        .route("/classify", post(classify::create))
+        .route("/score", post(similarity::score))
+        .route("/v1/score", post(similarity::score))
+        .route("/rerank", post(similarity::rerank))
+        .route("/v1/rerank", post(similarity::rerank))
+        .route("/v2/rerank", post(similarity::rerank))
+        .route("/v1/moderations", post(moderations::create))
+        .route("/v1/chat/moderations", post(moderations::create_for_chats))
+}
+
 /// What is kept between requests. These need no model.
 fn stored_objects() -> Router<AppState> {
     Router::new()
@@ -92,7 +124,7 @@ fn stored_objects() -> Router<AppState> {
         .route("/v1/batches/{id}", get(batches::get))
         .route("/v1/batches/{id}/cancel", post(batches::cancel))
         .route("/v1/batch/jobs", get(batches::list_jobs).post(batches::create_job))
-        .route("/v1/batch/jobs/{id}", get(batches::get_job))
+        .route("/v1/batch/jobs/{id}", get(batches::get_job).delete(batches::delete_job))
         .route("/v1/batch/jobs/{id}/cancel", post(batches::cancel_job))
 }
 

@@ -8,9 +8,13 @@ use serde_json::{Value, json};
 
 use super::{
     error::ApiError,
+    moderations,
     state::{AppState, ServedModel},
 };
-use crate::prompt::{Codec, TokenizerVersion};
+use crate::{
+    prompt::{Codec, TokenizerVersion},
+    types::Pooling,
+};
 
 /// All served names. While the model loads there are none.
 pub(super) async fn list(State(state): State<AppState>) -> Json<Value> {
@@ -35,7 +39,8 @@ pub(super) async fn get(State(state): State<AppState>, Path(name): Path<String>)
 fn card(model: &ServedModel, name: &str, created: u64) -> Value {
     let aliases: Vec<&String> = model.names.iter().filter(|other| *other != name).collect();
     let version = model.codec.version();
-    let chat = version.is_some() || model.codec.uses_jinja();
+    let generates = model.engine.outputs().logits;
+    let chat = generates && (version.is_some() || model.codec.uses_jinja());
     let calls = chat && (version != Some(TokenizerVersion::V1) || model.codec.uses_jinja());
     json!({
         "id": name,
@@ -56,13 +61,13 @@ fn card(model: &ServedModel, name: &str, created: u64) -> Value {
         "capabilities": {
             "completion_chat": chat,
             "function_calling": calls,
-            "reasoning": reasons(&model.codec),
-            "completion_fim": model.codec.encode_fim("", Some("")).is_ok(),
+            "reasoning": generates && reasons(&model.codec),
+            "completion_fim": generates && model.codec.encode_fim("", Some("")).is_ok(),
             "fine_tuning": false,
             "vision": false,
             "ocr": false,
-            "classification": false,
-            "moderation": false,
+            "classification": matches!(model.pooling, Pooling::Classes { .. }),
+            "moderation": moderations::can_judge(model),
             "audio": false,
         },
     })

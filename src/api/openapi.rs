@@ -4,9 +4,13 @@
 //! of [`fields`](super::fields), which every body is read against; [`inputs`] adds the types of fields and [`answers`] those
 //! of answers, and tests hold both against what the server takes and gives. Nothing else knows of this module.
 
+mod agents;
 mod answers;
 mod inputs;
 mod operations;
+mod responses;
+mod schema;
+mod whole_texts;
 
 use std::sync::OnceLock;
 
@@ -61,25 +65,32 @@ fn describe(operation: &Operation) -> Value {
         let answer = json!({ "description": "The answer.", "content": content, "links": links(operation) });
         description["responses"]["200"] = answer;
     }
+    if matches!(operation.answer, Answer::Nothing | Answer::JsonOrNothing(_)) {
+        description["responses"]["204"] = json!({ "description": "It is done." });
+    }
     let parameters: Vec<Value> =
         path_parameters(operation.path).chain(operation.query.iter().map(query_parameter)).collect();
     if !parameters.is_empty() {
         description["parameters"] = parameters.into();
     }
+    let required = operation.required;
     let body = match operation.body {
         Body::None => None,
-        Body::Json(table) => Some(("application/json", table)),
-        Body::Form(table) => Some(("multipart/form-data", table)),
+        Body::Json(table) => Some(("application/json", body_schema(table, required))),
+        Body::Either(one, other) => {
+            let schemas = [body_schema(one, required), body_schema(other, required)];
+            Some(("application/json", json!({ "anyOf": schemas })))
+        }
+        Body::Form(table) => Some(("multipart/form-data", body_schema(table, required))),
     };
-    if let Some((media_type, table)) = body {
-        let schema = body_schema(table, operation.required);
+    if let Some((media_type, schema)) = body {
         description["requestBody"] = json!({ "required": true, "content": { media_type: { "schema": schema } } });
     }
     description
 }
 
 fn refusal(description: &str) -> Value {
-    json!({ "description": description, "content": { "application/json": { "schema": answers::reference("Error") } } })
+    json!({ "description": description, "content": { "application/json": { "schema": schema::reference("Error") } } })
 }
 
 /// What can be asked of the object that an operation makes.
@@ -97,14 +108,19 @@ fn links(maker: &Operation) -> Value {
 
 fn content(answer: &Answer) -> Option<Value> {
     let content = match answer {
-        Answer::Json(name) => json!({ "application/json": { "schema": answers::reference(name) } }),
+        Answer::Json(name) => json!({ "application/json": { "schema": schema::reference(name) } }),
         Answer::JsonOrEvents(name) => json!({
-            "application/json": { "schema": answers::reference(name) },
+            "application/json": { "schema": schema::reference(name) },
+            "text/event-stream": { "schema": { "type": "string" } },
+        }),
+        Answer::JsonOrNothing(name) => json!({ "application/json": { "schema": schema::reference(name) } }),
+        Answer::Either(one, other) => json!({
+            "application/json": { "schema": { "anyOf": [schema::reference(one), schema::reference(other)] } },
             "text/event-stream": { "schema": { "type": "string" } },
         }),
         Answer::Text => json!({ "text/plain": { "schema": { "type": "string" } } }),
         Answer::Bytes => json!({ "application/octet-stream": {} }),
-        Answer::Never => return None,
+        Answer::Nothing | Answer::Never => return None,
     };
     Some(content)
 }
@@ -132,7 +148,7 @@ fn body_schema(table: &Table, required: &[&str]) -> Value {
     let properties = table.fields().map(|field| {
         let mut schema = field_schema(table, field);
         if !required.contains(&field.name) {
-            schema = answers::or_null(schema);
+            schema = schema::or_null(schema);
         }
         schema["description"] = field.note.into();
         (field.name.to_owned(), schema)

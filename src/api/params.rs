@@ -108,7 +108,7 @@ pub(super) struct Truncation {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+pub(super) enum Side {
     Left,
     Right,
 }
@@ -187,8 +187,14 @@ impl ResponseOptions {
 
 impl Truncation {
     pub(super) fn take(fields: &mut Fields) -> Result<Option<Self>, ApiError> {
+        Self::take_or(fields, Side::Left)
+    }
+
+    /// With a side of the resource's own where the request names none.
+    pub(super) fn take_or(fields: &mut Fields, default: Side) -> Result<Option<Self>, ApiError> {
         let side = match fields.string("truncation_side")?.as_deref() {
-            None | Some("left") => Side::Left,
+            None => default,
+            Some("left") => Side::Left,
             Some("right") => Side::Right,
             Some(other) => return Err(wrong("truncation_side", "left or right", &other.into())),
         };
@@ -201,7 +207,17 @@ impl Truncation {
 
     /// Cuts the prompt to the wanted length, or to what leaves room for `max_tokens`.
     pub(super) fn apply(self, ids: &mut Vec<u32>, model: &ServedModel, max_tokens: Option<usize>) {
-        let fits = model.max_model_len.saturating_sub(max_tokens.unwrap_or(1)).max(1);
+        self.cut(ids, model.max_model_len.saturating_sub(max_tokens.unwrap_or(1)).max(1));
+    }
+
+    /// Cuts what stands between so many tokens, to which the wanted length, or `fits`, applies too.
+    pub(super) fn cut_around(self, ids: &mut Vec<u32>, fits: usize, around: usize) {
+        let keep = self.keep.map(|keep| keep.saturating_sub(around));
+        Self { keep, ..self }.cut(ids, fits.saturating_sub(around));
+    }
+
+    /// Cuts to the wanted length, or to `fits`.
+    pub(super) fn cut(self, ids: &mut Vec<u32>, fits: usize) {
         let keep = self.keep.unwrap_or(fits);
         match self.side {
             Side::Left => drop(ids.drain(..ids.len().saturating_sub(keep))),
@@ -377,7 +393,7 @@ fn take_texts(fields: &mut Fields, name: &str, most: usize) -> Result<Vec<String
     items.iter().enumerate().map(check).collect()
 }
 
-fn take_scheduling(fields: &mut Fields) -> Result<Scheduling, ApiError> {
+pub(super) fn take_scheduling(fields: &mut Fields) -> Result<Scheduling, ApiError> {
     let priority = fields.integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?.unwrap_or(0);
     let cache_salt = fields.string("cache_salt")?;
     if let Some(salt) = cache_salt.as_deref().filter(|salt| !(1..=MAX_SALT_CHARACTERS).contains(&salt.chars().count()))

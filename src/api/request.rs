@@ -54,22 +54,47 @@ pub(super) struct Work {
     pub(super) precedence: Precedence,
 }
 
-impl FromRequestParts<AppState> for Work {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+impl Work {
+    /// Leave for a request that has its place already.
+    fn admitted(state: AppState, in_flight: InFlight, parts: &Parts) -> Result<Self, ApiError> {
         let background = parts.extensions.get::<Background>();
         Ok(Self {
             model: state.model()?,
-            in_flight: background.map_or_else(|| state.admit(), |_| Ok(state.admit_line()))?,
+            in_flight,
             request_id: parts.extensions.get::<RequestId>().map_or_else(new_id, |id| id.0.clone()),
             deadline: background.map_or_else(|| Instant::now() + state.limits().request_timeout, |line| line.deadline),
             precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
             dialect: background
                 .and_then(|line| line.dialect)
                 .or_else(|| Dialect::of_head(parts.uri.path(), &parts.headers)),
+            state,
+        })
+    }
+
+    /// Leave for a request that nobody waits for: it takes no place from those of clients.
+    pub(super) fn in_background(state: &AppState, deadline: Instant) -> Result<Self, ApiError> {
+        Ok(Self {
+            model: state.model()?,
+            in_flight: state.admit_line(),
+            request_id: new_id(),
+            dialect: None,
+            deadline,
+            precedence: Precedence::Background,
             state: state.clone(),
         })
+    }
+}
+
+impl FromRequestParts<AppState> for Work {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        state.model()?; // what cannot be answered takes no place
+        let in_flight = match parts.extensions.get::<Background>() {
+            Some(_) => state.admit_line(),
+            None => state.admit()?,
+        };
+        Self::admitted(state.clone(), in_flight, parts)
     }
 }
 
@@ -107,6 +132,13 @@ impl FromRequestParts<AppState> for StorageWork {
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let dialect = Dialect::of_head(parts.uri.path(), &parts.headers);
         Ok(Self { in_flight: state.admit_to_storage()?, dialect, state: state.clone() })
+    }
+}
+
+impl StorageWork {
+    /// Leave to use the engine as well, for a request whose body asks for it.
+    pub(super) fn with_engine(self, parts: &Parts) -> Result<Work, ApiError> {
+        Work::admitted(self.state, self.in_flight, parts)
     }
 }
 

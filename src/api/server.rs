@@ -32,6 +32,7 @@ use super::{
     app,
     batches::run as run_batches,
     idle::OpenRequests,
+    responses::run as run_background_responses,
     state::{AppState, HttpLimits},
 };
 
@@ -59,8 +60,9 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
     let server = Server::new(state);
     let mut connections = JoinSet::new();
     // Ends with this function however that ends.
-    let mut batches = JoinSet::new();
-    batches.spawn(run_batches(server.state.clone()));
+    let mut workers = JoinSet::new();
+    workers.spawn(run_batches(server.state.clone()));
+    workers.spawn(run_background_responses(server.state.clone()));
     let running = watch::Sender::new(());
     let mut shutdown = pin!(shutdown);
     loop {
@@ -80,8 +82,8 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
         while connections.try_join_next().is_some() {}
     }
     drop(listener);
-    // Lines under way are asked again by the next process.
-    batches.shutdown().await;
+    // Lines and responses under way are asked again by the next process.
+    workers.shutdown().await;
     server.drain(running, connections).await
 }
 

@@ -4,7 +4,16 @@
 //! it, and after `stall_timeout` the producer is dropped and its generation cancelled; one that disconnects
 //! closes it, with the same effect at once. A panic in the producer becomes the stream's last event.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, pin::Pin, time::Duration};
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes},
@@ -13,16 +22,13 @@ use axum::{
 };
 use futures_util::{FutureExt, stream};
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
     time::{Instant, Sleep, sleep},
 };
 
-use super::{
-    dialect::Dialect,
-    error::ApiError,
-    state::{HttpLimits, InFlight},
-};
+use super::{dialect::Dialect, error::ApiError, state::HttpLimits};
 
 /// Events that may wait for the connection.
 const CHANNEL_EVENTS: usize = 16;
@@ -44,11 +50,30 @@ impl From<ApiError> for Broken {
     }
 }
 
+/// How a stream is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// Chunks that end with `[DONE]`, or with an error in the form of a dialect.
+    Chunks(Dialect),
+    /// Events with a type, which say themselves that they are the last.
+    Typed,
+    /// The same in Mistral's conversations, where nothing is numbered.
+    Conversation,
+}
+
+impl From<Dialect> for Framing {
+    fn from(dialect: Dialect) -> Self {
+        Self::Chunks(dialect)
+    }
+}
+
 /// Where a producer puts its events.
 #[derive(Clone, Debug)]
 pub(super) struct Sender {
     events: mpsc::Sender<Bytes>,
     stall_timeout: Duration,
+    /// Typed events so far.
+    sequence: Arc<AtomicU64>,
 }
 
 impl Sender {
@@ -58,6 +83,23 @@ impl Sender {
         serde_json::to_writer(&mut event, value).map_err(|error| ApiError::Internal { message: error.to_string() })?;
         event.extend_from_slice(b"\n\n");
         self.send_bytes(event.into()).await
+    }
+
+    /// Sends an event of that type with the next `sequence_number`.
+    pub(super) async fn send_typed(&self, kind: &str, members: Map<String, Value>) -> Result<(), Broken> {
+        let mut event = Map::new();
+        event.insert("type".to_owned(), kind.into());
+        event.insert("sequence_number".to_owned(), self.sequence.fetch_add(1, Ordering::Relaxed).into());
+        event.extend(members);
+        self.send_bytes(format!("event: {kind}\ndata: {}\n\n", Value::Object(event)).into()).await
+    }
+
+    /// Sends an event of that type without a number.
+    pub(super) async fn send_event(&self, kind: &str, members: Map<String, Value>) -> Result<(), Broken> {
+        let mut event = Map::new();
+        event.insert("type".to_owned(), kind.into());
+        event.extend(members);
+        self.send_bytes(format!("event: {kind}\ndata: {}\n\n", Value::Object(event)).into()).await
     }
 
     async fn send_bytes(&self, event: Bytes) -> Result<(), Broken> {
@@ -71,23 +113,24 @@ impl Sender {
     }
 }
 
-/// Answers with the events that `produce` sends, then `[DONE]`. The dialect decides how a failure is told. `in_flight` lives
-/// as long as the producer.
+/// Answers with the events that `produce` sends, then `[DONE]`. The framing decides how a failure is told. `kept` lives as
+/// long as the producer: it is what counts the request, unless the producer has that itself.
 pub(super) fn respond<F>(
-    dialect: Dialect,
+    framing: impl Into<Framing>,
     limits: &HttpLimits,
-    in_flight: InFlight,
+    kept: impl Send + 'static,
     produce: impl FnOnce(Sender) -> F,
 ) -> Response
 where
     F: Future<Output = Result<(), Broken>> + Send + 'static,
 {
     let (events, received) = mpsc::channel(CHANNEL_EVENTS);
-    let sender = Sender { events, stall_timeout: limits.stall_timeout };
+    let sender = Sender { events, stall_timeout: limits.stall_timeout, sequence: Arc::default() };
     let producer = produce(sender.clone());
+    let framing = framing.into();
     tokio::spawn(async move {
-        run(sender, producer, dialect).await;
-        drop(in_flight);
+        run(sender, producer, framing).await;
+        drop(kept);
     });
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
@@ -98,14 +141,16 @@ where
     (headers, body(received, limits.ping_interval)).into_response()
 }
 
-async fn run(sender: Sender, producer: impl Future<Output = Result<(), Broken>>, dialect: Dialect) {
+async fn run(sender: Sender, producer: impl Future<Output = Result<(), Broken>>, framing: Framing) {
     let outcome = tokio::select! {
         outcome = AssertUnwindSafe(producer).catch_unwind() => outcome,
         () = sender.events.closed() => return,
     };
     let error = match outcome {
         Ok(Ok(())) => {
-            let _ = sender.send_bytes(Bytes::from_static(DONE)).await;
+            if matches!(framing, Framing::Chunks(_)) {
+                let _ = sender.send_bytes(Bytes::from_static(DONE)).await;
+            }
             return;
         }
         Ok(Err(Broken::Disconnected)) => return,
@@ -114,7 +159,19 @@ async fn run(sender: Sender, producer: impl Future<Output = Result<(), Broken>>,
         Err(_) => ApiError::Internal { message: "The request failed; this is a bug of the server.".to_owned() },
     };
     tracing::warn!(%error, "stream failed");
-    let _ = sender.send(&dialect.error_event(&error)).await;
+    let _ = match framing {
+        Framing::Chunks(dialect) => sender.send(&dialect.error_event(&error)).await,
+        Framing::Typed => {
+            let told = json!({ "code": error.code(), "message": error.to_string(), "param": error.param() });
+            let Value::Object(members) = told else { return };
+            sender.send_typed("error", members).await
+        }
+        Framing::Conversation => {
+            let told = json!({ "message": error.to_string(), "code": error.status().as_u16() });
+            let Value::Object(members) = told else { return };
+            sender.send_event("conversation.response.error", members).await
+        }
+    };
 }
 
 /// The events, and a ping whenever none has come for so long. There is one timer, which is moved only when it fires: at a
@@ -192,6 +249,21 @@ mod tests {
         });
         let expected = r#"data: {"error":{"message":"The request was not finished in time.","type":"timeout_error","param":null,"code":"deadline_exceeded"}}"#;
         assert_eq!(text.await, format!("data: 1\n\n{expected}\n\n"));
+    }
+
+    #[tokio::test]
+    async fn typed_events_are_numbered_and_end_without_done() {
+        let limits = HttpLimits::default();
+        let in_flight = state(&limits).admit().expect("nothing is running");
+        let body = respond(Framing::Typed, &limits, in_flight, async |sender: Sender| {
+            sender.send_typed("a", Map::new()).await?;
+            Err(ApiError::DeadlineExceeded.into())
+        });
+        let bytes = body.into_body().collect().await.expect("the body is infallible").to_bytes();
+        let expected = "event: a\ndata: {\"type\":\"a\",\"sequence_number\":0}\n\n\
+                        event: error\ndata: {\"type\":\"error\",\"sequence_number\":1,\"code\":\"deadline_exceeded\",\
+                        \"message\":\"The request was not finished in time.\",\"param\":null}\n\n";
+        assert_eq!(String::from_utf8_lossy(&bytes), expected);
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use crate::{
     prompt::{AnswerForm, Codec},
     store::Store,
     telemetry::{EngineMetrics, HttpMetrics},
-    types::Constraint,
+    types::{Constraint, Pooling},
 };
 
 /// Long bodies parsed and tokenized at once; more than that would only take memory.
@@ -62,7 +62,7 @@ pub struct HttpLimits {
 pub struct StorageLimits {
     /// Longest file, in bytes; a longer one answers 413.
     pub file_bytes: usize,
-    /// Age at which files, and batches that have ended, are deleted.
+    /// Age at which files, responses, conversations, and batches that have ended, are deleted.
     pub retention: Duration,
     /// Answers that are generated at once for lines of batches. A line may want several; one that wants more than these is
     /// asked alone.
@@ -129,6 +129,8 @@ pub struct ServedModel {
     pub defaults: GenerationDefaults,
     /// Longest sequence, prompt and output, in tokens.
     pub max_model_len: usize,
+    /// What it makes of a whole text.
+    pub pooling: Pooling,
     /// Identifies the weights; part of `system_fingerprint`.
     pub digest: String,
 }
@@ -176,6 +178,7 @@ struct Inner {
     served: OnceLock<Served>,
     store: Store,
     batches_changed: Notify,
+    responses_changed: Notify,
 }
 
 struct Served {
@@ -206,6 +209,7 @@ impl AppState {
             served: OnceLock::new(),
             store,
             batches_changed: Notify::new(),
+            responses_changed: Notify::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -274,6 +278,11 @@ impl AppState {
         &self.inner.batches_changed
     }
 
+    /// Rings when there is a response to begin, or one that is not wanted any more.
+    pub(super) fn responses_changed(&self) -> &Notify {
+        &self.inner.responses_changed
+    }
+
     /// When the model was loaded, in Unix seconds.
     pub(super) fn model_since(&self) -> u64 {
         self.inner.served.get().map_or(0, |served| served.since)
@@ -317,7 +326,7 @@ impl AppState {
         self.admit_to(&self.inner.storage_slots)
     }
 
-    /// A line of a batch takes no place from clients: the worker knows itself how many it may ask.
+    /// What nobody waits for takes no place from clients: its worker knows itself how much it may ask.
     pub(super) fn admit_line(&self) -> InFlight {
         self.count_in(None)
     }

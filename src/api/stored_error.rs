@@ -34,6 +34,48 @@ pub enum StoredError {
         /// Where it is.
         state: &'static str,
     },
+    /// It is being worked on.
+    #[error("The batch is {state} and cannot be deleted: cancel it, and delete it when it has ended.")]
+    Unfinished {
+        /// Where it is.
+        state: &'static str,
+    },
+    /// There are as many as there may be.
+    #[error("There are {limit} {kinds} already, and there may be no more: delete some.")]
+    TooMany {
+        /// Of what.
+        kinds: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// Somebody else has changed it, and this change was made for what it was before.
+    #[error("The {kind} `{id}` was changed by somebody else meanwhile: read it, and send the request again.")]
+    Changed {
+        /// What it is.
+        kind: &'static str,
+        /// Its id, shortened.
+        id: String,
+    },
+    /// Two have continued the same conversation at once, and this one came second.
+    #[error("The conversation `{id}` has changed meanwhile: read it, and send the request again.")]
+    ConversationChanged {
+        /// The conversation, shortened.
+        id: String,
+    },
+    /// A conversation has no room.
+    #[error("The conversation `{id}` may have {limit} items; begin another one.")]
+    ConversationFull {
+        /// The conversation, shortened.
+        id: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// Ids of items are unique in a conversation.
+    #[error("The conversation has an item `{id}` already.")]
+    ItemExists {
+        /// The item, shortened.
+        id: String,
+    },
     /// Nothing more can be stored.
     #[error("The storage is full: delete files, or let the operator raise `storage_limit`.")]
     Full,
@@ -45,7 +87,13 @@ impl StoredError {
             Self::Missing { .. } => StatusCode::NOT_FOUND,
             Self::FileTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotMultipart { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::NotCancellable { .. } => StatusCode::CONFLICT,
+            Self::NotCancellable { .. }
+            | Self::Unfinished { .. }
+            | Self::TooMany { .. }
+            | Self::Changed { .. }
+            | Self::ConversationChanged { .. }
+            | Self::ItemExists { .. } => StatusCode::CONFLICT,
+            Self::ConversationFull { .. } => StatusCode::BAD_REQUEST,
             Self::Full => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
@@ -55,16 +103,28 @@ impl StoredError {
             Self::Missing { .. }
             | Self::FileTooLarge { .. }
             | Self::NotMultipart { .. }
-            | Self::NotCancellable { .. } => "invalid_request_error",
+            | Self::Unfinished { .. }
+            | Self::TooMany { .. }
+            | Self::Changed { .. }
+            | Self::NotCancellable { .. }
+            | Self::ConversationChanged { .. }
+            | Self::ConversationFull { .. }
+            | Self::ItemExists { .. } => "invalid_request_error",
             Self::Full => "server_error",
         }
     }
 
     pub(super) fn param(&self) -> Option<&'static str> {
         match self {
-            Self::Missing { .. } => Some("id"),
+            Self::Missing { .. } | Self::Changed { .. } => Some("id"),
             Self::FileTooLarge { .. } => Some("file"),
-            Self::NotMultipart { .. } | Self::NotCancellable { .. } | Self::Full => None,
+            Self::ConversationChanged { .. } | Self::ConversationFull { .. } => Some("conversation"),
+            Self::ItemExists { .. } => Some("items"),
+            Self::Unfinished { .. }
+            | Self::TooMany { .. }
+            | Self::NotMultipart { .. }
+            | Self::NotCancellable { .. }
+            | Self::Full => None,
         }
     }
 
@@ -74,6 +134,12 @@ impl StoredError {
             Self::FileTooLarge { .. } => "file_too_large",
             Self::NotMultipart { .. } => "unsupported_media_type",
             Self::NotCancellable { .. } => "not_cancellable",
+            Self::Unfinished { .. } => "unfinished",
+            Self::TooMany { .. } => "too_many",
+            Self::Changed { .. } => "changed_meanwhile",
+            Self::ConversationChanged { .. } => "conversation_changed",
+            Self::ConversationFull { .. } => "conversation_full",
+            Self::ItemExists { .. } => "item_exists",
             Self::Full => "storage_full",
         }
     }
@@ -84,8 +150,21 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::Missing { kind, id } => StoredError::Missing { kind, id: shortened(id) }.into(),
             StoreError::NotCancellable { state, .. } => StoredError::NotCancellable { state: state.as_str() }.into(),
+            StoreError::Unfinished { state, .. } => StoredError::Unfinished { state: state.as_str() }.into(),
+            StoreError::TooMany { kinds, limit } => StoredError::TooMany { kinds, limit }.into(),
+            StoreError::Changed { kind, id } => StoredError::Changed { kind, id: shortened(id) }.into(),
+            StoreError::Moved { id } => StoredError::ConversationChanged { id: shortened(id) }.into(),
+            StoreError::TooManyItems { id, limit } => StoredError::ConversationFull { id: shortened(id), limit }.into(),
+            StoreError::ItemExists { id } => StoredError::ItemExists { id: shortened(id) }.into(),
             StoreError::Full => StoredError::Full.into(),
-            StoreError::QueueFull { .. } => Self::Busy { reason: error.to_string() },
+            StoreError::QueueFull { .. } | StoreError::TooManyResponses { .. } => {
+                Self::Busy { reason: error.to_string() }
+            }
+            StoreError::TooLong { .. } => Self::Invalid {
+                message: format!("It cannot be continued: {error}."),
+                param: None,
+                code: Some("context_length_exceeded"),
+            },
             StoreError::Closed => Self::Unavailable { reason: "it is shutting down" },
             StoreError::Database(source) => {
                 // What the database says may name its files, which are the operator's business.
@@ -106,6 +185,11 @@ pub(super) fn named_by(param: &str) -> impl FnOnce(StoreError) -> ApiError {
             message: format!("`{param}`: there is no {kind} `{}`.", shortened(id)),
             param: Some(param.to_owned()),
             code: Some("not_found"),
+        },
+        StoreError::TooLong { .. } => ApiError::Invalid {
+            message: format!("`{param}` cannot be continued: {error}."),
+            param: Some(param.to_owned()),
+            code: Some("context_length_exceeded"),
         },
         other => other.into(),
     }

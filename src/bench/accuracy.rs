@@ -163,7 +163,7 @@ mod tests {
                 let next = (batch.token_ids[row as usize] + 1) % 4;
                 (0..4).map(move |id| if id == next { lead } else { 0.0 })
             };
-            Ok(Logits { values: batch.output_rows.iter().flat_map(row).collect(), vocab_size: 4 })
+            Ok(Logits { values: batch.output_rows.iter().flat_map(row).collect(), vocab_size: 4, ..Logits::default() })
         }
     }
 

@@ -84,5 +84,11 @@ impl GenerateArgs {
 
 /// A conversation without tools.
 pub(super) fn chat_request(messages: Vec<Message>) -> ChatRequest {
-    ChatRequest { messages, tools: Vec::new(), reasoning_effort: None, response_format: ResponseFormat::Text }
+    ChatRequest {
+        messages,
+        tools: Vec::new(),
+        reasoning_effort: None,
+        prompt_mode: None,
+        response_format: ResponseFormat::Text,
+    }
 }

@@ -155,6 +155,7 @@ impl Prepared {
             metrics,
             defaults: self.defaults,
             max_model_len: self.memory.max_model_len,
+            pooling: self.checkpoint.pooling().clone(),
             digest,
         })
     }

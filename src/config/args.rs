@@ -150,15 +150,15 @@ pub struct HttpArgs {
 #[derive(Clone, Debug, Default, clap::Args, Serialize)]
 #[command(next_help_heading = "Storage")]
 pub struct StorageArgs {
-    /// Directory of the files and batches that clients leave; one server at a time can use it
+    /// Directory of what clients leave (files, batches, responses, conversations); one server at a time can use it
     /// [default: $XDG_DATA_HOME/tramontane or ~/.local/share/tramontane]
     #[arg(long, env = "TRAMONTANE_DATA_DIR", hide_env = true, value_name = "DIR")]
     pub data_dir: Option<String>,
-    /// Store nothing on disk: files and batches are kept in memory, and gone at the end
+    /// Store nothing on disk: what clients leave is kept in memory, and gone at the end
     #[arg(long, env = "TRAMONTANE_EPHEMERAL", hide_env = true, value_name = "on|off", num_args = 0..=1,
           require_equals = true, default_missing_value = "on")]
     pub ephemeral: Option<String>,
-    /// Age at which files, and batches that have ended, are deleted [default: 30d]
+    /// Age at which files, responses, conversations, and batches that have ended, are deleted [default: 30d]
     #[arg(long, env = "TRAMONTANE_RETENTION", hide_env = true, value_name = "TIME")]
     pub retention: Option<String>,
     /// Most that is stored [default: 10GiB, with --ephemeral 1GiB]

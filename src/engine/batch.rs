@@ -16,6 +16,8 @@ pub struct OutputRows {
     pub next: Option<usize>,
     /// Rows behind it: the token after each drafted one.
     pub drafted: usize,
+    /// Which of the batch's pooled rows is the sequence's, in place of `next`.
+    pub pooled: Option<usize>,
 }
 
 /// Lays the planned tokens end to end. Returns the batch and, per item, its rows of the logits.
@@ -54,9 +56,13 @@ fn append(batch: &mut Batch, item: Scheduled, scheduler: &Scheduler) -> OutputRo
     let prompt_start = batch.output_rows.len();
     batch.output_rows.extend(positions.clone().map(row_of));
     let prompt = prompt_start..batch.output_rows.len();
-    let next = is_last.then_some(batch.output_rows.len());
-    if is_last {
+    let mut rows = OutputRows { prompt, first_position: positions.start, next: None, drafted, pooled: None };
+    if is_last && sequence.is_pooled() {
+        rows.pooled = Some(batch.pooled_rows.len());
+        batch.pooled_rows.push(row_of(item.end() - 1));
+    } else if is_last {
+        rows.next = Some(batch.output_rows.len());
         batch.output_rows.extend((item.end() - 1..context_len).map(row_of));
     }
-    OutputRows { prompt, first_position: positions.start, next, drafted }
+    rows
 }

@@ -22,7 +22,7 @@ use tokio::sync::{
 };
 
 use super::{
-    EngineConfig, FinishReason, Inspection, SpeculationMode,
+    EngineConfig, FinishReason, Inspection, SpeculationMode, Task,
     batch::{self, OutputRows},
     blocks::IntegrityError,
     constrained::MaskWorkers,
@@ -142,6 +142,10 @@ impl Engine {
         Ok(())
     }
 
+    pub(super) fn guesses_ahead(&self) -> bool {
+        self.speculation.is_some()
+    }
+
     fn accept(&mut self, mut submission: Submission) {
         let request = &mut submission.request;
         let key = SequenceKey { precedence: request.precedence, priority: request.priority, arrival: self.arrivals };
@@ -149,6 +153,7 @@ impl Engine {
         let options = SequenceOptions {
             cache_salt: request.cache_salt.take(),
             prompt_rows: request.prompt_logprobs.is_some(),
+            pooled: request.task == Task::Pool,
             generated_apart: self.model.tells_generated_tokens_apart(),
         };
         if let Some(speculation) = &mut self.speculation {
@@ -358,6 +363,9 @@ impl Engine {
         request.add_prompt_entries(outcome.prompt_entries);
         if item.end() >= sequence.prompt().len() {
             request.end_prompt();
+            if let Some(values) = outcome.values {
+                return Some(request.answer(values));
+            }
             if !request.wants_tokens() {
                 return Some(FinishReason::Length);
             }

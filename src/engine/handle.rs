@@ -22,7 +22,7 @@ use super::{
     sequence::Precedence,
     status::Status,
 };
-use crate::{model::ForwardPass, telemetry::EngineMetrics};
+use crate::{model::ForwardPass, telemetry::EngineMetrics, types::Outputs};
 
 /// Room in the event queue for requests that are not submissions.
 const SPARE_EVENTS: usize = 16;
@@ -61,6 +61,12 @@ pub enum SubmitError {
         /// The limit: the model's, or what the KV cache can hold if that is less.
         max_model_len: usize,
     },
+    /// Nothing can be generated with this model.
+    #[error("the model predicts no tokens: it only embeds or classifies texts")]
+    NoText,
+    /// Nothing can be pooled with this model.
+    #[error("the model cannot embed or classify texts")]
+    NotPooled,
     /// A field that the layer above should have refused.
     #[error("{field}: {reason}")]
     Invalid {
@@ -75,9 +81,11 @@ pub enum SubmitError {
 struct Inner {
     events: mpsc::Sender<Event>,
     status: Arc<Status>,
+    outputs: Outputs,
     vocab_size: usize,
     max_sequence_len: usize,
     max_in_flight: usize,
+    guesses_ahead: bool,
     /// True once draining. Held while submitting, so that no submission follows the drain event.
     closed: Mutex<bool>,
 }
@@ -103,15 +111,19 @@ impl EngineHandle {
             .saturating_add(SPARE_EVENTS)
             .min(Semaphore::MAX_PERMITS);
         let (events, receiver) = mpsc::channel(capacity);
+        let (outputs, vocab_size) = (model.outputs(), model.vocab_size());
+        let (max_sequence_len, max_in_flight) = (config.max_sequence_len(), config.max_in_flight());
+        let engine = Engine::new(model, drafter, config, metrics, Arc::clone(&status));
         let inner = Inner {
             events,
             status: Arc::clone(&status),
-            vocab_size: model.vocab_size(),
-            max_sequence_len: config.max_sequence_len(),
-            max_in_flight: config.max_in_flight(),
+            outputs,
+            vocab_size,
+            max_sequence_len,
+            max_in_flight,
+            guesses_ahead: engine.guesses_ahead(),
             closed: Mutex::new(false),
         };
-        let engine = Engine::new(model, drafter, config, metrics, Arc::clone(&status));
         let started = thread::Builder::new().name("engine".to_owned()).spawn(move || engine.run(receiver));
         if let Err(error) = started {
             tracing::error!(%error, "the engine thread did not start");
@@ -123,7 +135,7 @@ impl EngineHandle {
     /// Hands a request over; its updates arrive on the stream.
     pub fn submit(&self, request: Request) -> Result<RequestStream, SubmitError> {
         let inner = &*self.inner;
-        request.check(inner.vocab_size, inner.max_sequence_len)?;
+        request.check(inner.outputs, inner.vocab_size, inner.max_sequence_len)?;
         let closed = inner.closed.lock().unwrap_or_else(PoisonError::into_inner);
         if *closed || inner.status.is_down() {
             return Err(SubmitError::ShuttingDown);
@@ -150,6 +162,16 @@ impl EngineHandle {
     /// Requests that can be under way at once: more than these are never taken together.
     pub fn max_in_flight(&self) -> usize {
         self.inner.max_in_flight
+    }
+
+    /// Whether tokens are guessed ahead, so that a request's prediction is of use.
+    pub fn guesses_ahead(&self) -> bool {
+        self.inner.guesses_ahead
+    }
+
+    /// What requests can ask of the model.
+    pub fn outputs(&self) -> Outputs {
+        self.inner.outputs
     }
 
     /// Health as of now, without asking the engine thread.

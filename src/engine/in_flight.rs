@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    FinishReason, StopRules, TokenLogprobs, Update,
+    FinishReason, StopRules, Task, TokenLogprobs, Update,
     constrained::{Constrained, MaskWorkers},
     event::Submission,
     sampler::{self, Delegate, Draw, History, SampleError},
@@ -30,6 +30,7 @@ pub(super) struct InFlight {
     sampling: SamplingParams,
     seed: u64,
     stop: StopRules,
+    task: Task,
     /// End-of-sequence and stop ids: cannot be chosen before `min_tokens`.
     ending_ids: Vec<u32>,
     logprobs: Option<usize>,
@@ -77,6 +78,7 @@ impl InFlight {
             seed: request.sampling.seed.unwrap_or_else(rand::random),
             sampling: request.sampling,
             stop: request.stop,
+            task: request.task,
             ending_ids,
             logprobs: request.logprobs,
             prompt_logprobs: request.prompt_logprobs,
@@ -108,9 +110,20 @@ impl InFlight {
         first
     }
 
-    /// True if the request wants tokens, not only its prompt's log-probabilities.
+    /// True if the request wants tokens, not only something of its prompt.
     pub(super) fn wants_tokens(&self) -> bool {
-        self.stop.max_tokens > 0
+        self.task == Task::Generate && self.stop.max_tokens > 0
+    }
+
+    /// What is asked of the prompt.
+    pub(super) fn task(&self) -> &Task {
+        &self.task
+    }
+
+    /// Tells what was asked of the prompt instead of tokens, which ends the request.
+    pub(super) fn answer(&self, values: Vec<f32>) -> FinishReason {
+        self.send(Update::Values(values));
+        FinishReason::Computed
     }
 
     /// How a model that chooses tokens itself is to choose the one after the sequence; `None` if only the engine's own
@@ -230,7 +243,7 @@ impl InFlight {
     /// The last message and the last entry in the metrics.
     pub(super) fn finish(self, reason: FinishReason, completion_tokens: usize, metrics: &EngineMetrics) {
         let label = match reason {
-            FinishReason::EndOfSequence | FinishReason::StopToken(_) => "stop",
+            FinishReason::EndOfSequence | FinishReason::StopToken(_) | FinishReason::Computed => "stop",
             FinishReason::Length => "length",
             FinishReason::Cancelled if self.stopped.load(Relaxed) => "stop",
             FinishReason::Cancelled | FinishReason::DeadlineExceeded => "abort",

@@ -26,7 +26,7 @@ mod status;
 pub use config::{EngineConfig, SpeculationMode};
 pub use event::Inspection;
 pub use handle::{EngineHandle, RequestStream, SubmitError};
-pub use request::{FinishReason, Request, StopRules, Update};
+pub use request::{FinishReason, Request, StopRules, Task, Update};
 pub use sequence::Precedence;
 pub use status::{Health, Snapshot};
 

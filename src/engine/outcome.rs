@@ -6,7 +6,8 @@ use super::{
     batch::OutputRows,
     forward::{Results, Row},
     in_flight::{ChooseError, Chosen, InFlight},
-    sampler::SampleError,
+    request::Task,
+    sampler::{self, SampleError},
     sequence::{Outlook, Sequence},
 };
 use crate::types::RowResult;
@@ -18,10 +19,15 @@ pub(super) struct Outcome {
     pub(super) chosen: Vec<Chosen>,
     /// Why there is no token after those.
     pub(super) failure: Option<ChooseError>,
+    /// What was asked of the prompt instead of tokens.
+    pub(super) values: Option<Vec<f32>>,
 }
 
 /// What computing these rows leads to.
 pub(super) fn outlook(request: &InFlight, sequence: &Sequence, rows: &OutputRows, max_sequence_len: usize) -> Outlook {
+    if rows.pooled.is_some() {
+        return Outlook::End;
+    }
     let Some(row) = rows.next else { return Outlook::Prefill };
     if !request.wants_tokens() {
         return Outlook::End;
@@ -45,14 +51,20 @@ pub(super) fn read_rows(
         Row::Chosen(_) => Err("a token was chosen in the middle of a prompt".to_owned()),
     };
     let prompt_entries = rows.prompt.clone().zip(next_ids).map(prompt_entry).collect::<Result<_, _>>()?;
-    let mut outcome = Outcome { prompt_entries, chosen: Vec::new(), failure: None };
+    let mut outcome = Outcome { prompt_entries, chosen: Vec::new(), failure: None, values: None };
+    if let Some(values) = asked_values(request, rows, results)? {
+        outcome.values = Some(values);
+        return Ok(outcome);
+    }
     let Some(next) = rows.next.filter(|_| request.wants_tokens()) else { return Ok(outcome) };
     for n_accepted in 0..=rows.drafted {
         let chosen = match results.row(next + n_accepted) {
             Row::Logits(logits) => request.choose(sequence, n_accepted, logits),
             Row::Chosen(RowResult::Token { id, logprobs }) => Ok(Chosen { id: *id, logprobs: logprobs.clone() }),
             Row::Chosen(RowResult::NothingAllowed) => Err(SampleError::NothingAllowed.into()),
-            Row::Chosen(RowResult::NotFinite | RowResult::Logits(_)) => Err(SampleError::NotFinite.into()),
+            Row::Chosen(RowResult::NotFinite | RowResult::Logits(_) | RowResult::Pooled(_)) => {
+                Err(SampleError::NotFinite.into())
+            }
         };
         match chosen {
             Ok(chosen) => {
@@ -69,4 +81,20 @@ pub(super) fn read_rows(
         }
     }
     Ok(outcome)
+}
+
+/// What a request asks of its prompt instead of tokens, if its prompt is complete with these rows.
+fn asked_values(request: &InFlight, rows: &OutputRows, results: &Results) -> Result<Option<Vec<f32>>, String> {
+    let values = match (request.task(), rows.pooled, rows.next) {
+        (Task::Pool, Some(pooled), _) => results.pooled(pooled).ok_or("a row was not pooled")?.to_vec(),
+        (Task::Weigh(ids), _, Some(next)) => match results.row(next) {
+            Row::Logits(logits) => ids.iter().map(|&id| sampler::token_logprobs(logits, id, 0).logprob).collect(),
+            Row::Chosen(_) => return Err("a token was chosen where none was asked for".to_owned()),
+        },
+        (Task::Pool | Task::Weigh(_) | Task::Generate, _, _) => return Ok(None),
+    };
+    if values.iter().any(|value: &f32| value.is_nan()) {
+        return Err("what the model computed is no number".to_owned());
+    }
+    Ok(Some(values))
 }

@@ -4,13 +4,27 @@
 use std::time::Instant;
 
 use super::{SubmitError, sequence::Precedence};
-use crate::types::{Constraint, SamplingParams, TokenLogprobs};
+use crate::types::{Constraint, Outputs, SamplingParams, TokenLogprobs};
+
+/// What is asked of a prompt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Task {
+    /// The tokens after it.
+    #[default]
+    Generate,
+    /// What its last token is pooled to.
+    Pool,
+    /// The natural-log probability of each of these ids as the token after it, before any sampling stage.
+    Weigh(Vec<u32>),
+}
 
 /// One sequence to generate.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     /// Prompt tokens, at least one.
     pub prompt_ids: Vec<u32>,
+    /// What is asked of the prompt. What follows concerns tokens after it, where nothing else is said.
+    pub task: Task,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
     /// When generation ends.
@@ -50,7 +64,7 @@ pub struct StopRules {
 }
 
 /// What arrives on a [`super::RequestStream`], in this order: `Started`, maybe `PromptLogprobs`, any
-/// number of `Token`s, one `Finished`.
+/// number of `Token`s or the `Values`, one `Finished`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update {
     /// The request left the waiting queue.
@@ -67,6 +81,8 @@ pub enum Update {
         /// Present if the request asked for them.
         logprobs: Option<TokenLogprobs>,
     },
+    /// What was asked of the prompt other than tokens: [`Task::Pool`] or [`Task::Weigh`].
+    Values(Vec<f32>),
     /// The last message.
     Finished(FinishReason),
 }
@@ -80,6 +96,8 @@ pub enum FinishReason {
     StopToken(u32),
     /// `max_tokens` or the model's longest sequence.
     Length,
+    /// What was asked of the prompt other than tokens has been computed.
+    Computed,
     /// The client went away or the request was withdrawn.
     Cancelled,
     /// The request's deadline passed.
@@ -99,7 +117,18 @@ impl StopRules {
 
 impl Request {
     /// Refuses what could not be computed: everything the engine thread relies on is checked here.
-    pub(super) fn check(&self, vocab_size: usize, max_sequence_len: usize) -> Result<(), SubmitError> {
+    pub(super) fn check(
+        &self,
+        outputs: Outputs,
+        vocab_size: usize,
+        max_sequence_len: usize,
+    ) -> Result<(), SubmitError> {
+        match &self.task {
+            Task::Generate | Task::Weigh(_) if !outputs.logits => return Err(SubmitError::NoText),
+            Task::Pool if outputs.pooled_width.is_none() => return Err(SubmitError::NotPooled),
+            Task::Weigh(ids) => check_ids("task", ids.iter().copied(), vocab_size)?,
+            Task::Generate | Task::Pool => {}
+        }
         if self.prompt_ids.is_empty() {
             return Err(invalid("prompt_ids", "must hold at least one token".to_owned()));
         }
@@ -133,6 +162,9 @@ impl Request {
     /// Most messages the request can lead to: so large a channel never makes the engine wait.
     pub(super) fn max_updates(&self, max_sequence_len: usize) -> usize {
         const STARTED_PROMPT_FINISHED: usize = 3;
+        if self.task != Task::Generate {
+            return STARTED_PROMPT_FINISHED + 1;
+        }
         self.stop.max_tokens.min(max_sequence_len - self.prompt_ids.len()) + STARTED_PROMPT_FINISHED
     }
 }

@@ -37,6 +37,8 @@ pub struct SequenceOptions {
     pub cache_salt: Option<String>,
     /// The logits of every prompt token are wanted, so none may come from the cache.
     pub prompt_rows: bool,
+    /// The prompt's last token is pooled, rather than that another is chosen after it.
+    pub pooled: bool,
     /// Generated tokens have other keys and values than the same tokens in a prompt: see
     /// [`ForwardPass::tells_generated_tokens_apart`](crate::model::ForwardPass::tells_generated_tokens_apart).
     pub generated_apart: bool,
@@ -63,6 +65,7 @@ pub struct Sequence {
     num_drafted: usize,
     prompt_len: usize,
     generated_apart: bool,
+    pooled: bool,
     /// Further tokens that have been generated, but not read.
     num_unread: usize,
     /// Output row of the last of them, in the step that was started last.
@@ -92,6 +95,7 @@ impl Sequence {
             block_table: Vec::new(),
             root: BlockHash::root(options.cache_salt.as_deref()),
             generated_apart: options.generated_apart,
+            pooled: options.pooled,
             hashes: Vec::new(),
             prompt_rows_done: options.prompt_rows.then_some(0),
         }
@@ -165,6 +169,11 @@ impl Sequence {
     /// True if the logits of every prompt token are wanted.
     pub fn wants_prompt_rows(&self) -> bool {
         self.prompt_rows_done.is_some()
+    }
+
+    /// True if its last token is pooled.
+    pub fn is_pooled(&self) -> bool {
+        self.pooled
     }
 
     /// Positions in the next `query_len` tokens whose logits predict a prompt token that was asked for.

@@ -13,9 +13,9 @@ use super::kv_cache::{KvCache, KvCacheConfig};
 use super::mlp::FeedForward;
 use super::op_times::{NoClock, Op, OpClock, OpTimes};
 use super::rotary::Rotary;
-use super::weights::{LayerWeights, Weights};
+use super::weights::{Head, LayerWeights, Weights};
 use super::{ForwardPass, Logits, ModelError, validate};
-use crate::types::Batch;
+use crate::types::{Batch, Outputs};
 
 /// A Mistral-family decoder with its own KV cache.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub struct Decoder {
     layers: Vec<Layer>,
     /// `(hidden_size)`
     norm: Tensor,
-    /// `(vocab_size, hidden_size)`
-    lm_head: Tensor,
+    head: Head,
+    outputs: Outputs,
     rotary: Rotary,
     cache: KvCache,
 }
@@ -62,7 +62,8 @@ impl Decoder {
             embed_tokens: weights.embed_tokens,
             layers,
             norm: weights.norm,
-            lm_head: weights.lm_head,
+            outputs: weights.head.outputs(config.hidden_size),
+            head: weights.head,
             rotary,
             cache,
         })
@@ -76,32 +77,61 @@ impl Decoder {
     fn compute(&self, batch: &Batch, clock: &mut impl OpClock) -> Result<Logits, ModelError> {
         let pass = clock.time(Op::Prepare, || self.prepare(batch))?;
         if batch.n_tokens() == 0 {
-            return Ok(Logits { values: Vec::new(), vocab_size: self.vocab_size });
+            return Ok(self.nothing());
         }
         let norm = |x: &Tensor, weight| rms_norm(x, weight, self.rms_norm_eps);
         let mut residual = clock.time(Op::Embedding, || embedding(&self.embed_tokens, &batch.token_ids))?; // (n_tokens, hidden_size)
+        let wanted = WantedRows::of(batch);
         let last = self.layers.len() - 1;
         for (index, layer) in self.layers.iter().enumerate() {
             let cache = self.cache.layer(index);
             let x = clock.time(Op::Norm, || norm(&residual, &layer.input_layernorm))?;
             let q = clock.time(Op::QkvProj, || layer.attention.write(&x, cache, &pass))?; // (n_tokens, heads * head_dim)
-            if index == last && batch.output_rows.is_empty() {
-                // A prefill chunk whose logits nobody wants: its keys and values are all it leaves.
-                return Ok(Logits { values: Vec::new(), vocab_size: self.vocab_size });
+            if index == last && wanted.all.is_empty() {
+                // A prefill chunk of which nobody wants more: its keys and values are all it leaves.
+                return Ok(self.nothing());
             }
             let mut attended = clock.time(Op::Attention, || layer.attention.attend(&q, cache, &pass))?;
             if index == last {
                 // Beyond its keys and values, the last layer serves the requested rows only.
-                attended = embedding(&attended, &batch.output_rows)?; // (n_outputs, heads * head_dim)
-                residual = embedding(&residual, &batch.output_rows)?; // (n_outputs, hidden_size)
+                attended = embedding(&attended, &wanted.all)?; // (n_wanted, heads * head_dim)
+                residual = embedding(&residual, &wanted.all)?; // (n_wanted, hidden_size)
             }
             clock.time(Op::OProj, || linear_add(&residual, &attended, &layer.o_proj))?;
             let x = clock.time(Op::Norm, || norm(&residual, &layer.post_attention_layernorm))?;
             clock.time(Op::FeedForward, || layer.feed_forward.add(&residual, &x))?;
         }
         let x = clock.time(Op::Norm, || norm(&residual, &self.norm))?;
-        let logits = clock.time(Op::LmHead, || linear(&x, &self.lm_head))?; // (n_outputs, vocab_size)
-        Ok(Logits { values: logits.flatten_all()?.to_vec1()?, vocab_size: self.vocab_size })
+        clock.time(Op::LmHead, || self.read_out(&x, &wanted))
+    }
+
+    /// Logits and pooled rows of `x (n_wanted, hidden_size)`.
+    fn read_out(&self, x: &Tensor, wanted: &WantedRows) -> Result<Logits, ModelError> {
+        let mut read = self.nothing();
+        if wanted.pooled.is_empty() {
+            read.values = values(&linear(x, self.lm_head()?)?)?; // (n_outputs, vocab_size)
+            return Ok(read);
+        }
+        if !wanted.logits.is_empty() {
+            read.values = values(&linear(&embedding(x, &wanted.logits)?, self.lm_head()?)?)?; // (n_outputs, vocab_size)
+        }
+        let pooled = embedding(x, &wanted.pooled)?; // (n_pooled, hidden_size)
+        read.pooled = match &self.head {
+            Head::Logits(_) | Head::Nothing => values(&pooled)?,
+            Head::Classes(classes) => values(&linear(&pooled, classes)?)?, // (n_pooled, classes)
+        };
+        Ok(read)
+    }
+
+    fn lm_head(&self) -> Result<&Tensor, ModelError> {
+        match &self.head {
+            Head::Logits(lm_head) => Ok(lm_head),
+            Head::Classes(_) | Head::Nothing => Err(ModelError::NoSuchOutput { what: "logits" }),
+        }
+    }
+
+    fn nothing(&self) -> Logits {
+        Logits { vocab_size: self.vocab_size, ..Logits::default() }
     }
 
     /// Turns a batch into what the layers need, or says what is wrong with it.
@@ -119,9 +149,40 @@ impl Decoder {
     }
 }
 
+/// Rows of a batch that the last layer goes on with.
+struct WantedRows {
+    /// Of the batch, ascending.
+    all: Vec<u32>,
+    /// Which of them, by their place in `all`, become logits; not said where all do.
+    logits: Vec<u32>,
+    /// Which of them are pooled.
+    pooled: Vec<u32>,
+}
+
+impl WantedRows {
+    fn of(batch: &Batch) -> Self {
+        if batch.pooled_rows.is_empty() {
+            return Self { all: batch.output_rows.clone(), logits: Vec::new(), pooled: Vec::new() };
+        }
+        let mut all = [&batch.output_rows[..], &batch.pooled_rows].concat();
+        all.sort_unstable();
+        let is_pooled = |place: &u32| batch.pooled_rows.binary_search(&all[*place as usize]).is_ok();
+        let (pooled, logits) = (0..all.len() as u32).partition(is_pooled);
+        Self { all, logits, pooled }
+    }
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
+    Ok(tensor.flatten_all()?.to_vec1()?)
+}
+
 impl ForwardPass for Decoder {
     fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    fn outputs(&self) -> Outputs {
+        self.outputs
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {

@@ -24,15 +24,17 @@ pub use op_times::{Op, OpTimes};
 use candle_core::DType;
 use tramontane_kernels::{PagedBatchError, gpu::DeviceError};
 
-use crate::types::{Batch, RowResult, TokenChoice};
+use crate::types::{Batch, Outputs, RowResult, TokenChoice};
 
-/// Logits of the rows that a [`Batch`] asked for.
+/// Logits of the rows that a [`Batch`] asked for, and what others were pooled to.
 #[derive(Clone, Debug, Default)]
 pub struct Logits {
     /// Row-major values in f32, `(n_outputs, vocab_size)`.
     pub values: Vec<f32>,
     /// Length of one row.
     pub vocab_size: usize,
+    /// Row-major values of the batch's `pooled_rows`, `(n_pooled, pooled_width)`.
+    pub pooled: Vec<f32>,
 }
 
 impl Logits {
@@ -132,7 +134,13 @@ pub enum ModelError {
         /// The position it should have.
         expected: usize,
     },
-    /// Output rows must be strictly increasing rows of the batch.
+    /// The batch wants what the model has not.
+    #[error("the model has no {what}")]
+    NoSuchOutput {
+        /// What it has not.
+        what: &'static str,
+    },
+    /// Output rows, and pooled rows, must be strictly increasing rows of the batch, and none of them both.
     #[error("output row {row}, entry {index}, repeats, goes back or is outside the batch of {n_tokens}")]
     OutputRow {
         /// Entry of the list.
@@ -186,6 +194,10 @@ pub enum ModelError {
 pub trait ForwardPass: Send {
     /// Length of a logits row.
     fn vocab_size(&self) -> usize;
+    /// What it can be asked for. A batch that wants anything else fails.
+    fn outputs(&self) -> Outputs {
+        Outputs::LOGITS
+    }
     /// True if a generated token is computed by other arithmetic than the same token in a prompt: a cached block of it
     /// must not stand for a prompt's then.
     fn tells_generated_tokens_apart(&self) -> bool {
@@ -214,7 +226,7 @@ pub trait Pipeline {
     /// [`Batch::UNREAD`] is that of an output row of the step that was started before this one. If it fails, nothing of
     /// this step is to be finished.
     fn start(&mut self, batch: &Batch, choices: &[Option<TokenChoice<'_>>]) -> Result<(), ModelError>;
-    /// Waits for the oldest step that has not been finished: a result per output row.
+    /// Waits for the oldest step that has not been finished: a result per output row, then one per pooled row.
     fn finish(&mut self) -> Result<Vec<RowResult>, ModelError>;
     /// Penalties will not be asked for this sequence any more.
     fn forget(&mut self, sequence: u64);

@@ -6,7 +6,7 @@ use tramontane_kernels::{PagedBatch, PanelFormat};
 
 use super::ModelError;
 use super::config::{Config, RopeScaling};
-use super::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, Weights};
+use super::weights::{FeedForwardWeights, Head, LayerWeights, SwiGluWeights, Weights};
 use crate::types::{Batch, BatchSequence};
 
 /// Refuses a configuration that contradicts itself.
@@ -68,7 +68,11 @@ pub(super) enum Matrices {
 pub(super) fn weights(config: &Config, weights: &Weights) -> Result<(), ModelError> {
     let any = Matrices::RowsOrPanels;
     table("embed_tokens", &weights.embed_tokens, config, any)?;
-    table("lm_head", &weights.lm_head, config, any)?;
+    match &weights.head {
+        Head::Logits(lm_head) => table("lm_head", lm_head, config, any)?,
+        Head::Classes(score) => classes(score, config)?,
+        Head::Nothing => {}
+    }
     norm("norm", &weights.norm, config.hidden_size)?;
     number_of_layers(config, weights.layers.len())?;
     weights.layers.iter().enumerate().try_for_each(|(index, weights)| layer(config, index, weights, any))
@@ -86,6 +90,12 @@ pub(super) fn number_of_layers(config: &Config, found: usize) -> Result<(), Mode
 /// A table with a row per token.
 pub(super) fn table(name: &str, tensor: &Tensor, config: &Config, may_be: Matrices) -> Result<(), ModelError> {
     matrix(name, tensor, [config.vocab_size, config.hidden_size], may_be)
+}
+
+/// A table with a row per class, of which there is at least one.
+pub(super) fn classes(score: &Tensor, config: &Config) -> Result<(), ModelError> {
+    let found = score.dims().first().copied().unwrap_or(0);
+    matrix("score", score, [found.max(1), config.hidden_size], Matrices::Rows)
 }
 
 /// Layer `index`.
@@ -140,14 +150,20 @@ pub(super) fn batch(
             return Err(ModelError::PositionOutOfRange { row, position, max_positions });
         }
     }
-    let mut next = 0;
-    for (index, &row) in batch.output_rows.iter().enumerate() {
-        if (row as usize) < next || row as usize >= n_tokens {
-            return Err(ModelError::OutputRow { index, row, n_tokens });
+    for rows in [&batch.output_rows, &batch.pooled_rows] {
+        let mut next = 0;
+        for (index, &row) in rows.iter().enumerate() {
+            if (row as usize) < next || row as usize >= n_tokens {
+                return Err(ModelError::OutputRow { index, row, n_tokens });
+            }
+            next = row as usize + 1;
         }
-        next = row as usize + 1;
     }
-    Ok(())
+    let is_both = |row: &u32| batch.output_rows.binary_search(row).is_ok();
+    match batch.pooled_rows.iter().enumerate().find(|(_, row)| is_both(row)) {
+        Some((index, &row)) => Err(ModelError::OutputRow { index, row, n_tokens }),
+        None => Ok(()),
+    }
 }
 
 /// Refuses positions that are not the last of their sequence's context, in order.

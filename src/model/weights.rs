@@ -4,6 +4,7 @@
 use candle_core::Tensor;
 
 use super::ModelError;
+use crate::types::Outputs;
 
 /// All tensors of a decoder. Matrices are `(out_features, in_features)` in the compute dtype (f32, f16 or
 /// bf16), or stand for such and are in panels ([`tramontane_kernels::panel_linear`]); norm weights are f32.
@@ -15,8 +16,38 @@ pub struct Weights {
     pub layers: Vec<LayerWeights>,
     /// Final norm, `(hidden_size)`
     pub norm: Tensor,
-    /// `(vocab_size, hidden_size)`; shares storage with `embed_tokens` when tied.
-    pub lm_head: Tensor,
+    /// What follows the final norm.
+    pub head: Head,
+}
+
+/// What follows the final norm.
+#[derive(Clone, Debug)]
+pub enum Head {
+    /// The table of the logits, `(vocab_size, hidden_size)`; shares storage with `embed_tokens` when tied.
+    Logits(Tensor),
+    /// A row per class, `(classes, hidden_size)`, never in panels.
+    Classes(Tensor),
+    /// Nothing: the model embeds texts.
+    Nothing,
+}
+
+impl Head {
+    /// Its table, if it has one.
+    pub fn table(&self) -> Option<&Tensor> {
+        match self {
+            Self::Logits(table) | Self::Classes(table) => Some(table),
+            Self::Nothing => None,
+        }
+    }
+
+    /// What a model with this head can be asked for.
+    pub fn outputs(&self, hidden_size: usize) -> Outputs {
+        match self {
+            Self::Logits(_) => Outputs { logits: true, pooled_width: Some(hidden_size) },
+            Self::Classes(classes) => Outputs { logits: false, pooled_width: Some(classes.dims()[0]) },
+            Self::Nothing => Outputs { logits: false, pooled_width: Some(hidden_size) },
+        }
+    }
 }
 
 /// Weights part by part, for whoever copies them elsewhere and need not hold all at once. Shapes and types are those of
@@ -30,8 +61,8 @@ pub trait WeightSource {
     fn layer(&self, index: usize) -> Result<LayerWeights, ModelError>;
     /// The final norm.
     fn norm(&self) -> Result<Tensor, ModelError>;
-    /// The table of the logits. Not asked for if it is tied to the tokens'.
-    fn lm_head(&self) -> Result<Tensor, ModelError>;
+    /// What follows the final norm. Not asked for if it is the tokens' table.
+    fn head(&self) -> Result<Head, ModelError>;
 }
 
 impl WeightSource for Weights {
@@ -51,8 +82,8 @@ impl WeightSource for Weights {
         Ok(self.norm.clone())
     }
 
-    fn lm_head(&self) -> Result<Tensor, ModelError> {
-        Ok(self.lm_head.clone())
+    fn head(&self) -> Result<Head, ModelError> {
+        Ok(self.head.clone())
     }
 }
 

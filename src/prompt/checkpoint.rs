@@ -11,6 +11,7 @@ use super::error::PromptError;
 use super::jinja::TemplateSources;
 use super::tokenizer::TekkenFile;
 use super::version::TokenizerVersion;
+use super::whole_text::Ends;
 use super::{Codec, CodecOptions, TemplateChoice};
 
 /// The longest file that is read; the largest tokenizer of a released model has 20 MB.
@@ -22,7 +23,7 @@ pub(super) fn open(dir: &Path, options: &CodecOptions) -> Result<Codec, PromptEr
         Some(path) => path.clone(),
         None => find(dir)?,
     };
-    let codec = open_tokenizer(&path, options.tokenizer_version)?;
+    let codec = open_tokenizer(&path, options.tokenizer_version)?.with_ends(Ends::read(dir)?);
     let wants_jinja = match options.template {
         TemplateChoice::Auto => codec.version().is_none(),
         TemplateChoice::Native if codec.version().is_none() => {
@@ -33,7 +34,10 @@ pub(super) fn open(dir: &Path, options: &CodecOptions) -> Result<Codec, PromptEr
         TemplateChoice::Jinja => true,
     };
     if !wants_jinja {
-        return Ok(codec);
+        return Ok(match find_system_prompt(dir)? {
+            Some(text) => codec.with_reasoning_prompt(&text),
+            None => codec,
+        });
     }
     match (find_templates(dir)?, options.template) {
         (Some(sources), _) => codec.with_templates(&sources),
@@ -80,6 +84,25 @@ fn read(path: &Path) -> Result<Vec<u8>, PromptError> {
     std::fs::read(path).map_err(read_error)
 }
 
+/// What the checkpoint tells its model beforehand.
+fn find_system_prompt(dir: &Path) -> Result<Option<String>, PromptError> {
+    let path = dir.join("SYSTEM_PROMPT.txt");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = String::from_utf8(read(&path)?);
+    text.map(Some).map_err(|error| PromptError::file(path.display().to_string(), error.to_string()))
+}
+
+/// The content of a JSON file, if there is one.
+pub(super) fn read_json(path: &Path) -> Result<Option<serde_json::Value>, PromptError> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let value = serde_json::from_slice(&read(path)?);
+    value.map(Some).map_err(|error| PromptError::file(path.display().to_string(), error.to_string()))
+}
+
 /// The Jinja templates of the checkpoint, if it has any.
 fn find_templates(dir: &Path) -> Result<Option<TemplateSources>, PromptError> {
     let jinja = dir.join("chat_template.jinja");
@@ -89,13 +112,10 @@ fn find_templates(dir: &Path) -> Result<Option<TemplateSources>, PromptError> {
         return Ok(Some(TemplateSources { default, tool_use: None }));
     }
     for name in ["tokenizer_config.json", "chat_template.json"] {
-        let path = dir.join(name);
-        if path.is_file() {
-            let config: serde_json::Value = serde_json::from_slice(&read(&path)?)
-                .map_err(|error| PromptError::file(path.display().to_string(), error.to_string()))?;
-            if let Some(sources) = templates_of(&config["chat_template"]) {
-                return Ok(Some(sources));
-            }
+        if let Some(config) = read_json(&dir.join(name))?
+            && let Some(sources) = templates_of(&config["chat_template"])
+        {
+            return Ok(Some(sources));
         }
     }
     Ok(None)

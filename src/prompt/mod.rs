@@ -17,12 +17,14 @@ mod jinja;
 pub mod json;
 mod normalize;
 mod output;
+mod reasoning;
 mod request;
 mod schema;
 mod template;
 mod tokenizer;
 mod validate;
 mod version;
+mod whole_text;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -33,12 +35,15 @@ use jinja::{JinjaTemplate, TemplateSources};
 use template::{Controls, NativeTemplate};
 use tokenizer::{HuggingFace, Piece, SentencePiece, Tekken, Tokenizer};
 use version::CallLayout;
+use whole_text::Ends;
 
 pub use detokenizer::{Detokenizer, SpecialTokens};
 pub use error::PromptError;
 pub use grammar::{AnswerForm, CallForm, ContentForm, ContentKind};
 pub use output::{OutputEvent, OutputParser, ToolsOffered};
-pub use request::{ChatRequest, Chunk, Content, FimRequest, Message, ReasoningEffort, ResponseFormat, Tool, ToolCall};
+pub use request::{
+    ChatRequest, Chunk, Content, FimRequest, Message, PromptMode, ReasoningEffort, ResponseFormat, Tool, ToolCall,
+};
 pub use tokenizer::{TekkenFile, TokenizerFormat};
 pub use version::{TokenizerVersion, UnknownVersion};
 
@@ -97,6 +102,10 @@ pub struct Codec {
     /// Formats chats in place of the native one.
     jinja: Option<Arc<JinjaTemplate>>,
     message_order: MessageOrder,
+    /// What `prompt_mode: "reasoning"` puts in front of a conversation.
+    reasoning_prompt: Option<Arc<Content>>,
+    /// Around texts that are embedded or classified.
+    ends: Ends,
     /// Made when the first answer of a form is wanted.
     grammars: Arc<OnceLock<Result<Grammars, String>>>,
 }
@@ -136,13 +145,24 @@ impl Codec {
             Some(version) => Some(Arc::new(NativeTemplate::new(&tokenizer, version, name)?)),
             None => None,
         };
-        let message_order = MessageOrder::default();
-        Ok(Codec { tokenizer: Arc::new(tokenizer), native, jinja: None, message_order, grammars: Arc::default() })
+        Ok(Codec {
+            tokenizer: Arc::new(tokenizer),
+            native,
+            jinja: None,
+            message_order: MessageOrder::default(),
+            reasoning_prompt: None,
+            ends: Ends::default(),
+            grammars: Arc::default(),
+        })
     }
 
     /// The same, for conversations of that order only.
     pub fn with_message_order(self, message_order: MessageOrder) -> Codec {
         Codec { message_order, ..self }
+    }
+
+    fn with_ends(self, ends: Ends) -> Codec {
+        Codec { ends, ..self }
     }
 
     /// The same tokenizer, with a Jinja template that formats chats from now on.
@@ -153,6 +173,15 @@ impl Codec {
     fn with_templates(self, sources: &TemplateSources) -> Result<Codec, PromptError> {
         let jinja = JinjaTemplate::new(sources, &self.tokenizer)?;
         Ok(Codec { jinja: Some(Arc::new(jinja)), ..self })
+    }
+
+    /// The same, with the text of a `SYSTEM_PROMPT.txt` for `prompt_mode: "reasoning"`, if it speaks of reasoning and this
+    /// tokenizer's prompts can say it.
+    pub fn with_reasoning_prompt(self, text: &str) -> Codec {
+        let can_say_it =
+            self.jinja.is_none() && self.version().is_some_and(TokenizerVersion::writes_thinking_in_system);
+        let reasoning_prompt = reasoning::parse(text).filter(|_| can_say_it).map(Arc::new);
+        Codec { reasoning_prompt, ..self }
     }
 
     /// The version of the tokenizer, if it is known.
@@ -198,6 +227,11 @@ impl Codec {
         ids
     }
 
+    /// What the checkpoint's tokenizer puts in front of a text that is embedded or classified, and behind it.
+    pub fn ends(&self) -> [Option<u32>; 2] {
+        [self.bos_id().filter(|_| self.ends.bos), self.eos_id().filter(|_| self.ends.eos)]
+    }
+
     /// The prompt of a chat request.
     pub fn encode_chat(&self, request: &ChatRequest) -> Result<Vec<u32>, PromptError> {
         Ok(self.encode_chat_prompt(request)?.ids)
@@ -209,6 +243,20 @@ impl Codec {
             MessageOrder::Lenient => {}
             MessageOrder::Strict => validate::check_turns(&request.messages)?,
         }
+        let guided = match request.prompt_mode {
+            None => return self.encode_messages(request),
+            Some(PromptMode::Reasoning) => reasoning::guided(request, self.reasoning_prompt.as_deref())?,
+        };
+        self.encode_messages(&guided).map_err(|error| match self.encode_messages(request) {
+            // The conversation's own mistakes are told by the places that its author knows.
+            Err(own) => own,
+            Ok(_) => {
+                PromptError::rule("prompt_mode", error.to_string(), "a conversation that it can stand in front of")
+            }
+        })
+    }
+
+    fn encode_messages(&self, request: &ChatRequest) -> Result<ChatPrompt, PromptError> {
         match (&self.jinja, &self.native) {
             (Some(template), _) => template.encode_chat(&self.tokenizer, request, SystemTime::now()),
             (None, Some(template)) => template.encode_chat(&self.tokenizer, request),

@@ -5,11 +5,11 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Page, PageQuery, Store, StoreError, new_id};
+use super::{Page, PageQuery, Store, StoreError, erase_leftovers, new_id};
 
 const COLUMNS: &str = "id, endpoint, model, input_files, completion_window, metadata, state, created_at, expires_at, \
                        started_at, finalizing_at, cancelling_at, ended_at, total, completed, failed, output_file, error_file, errors, dialect, owns_input, keep_output_s";
-pub(super) const UNFINISHED: &str = "state IN ('validating', 'in_progress', 'finalizing', 'cancelling')";
+pub(super) const UNFINISHED: &str = "(state IN ('validating', 'in_progress', 'finalizing', 'cancelling'))";
 
 /// A batch as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,6 +205,20 @@ impl Store {
                 | BatchState::Failed
                 | BatchState::Expired => Err(StoreError::NotCancellable { id, state: batch.state }),
             }
+        })
+        .await
+    }
+
+    /// Deletes a batch that has ended; its files stay.
+    pub async fn delete_batch(&self, id: &str) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.call(move |connection| {
+            let sql = format!("DELETE FROM batches WHERE id = ?1 AND NOT {UNFINISHED}");
+            if connection.execute(&sql, [&id])? == 0 {
+                let Batch { id, state, .. } = find(connection, &id)?;
+                return Err(StoreError::Unfinished { id, state });
+            }
+            erase_leftovers(connection)
         })
         .await
     }

@@ -45,11 +45,67 @@ pub enum StoreError {
         /// Where it is.
         state: BatchState,
     },
+    /// The batch has not ended.
+    #[error("the batch `{id}` is {} and cannot be deleted", state.as_str())]
+    Unfinished {
+        /// The batch.
+        id: String,
+        /// Where it is.
+        state: BatchState,
+    },
+    /// There are as many as there may be.
+    #[error("there are {limit} {kinds}, which is the limit")]
+    TooMany {
+        /// Of what.
+        kinds: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// It is not what the change was made for.
+    #[error("the {kind} `{id}` was changed meanwhile")]
+    Changed {
+        /// What it is.
+        kind: &'static str,
+        /// Which one.
+        id: String,
+    },
     /// As many batches as may wait are waiting.
     #[error("{limit} batches are not finished yet")]
     QueueFull {
         /// The limit.
         limit: u64,
+    },
+    /// Somebody else has changed the conversation meanwhile.
+    #[error("the conversation `{id}` has changed meanwhile")]
+    Moved {
+        /// The conversation.
+        id: String,
+    },
+    /// The conversation would be longer than it may be.
+    #[error("the conversation `{id}` may have {limit} items")]
+    TooManyItems {
+        /// The conversation.
+        id: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// The list has an item of this id.
+    #[error("there is an item `{id}` already")]
+    ItemExists {
+        /// The item.
+        id: String,
+    },
+    /// As many responses as may wait are waiting.
+    #[error("{limit} responses are waiting already")]
+    TooManyResponses {
+        /// The limit.
+        limit: u64,
+    },
+    /// What is stored is longer than a request may be.
+    #[error("the conversation is longer than {limit} bytes")]
+    TooLong {
+        /// The limit.
+        limit: usize,
     },
     /// The database has the size that it may have, or the disk is full.
     #[error("the storage is full")]

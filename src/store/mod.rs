@@ -1,4 +1,4 @@
-//! What the server keeps between requests and between starts: files and batches, in one embedded SQLite database.
+//! What the server keeps between requests and between starts: files, batches, responses and conversations, in one embedded SQLite database.
 //!
 //! [`Store`] is the seam: typed data in, typed data out, each method one transaction. Nobody above it sees SQL, so
 //! that another database can stand behind the same methods. It knows nothing of HTTP, nor what a file means.
@@ -6,11 +6,14 @@
 //! Invariants: there is one connection, so one writer, and its calls run where they may block; what is deleted or
 //! past its time is overwritten, not merely hidden; a directory belongs to one server at a time.
 
+mod agents;
 mod batches;
+mod conversations;
 mod error;
 mod files;
 mod lines;
 mod page;
+mod responses;
 mod results;
 mod schema;
 
@@ -26,11 +29,14 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::{sync::Mutex, task::JoinError};
 
 pub use self::{
+    agents::{Agent, AgentAlias, AgentDefinition, AgentFilter, AgentVersion},
     batches::{Batch, BatchFilter, BatchRequest, BatchState, BatchTimes, LineCounts},
+    conversations::{Append, Conversation, ConversationChange, Item, NewConversation, NewItem},
     error::StoreError,
     files::{FileDetails, StoredFile},
     lines::{Line, NewLine, Outcome},
     page::{Order, Page, PageQuery},
+    responses::{NewResponse, ResponseEnd, ResponseState, StoredResponse, WaitingResponse},
     results::{BatchEnd, Progress},
 };
 
@@ -42,7 +48,7 @@ const RESERVED_PAGES: u64 = 256;
 /// Pages that are given back to the file system in one transaction.
 const ERASED_AT_ONCE: u64 = 1024;
 
-/// Files and batches. Cheap to clone; all clones are one store.
+/// Files, batches, responses and conversations. Cheap to clone; all clones are one store.
 #[derive(Clone)]
 pub struct Store {
     database: Arc<Mutex<Database>>,
@@ -89,7 +95,12 @@ impl Store {
             self.remove_file(&file).await?;
         }
         let delete = move |connection: &mut Connection| {
-            Ok(connection.execute("DELETE FROM batches WHERE delete_at <= ?1", [now])?)
+            let transaction = connection.transaction()?;
+            let batches = transaction.execute("DELETE FROM batches WHERE delete_at <= ?1", [now])?;
+            let conversations = transaction.execute("DELETE FROM conversations WHERE expires_at <= ?1", [now])?;
+            let responses = transaction.execute("DELETE FROM responses WHERE expires_at <= ?1", [now])?;
+            transaction.commit()?;
+            Ok(batches + conversations + responses)
         };
         if self.call(delete).await? > 0 { self.erase().await } else { Ok(()) }
     }
@@ -109,7 +120,7 @@ impl Store {
         schema::migrate(&mut connection)?;
         // Uploads that an earlier process had not completed, and files that it had not deleted to their end.
         connection.execute(&format!("DELETE FROM files WHERE {}", files::ABANDONED), [])?;
-        while erase_some(&mut connection)? == Progress::Partial {}
+        erase_leftovers(&mut connection)?;
         Ok(Self { database: Arc::new(Mutex::new(Database { connection, most_pages, _lock: lock })) })
     }
 
@@ -164,6 +175,12 @@ fn limit_pages(connection: &Connection, most: u64) -> Result<(), StoreError> {
     Ok(connection.query_row(&format!("PRAGMA max_page_count = {most}"), [], |_| Ok(()))?)
 }
 
+/// Overwrites what was deleted, where that was not much.
+fn erase_leftovers(connection: &mut Connection) -> Result<(), StoreError> {
+    while erase_some(connection)? == Progress::Partial {}
+    Ok(())
+}
+
 /// Deleted rows are overwritten in the database's own file once the log is written back; then the log goes too.
 fn erase_some(connection: &mut Connection) -> Result<Progress, StoreError> {
     let unused = |connection: &Connection| {
@@ -181,6 +198,6 @@ fn erase_some(connection: &mut Connection) -> Result<Progress, StoreError> {
 }
 
 /// A new id: unguessable, and in the form that clients of the object expect.
-fn new_id(prefix: &str) -> String {
+pub fn new_id(prefix: &str) -> String {
     format!("{prefix}{}", uuid::Uuid::new_v4().simple())
 }

@@ -43,6 +43,16 @@ impl<T> Page<T> {
     }
 }
 
+/// A condition: the JSON object in `column` has every member of the one in that parameter, if there is one. They are
+/// compared as JSON, value by value, whatever their order.
+pub(super) fn has_labels(column: &str, parameter: usize) -> String {
+    format!(
+        "(?{parameter} IS NULL OR NOT EXISTS (SELECT 1 FROM json_each(?{parameter}) AS wanted WHERE NOT EXISTS \
+             (SELECT 1 FROM json_each({column}) AS label \
+              WHERE label.key = wanted.key AND label.type = wanted.type AND label.value IS wanted.value)))"
+    )
+}
+
 impl Order {
     /// The end of a query: `after` is the parameter of the row to begin behind, the others follow it.
     pub(super) fn tail(self, after: usize) -> String {

@@ -4,9 +4,9 @@
 
 use rusqlite::Connection;
 
-use super::StoreError;
+use super::{StoreError, agents};
 
-const MIGRATIONS: [&str; 2] = [FILES_AND_BATCHES, WHO_ASKED_FOR_BATCHES];
+const MIGRATIONS: [&str; 5] = [FILES_AND_BATCHES, CONVERSATIONS, RESPONSES, agents::TABLES, WHO_ASKED_FOR_BATCHES];
 
 /// Rows of deleted objects leave nothing that a later object could be taken for: ids of rows are not used again.
 const FILES_AND_BATCHES: &str = "
@@ -62,6 +62,56 @@ CREATE TABLE lines (
 CREATE INDEX lines_to_do ON lines (batch, line) WHERE outcome IS NULL;
 ";
 
+const CONVERSATIONS: &str = "
+CREATE TABLE conversations (
+    row INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    metadata TEXT,
+    details TEXT,
+    last_position INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX conversations_by_owner ON conversations (owner, row);
+CREATE TABLE items (
+    row INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation INTEGER NOT NULL REFERENCES conversations (row) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    UNIQUE (conversation, id),
+    UNIQUE (conversation, position)
+) STRICT;
+CREATE INDEX items_by_conversation ON items (conversation, row);
+";
+
+const RESPONSES: &str = "
+CREATE TABLE responses (
+    row INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    previous TEXT,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    request TEXT,
+    body TEXT NOT NULL
+) STRICT;
+CREATE INDEX responses_waiting ON responses (state, row) WHERE state IN ('queued', 'in_progress');
+CREATE TABLE response_items (
+    row INTEGER PRIMARY KEY AUTOINCREMENT,
+    response INTEGER NOT NULL REFERENCES responses (row) ON DELETE CASCADE,
+    part TEXT NOT NULL,
+    id TEXT NOT NULL,
+    body TEXT NOT NULL
+) STRICT;
+CREATE INDEX response_items_by_response ON response_items (response, part, row);
+CREATE INDEX response_items_by_id ON response_items (id);
+CREATE INDEX items_by_id ON items (id);
+";
+
 const WHO_ASKED_FOR_BATCHES: &str = "
 ALTER TABLE batches ADD COLUMN dialect TEXT;
 ALTER TABLE batches ADD COLUMN owns_input INTEGER NOT NULL DEFAULT FALSE;
@@ -94,6 +144,6 @@ mod tests {
         migrate(&mut connection).expect("nothing is left to do");
         connection.pragma_update(None, "user_version", 99).expect("a number");
         let error = migrate(&mut connection).expect_err("this one is from the future");
-        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 2");
+        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 5");
     }
 }

@@ -1,6 +1,8 @@
 //! One forward pass as integers: which tokens of which sequences to compute, and where their keys and
 //! values live. The engine fills a `Batch`, the model consumes it; neither looks behind the other.
 
+use super::Outputs;
+
 /// A ragged batch of query tokens, prefill chunks and decode steps mixed.
 ///
 /// The tokens of all sequences are laid end to end; `n_tokens` is their total number.
@@ -18,6 +20,8 @@ pub struct Batch {
     pub sequences: Vec<BatchSequence>,
     /// Rows of `0..n_tokens` whose logits are wanted, strictly increasing, `(n_outputs)`.
     pub output_rows: Vec<u32>,
+    /// Rows of `0..n_tokens` that are pooled, strictly increasing, none of them in `output_rows`, `(n_pooled)`.
+    pub pooled_rows: Vec<u32>,
 }
 
 /// One sequence's share of a [`Batch`].
@@ -41,8 +45,9 @@ impl Batch {
     /// The bit of a token id that says that nobody has read the token yet.
     pub const UNREAD: u32 = 1 << 31;
 
-    /// Token 0 alone, in the first slot of `block`, with its logits: for a computation outside any sequence.
-    pub fn of_one_token(block: u32, block_size: usize) -> Self {
+    /// Token 0 alone, in the first slot of `block`, with its logits, or pooled if there are none: for a computation outside
+    /// any sequence.
+    pub fn of_one_token(block: u32, block_size: usize, outputs: Outputs) -> Self {
         let sequence =
             BatchSequence { query_start: 0, query_len: 1, context_len: 1, block_table: vec![block], generated: 0 };
         Self {
@@ -50,7 +55,8 @@ impl Batch {
             positions: vec![0],
             slots: vec![block * block_size as u32],
             sequences: vec![sequence],
-            output_rows: vec![0],
+            output_rows: outputs.logits.then_some(0).into_iter().collect(),
+            pooled_rows: (!outputs.logits).then_some(0).into_iter().collect(),
         }
     }
 

@@ -59,6 +59,8 @@ pub enum RowResult {
     NothingAllowed,
     /// No choice was asked for: the row, `(vocab_size)`.
     Logits(Vec<f32>),
+    /// What the row is pooled to, `(pooled_width)`.
+    Pooled(Vec<f32>),
 }
 
 /// Natural-log probabilities at one position, from the logits before any sampling stage.

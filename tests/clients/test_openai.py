@@ -1,28 +1,20 @@
-"""The unmodified `openai` package against the server."""
+"""The unmodified `openai` package against the server. Which errors it raises is in test_errors.py."""
 
 import asyncio
+import json
+import time
 
 import openai
 import pytest
+from prompts import CITIES, MODEL, PERSON, PROMPTS, RESULTS, TOOL, Person, user
+from pydantic import BaseModel
 
-MODEL = "tiny"
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Get the weather in a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
+N_LINES = 200
 
 
 @pytest.fixture(scope="module")
 def client(server_url):
     return openai.OpenAI(api_key="none", base_url=f"{server_url}/v1", max_retries=0)
-
-
-def user(text):
-    return [{"role": "user", "content": text}]
 
 
 def test_chat(client):
@@ -49,20 +41,74 @@ def test_async(server_url):
     assert asyncio.run(ask())
 
 
-def test_tools(client):
-    request = {"model": MODEL, "tools": [TOOL], "temperature": 0, "max_tokens": 60}
-    messages = user("What is the weather in Paris?")
-    answer = client.chat.completions.create(**request, messages=messages)
-    call = answer.choices[0].message.tool_calls[0]
-    assert answer.choices[0].finish_reason == "tool_calls" and call.function.name == "get_weather"
-    arguments = ""
-    for chunk in client.chat.completions.create(**request, messages=messages, stream=True):
-        for piece in chunk.choices[0].delta.tool_calls or []:
-            arguments += piece.function.arguments or ""
-    assert arguments == call.function.arguments
-    result = {"role": "tool", "tool_call_id": call.id, "content": '{"sky": "clear"}'}
-    rest = client.chat.completions.create(**request, messages=[*messages, answer.choices[0].message, result])
-    assert rest.choices[0].message.content or rest.choices[0].message.tool_calls
+def test_async_stream(server_url):
+    async def ask():
+        async with openai.AsyncOpenAI(api_key="none", base_url=f"{server_url}/v1") as client:
+            request = {"model": MODEL, "messages": user("Hello!"), "temperature": 0, "max_tokens": 20}
+            whole, stream = await asyncio.gather(
+                client.chat.completions.create(**request), client.chat.completions.create(**request, stream=True)
+            )
+            pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
+            return whole.choices[0].message.content, "".join(pieces)
+
+    whole, streamed = asyncio.run(ask())
+    assert whole == streamed != ""
+
+
+def test_parallel_calls_and_their_results(client):
+    request = {"model": MODEL, "tools": [TOOL], "temperature": 0, "max_tokens": 100}
+    messages = user(PROMPTS["two_cities"])
+    choice = client.chat.completions.create(**request, messages=messages).choices[0]
+    calls = choice.message.tool_calls
+    assert choice.finish_reason == "tool_calls" and len({call.id for call in calls}) == 2
+    assert [json.loads(call.function.arguments) for call in calls] == [{"city": city} for city in CITIES]
+    with client.chat.completions.stream(**request, messages=messages) as stream:
+        streamed = stream.get_final_completion().choices[0].message.tool_calls
+    assert [call.function.arguments for call in streamed] == [call.function.arguments for call in calls]
+    results = [
+        {"role": "tool", "tool_call_id": call.id, "content": result}
+        for call, result in zip(calls, RESULTS, strict=True)
+    ]
+    rest = client.chat.completions.create(**request, messages=[*messages, choice.message, *results])
+    assert rest.choices[0].message.content.startswith(PROMPTS["said_of_results"])
+
+
+def test_one_call_where_parallel_ones_are_not_wanted(client):
+    request = {"model": MODEL, "tools": [TOOL], "temperature": 0, "max_tokens": 100, "parallel_tool_calls": False}
+    answer = client.chat.completions.create(**request, messages=user(PROMPTS["two_cities"]))
+    assert len(answer.choices[0].message.tool_calls) == 1
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+def test_demanded_calls(client, choice):
+    request = {"model": MODEL, "tools": [TOOL], "temperature": 0, "max_tokens": 100, "tool_choice": choice}
+    calls = client.chat.completions.create(**request, messages=user("Hello!")).choices[0].message.tool_calls
+    assert {call.function.name for call in calls} == {"get_weather"}
+
+
+def test_an_answer_as_a_pydantic_type(client):
+    request = {"model": MODEL, "messages": user(PROMPTS["extraction"]), "temperature": 0, "max_tokens": 60}
+    whole = client.chat.completions.parse(**request, response_format=Person)
+    assert whole.choices[0].message.parsed == PERSON
+    with client.chat.completions.stream(**request, response_format=Person) as stream:
+        assert stream.get_final_completion().choices[0].message.parsed == PERSON
+
+
+def test_arguments_as_a_pydantic_type(client):
+    class GetWeather(BaseModel):
+        city: str
+
+    tool = openai.pydantic_function_tool(GetWeather, name="get_weather", description="Get the weather in a city")
+    request = {"model": MODEL, "tools": [tool], "temperature": 0, "max_tokens": 60}
+    answer = client.chat.completions.parse(**request, messages=user(PROMPTS["one_city"]))
+    assert answer.choices[0].message.tool_calls[0].function.parsed_arguments == GetWeather(city=PROMPTS["city"])
+
+
+def test_log_probabilities_and_choices(client):
+    request = {"model": MODEL, "messages": user("Hello!"), "max_tokens": 4, "temperature": 1, "seed": 7}
+    answer = client.chat.completions.create(**request, n=3, logprobs=True, top_logprobs=2)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert all(len(token.top_logprobs) == 2 for choice in answer.choices for token in choice.logprobs.content)
 
 
 def test_fields_of_mistral_do_not_change_the_form(client):
@@ -77,6 +123,34 @@ def test_fields_of_mistral_do_not_change_the_form(client):
 def test_completions_with_a_suffix(client):
     answer = client.completions.create(model=MODEL, prompt="Hello, my", suffix="is Anna.", max_tokens=8)
     assert answer.object == "text_completion" and answer.usage.completion_tokens <= 8
+
+
+def test_a_batch_from_a_file(client):
+    body = {"model": MODEL, "messages": user("Hello!"), "temperature": 0, "max_tokens": 4}
+    line = {"method": "POST", "url": "/v1/chat/completions", "body": body}
+    lines = [json.dumps({"custom_id": f"line {i}", **line}) for i in range(N_LINES - 1)]
+    lines.append(json.dumps({"custom_id": "wrong", **line, "body": {**body, "temperature": 9}}))
+    file = client.files.create(file=("lines.jsonl", "\n".join(lines).encode()), purpose="batch")
+    assert file.id in [each.id for each in client.files.list(purpose="batch")]
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"run": "1"}
+    )
+    deadline = time.monotonic() + 120
+    while batch.status in ("validating", "in_progress", "finalizing") and time.monotonic() < deadline:
+        time.sleep(0.1)
+        batch = client.batches.retrieve(batch.id)
+    assert batch.status == "completed" and batch.metadata == {"run": "1"}
+    assert dict(batch.request_counts) == {"total": N_LINES, "completed": N_LINES - 1, "failed": 1}
+    assert batch.id in [each.id for each in client.batches.list()]
+    answers = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
+    assert [answer["custom_id"] for answer in answers] == [f"line {i}" for i in range(N_LINES - 1)]
+    contents = {answer["response"]["body"]["choices"][0]["message"]["content"] for answer in answers}
+    assert len(contents) == 1 and contents != {""}
+    (error,) = [json.loads(line) for line in client.files.content(batch.error_file_id).text.splitlines()]
+    assert error["custom_id"] == "wrong" and error["response"]["status_code"] == 400
+    assert client.files.delete(file.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(file.id)
 
 
 def test_models(client):

@@ -1,24 +1,30 @@
 //! The HTTP interface over the real engine and a scripted model: through the router where one request is
 //! enough, over loopback sockets where connections matter.
 
+mod agents;
+mod background;
 mod batch_faults;
 mod batch_jobs;
 mod batch_storage;
 mod batches;
 mod chat;
 mod completions;
+mod conversations;
 mod effects;
 mod errors;
 mod fields;
 mod files;
 mod fim;
+mod handoffs;
 mod http2;
 mod isolation;
 mod limits;
 mod malformed;
 mod mistral;
+mod mistral_conversations;
 mod openapi;
 mod operations;
+mod responses;
 mod server;
 mod storage;
 mod structured;

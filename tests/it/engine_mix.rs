@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use tramontane::{
     engine::{
-        EngineConfig, EngineHandle, Health, Precedence, Request, RequestStream, Snapshot, StopRules, Update,
+        EngineConfig, EngineHandle, Health, Precedence, Request, RequestStream, Snapshot, StopRules, Task, Update,
         draft::Drafter,
     },
     model::{
@@ -21,7 +21,7 @@ use tramontane::{
         gpu::GpuLimits,
     },
     telemetry::EngineMetrics,
-    types::{Batch, Constraint, ConstraintError, SamplingParams, TokenSet},
+    types::{Batch, Constraint, ConstraintError, Outputs, SamplingParams, TokenSet},
 };
 
 use crate::engine_mock::{Ahead, FIRST_FAULT, Gated, PagedModel, inspect, read};
@@ -80,12 +80,18 @@ pub fn random_requests(count: usize, n_ids: u32, seed: u64) -> Vec<Request> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let texts: [Vec<u32>; 2] = std::array::from_fn(|_| (0..24).map(|_| random.random_range(0..n_ids)).collect());
     (0..count)
-        .map(|_| {
+        .map(|index| {
             let mut prompt_ids = texts[random.random_range(0..2)][..random.random_range(0..=24)].to_vec();
             prompt_ids.extend((0..random.random_range(1..=4)).map(|_| random.random_range(0..n_ids)));
             let max_tokens = random.random_range(1..=20);
             Request {
                 prompt_ids,
+                // A few want no tokens.
+                task: match index % 6 {
+                    4 => Task::Pool,
+                    5 => Task::Weigh(vec![1, n_ids - 1, 0]),
+                    _ => Task::Generate,
+                },
                 sampling: random_sampling(&mut random, n_ids),
                 stop: StopRules {
                     max_tokens,
@@ -292,6 +298,10 @@ struct WithoutChoice(Box<dyn ForwardPass>);
 impl ForwardPass for WithoutChoice {
     fn vocab_size(&self) -> usize {
         self.0.vocab_size()
+    }
+
+    fn outputs(&self) -> Outputs {
+        self.0.outputs()
     }
 
     fn tells_generated_tokens_apart(&self) -> bool {

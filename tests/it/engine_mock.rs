@@ -13,11 +13,11 @@ use std::{
 use tramontane::{
     engine::{
         EngineConfig, EngineHandle, FinishReason, Inspection, Precedence, Request, RequestStream, Snapshot, StopRules,
-        Update,
+        Task, Update,
         sampler::{History, SampleError, distribution, token_logprobs},
     },
     model::{ForwardPass, Logits, ModelError, Pipeline},
-    types::{Batch, BatchSequence, Penalties, RowResult, SamplingParams, TokenChoice},
+    types::{Batch, BatchSequence, Outputs, Penalties, RowResult, SamplingParams, TokenChoice},
 };
 
 pub const VOCAB_SIZE: usize = 64;
@@ -30,6 +30,9 @@ pub const NAN_TOKEN: u32 = 62;
 pub const SHORT_TOKEN: u32 = 63;
 /// Below this all ids are harmless.
 pub const FIRST_FAULT: u32 = 60;
+
+/// Values of a pooled row.
+pub const POOLED_WIDTH: usize = 3;
 
 const UNWRITTEN: u32 = u32::MAX;
 
@@ -57,6 +60,10 @@ impl ForwardPass for PagedModel {
         VOCAB_SIZE
     }
 
+    fn outputs(&self) -> Outputs {
+        Outputs { logits: true, pooled_width: Some(POOLED_WIDTH) }
+    }
+
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
         check_batch(batch);
         assert!(!batch.token_ids.contains(&PANIC_TOKEN), "the batch holds the token that panics");
@@ -66,13 +73,13 @@ impl ForwardPass for PagedModel {
         for (&slot, &token) in batch.slots.iter().zip(&batch.token_ids) {
             self.slots[slot as usize] = token;
         }
-        let mut values = Vec::new();
-        for &row in &batch.output_rows {
+        let history = |&row: &u32| {
             let owner = batch.sequences.iter().rfind(|sequence| sequence.query_start <= row as usize);
-            let len = batch.positions[row as usize] as usize + 1;
-            values.extend(logits_after(&self.history(owner.unwrap(), len)));
-        }
-        Ok(Logits { values, vocab_size: VOCAB_SIZE })
+            self.history(owner.unwrap(), batch.positions[row as usize] as usize + 1)
+        };
+        let values = batch.output_rows.iter().flat_map(|row| logits_after(&history(row))).collect();
+        let pooled = batch.pooled_rows.iter().flat_map(|row| pooled_of(&history(row))).collect();
+        Ok(Logits { values, vocab_size: VOCAB_SIZE, pooled })
     }
 }
 
@@ -89,6 +96,14 @@ pub fn logits_after(history: &[u32]) -> Vec<f32> {
         FIRST_FAULT.. => -1e4,
     };
     (0..n_values).map(value).collect()
+}
+
+/// What the same model pools a text to: its length and some of its logits.
+pub fn pooled_of(text: &[u32]) -> Vec<f32> {
+    let mut pooled = logits_after(text);
+    pooled.truncate(POOLED_WIDTH - 1);
+    pooled.push(text.len() as f32);
+    pooled
 }
 
 /// splitmix64.
@@ -128,6 +143,10 @@ pub struct Gated {
 impl ForwardPass for Gated {
     fn vocab_size(&self) -> usize {
         self.model.vocab_size()
+    }
+
+    fn outputs(&self) -> Outputs {
+        self.model.outputs()
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
@@ -238,6 +257,10 @@ impl ForwardPass for Ahead {
         self.model.vocab_size()
     }
 
+    fn outputs(&self) -> Outputs {
+        self.model.outputs()
+    }
+
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
         self.model.forward(batch)
     }
@@ -270,6 +293,8 @@ impl Pipeline for Ahead {
         }
         self.tokens =
             results.iter().map(|result| if let RowResult::Token { id, .. } = result { *id } else { 0 }).collect();
+        let width = logits.pooled.len() / batch.pooled_rows.len().max(1);
+        results.extend(logits.pooled.chunks(width.max(1)).map(|row| RowResult::Pooled(row.to_vec())));
         self.started.push_back(results);
         Ok(())
     }
@@ -301,6 +326,7 @@ pub fn argmax(row: &[f32]) -> u32 {
 pub fn request(prompt: &[u32], max_tokens: usize) -> Request {
     Request {
         prompt_ids: prompt.to_vec(),
+        task: Task::Generate,
         sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
         stop: StopRules {
             max_tokens,
@@ -343,7 +369,7 @@ pub fn tokens(updates: &[Update]) -> (Vec<u32>, FinishReason) {
     let Some(Update::Finished(reason)) = updates.last() else { panic!("no end: {updates:?}") };
     let ids = updates.iter().filter_map(|update| match update {
         Update::Token { id, .. } => Some(*id),
-        Update::Started { .. } | Update::PromptLogprobs(_) | Update::Finished(_) => None,
+        Update::Started { .. } | Update::PromptLogprobs(_) | Update::Values(_) | Update::Finished(_) => None,
     });
     (ids.collect(), reason.clone())
 }

@@ -67,7 +67,7 @@ fn submission() -> impl Strategy<Value = Submission> {
     let salt = prop_oneof![4 => Just(None), 1 => Just(Some("salt".to_owned()))];
     let options =
         (salt, prop::bool::weighted(0.15), any::<bool>()).prop_map(|(cache_salt, prompt_rows, generated_apart)| {
-            SequenceOptions { cache_salt, prompt_rows, generated_apart }
+            SequenceOptions { cache_salt, prompt_rows, pooled: false, generated_apart }
         });
     let precedence = prop::bool::weighted(0.4).prop_map(|waits| Precedence::ALL[usize::from(waits)]);
     (prompt, 1..20usize, precedence, -1..2i32, options).prop_map(

@@ -233,7 +233,7 @@ impl ForwardPass for Counting {
         for (values, &row) in values.chunks_mut(7).zip(&batch.output_rows) {
             values[(batch.token_ids[row as usize] as usize + 1) % 7] = 1.0;
         }
-        Ok(Logits { values, vocab_size: 7 })
+        Ok(Logits { values, vocab_size: 7, ..Logits::default() })
     }
 }
 
@@ -292,7 +292,7 @@ fn logits_that_are_not_numbers_end_a_request_after_what_came_before() {
                     _ => values[5] = 1.0,
                 }
             }
-            Ok(Logits { values, vocab_size: VOCAB_SIZE })
+            Ok(Logits { values, vocab_size: VOCAB_SIZE, ..Logits::default() })
         }
     }
     for speculation in [SpeculationMode::Off, SpeculationMode::Always(8), SpeculationMode::Always(5)] {

@@ -25,8 +25,28 @@ pub enum Expected {
     Causal(Vec<Prompt>),
     /// Log-probabilities of one sequence.
     Logprobs(Box<Logprobs>),
-    /// Something that no served architecture computes, by name.
-    NotServed(&'static str),
+    /// What texts are pooled to.
+    Pooled(Vec<PooledText>),
+}
+
+/// One text and what it is pooled to.
+pub struct PooledText {
+    pub input_ids: Vec<u32>,
+    pub reference: Reference,
+}
+
+/// Of one text.
+pub enum Reference {
+    Embedding {
+        /// After the final norm, `(input_ids, hidden_size)`.
+        hidden: Vec<f32>,
+        /// The last of them, of length 1.
+        embedding: Vec<f32>,
+    },
+    Classes {
+        scores: Vec<f32>,
+        probabilities: Vec<f32>,
+    },
 }
 
 /// One prompt and its answers.
@@ -94,10 +114,8 @@ impl Case {
         if golden.0.contains_key("top_logprobs") {
             return golden.logprobs().map(|logprobs| Expected::Logprobs(Box::new(logprobs)));
         }
-        for (tensor, kind) in [("prompt.0.embedding", "embedding"), ("prompt.0.class_logits", "classification")] {
-            if golden.0.contains_key(tensor) {
-                return Ok(Expected::NotServed(kind));
-            }
+        if ["prompt.0.embedding", "prompt.0.class_logits"].iter().any(|name| golden.0.contains_key(*name)) {
+            return golden.pooled().map(Expected::Pooled);
         }
         bail!("golden.safetensors holds none of the known kinds of output")
     }
@@ -134,6 +152,27 @@ impl Golden {
                 };
                 ensure!(!prompt.input_ids.is_empty() && prompt.greedy_gap.len() == prompt.greedy_ids.len());
                 Ok(prompt)
+            })
+            .collect()
+    }
+
+    fn pooled(&self) -> Result<Vec<PooledText>> {
+        let floats =
+            |name: String| -> Result<Vec<f32>> { Ok(self.get(&name)?.iter().map(|value| *value as f32).collect()) };
+        let numbers = (0..).take_while(|i| self.0.contains_key(&format!("prompt.{i}.input_ids")));
+        numbers
+            .map(|i| {
+                let reference = match self.0.contains_key(&format!("prompt.{i}.embedding")) {
+                    true => Reference::Embedding {
+                        hidden: floats(format!("prompt.{i}.last_hidden"))?,
+                        embedding: floats(format!("prompt.{i}.embedding"))?,
+                    },
+                    false => Reference::Classes {
+                        scores: floats(format!("prompt.{i}.class_logits"))?,
+                        probabilities: floats(format!("prompt.{i}.class_probs"))?,
+                    },
+                };
+                Ok(PooledText { input_ids: self.ids(&format!("prompt.{i}.input_ids"))?, reference })
             })
             .collect()
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use tramontane::engine::{EngineConfig, EngineHandle, FinishReason, Precedence, Request, StopRules, Update};
+use tramontane::engine::{EngineConfig, EngineHandle, FinishReason, Precedence, Request, StopRules, Task, Update};
 use tramontane::model::{ForwardPass, Logits};
 use tramontane::types::{Batch, BatchSequence, SamplingParams};
 
@@ -127,6 +127,7 @@ pub fn generate<'a>(
     let engine = EngineHandle::spawn(model, config, Arc::default());
     let request = |(prompt_ids, max_tokens): (&[u32], usize)| Request {
         prompt_ids: prompt_ids.to_vec(),
+        task: Task::Generate,
         sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
         stop: StopRules {
             max_tokens,
@@ -152,7 +153,7 @@ pub fn generate<'a>(
             match stream.blocking_next() {
                 Some(Update::Token { id, .. }) => tokens.push(id),
                 Some(Update::Finished(FinishReason::Length)) => break,
-                Some(Update::Started { .. } | Update::PromptLogprobs(_)) => {}
+                Some(Update::Started { .. } | Update::PromptLogprobs(_) | Update::Values(_)) => {}
                 Some(Update::Finished(reason)) => bail!("the engine ended a request: {reason:?}"),
                 None => bail!("the engine is gone"),
             }

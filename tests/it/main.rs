@@ -15,6 +15,7 @@ mod fixtures;
 mod golden;
 mod golden_case;
 mod golden_mistakes;
+mod golden_pooling;
 mod golden_run;
 mod golden_sampling;
 mod prompt;

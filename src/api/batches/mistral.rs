@@ -26,6 +26,8 @@ const DEFAULT_HOURS: u64 = 24;
 const MOST_HOURS: i64 = 7 * 24;
 const MOST_FILES: usize = 100;
 const LISTED: u64 = 100;
+/// Results that an answer may repeat; more are read from their file.
+const MOST_INLINE_BYTES: u64 = 8 << 20;
 
 /// A checked body.
 struct JobRequest {
@@ -129,12 +131,25 @@ pub(in crate::api) async fn get(
     ObjectId(id): ObjectId,
     mut query: QueryFields,
 ) -> Result<Json<Value>, ApiError> {
-    if query.flag("inline")? == Some(true) {
-        let message = "`inline` is not supported: read the content of `output_file`.";
-        return Err(ApiError::invalid("inline", message));
-    }
+    let is_inline = query.flag("inline")?.unwrap_or(false);
     query.finish()?;
-    Ok(Json(object(&work.state.store().batch(&id).await?)))
+    let batch = work.state.store().batch(&id).await?;
+    let mut object = object(&batch);
+    if is_inline && let Some(file) = &batch.output_file {
+        object["outputs"] = inline_results(work.state.store(), file).await?;
+    }
+    Ok(Json(object))
+}
+
+/// Deletes a job that has ended. Its files stay.
+pub(in crate::api) async fn delete(
+    work: StorageWork,
+    ObjectId(id): ObjectId,
+    query: QueryFields,
+) -> Result<Json<Value>, ApiError> {
+    query.finish()?;
+    work.state.store().delete_batch(&id).await?;
+    Ok(Json(json!({ "id": id, "object": "batch", "deleted": true })))
 }
 
 /// Lines that are not done will not be.
@@ -208,6 +223,28 @@ fn inline(requests: &[Value]) -> Result<String, ApiError> {
         lines.push('\n');
     }
     Ok(lines)
+}
+
+/// The lines of a file of results.
+async fn inline_results(store: &Store, file: &str) -> Result<Value, ApiError> {
+    let missing = |error| match error {
+        StoreError::Missing { .. } => ApiError::invalid("inline", "`inline`: the file of results was deleted."),
+        error => error.into(),
+    };
+    let bytes = store.file(file).await.map_err(missing)?.bytes;
+    if bytes > MOST_INLINE_BYTES {
+        let message = format!("`inline`: the results have {bytes} bytes; read the content of `output_file`.");
+        return Err(ApiError::invalid("inline", message));
+    }
+    let mut content = Vec::new();
+    let mut number = 0;
+    while let Some(part) = store.file_part(file, number).await? {
+        content.extend_from_slice(&part);
+        number += 1;
+    }
+    let lines = content.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    let lines: Result<Vec<Value>, _> = lines.map(serde_json::from_slice).collect();
+    lines.map(Value::from).map_err(|error| ApiError::Internal { message: format!("A file of results: {error}.") })
 }
 
 /// Writes inline requests to a file like any other.

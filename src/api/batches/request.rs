@@ -8,7 +8,15 @@ use crate::api::{
 };
 
 /// What can answer lines: routes that take one JSON object and answer with one.
-pub(in crate::api) const ENDPOINTS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/fim/completions"];
+pub(in crate::api) const ENDPOINTS: &[&str] = &[
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/fim/completions",
+    "/v1/embeddings",
+    "/v1/moderations",
+    "/v1/chat/moderations",
+    "/v1/responses",
+];
 
 /// OpenAI's limits of `metadata`.
 const MAX_LABELS: usize = 16;
@@ -24,7 +32,7 @@ pub(super) fn take_endpoint(fields: &mut Fields) -> Result<String, ApiError> {
 }
 
 /// Takes `metadata`: labels, kept as they are written.
-pub(super) fn take_metadata(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+pub(in crate::api) fn take_metadata(fields: &mut Fields) -> Result<Option<String>, ApiError> {
     let map = match fields.take("metadata") {
         None => return Ok(None),
         Some(Value::Object(map)) => map,
@@ -48,6 +56,6 @@ pub(super) fn take_metadata(fields: &mut Fields) -> Result<Option<String>, ApiEr
 }
 
 /// Labels as they were written, for an answer.
-pub(super) fn metadata(stored: Option<&String>) -> Value {
+pub(in crate::api) fn metadata(stored: Option<&String>) -> Value {
     stored.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null)
 }

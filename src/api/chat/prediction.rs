@@ -13,6 +13,10 @@ use crate::api::{
 pub(super) fn take_prediction(fields: &mut Fields, model: &ServedModel) -> Result<Vec<u32>, ApiError> {
     let text = match fields.take("prediction") {
         None => return Ok(Vec::new()),
+        Some(_) if !model.engine.guesses_ahead() => {
+            let message = "`prediction` is of no use here: this server guesses no tokens ahead.";
+            return Err(ApiError::invalid("prediction", message));
+        }
         Some(Value::Object(prediction)) => text(&prediction)?,
         Some(other) => return Err(wrong("prediction", r#"an object such as {"type": "content", ..}"#, &other)),
     };
@@ -23,6 +27,11 @@ pub(super) fn take_prediction(fields: &mut Fields, model: &ServedModel) -> Resul
 
 fn text(prediction: &Map<String, Value>) -> Result<String, ApiError> {
     let mut text = String::new();
+    for key in ["type", "content"] {
+        if prediction.get(key).is_none_or(Value::is_null) {
+            return Err(ApiError::invalid(format!("prediction.{key}"), format!("`prediction.{key}` is missing.")));
+        }
+    }
     for (key, value) in prediction.iter().filter(|(_, value)| !value.is_null()) {
         let path = format!("prediction.{key}");
         match (key.as_str(), value) {

@@ -21,13 +21,13 @@ use crate::api::{
 use crate::prompt::{ChatPrompt, ChatRequest, Codec, ToolsOffered};
 
 /// Fields that `ChatRequest::from_json` reads.
-const PROMPT_FIELDS: &[&str] = &["messages", "tools", "reasoning_effort"];
+const PROMPT_FIELDS: &[&str] = &["messages", "tools", "reasoning_effort", "prompt_mode"];
 
 /// A chat request, checked.
 #[derive(Debug)]
-pub(super) struct ChatCall {
-    pub(super) model_name: String,
-    pub(super) job: Job,
+pub(in crate::api) struct ChatCall {
+    pub(in crate::api) model_name: String,
+    pub(in crate::api) job: Job,
     pub(super) options: ResponseOptions,
     pub(super) include_reasoning: bool,
     /// Whose form the answer has.
@@ -38,7 +38,7 @@ pub(super) struct ChatCall {
 
 impl ChatCall {
     /// Reads a body; the answer must be there by `deadline`. `head` is the dialect if the request's head shows it.
-    pub(super) fn parse(
+    pub(in crate::api) fn parse(
         text: &str,
         head: Option<Dialect>,
         model: &ServedModel,
@@ -47,6 +47,11 @@ impl ChatCall {
         let fields = Fields::parse(text, &fields::CHAT)?;
         let dialect = Dialect::of_chat(head, &fields);
         Self::read(text, fields, dialect, model, deadline).map_err(|error| dialect.refuse(error))
+    }
+
+    /// Reads a body that is known to be in Mistral's dialect.
+    pub(super) fn parse_mistral(text: &str, model: &ServedModel, deadline: Instant) -> Result<Self, ApiError> {
+        Self::read(text, Fields::parse(text, &fields::CHAT)?, Dialect::Mistral, model, deadline)
     }
 
     fn read(
@@ -78,6 +83,10 @@ impl ChatCall {
         let chat = chat_request(text, &model_name, calls.tools_offered(), &model.codec)?;
         let tools = if chat.tools.is_empty() { ToolsOffered::No } else { ToolsOffered::Yes };
         let form = calls.form(content, &chat)?;
+        if form.binds() && !params.prediction.is_empty() {
+            let message = "`prediction` cannot be combined with an answer of a form: its tokens are not guessed ahead.";
+            return Err(ApiError::invalid("prediction", message));
+        }
         let prompt =
             if is_safe { encode_safely(chat, &model.codec)? } else { model.codec.encode_chat_prompt(&chat)? };
         let ChatPrompt { mut ids, n_continued } = prompt;

@@ -78,7 +78,7 @@ pub static BATCH_JOBS: Table = Table {
             honoured("timeout_hours", r#""timeout_hours": 24"#, r#""timeout_hours": 0"#, "1 to 168; 24 if absent."),
         ],
         BOTH,
-        &[neutral("agent_id", &[], r#""agent_id": "a""#, "There are no agents.")],
+        &[neutral("agent_id", &[], r#""agent_id": "a""#, "Batches ask models, not agents.")],
     ],
 };
 
@@ -86,8 +86,9 @@ const BOTH: &[Field] = &[
     honoured(
         "endpoint",
         r#""endpoint": "/v1/chat/completions""#,
-        r#""endpoint": "/v1/embeddings""#,
-        "`/v1/chat/completions`, `/v1/completions` or `/v1/fim/completions`.",
+        r#""endpoint": "/v1/rerank""#,
+        "`/v1/chat/completions`, `/v1/completions`, `/v1/fim/completions`, `/v1/embeddings`, `/v1/moderations`, \
+         `/v1/chat/moderations` or `/v1/responses`.",
     ),
     honoured(
         "metadata",

@@ -1,18 +1,26 @@
 //! The rows: OpenAI's fields first, then vLLM's, then Mistral's.
 
-use super::{Field, Table, honoured, label, neutral};
+use super::{Field, Table, agents, honoured, label, neutral};
 
 /// `POST /v1/chat/completions`.
-pub static CHAT: Table =
-    Table { resource: "POST /v1/chat/completions", groups: &[CHAT_ONLY, CHAT_LOGPROBS, TEMPLATE, GENERATION, LABELS] };
+pub static CHAT: Table = Table {
+    resource: "POST /v1/chat/completions",
+    groups: &[CHAT_ONLY, CHAT_LOGPROBS, TEMPLATE, MODEL, GENERATION, LABELS],
+};
+
+/// `POST /v1/agents/completions`.
+pub static AGENT_COMPLETIONS: Table = Table {
+    resource: "POST /v1/agents/completions",
+    groups: &[agents::ASKED, CHAT_ONLY, CHAT_LOGPROBS, TEMPLATE, GENERATION, LABELS],
+};
 
 /// `POST /v1/completions`.
 pub static COMPLETIONS: Table =
-    Table { resource: "POST /v1/completions", groups: &[COMPLETIONS_ONLY, GENERATION, LABELS] };
+    Table { resource: "POST /v1/completions", groups: &[COMPLETIONS_ONLY, MODEL, GENERATION, LABELS] };
 
 /// `POST /v1/fim/completions`.
 pub static FIM: Table =
-    Table { resource: "POST /v1/fim/completions", groups: &[FIM_ONLY, CHAT_LOGPROBS, GENERATION, LABELS] };
+    Table { resource: "POST /v1/fim/completions", groups: &[FIM_ONLY, CHAT_LOGPROBS, MODEL, GENERATION, LABELS] };
 
 /// `POST /tokenize`.
 pub static TOKENIZE: Table = Table { resource: "POST /tokenize", groups: &[SERVED_MODEL, TOKENIZE_ONLY, TEMPLATE] };
@@ -147,11 +155,12 @@ const CHAT_ONLY: &[Field] = &[
         r#""safe_prompt": "yes""#,
         "Puts Mistral's safety prompt in front of the conversation, or of its first system message.",
     ),
-    neutral(
+    honoured(
         "prompt_mode",
-        &[],
+        r#""prompt_mode": null"#,
         r#""prompt_mode": "reasoning""#,
-        "Write the model's reasoning prompt into a system message.",
+        "`reasoning` puts the checkpoint's `SYSTEM_PROMPT.txt` in front of the conversation; refused where there is none that \
+         speaks of reasoning.",
     ),
     neutral("guardrails", &["[]"], r#""guardrails": [{"block_on_error": true}]"#, "There is no moderation model."),
     honoured(
@@ -230,9 +239,12 @@ const TEMPLATE: &[Field] = &[
     neutral("mm_processor_kwargs", &["{}"], r#""mm_processor_kwargs": {"a": 1}"#, "Only text is served."),
 ];
 
+/// Who answers.
+const MODEL: &[Field] =
+    &[honoured("model", r#""model": "tiny""#, r#""model": 1"#, "One of the served names; any other answers 404.")];
+
 /// Fields that shape generation, whatever the prompt was.
 const GENERATION: &[Field] = &[
-    honoured("model", r#""model": "tiny""#, r#""model": 1"#, "One of the served names; any other answers 404."),
     honoured(
         "max_tokens",
         r#""max_tokens": 4"#,

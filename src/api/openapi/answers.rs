@@ -1,29 +1,21 @@
 //! The schemas of answers, by name. A test compares them with what the server answers, both ways: no key is missing, and
 //! none is there that a schema does not name.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+use super::{
+    agents, responses,
+    schema::{constant, flag, integer, list, map_of, null, number, object, or_null, reference, text, words},
+    whole_texts,
+};
 
 /// All of them: `components.schemas` of the document.
 pub(super) fn schemas() -> Value {
-    let schemas = generation().into_iter().chain(stored()).chain(operation());
+    let schemas =
+        [generation(), whole_texts::schemas(), responses::schemas(), agents::schemas(), stored(), operation()]
+            .into_iter()
+            .flatten();
     Value::Object(schemas.map(|(name, schema)| (name.to_owned(), schema)).collect())
-}
-
-/// A schema by its name.
-pub(super) fn reference(name: &str) -> Value {
-    json!({ "$ref": format!("#/components/schemas/{name}") })
-}
-
-/// Also null.
-pub(super) fn or_null(mut schema: Value) -> Value {
-    match (schema.get("type"), schema.get("enum")) {
-        (Some(Value::String(kind)), None) if kind == "null" => schema,
-        (Some(Value::String(kind)), None) => {
-            schema["type"] = json!([kind, "null"]);
-            schema
-        }
-        _ => json!({ "anyOf": [schema, { "type": "null" }] }),
-    }
 }
 
 fn generation() -> Vec<(&'static str, Value)> {
@@ -278,54 +270,4 @@ fn operation() -> Vec<(&'static str, Value)> {
         ("Document", json!({ "type": "object" })),
         ("Error", errors),
     ]
-}
-
-/// An object with these members. One whose name ends with `?` may be absent.
-fn object(members: &[(&str, Value)]) -> Value {
-    let mut properties = Map::new();
-    let mut required = Vec::new();
-    for (name, schema) in members {
-        let optional = name.strip_suffix('?');
-        properties.insert(optional.unwrap_or(name).to_owned(), schema.clone());
-        if optional.is_none() {
-            required.push(*name);
-        }
-    }
-    json!({ "type": "object", "properties": properties, "required": required })
-}
-
-fn list(items: Value) -> Value {
-    json!({ "type": "array", "items": items })
-}
-
-fn map_of(values: Value) -> Value {
-    json!({ "type": "object", "additionalProperties": values })
-}
-
-fn words(words: &[&str]) -> Value {
-    json!({ "type": "string", "enum": words })
-}
-
-fn constant(text: &str) -> Value {
-    json!({ "const": text })
-}
-
-fn text() -> Value {
-    json!({ "type": "string" })
-}
-
-fn integer() -> Value {
-    json!({ "type": "integer" })
-}
-
-fn number() -> Value {
-    json!({ "type": "number" })
-}
-
-fn flag() -> Value {
-    json!({ "type": "boolean" })
-}
-
-fn null() -> Value {
-    json!({ "type": "null" })
 }

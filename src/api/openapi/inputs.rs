@@ -3,10 +3,11 @@
 
 use serde_json::{Value, json};
 
+use super::{agents, responses, schema::words, whole_texts};
 use crate::api::batches::ENDPOINTS;
 
 /// Integers as the server reads them.
-const MOST: i64 = i64::MAX;
+pub(super) const MOST: i64 = i64::MAX;
 
 /// The schema of a field that is honoured, or a label.
 ///
@@ -14,7 +15,10 @@ const MOST: i64 = i64::MAX;
 ///
 /// If there is none. A test asks for every field of every table.
 pub(super) fn schema(resource: &str, field: &str) -> Value {
-    special(resource, field)
+    agents::field(resource, field)
+        .or_else(|| responses::field(resource, field))
+        .or_else(|| whole_texts::field(resource, field))
+        .or_else(|| special(resource, field))
         .or_else(|| sampling(field))
         .or_else(|| conversation(field))
         .or_else(|| shape(field))
@@ -30,20 +34,20 @@ fn special(resource: &str, field: &str) -> Option<Value> {
             token_ids(1),
             { "type": "array", "items": token_ids(1), "minItems": 1, "maxItems": 128 },
         ]}),
-        ("POST /v1/completions", "logprobs") => integer(0, 20),
-        ("POST /v1/completions", "max_tokens") => integer(0, MOST),
+        ("POST /v1/completions", "logprobs") => integer_within(0, 20),
+        ("POST /v1/completions", "max_tokens") => integer_within(0, MOST),
         ("POST /v1/chat/completions", "prompt_logprobs") => {
-            json!({ "anyOf": [integer(0, 20), { "type": "boolean" }] })
+            json!({ "anyOf": [integer_within(0, 20), { "type": "boolean" }] })
         }
         ("POST /v1/files", "file") => json!({ "type": "string", "contentMediaType": "application/octet-stream" }),
         ("POST /v1/files", "purpose") => words(&["batch"]),
         ("POST /v1/files", "expires_after") | ("POST /v1/batches", "output_expires_after") => json!({
             "type": "object",
-            "properties": { "anchor": { "const": "created_at" }, "seconds": integer(1, MOST) },
+            "properties": { "anchor": { "const": "created_at" }, "seconds": integer_within(1, MOST) },
             "required": ["anchor", "seconds"],
             "additionalProperties": false,
         }),
-        ("POST /v1/files", "expiry") => integer(1, MOST),
+        ("POST /v1/files", "expiry") => integer_within(1, MOST),
         ("POST /v1/batches" | "POST /v1/batch/jobs", "metadata") => json!({
             "type": "object",
             "maxProperties": 16,
@@ -57,23 +61,23 @@ fn special(resource: &str, field: &str) -> Option<Value> {
 /// How tokens are chosen, and when that ends.
 fn sampling(field: &str) -> Option<Value> {
     let schema = match field {
-        "temperature" => number(0.0, 2.0),
+        "temperature" => number_within(0.0, 2.0),
         "top_p" | "typical_p" => json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 1 }),
-        "min_p" => number(0.0, 1.0),
-        "top_k" => integer(-1, i64::from(u32::MAX)),
-        "frequency_penalty" | "presence_penalty" => number(-2.0, 2.0),
+        "min_p" => number_within(0.0, 1.0),
+        "top_k" => integer_within(-1, i64::from(u32::MAX)),
+        "frequency_penalty" | "presence_penalty" => number_within(-2.0, 2.0),
         "repetition_penalty" => json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 10 }),
         "seed" | "random_seed" | "priority" => json!({ "type": "integer" }),
-        "n" | "best_of" => integer(1, 128),
-        "max_tokens" | "max_completion_tokens" => integer(1, MOST),
-        "min_tokens" => integer(0, MOST),
+        "n" | "best_of" => integer_within(1, 128),
+        "max_tokens" | "max_completion_tokens" => integer_within(1, MOST),
+        "min_tokens" => integer_within(0, MOST),
         "stop" => json!({ "anyOf": [
             { "type": "string", "minLength": 1, "maxLength": 1024 },
             { "type": "array", "items": { "type": "string", "minLength": 1, "maxLength": 1024 }, "maxItems": 16 },
         ]}),
         "stop_token_ids" => token_ids(0),
         "allowed_token_ids" => token_ids(1),
-        "logit_bias" => json!({ "type": "object", "additionalProperties": number(-100.0, 100.0) }),
+        "logit_bias" => json!({ "type": "object", "additionalProperties": number_within(-100.0, 100.0) }),
         "bad_words" => json!({ "anyOf": [
             { "type": "string", "minLength": 1, "maxLength": 1024 },
             { "type": "array", "items": { "type": "string", "minLength": 1, "maxLength": 1024 }, "maxItems": 128 },
@@ -108,8 +112,8 @@ fn conversation(field: &str) -> Option<Value> {
         "prediction" => json!({
             "type": "object",
             "properties": {
-                "type": { "enum": ["content", null] },
-                "content": { "anyOf": [{ "type": "string" }, { "type": "null" }, {
+                "type": { "const": "content" },
+                "content": { "anyOf": [{ "type": "string" }, {
                     "type": "array",
                     "items": {
                         "type": "object",
@@ -119,6 +123,7 @@ fn conversation(field: &str) -> Option<Value> {
                     },
                 }]},
             },
+            "required": ["type", "content"],
         }),
         "response_format" => json!({
             "type": "object",
@@ -144,6 +149,7 @@ fn conversation(field: &str) -> Option<Value> {
             },
         }),
         "reasoning_effort" => words(&["none", "minimal", "low", "medium", "high", "xhigh", "max"]),
+        "prompt_mode" => words(&["reasoning"]),
         "prompt" | "suffix" => json!({ "type": "string" }),
         "tokens" => token_ids(0),
         "requests" => json!({
@@ -178,8 +184,8 @@ fn shape(field: &str) -> Option<Value> {
         | "include_reasoning"
         | "safe_prompt"
         | "parallel_tool_calls" => json!({ "type": "boolean" }),
-        "top_logprobs" | "top_prompt_logprobs" => integer(0, 20),
-        "prompt_logprobs" => json!({ "anyOf": [integer(0, 20), { "type": "boolean" }] }),
+        "top_logprobs" | "top_prompt_logprobs" => integer_within(0, 20),
+        "prompt_logprobs" => json!({ "anyOf": [integer_within(0, 20), { "type": "boolean" }] }),
         "stream_options" => json!({
             "type": "object",
             "properties": {
@@ -193,10 +199,10 @@ fn shape(field: &str) -> Option<Value> {
             json!({ "type": "string" })
         }
         "request_id" => json!({ "type": "string", "minLength": 1, "maxLength": 128 }),
-        "endpoint" => words(&ENDPOINTS),
+        "endpoint" => words(ENDPOINTS),
         "completion_window" => json!({ "const": "24h" }),
         "input_files" => json!({ "type": "array", "items": { "type": "string" }, "minItems": 1, "maxItems": 100 }),
-        "timeout_hours" => integer(1, 168),
+        "timeout_hours" => integer_within(1, 168),
         _ => return None,
     };
     Some(schema)
@@ -248,18 +254,14 @@ fn tool() -> Value {
     })
 }
 
-fn token_ids(least: usize) -> Value {
-    json!({ "type": "array", "items": integer(0, i64::from(u32::MAX)), "minItems": least })
+pub(super) fn token_ids(least: usize) -> Value {
+    json!({ "type": "array", "items": integer_within(0, i64::from(u32::MAX)), "minItems": least })
 }
 
-fn integer(least: i64, most: i64) -> Value {
+pub(super) fn integer_within(least: i64, most: i64) -> Value {
     json!({ "type": "integer", "minimum": least, "maximum": most })
 }
 
-fn number(least: f64, most: f64) -> Value {
+pub(super) fn number_within(least: f64, most: f64) -> Value {
     json!({ "type": "number", "minimum": least, "maximum": most })
-}
-
-fn words(words: &[&str]) -> Value {
-    json!({ "type": "string", "enum": words })
 }

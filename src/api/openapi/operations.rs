@@ -1,6 +1,7 @@
 //! Every operation, in the order of the document. A test compares them with the routes.
 
-use super::super::fields::{BATCH_JOBS, BATCHES, CHAT, COMPLETIONS, DETOKENIZE, FILES, FIM, TOKENIZE, Table};
+use super::{agents, responses, whole_texts};
+use crate::api::fields::{BATCH_JOBS, BATCHES, CHAT, COMPLETIONS, DETOKENIZE, FILES, FIM, TOKENIZE, Table};
 
 /// One method of one path.
 pub(super) struct Operation {
@@ -29,6 +30,8 @@ pub(super) struct Parameter {
 pub(super) enum Body {
     None,
     Json(&'static Table),
+    /// In OpenAI's dialect, and in Mistral's.
+    Either(&'static Table, &'static Table),
     Form(&'static Table),
 }
 
@@ -37,15 +40,32 @@ pub(super) enum Answer {
     Json(&'static str),
     /// Events if the request says `stream`.
     JsonOrEvents(&'static str),
+    /// One of two, by the dialect.
+    Either(&'static str, &'static str),
     Text,
     Bytes,
+    /// 204.
+    Nothing,
+    /// 200 in OpenAI's dialect, 204 in Mistral's.
+    JsonOrNothing(&'static str),
     /// It is always refused, with a sentence that says why.
     Never,
 }
 
 /// All of them.
 pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
-    [GENERATION, MODELS, STORED, TOKENIZER, OPERATION].into_iter().flatten()
+    [
+        GENERATION,
+        whole_texts::OPERATIONS,
+        responses::OPERATIONS,
+        agents::OPERATIONS,
+        MODELS,
+        STORED,
+        TOKENIZER,
+        OPERATION,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 const GENERATION: &[Operation] = &[
@@ -256,29 +276,29 @@ const OPERATION: &[Operation] = &[
     },
 ];
 
-const LIMIT: Parameter = Parameter {
+pub(super) const LIMIT: Parameter = Parameter {
     name: "limit",
     schema: r#"{ "type": "integer", "minimum": 1, "maximum": 100 }"#,
     note: "Most objects of one answer.",
 };
-const AFTER: Parameter =
+pub(super) const AFTER: Parameter =
     Parameter { name: "after", schema: r#"{ "type": "string" }"#, note: "The id behind which the list goes on." };
-const ORDER: Parameter = Parameter {
+pub(super) const ORDER: Parameter = Parameter {
     name: "order",
     schema: r#"{ "type": "string", "enum": ["asc", "desc"] }"#,
     note: "By the time of creation; `desc` if absent.",
 };
-const PAGE_NUMBER: Parameter = Parameter {
+pub(super) const PAGE_NUMBER: Parameter = Parameter {
     name: "page",
     schema: r#"{ "type": "integer", "minimum": 0, "maximum": 4294967296 }"#,
     note: "Mistral's: counted from 0.",
 };
-const PAGE_SIZE: Parameter = Parameter {
+pub(super) const PAGE_SIZE: Parameter = Parameter {
     name: "page_size",
     schema: r#"{ "type": "integer", "minimum": 1, "maximum": 1000 }"#,
     note: "Mistral's: most objects of one answer.",
 };
-const PAGE: &[Parameter] = &[LIMIT, AFTER, ORDER, PAGE_NUMBER, PAGE_SIZE];
+pub(super) const PAGE: &[Parameter] = &[LIMIT, AFTER, ORDER, PAGE_NUMBER, PAGE_SIZE];
 
 const FILE_LIST: &[Parameter] = &[
     Parameter {
@@ -328,7 +348,7 @@ const JOB_LIST: &[Parameter] = &[
     },
 ];
 
-const fn get(path: &'static str) -> Operation {
+pub(super) const fn get(path: &'static str) -> Operation {
     Operation {
         method: "get",
         path,
@@ -342,7 +362,7 @@ const fn get(path: &'static str) -> Operation {
     }
 }
 
-const fn post(path: &'static str, table: &'static Table) -> Operation {
+pub(super) const fn post(path: &'static str, table: &'static Table) -> Operation {
     Operation { method: "post", body: Body::Json(table), ..get(path) }
 }
 

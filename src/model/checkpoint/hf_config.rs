@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::bounds::{self, Keys};
 use super::error::{CheckpointError, Subject, quote};
 use super::json::Section;
+use super::pooling::{self, HeadSettings};
 use super::quantization::QuantizationConfig;
 use crate::model::config::{
     AttentionConfig, AttentionTemperature, Config, ExpertsConfig, FeedForwardConfig, RopeConfig, RopeScaling,
@@ -14,7 +15,7 @@ use crate::model::config::{
 };
 
 /// What is served, for error messages.
-pub(super) const SERVED: &str = "mistral (MistralForCausalLM), mixtral (MixtralForCausalLM), \
+pub(super) const SERVED: &str = "mistral (MistralForCausalLM, MistralModel, MistralForSequenceClassification), mixtral (MixtralForCausalLM), \
     ministral (MinistralForCausalLM), ministral3 (Ministral3ForCausalLM), \
     and mistral3 (Mistral3ForConditionalGeneration) with a text_config of mistral, ministral or ministral3";
 const SERVED_ROPE: &str = "default, linear, yarn";
@@ -22,6 +23,7 @@ const SERVED_ROPE: &str = "default, linear, yarn";
 /// What the rest of the loader needs of a configuration file.
 pub(super) struct ParsedConfig {
     pub(super) architecture: String,
+    pub(super) head: HeadSettings,
     /// `tie_word_embeddings` is as configured; whether it applies is decided by the tensors.
     pub(super) config: Config,
     pub(super) quantization: Option<QuantizationConfig>,
@@ -53,6 +55,7 @@ struct Defaults {
 pub(super) fn parse(root: &Section<'_>) -> Result<ParsedConfig, CheckpointError> {
     let model_type = root.text("model_type")?.ok_or_else(|| root.refuse("model_type", "a string"))?;
     let architecture = architecture(root, model_type)?;
+    let head = pooling::head(root, &architecture)?;
     let nested = if model_type == "mistral3" {
         Some(root.section("text_config")?.ok_or_else(|| root.refuse("text_config", "an object"))?)
     } else {
@@ -90,26 +93,32 @@ pub(super) fn parse(root: &Section<'_>) -> Result<ParsedConfig, CheckpointError>
     if eos_token_ids.is_empty() {
         eos_token_ids = super::generation::token_ids(text, "eos_token_id", config.vocab_size)?;
     }
-    Ok(ParsedConfig { architecture, config, quantization, eos_token_ids })
+    Ok(ParsedConfig { architecture, head, config, quantization, eos_token_ids })
 }
 
-/// The first of `architectures`, which must be the class that generates text with this `model_type`.
+/// The one of `architectures`, which must be a class of this `model_type` that is served; the one that generates text if
+/// there is none.
 fn architecture(root: &Section<'_>, model_type: &str) -> Result<String, CheckpointError> {
-    let expected = match model_type {
-        "mistral" => "MistralForCausalLM",
-        "mixtral" => "MixtralForCausalLM",
-        "ministral" => "MinistralForCausalLM",
-        "ministral3" => "Ministral3ForCausalLM",
-        "mistral3" => "Mistral3ForConditionalGeneration",
+    let served: &[&str] = match model_type {
+        "mistral" => &["MistralForCausalLM", pooling::EMBEDDER, pooling::CLASSIFIER],
+        "mixtral" => &["MixtralForCausalLM"],
+        "ministral" => &["MinistralForCausalLM"],
+        "ministral3" => &["Ministral3ForCausalLM"],
+        "mistral3" => &["Mistral3ForConditionalGeneration"],
         other => return Err(unserved(root, quote(other))),
     };
+    let mut found = None;
     for architecture in root.list("architectures")?.unwrap_or_default() {
         let name = architecture.as_str().ok_or_else(|| root.refuse("architectures", "a list of strings"))?;
-        if name != expected {
+        if !served.contains(&name) {
             return Err(unserved(root, format!("{} with model_type {model_type}", quote(name))));
         }
+        if found.is_some_and(|other| other != name) {
+            return Err(root.refuse("architectures", "one architecture"));
+        }
+        found = Some(name);
     }
-    Ok(expected.into())
+    Ok(found.unwrap_or(served[0]).into())
 }
 
 fn unserved(section: &Section<'_>, found: String) -> CheckpointError {

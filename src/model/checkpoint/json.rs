@@ -45,6 +45,16 @@ impl<'a> Section<'a> {
         self.map.contains_key(key)
     }
 
+    /// How many members the object has.
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Their names.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.map.keys().map(String::as_str)
+    }
+
     /// The object's members that are objects.
     pub(super) fn sections(&self) -> impl Iterator<Item = Section<'a>> {
         self.map.iter().filter_map(|(key, value)| Some(self.nested(key, value.as_object()?)))

@@ -12,12 +12,12 @@ use tramontane_kernels::{PanelFormat, memory::advise_huge_pages};
 use super::error::{CheckpointError, quote};
 use super::fp8::{self, Quantization, QuantizedMatrix};
 use super::packed_cache::Session;
-use super::plan::{FeedForwardPlan, LayerPlan, Matrix, Plan, Role, SwiGluPlan};
+use super::plan::{FeedForwardPlan, HeadPlan, LayerPlan, Matrix, Plan, Role, SwiGluPlan};
 use super::safetensors_map::MappedFile;
 use super::tensors::Stored;
 use super::{ComputeDtype, Progress, WeightTypes, packed_shape};
 use crate::model::ModelError;
-use crate::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, WeightSource, Weights};
+use crate::model::weights::{FeedForwardWeights, Head, LayerWeights, SwiGluWeights, WeightSource, Weights};
 
 /// Elements that one task converts, about.
 const TASK_ELEMENTS: usize = 1 << 18;
@@ -38,11 +38,18 @@ impl Loader<'_> {
         let embed_tokens = self.matrix(&[&plan.embed_tokens], plan.embedding_role())?;
         let layers = plan.layers.iter().map(|layer| self.layer(layer)).collect::<Result<Vec<_>, _>>()?;
         let norm = self.norm(&plan.norm)?;
-        let lm_head = match &plan.lm_head {
-            Some(lm_head) => self.matrix(&[lm_head], Role::Head)?,
-            None => embed_tokens.clone(),
-        };
-        Ok(Weights { embed_tokens, layers, norm, lm_head })
+        let head = self.head(plan)?.unwrap_or_else(|| Head::Logits(embed_tokens.clone()));
+        Ok(Weights { embed_tokens, layers, norm, head })
+    }
+
+    /// `None` if it is the embedding.
+    fn head(&self, plan: &Plan) -> Result<Option<Head>, CheckpointError> {
+        Ok(match &plan.head {
+            HeadPlan::Tied => None,
+            HeadPlan::Logits(lm_head) => Some(Head::Logits(self.matrix(&[lm_head], Role::Head)?)),
+            HeadPlan::Classes(score) => Some(Head::Classes(self.matrix(&[score], Role::Classes)?)),
+            HeadPlan::Nothing => Some(Head::Nothing),
+        })
     }
 
     fn layer(&self, layer: &LayerPlan) -> Result<LayerWeights, CheckpointError> {
@@ -217,9 +224,11 @@ impl WeightSource for Parts<'_> {
         Ok(norm)
     }
 
-    fn lm_head(&self) -> Result<Tensor, ModelError> {
-        let lm_head = self.plan.lm_head.as_ref().unwrap_or(&self.plan.embed_tokens);
-        Ok(self.loader.matrix(&[lm_head], Role::Head)?)
+    fn head(&self) -> Result<Head, ModelError> {
+        match self.loader.head(self.plan)? {
+            Some(head) => Ok(head),
+            None => Ok(Head::Logits(self.loader.matrix(&[&self.plan.embed_tokens], Role::Head)?)),
+        }
     }
 }
 

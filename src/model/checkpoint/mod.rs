@@ -22,6 +22,7 @@ mod names;
 mod native_config;
 mod packed_cache;
 mod plan;
+mod pooling;
 mod quantization;
 mod safetensors_map;
 mod summary;
@@ -49,12 +50,13 @@ use self::files::Files;
 use self::json::Section;
 use self::load::{Loader, Parts};
 use self::names::Naming;
-use self::plan::{Matrix, Plan, Role};
+use self::plan::{HeadPlan, Matrix, Plan, Role};
 use self::quantization::QuantizationConfig;
 use self::safetensors_map::MappedFile;
 use self::tensors::Inventory;
 use crate::model::config::Config;
 use crate::model::weights::{WeightSource, Weights};
+use crate::types::Pooling;
 
 /// An opened checkpoint: its metadata is checked, its files are mapped, no weights have been read.
 /// The files must not be modified while it lives.
@@ -64,6 +66,7 @@ pub struct Checkpoint {
     architecture: String,
     config: Config,
     generation_defaults: GenerationDefaults,
+    pooling: Pooling,
     tokenizers: Vec<PathBuf>,
     files: Vec<MappedFile>,
     plan: Plan,
@@ -125,7 +128,7 @@ impl WeightTypes {
         let panels = match role {
             Role::Projection => self.panels,
             Role::Head => self.head_panels(),
-            Role::Embedding | Role::Router => None,
+            Role::Embedding | Role::Router | Role::Classes => None,
         };
         panels.filter(|panels| *panels != PanelFormat::Bf16 || panels.refuses((rows, columns)).is_none())
     }
@@ -174,13 +177,15 @@ impl Checkpoint {
         let inventory = Inventory::new(dir, &files, found.index.as_ref())?;
         let naming = Naming::detect(found.layout, |name| inventory.contains(name));
         let quantization = parsed.quantization.unwrap_or(QuantizationConfig::DEFAULT);
-        let plan = Plan::new(&config, naming, quantization, inventory)?;
-        config.tie_word_embeddings = plan.lm_head.is_none();
+        let plan = Plan::new((&config, parsed.head.kind()), naming, quantization, inventory)?;
+        config.tie_word_embeddings = matches!(plan.head, HeadPlan::Tied);
+        let pooling = pooling::read(dir, parsed.head, config.hidden_size)?;
         Ok(Checkpoint {
             layout: found.layout,
             architecture: parsed.architecture,
             config,
             generation_defaults,
+            pooling,
             tokenizers: found.tokenizers,
             files,
             plan,
@@ -195,6 +200,16 @@ impl Checkpoint {
     /// Recommended sampling, and the tokens that end a sequence.
     pub fn generation_defaults(&self) -> &GenerationDefaults {
         &self.generation_defaults
+    }
+
+    /// What it makes of a whole text.
+    pub fn pooling(&self) -> &Pooling {
+        &self.pooling
+    }
+
+    /// False if it only pools.
+    pub fn generates(&self) -> bool {
+        matches!(self.plan.head, HeadPlan::Tied | HeadPlan::Logits(_))
     }
 
     /// The dtype to compute in when none is asked for: that of the stored embedding, so bf16 for bf16 and

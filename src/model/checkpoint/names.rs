@@ -1,5 +1,5 @@
 //! What tensors are called: one list of the decoder's parts, spelled as in the Hugging Face layout (under
-//! one of three prefixes) or as in the native one; and which tensors of a checkpoint are knowingly unused.
+//! one of four prefixes) or as in the native one; and which tensors of a checkpoint are knowingly unused.
 
 use super::files::Layout;
 
@@ -33,11 +33,13 @@ const SKIPPED_SUFFIXES: [&str; 9] = [
 ];
 
 /// Prefixes of the decoder and of the head in the Hugging Face layout.
-const HF_PREFIXES: [(&str, &str); 3] = [
+const HF_PREFIXES: [(&str, &str); 4] = [
     ("model.", "lm_head"),
     ("language_model.model.", "language_model.lm_head"),
     // The names that transformers has in memory; some tools write them.
     ("model.language_model.", "lm_head"),
+    // A decoder without a head is saved without the prefix.
+    ("", "lm_head"),
 ];
 
 /// How one checkpoint spells its tensors.
@@ -97,6 +99,11 @@ impl Naming {
             Naming::HuggingFace { head, .. } => head.into(),
             Naming::Native => "output".into(),
         }
+    }
+
+    /// The table of classes.
+    pub(super) fn score(self) -> String {
+        "score".into()
     }
 
     /// Query and key rows are interleaved pairs per head, to be brought into half-split order.

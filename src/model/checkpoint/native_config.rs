@@ -5,6 +5,7 @@ use super::bounds::{self, Keys};
 use super::error::{CheckpointError, Subject};
 use super::hf_config::{ParsedConfig, SERVED, magnitude_scale};
 use super::json::Section;
+use super::pooling::HeadSettings;
 use super::quantization::QuantizationConfig;
 use crate::model::config::{
     AttentionConfig, AttentionTemperature, Config, ExpertsConfig, FeedForwardConfig, RopeConfig, RopeScaling,
@@ -68,6 +69,7 @@ pub(super) fn parse(root: &Section<'_>) -> Result<ParsedConfig, CheckpointError>
     let architecture = if experts.is_some() { "native Mixtral" } else { "native Mistral" };
     Ok(ParsedConfig {
         architecture: architecture.into(),
+        head: HeadSettings::Logits,
         config,
         quantization: quantization.transpose()?,
         // The native layout leaves the end of sequence to the tokenizer.

@@ -20,9 +20,29 @@ pub(super) struct Plan {
     pub(super) embed_tokens: Matrix,
     pub(super) layers: Vec<LayerPlan>,
     pub(super) norm: Stored,
-    /// `None` where the embedding is used.
-    pub(super) lm_head: Option<Matrix>,
+    pub(super) head: HeadPlan,
     pub(super) skipped: Skipped,
+}
+
+/// What the configuration says follows the final norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeadKind {
+    /// Logits of the next token.
+    Logits,
+    /// Scores of so many classes.
+    Classes(usize),
+    /// Nothing.
+    Nothing,
+}
+
+/// The stored form of what follows the final norm.
+#[derive(Debug)]
+pub(super) enum HeadPlan {
+    /// The embedding is used.
+    Tied,
+    Logits(Matrix),
+    Classes(Matrix),
+    Nothing,
 }
 
 /// The stored form of a layer.
@@ -63,6 +83,8 @@ pub(super) enum Role {
     Projection,
     /// Chooses experts.
     Router,
+    /// Scores of classes.
+    Classes,
 }
 
 /// The stored form of a matrix.
@@ -82,12 +104,12 @@ pub(super) struct Matrix {
 impl Plan {
     /// Finds and checks everything that `config` requires.
     pub(super) fn new(
-        config: &Config,
+        (config, head): (&Config, HeadKind),
         naming: Naming,
         quantization: QuantizationConfig,
         inventory: Inventory<'_>,
     ) -> Result<Plan, CheckpointError> {
-        Planner { config, naming, quantization, inventory }.plan()
+        Planner { config, head, naming, quantization, inventory }.plan()
     }
 
     /// All matrices, in the order in which they are loaded.
@@ -101,13 +123,17 @@ impl Plan {
             let blocks = blocks.iter().flat_map(|block| [&block.gate_proj, &block.up_proj, &block.down_proj]);
             attention.into_iter().chain(router).chain(blocks)
         });
-        std::iter::once(&self.embed_tokens).chain(layers).chain(&self.lm_head)
+        std::iter::once(&self.embed_tokens).chain(layers).chain(self.head.matrix())
     }
 
     /// The matrices that the decoder has, stacked as it has them, and what each is for.
     pub(super) fn packed(&self) -> Vec<(Vec<&Matrix>, Role)> {
         let mut packed = vec![(vec![&self.embed_tokens], self.embedding_role())];
-        packed.extend(self.lm_head.iter().map(|lm_head| (vec![lm_head], Role::Head)));
+        match &self.head {
+            HeadPlan::Logits(lm_head) => packed.push((vec![lm_head], Role::Head)),
+            HeadPlan::Classes(score) => packed.push((vec![score], Role::Classes)),
+            HeadPlan::Tied | HeadPlan::Nothing => {}
+        }
         for layer in &self.layers {
             let mut project = |parts| packed.push((parts, Role::Projection));
             project(vec![&layer.q_proj, &layer.k_proj, &layer.v_proj]);
@@ -125,7 +151,10 @@ impl Plan {
 
     /// A tied embedding is the head too.
     pub(super) fn embedding_role(&self) -> Role {
-        if self.lm_head.is_some() { Role::Embedding } else { Role::Head }
+        match self.head {
+            HeadPlan::Tied => Role::Head,
+            HeadPlan::Logits(_) | HeadPlan::Classes(_) | HeadPlan::Nothing => Role::Embedding,
+        }
     }
 
     /// All norms.
@@ -138,6 +167,16 @@ impl Plan {
     pub(super) fn stored_bytes(&self) -> u64 {
         let matrices: u64 = self.matrices().map(|matrix| matrix.stored_bytes()).sum();
         matrices + self.norms().map(|norm| norm.entry.n_bytes() as u64).sum::<u64>()
+    }
+}
+
+impl HeadPlan {
+    /// What is stored of it alone.
+    fn matrix(&self) -> Option<&Matrix> {
+        match self {
+            HeadPlan::Logits(matrix) | HeadPlan::Classes(matrix) => Some(matrix),
+            HeadPlan::Tied | HeadPlan::Nothing => None,
+        }
     }
 }
 
@@ -177,6 +216,7 @@ impl Matrix {
 
 struct Planner<'a> {
     config: &'a Config,
+    head: HeadKind,
     naming: Naming,
     quantization: QuantizationConfig,
     inventory: Inventory<'a>,
@@ -197,12 +237,28 @@ impl Planner<'_> {
         };
         let layers = (0..num_hidden_layers).map(|layer| self.layer(layer)).collect::<Result<Vec<_>, _>>()?;
         let norm = self.norm(&self.naming.norm())?;
-        // A head in the file wins over a configuration that calls the embeddings tied, as in transformers.
-        let head = self.naming.lm_head();
-        let tied = tie_word_embeddings && !self.inventory.contains(&format!("{head}.weight"));
-        let lm_head = if tied { None } else { Some(self.matrix(&head, vocabulary)?) };
+        let head = match self.head {
+            HeadKind::Logits => self.lm_head(vocabulary, tie_word_embeddings)?,
+            HeadKind::Classes(classes) => HeadPlan::Classes(self.classes([classes, hidden_size])?),
+            HeadKind::Nothing => HeadPlan::Nothing,
+        };
         let skipped = self.inventory.finish()?;
-        Ok(Plan { embed_tokens, layers, norm, lm_head, skipped })
+        Ok(Plan { embed_tokens, layers, norm, head, skipped })
+    }
+
+    /// A head in the file wins over a configuration that calls the embeddings tied, as in transformers.
+    fn lm_head(&mut self, shape: [usize; 2], tie_word_embeddings: bool) -> Result<HeadPlan, CheckpointError> {
+        let name = self.naming.lm_head();
+        if tie_word_embeddings && !self.inventory.contains(&format!("{name}.weight")) {
+            return Ok(HeadPlan::Tied);
+        }
+        self.matrix(&name, shape).map(HeadPlan::Logits)
+    }
+
+    fn classes(&mut self, [rows, columns]: [usize; 2]) -> Result<Matrix, CheckpointError> {
+        let name = format!("{}.weight", self.naming.score());
+        let weight = self.inventory.require(&name, &[rows, columns], &FLOATS)?;
+        Ok(Matrix { weight, rows, columns, quantization: None, interleaved_head_dim: None })
     }
 
     fn layer(&mut self, layer: usize) -> Result<LayerPlan, CheckpointError> {

@@ -103,24 +103,21 @@ impl<'a> Launches<'a> {
     }
 
     /// The logits of some of the rows that [`Self::layers`] leaves, into the first rows of the arena's, and the choice of
-    /// tokens from them, if that is the device's.
+    /// tokens from them, if that is the device's. Nothing if the model has none.
     pub(super) fn head(&self, rows: Range<usize>) -> Vec<Launch> {
-        let mut launches = self.logits(rows.clone());
+        let Some(lm_head) = self.model.weights.lm_head else { return Vec::new() };
+        let mut launches = self.logits(lm_head, rows.clone());
         let parameters = self.input(self.layout.choices);
         let of = (rows.start, rows.len());
         launches.extend(self.chooser.launches(self.arena, parameters, of, self.shape.choice));
         launches
     }
 
-    fn logits(&self, rows: Range<usize>) -> Vec<Launch> {
+    fn logits(&self, lm_head: DevicePointer, rows: Range<usize>) -> Vec<Launch> {
         let config = &self.model.config;
-        let residual = match self.shape.selected {
-            Some(_) => self.arena.selected_residual,
-            None => self.arena.residual,
-        };
-        let residual = residual.plus(rows.start * config.hidden_size * 4);
+        let residual = self.residual(rows.start);
         let lm_head = Product {
-            weight: self.model.weights.lm_head,
+            weight: lm_head,
             in_features: config.hidden_size,
             out_features: config.vocab_size,
             epilogue: Epilogue::StoreF32,
@@ -130,6 +127,15 @@ impl<'a> Launches<'a> {
         let rows = Rows { residual, attended: DevicePointer::NULL, generated: rows.len(), prompt: 0 };
         self.normed_product(self.model.weights.norm, &lm_head, self.arena.logits, rows, &mut launches);
         launches
+    }
+
+    /// Where [`Self::layers`] leaves the residual of the wanted row at this place, f32 `(hidden_size)`.
+    pub(super) fn residual(&self, place: usize) -> DevicePointer {
+        let residual = match self.shape.selected {
+            Some(_) => self.arena.selected_residual,
+            None => self.arena.residual,
+        };
+        residual.plus(place * self.model.config.hidden_size * 4)
     }
 
     fn embed(&self) -> Launch {

@@ -11,6 +11,7 @@
 mod arena;
 mod choice;
 mod launches;
+mod pooled;
 mod step;
 mod weights;
 
@@ -32,7 +33,7 @@ use super::kv_cache::KvCacheConfig;
 use super::rotary::Rotary;
 use super::weights::WeightSource;
 use super::{ForwardPass, Logits, ModelError, Pipeline, validate};
-use crate::types::{Batch, RowResult, TokenChoice};
+use crate::types::{Batch, Outputs, RowResult, TokenChoice};
 
 const _: () = assert!(Batch::UNREAD == EmbedTokens::UNREAD, "batches are uploaded as they are");
 
@@ -83,6 +84,8 @@ struct Started<D: Device> {
     logprobs: Vec<Option<usize>>,
     /// Rows without a choice, by output row of the batch.
     logits: Vec<(usize, Vec<f32>)>,
+    /// By pooled row of the batch.
+    pooled: Vec<Vec<f32>>,
 }
 
 /// What launches are made of, beside the step.
@@ -140,19 +143,20 @@ impl<D: Device> GpuDecoder<D> {
     /// Computes a prompt of one token, for nobody: what cannot run is found before anything is served, and what a device
     /// does when it meets a kernel or a product for the first time is done.
     fn warm_up(&mut self) -> Result<(), ModelError> {
-        self.compute(&Batch::of_one_token(0, self.model.geometry.block_size)).map(drop)
+        self.compute(&Batch::of_one_token(0, self.model.geometry.block_size, self.model.weights.outputs())).map(drop)
     }
 
     fn compute(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
         self.check(batch)?;
         let vocab_size = self.model.config.vocab_size;
         if batch.n_tokens() == 0 {
-            return Ok(Logits { values: Vec::new(), vocab_size });
+            return Ok(Logits { vocab_size, ..Logits::default() });
         }
         let step = Step::new(batch, self.model.geometry, self.model.group(), Choice::Host);
-        let every_row: Vec<usize> = (0..batch.output_rows.len()).collect();
-        let values = self.run_step(&step, &every_row)?.into_iter().flatten().collect();
-        Ok(Logits { values: step.in_order_of_the_batch(values, vocab_size), vocab_size })
+        let mut logits = self.run_step(&step, (0..batch.output_rows.len()).collect())?;
+        logits.sort_unstable_by_key(|&(row, _)| row);
+        let values = logits.into_iter().flat_map(|(_, row)| row).collect();
+        Ok(Logits { values, vocab_size, pooled: self.read_pooled(&step)?.concat() })
     }
 
     fn start_step(&mut self, batch: &Batch, choices: &[Option<TokenChoice<'_>>]) -> Result<(), ModelError> {
@@ -166,44 +170,58 @@ impl<D: Device> GpuDecoder<D> {
         }
         let mut logprobs = vec![None; step.shape.outputs()];
         let mut wanted = Vec::new();
-        for (row, (choice, &place)) in choices.iter().zip(step.places()).enumerate() {
+        for (row, (choice, &place)) in choices.iter().zip(step.output_places()).enumerate() {
             match choice {
                 Some(choice) => logprobs[place] = choice.logprobs.map(|n_top| n_top.min(self.model.config.vocab_size)),
-                None => wanted.push((place, row)),
+                None => wanted.push(row),
             }
         }
-        wanted.sort_unstable();
-        let places: Vec<usize> = wanted.iter().map(|&(place, _)| place).collect();
-        let rows = self.run_step(&step, &places)?;
-        let logits = wanted.into_iter().map(|(_, row)| row).zip(rows).collect();
+        let logits = self.run_step(&step, wanted)?;
+        let pooled = self.read_pooled(&step)?;
         let outputs = step.shape.outputs();
         let outcomes = self.chooser.begin_readback(&self.device, outputs, choice)?;
-        self.started.push_back(Started { outcomes, places: step.places().to_vec(), logprobs, logits });
+        self.started.push_back(Started { outcomes, places: step.output_places().to_vec(), logprobs, logits, pooled });
         self.last_outputs = batch.output_rows.len();
         Ok(())
     }
 
-    /// Runs the step, and reads those of its rows of logits, in the device's order, that are `wanted`. Waits for the
+    /// Runs the step, and reads those of the batch's output rows that are `wanted`, in the device's order. Waits for the
     /// device only if there are any.
-    fn run_step(&mut self, step: &Step, wanted: &[usize]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn run_step(&mut self, step: &Step, mut wanted: Vec<usize>) -> Result<Vec<(usize, Vec<f32>)>, ModelError> {
+        wanted.sort_unstable_by_key(|&row| step.places()[row]);
+        let places: Vec<usize> = wanted.iter().map(|&row| step.places()[row]).collect();
         // SAFETY: the batch is within the limits that the arena was made for.
         unsafe { self.device.upload(self.arena.inputs, bytemuck::cast_slice(&step.words)) }?;
         let outputs = step.shape.outputs();
         let mut rows = Vec::with_capacity(wanted.len());
         if step.shape.is_plain_decode() && outputs <= Arena::LOGIT_ROWS {
             self.decode(&step.shape)?;
-            self.read_logits(wanted, 0, &mut rows)?;
-            return Ok(rows);
+            self.read_logits(&places, 0, &mut rows)?;
+            return Ok(wanted.into_iter().zip(rows).collect());
         }
         let launches = Launches::new(&self.model, &self.arena, &self.chooser, &step.shape);
         self.run(&launches.layers())?;
+        // Where all rows are pooled, nobody wants logits.
+        let outputs = if step.output_places().is_empty() { 0 } else { outputs };
         for first in (0..outputs).step_by(Arena::LOGIT_ROWS) {
             let end = outputs.min(first + Arena::LOGIT_ROWS);
             self.run(&launches.head(first..end))?;
-            let within: Vec<usize> = wanted.iter().copied().filter(|row| (first..end).contains(row)).collect();
+            let within: Vec<usize> = places.iter().copied().filter(|place| (first..end).contains(place)).collect();
             self.read_logits(&within, first, &mut rows)?;
         }
-        Ok(rows)
+        Ok(wanted.into_iter().zip(rows).collect())
+    }
+
+    /// The pooled rows of a step that has been run, in the order of the batch.
+    fn read_pooled(&self, step: &Step) -> Result<Vec<Vec<f32>>, ModelError> {
+        let launches = Launches::new(&self.model, &self.arena, &self.chooser, &step.shape);
+        let read = |&place: &usize| {
+            let mut residual = vec![0.0; self.model.config.hidden_size];
+            // SAFETY: the arena has the residual of all rows that the step goes on with, this one among them.
+            unsafe { self.device.download(launches.residual(place), bytemuck::cast_slice_mut(&mut residual)) }?;
+            self.model.weights.pooled.read(residual)
+        };
+        step.pooled_places().iter().map(read).collect()
     }
 
     fn check(&self, batch: &Batch) -> Result<(), ModelError> {
@@ -218,6 +236,9 @@ impl<D: Device> GpuDecoder<D> {
         let paged = PagedBatch::new(batch.slots.clone(), sequences.collect(), *geometry)?;
         validate::positions(batch, &paged)?;
         validate::generated(batch)?;
+        if !batch.output_rows.is_empty() && self.model.weights.lm_head.is_none() {
+            return Err(ModelError::NoSuchOutput { what: "logits" });
+        }
         let GpuLimits { max_tokens, max_sequences } = self.arena.limits;
         for (field, found, most) in
             [("tokens", batch.n_tokens(), max_tokens), ("sequences", batch.sequences.len(), max_sequences)]
@@ -291,6 +312,7 @@ impl<D: Device> GpuDecoder<D> {
         for (row, logits) in started.logits {
             results[row] = RowResult::Logits(logits);
         }
+        results.extend(started.pooled.into_iter().map(RowResult::Pooled));
         Ok(results)
     }
 }
@@ -298,6 +320,10 @@ impl<D: Device> GpuDecoder<D> {
 impl<D: Device + Send> ForwardPass for GpuDecoder<D> {
     fn vocab_size(&self) -> usize {
         self.model.config.vocab_size
+    }
+
+    fn outputs(&self) -> Outputs {
+        self.model.weights.outputs()
     }
 
     fn tells_generated_tokens_apart(&self) -> bool {

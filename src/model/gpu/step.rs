@@ -29,7 +29,7 @@ pub(super) struct Shape {
     pub(super) tiles: usize,
     /// Blocks of the longest sequence, rounded up to a power of two.
     pub(super) table_stride: usize,
-    /// Rows whose logits are wanted, unless all are.
+    /// Rows whose logits are wanted, or that are pooled, unless all are.
     pub(super) selected: Option<Selected>,
     /// Who chooses tokens.
     pub(super) choice: Choice,
@@ -86,8 +86,10 @@ pub(super) struct Layout {
 pub(super) struct Step {
     pub(super) shape: Shape,
     pub(super) words: Vec<u32>,
-    /// Place of each of the batch's outputs among the device's.
+    /// Place of each of the batch's output rows, then of its pooled rows, among the device's outputs.
     places: Vec<usize>,
+    /// How many of them are output rows.
+    n_outputs: usize,
 }
 
 impl Shape {
@@ -100,7 +102,7 @@ impl Shape {
         self.generated + self.prompt
     }
 
-    /// Rows whose logits are computed.
+    /// Rows whose logits are computed, or that are pooled.
     pub(super) fn outputs(&self) -> usize {
         self.selected.map_or(self.rows(), |selected| selected.generated + selected.prompt)
     }
@@ -213,7 +215,7 @@ impl Step {
         }
         words[layout.tiles..][..2 * tiles.len()].copy_from_slice(tiles.as_flattened());
         words[layout.selected..][..selected_rows.len()].copy_from_slice(&selected_rows);
-        Self { shape, words, places }
+        Self { shape, words, places, n_outputs: batch.output_rows.len() }
     }
 
     /// Puts the parameters of choices, given in the order of the batch's `output_rows`, where the device looks for them.
@@ -226,17 +228,19 @@ impl Step {
         }
     }
 
-    /// Place of each of the batch's outputs among the device's.
+    /// Place of each of the batch's output rows, then of its pooled rows, among the device's outputs.
     pub(super) fn places(&self) -> &[usize] {
         &self.places
     }
 
-    /// Rows of `values (n_outputs, width)` in the order of the batch's `output_rows`.
-    pub(super) fn in_order_of_the_batch(&self, values: Vec<f32>, width: usize) -> Vec<f32> {
-        if self.places.iter().enumerate().all(|(index, &place)| index == place) {
-            return values;
-        }
-        self.places.iter().flat_map(|place| &values[place * width..(place + 1) * width]).copied().collect()
+    /// Of its output rows.
+    pub(super) fn output_places(&self) -> &[usize] {
+        &self.places[..self.n_outputs]
+    }
+
+    /// Of its pooled rows.
+    pub(super) fn pooled_places(&self) -> &[usize] {
+        &self.places[self.n_outputs..]
     }
 }
 
@@ -258,14 +262,15 @@ impl Split<'_> {
     }
 }
 
-/// The device's rows whose logits are wanted, in ascending order, and the place among them of each of the batch's
-/// `output_rows`. `order` has the batch's row of each of the device's.
+/// The device's rows of which more than keys and values is wanted, in ascending order, and the place among them of each
+/// of the batch's `output_rows` and then `pooled_rows`. `order` has the batch's row of each of the device's.
 fn select(batch: &Batch, order: &[usize]) -> (Vec<u32>, Vec<usize>) {
     let mut row_of = vec![0; order.len()];
     for (row, &of_batch) in order.iter().enumerate() {
         row_of[of_batch] = row as u32;
     }
-    let wanted: Vec<u32> = batch.output_rows.iter().map(|&row| row_of[row as usize]).collect();
+    let wanted: Vec<u32> =
+        batch.output_rows.iter().chain(&batch.pooled_rows).map(|&row| row_of[row as usize]).collect();
     let mut sorted = wanted.clone();
     sorted.sort_unstable();
     let mut place_of = vec![0; order.len()];
@@ -302,6 +307,7 @@ mod tests {
             slots: (0..n_tokens).collect(),
             sequences,
             output_rows,
+            pooled_rows: Vec::new(),
         }
     }
 
@@ -310,7 +316,7 @@ mod tests {
         // A prompt's chunk, a decode step, and a sequence that begins again within its prompt.
         let sequences = vec![sequence(0, 3, 3, 0), sequence(3, 1, 9, 1), sequence(4, 5, 6, 2)];
         let step = Step::new(&batch(sequences, vec![2, 3, 8]), GEOMETRY, 4, Choice::Host);
-        let Step { shape, words, places } = &step;
+        let Step { shape, words, places, .. } = &step;
         let selected = Some(Selected { generated: 2, prompt: 1 });
         let tiles = shape.tiles;
         assert_eq!(
@@ -327,7 +333,6 @@ mod tests {
         assert_eq!(words[layout.chunk_lens..][..2], [3, 3]);
         assert_eq!(words[layout.selected..][..3], [0, 2, 5]);
         assert_eq!(*places, [2, 0, 1]);
-        assert_eq!(step.in_order_of_the_batch(vec![1.0, 2.0, 3.0], 1), [3.0, 1.0, 2.0]);
     }
 
     #[test]

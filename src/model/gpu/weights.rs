@@ -10,11 +10,13 @@ use half::slice::HalfFloatSliceExt;
 use tramontane_kernels::gpu::{Device, DeviceError, DevicePointer, Float16};
 use tramontane_kernels::paged_attention::cuda::HEAD_DIMS;
 
+use super::pooled::PooledReader;
 use crate::model::ModelError;
 use crate::model::config::Config;
 use crate::model::rotary::RotaryTable;
 use crate::model::validate::{self, Matrices};
-use crate::model::weights::{FeedForwardWeights, LayerWeights, SwiGluWeights, WeightSource};
+use crate::model::weights::{FeedForwardWeights, Head, LayerWeights, SwiGluWeights, WeightSource};
+use crate::types::Outputs;
 
 /// What a decoder has in the memory of a device. Names and shapes as in
 /// [`Weights`](crate::model::weights::Weights), heads padded.
@@ -23,7 +25,9 @@ pub(super) struct GpuWeights {
     pub(super) embed_tokens: DevicePointer,
     pub(super) layers: Vec<GpuLayer>,
     pub(super) norm: DevicePointer,
-    pub(super) lm_head: DevicePointer,
+    /// `None` if the model has no logits.
+    pub(super) lm_head: Option<DevicePointer>,
+    pub(super) pooled: PooledReader,
     /// f32 `(max_positions, head_dim)`: cosines, then sines
     pub(super) cos_sin: DevicePointer,
     /// f32 `(max_positions)`
@@ -90,10 +94,17 @@ impl GpuWeights {
             to.matrix(&table)
         };
         let embed_tokens = table("embed_tokens", weights.embed_tokens()?)?;
-        let lm_head = match config.tie_word_embeddings {
-            true => embed_tokens,
-            false => table("lm_head", weights.lm_head()?)?,
+        let head = match config.tie_word_embeddings {
+            true => None,
+            false => Some(weights.head()?),
         };
+        let (lm_head, classes) = match head {
+            None => (Some(embed_tokens), None),
+            Some(Head::Logits(lm_head)) => (Some(table("lm_head", lm_head)?), None),
+            Some(Head::Classes(classes)) => (None, Some(classes)),
+            Some(Head::Nothing) => (None, None),
+        };
+        classes.iter().try_for_each(|classes| validate::classes(classes, config))?;
         let layer = |index| {
             let layer = weights.layer(index)?;
             validate::layer(config, index, &layer, Matrices::Rows)?;
@@ -106,10 +117,15 @@ impl GpuWeights {
             embed_tokens,
             layers,
             norm: to.norm(&norm)?,
+            pooled: PooledReader { norm, classes, rms_norm_eps: config.rms_norm_eps },
             lm_head,
             cos_sin: to.floats(&heads.of_angles(&rotary.cos_sin))?,
             query_scale: to.floats(&rotary.query_scale)?,
         })
+    }
+
+    pub(super) fn outputs(&self) -> Outputs {
+        Outputs { logits: self.lm_head.is_some(), pooled_width: Some(self.pooled.width()) }
     }
 }
 

@@ -8,6 +8,7 @@ use tramontane_kernels::gpu::Emulated;
 use super::random::{BLOCK_SIZE, Model, NUM_BLOCKS, Progress, alone, batch_of};
 use crate::model::gpu::{GpuDecoder, GpuLimits};
 use crate::model::kv_cache::KvCache;
+use crate::model::weights::Head;
 use crate::model::{Decoder, ForwardPass, KvCacheConfig};
 use crate::types::Batch;
 
@@ -79,6 +80,14 @@ fn broken_batches_are_refused() {
         expect!["output row 3, entry 1, repeats, goes back or is outside the batch of 6"],
     );
     check(
+        |b| b.pooled_rows = vec![2, 1],
+        expect!["output row 1, entry 1, repeats, goes back or is outside the batch of 6"],
+    );
+    check(
+        |b| (b.output_rows, b.pooled_rows) = (vec![3, 4], vec![1, 4]),
+        expect!["output row 4, entry 1, repeats, goes back or is outside the batch of 6"],
+    );
+    check(
         |b| b.output_rows = vec![6],
         expect!["output row 6, entry 0, repeats, goes back or is outside the batch of 6"],
     );
@@ -105,7 +114,7 @@ fn check_build(breach: impl FnOnce(&mut Model, &mut KvCacheConfig), expected: Ex
 fn weights_that_do_not_fit_are_refused() {
     let zeros = |shape: (usize, usize), dtype| Tensor::zeros(shape, dtype, &Device::Cpu).unwrap();
     check_build(
-        |m, _| m.weights.lm_head = zeros((3, 5), DType::F32),
+        |m, _| m.weights.head = Head::Logits(zeros((3, 5), DType::F32)),
         expect!["weight lm_head has shape [3, 5], expected [40, 22]"],
     );
     check_build(

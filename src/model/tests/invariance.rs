@@ -8,17 +8,20 @@ use rand_chacha::ChaCha8Rng;
 use tramontane_kernels::PanelFormat;
 use tramontane_kernels::gpu::Emulated;
 
-use super::random::{BLOCK_SIZE, Model, NUM_BLOCKS, Progress, batch_of, generated_alone};
+use super::random::{BLOCK_SIZE, Model, NUM_BLOCKS, Progress, batch_of, generated_alone, pooled_alone};
 use crate::model::ForwardPass;
 
-/// Runs all sequences to their end in random company and chunks, wanting random rows; gives the logits
-/// that were asked for as (sequence, position, row).
+/// A row that a step gave.
+struct Found {
+    sequence: usize,
+    position: usize,
+    pooled: bool,
+    values: Vec<f32>,
+}
+
+/// Runs all sequences to their end in random company and chunks, wanting random rows, some of them pooled.
 /// `texts` are tokens, and how many of them are the prompt's.
-fn mixed(
-    decoder: &mut dyn ForwardPass,
-    texts: &[(Vec<u32>, usize)],
-    rng: &mut impl Rng,
-) -> Vec<(usize, usize, Vec<f32>)> {
+fn mixed(decoder: &mut dyn ForwardPass, texts: &[(Vec<u32>, usize)], rng: &mut impl Rng) -> Vec<Found> {
     let mut blocks: Vec<u32> = (0..NUM_BLOCKS as u32).collect();
     blocks.shuffle(rng);
     let mut take = |len: usize| blocks.split_off(blocks.len() - len.div_ceil(BLOCK_SIZE));
@@ -47,10 +50,14 @@ fn mixed(
         let mut batch = batch_of(&mut step.into_iter().map(|(_, s, chunk)| (s, chunk)).collect::<Vec<_>>());
         let share = rng.random_range(0..4);
         batch.output_rows.retain(|_| rng.random_range(0..3) < share);
+        let pools = rng.random_range(0..3);
+        (batch.pooled_rows, batch.output_rows) = batch.output_rows.iter().partition(|_| rng.random_range(0..3) < pools);
         let logits = decoder.forward(&batch).unwrap();
-        for (i, &row) in batch.output_rows.iter().enumerate() {
-            let (index, position) = rows[row as usize];
-            found.push((index, position, logits.row(i).to_vec()));
+        let pooled = logits.pooled.chunks(logits.pooled.len().max(1) / batch.pooled_rows.len().max(1));
+        let of_logits = batch.output_rows.iter().enumerate().map(|(i, row)| (row, logits.row(i), false));
+        for (&row, values, pooled) in of_logits.chain(batch.pooled_rows.iter().zip(pooled).map(|(r, v)| (r, v, true))) {
+            let (sequence, position) = rows[row as usize];
+            found.push(Found { sequence, position, pooled, values: values.to_vec() });
         }
     }
     found
@@ -118,13 +125,22 @@ fn check_decoder(seed: u64, model: &Model, decoder: &mut dyn ForwardPass) {
         .collect();
     let expected: Vec<Vec<f32>> =
         texts.iter().map(|(tokens, prompt_len)| generated_alone(decoder, tokens, *prompt_len)).collect();
-    let vocab_size = model.config.vocab_size;
-    for (index, position, row) in mixed(decoder, &texts, &mut rng) {
-        let expected = &expected[index][position * vocab_size..(position + 1) * vocab_size];
-        let differs = (0..vocab_size).find(|&i| row[i].to_bits() != expected[i].to_bits());
+    let expected_pooled: Vec<Vec<f32>> =
+        texts.iter().map(|(tokens, prompt_len)| pooled_alone(decoder, tokens, *prompt_len)).collect();
+    for Found { sequence, position, pooled, values } in mixed(decoder, &texts, &mut rng) {
+        let (width, what, expected) = match pooled {
+            false => (model.config.vocab_size, "logit", &expected),
+            true => (model.config.hidden_size, "pooled value", &expected_pooled),
+        };
+        assert_eq!(values.len(), width);
+        let expected = &expected[sequence][position * width..(position + 1) * width];
+        let differs = (0..width).find(|&i| values[i].to_bits() != expected[i].to_bits());
         if let Some(i) = differs {
-            let (here, there) = (row[i], expected[i]);
-            panic!("sequence {index}, position {position}, logit {i}: {here:e}, alone {there:e}\n{:#?}", model.config);
+            let (here, there) = (values[i], expected[i]);
+            panic!(
+                "sequence {sequence}, position {position}, {what} {i}: {here:e}, alone {there:e}\n{:#?}",
+                model.config
+            );
         }
     }
 }

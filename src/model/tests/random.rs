@@ -61,9 +61,10 @@ impl Model {
             blocks.iter_mut().flat_map(|block| [&mut block.gate_up_proj, &mut block.down_proj]).for_each(pack);
             [&mut layer.qkv_proj, &mut layer.o_proj].into_iter().for_each(pack);
         }
-        pack(&mut weights.lm_head);
+        let Head::Logits(lm_head) = &mut weights.head else { panic!("the model has no logits") };
+        pack(lm_head);
         if config.tie_word_embeddings {
-            weights.embed_tokens = weights.lm_head.clone();
+            weights.embed_tokens = lm_head.clone();
         }
         Self { config, weights }
     }
@@ -186,7 +187,7 @@ fn weights(rng: &mut impl Rng, config: &Config, dtype: DType) -> Weights {
         true => embed_tokens.clone(),
         false => matrix(rng, config.vocab_size, hidden, dtype),
     };
-    Weights { embed_tokens, layers, norm: norm(rng, hidden), lm_head }
+    Weights { embed_tokens, layers, norm: norm(rng, hidden), head: Head::Logits(lm_head) }
 }
 
 /// A sequence on its way through the model.
@@ -227,6 +228,15 @@ pub(super) fn batch_of(sequences: &mut [(&mut Progress, usize)]) -> Batch {
     }
     batch.output_rows = (0..batch.n_tokens() as u32).collect();
     batch
+}
+
+/// What every token of one sequence is pooled to, computed alone in one chunk: `(tokens, pooled_width)`.
+pub(super) fn pooled_alone(decoder: &mut dyn ForwardPass, tokens: &[u32], prompt_len: usize) -> Vec<f32> {
+    let blocks = (0..tokens.len().div_ceil(BLOCK_SIZE) as u32).collect();
+    let mut progress = Progress { prompt_len, ..Progress::new(tokens.to_vec(), blocks) };
+    let mut batch = batch_of(&mut [(&mut progress, tokens.len())]);
+    batch.pooled_rows = std::mem::take(&mut batch.output_rows);
+    decoder.forward(&batch).unwrap().pooled
 }
 
 /// Logits of every token of one sequence, computed alone in one chunk: `(tokens, vocab_size)`.

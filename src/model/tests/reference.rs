@@ -45,7 +45,8 @@ pub(super) fn logits(model: &Model, tokens: &[u32]) -> Vec<f64> {
             add(x, &feed_forward(config, &layer.feed_forward, &normed));
         }
     }
-    let lm_head = Matrix::of(&weights.lm_head);
+    let Head::Logits(lm_head) = &weights.head else { panic!("the model has no logits") };
+    let lm_head = Matrix::of(lm_head);
     stream.iter().flat_map(|x| lm_head.times(&rms_norm(x, &weights.norm, config))).collect()
 }
 

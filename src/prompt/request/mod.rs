@@ -27,6 +27,8 @@ pub struct ChatRequest {
     pub tools: Vec<Tool>,
     /// How long the model may think; only tokenizer version v15 can say so in the prompt.
     pub reasoning_effort: Option<ReasoningEffort>,
+    /// Whether the model's own instructions for reasoning stand in front.
+    pub prompt_mode: Option<PromptMode>,
     /// The form of the answer; only some v15 tokenizers say so in the prompt.
     pub response_format: ResponseFormat,
 }
@@ -48,6 +50,13 @@ pub enum ReasoningEffort {
     Xhigh,
     /// As long as the model can.
     Max,
+}
+
+/// `prompt_mode`, a field of Mistral's API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptMode {
+    /// The system prompt that the model was taught to reason with.
+    Reasoning,
 }
 
 /// `response_format`.
@@ -82,11 +91,11 @@ impl ChatRequest {
         required_string(body, "", "model")?;
         tools::check_tool_choice(body)?;
         optional_bool(body, "", "parallel_tool_calls")?;
-        refuse_prompt_mode(body)?;
         Ok(ChatRequest {
             messages: messages::from_body(body)?,
             tools: tools::from_body(body)?,
             reasoning_effort: reasoning_effort(body)?,
+            prompt_mode: prompt_mode(body)?,
             response_format: ResponseFormat::from_json(body)?,
         })
     }
@@ -176,16 +185,11 @@ fn reasoning_effort(body: &Value) -> Result<Option<ReasoningEffort>, PromptError
     }
 }
 
-/// `prompt_mode: "reasoning"` asks the hosted API for a system prompt of its own, which is not part
-/// of any open checkpoint; dropping the wish silently would change the answer.
-fn refuse_prompt_mode(body: &Value) -> Result<(), PromptError> {
+fn prompt_mode(body: &Value) -> Result<Option<PromptMode>, PromptError> {
     match fields::present(body, "prompt_mode") {
-        None => Ok(()),
-        Some(value) => Err(PromptError::invalid_value(
-            "prompt_mode",
-            Some(value),
-            "no value; put the model's reasoning prompt in a system message instead",
-        )),
+        None => Ok(None),
+        Some(value) if value.as_str() == Some("reasoning") => Ok(Some(PromptMode::Reasoning)),
+        Some(value) => Err(PromptError::invalid_value("prompt_mode", Some(value), "\"reasoning\"")),
     }
 }
 

@@ -145,6 +145,30 @@ async fn lines_of_a_job_are_answered_in_mistrals_dialect() {
 }
 
 #[tokio::test]
+async fn a_batch_may_ask_whatever_answers_at_once() {
+    let harness = harness(memory());
+    harness.gate.open();
+    let _worker = harness.worker();
+    let input = json!({ "model": "tiny", "input": "Hello" });
+    let conversation = json!({ "model": "tiny", "input": [{ "role": "user", "content": "Hello" }] });
+    for (endpoint, body) in [
+        ("/v1/embeddings", json!({ "model": "tiny", "input": ["Hello", "you"] })),
+        ("/v1/moderations", input.clone()),
+        ("/v1/chat/moderations", conversation),
+        ("/v1/responses", input),
+    ] {
+        let alone = harness.post(endpoint, &body).await.status;
+        let job = json!({ "endpoint": endpoint, "requests": [{ "body": body }] });
+        let created = harness.post("/v1/batch/jobs", &job).await.json();
+        let path = format!("/v1/batch/jobs/{}", created["id"].as_str().expect("an id"));
+        let ended = harness.batch_when(&path, |job| job["status"] == "SUCCESS").await;
+        let file = if alone == 200 { &ended["output_file"] } else { &ended["error_file"] };
+        let line = &harness.lines_of(file).await[0];
+        assert_eq!(line["response"]["status_code"].as_u64().map(|status| status == 200), Some(alone == 200), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn requests_that_come_with_a_job_leave_no_file() {
     let store = memory();
     let harness = harness(store.clone());

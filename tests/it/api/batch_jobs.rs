@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     storage::line,
-    support::{Harness, mistral_error, says},
+    support::{Harness, codec, continues, ids, mistral_error, says},
 };
 
 fn requests(count: usize) -> Value {
@@ -42,6 +42,26 @@ async fn inline_requests_are_answered() {
     let id = created["id"].as_str().expect("an id");
     let batch = harness.get(&format!("/v1/batches/{id}")).await.json();
     assert_eq!((&batch["status"], &batch["completion_window"]), (&json!("completed"), &json!("2h")));
+}
+
+#[tokio::test]
+async fn texts_are_filled_in() {
+    let prompt = codec().encode_fim("Hello", Some("bye")).expect("it has the tokens");
+    let harness = Harness::new(continues(prompt.len(), ids(" and good")));
+    let _worker = harness.worker();
+    let lines = json!([
+        { "custom_id": "a", "body": { "prompt": "Hello", "suffix": "bye", "max_tokens": 20 } },
+        { "custom_id": "b", "body": { "prompt": 1 } },
+    ]);
+    let created = job(json!({ "requests": lines, "endpoint": "/v1/fim/completions" }));
+    let created = harness.post("/v1/batch/jobs", &created).await.json();
+    let ended = harness.batch_when(&path(&created), |job| job["status"] == "SUCCESS").await;
+    let answers = harness.lines_of(&ended["output_file"]).await;
+    let answer = &answers[0]["response"]["body"]["choices"][0]["message"];
+    assert_eq!((answers.len(), &answer["content"]), (1, &json!(" and good")));
+    let errors = harness.lines_of(&ended["error_file"]).await;
+    let detail = &errors[0]["response"]["body"]["detail"][0]["loc"];
+    assert_eq!((errors.len(), detail), (1, &json!(["body", "prompt"])));
 }
 
 #[tokio::test]
@@ -108,8 +128,38 @@ async fn jobs_are_listed_and_cancelled() {
         let answer = harness.get(&format!("/v1/batch/jobs?{query}")).await;
         assert_eq!((answer.status, &answer.json()["detail"][0]["loc"][1]), (422, &json!(param)), "{query}");
     }
-    let inline = harness.get(&format!("{}?inline=true", path(&jobs[0]))).await;
-    assert_eq!(mistral_error(&inline), r#"422 ["query","inline"] "value_error""#);
+}
+
+#[tokio::test]
+async fn results_come_with_the_job_if_they_are_asked_for() {
+    let harness = Harness::new(says("All is well."));
+    let created = harness.post("/v1/batch/jobs", &job(json!({ "requests": requests(3) }))).await.json();
+    let inline = format!("{}?inline=true", path(&created));
+    assert_eq!(harness.get(&inline).await.json()["outputs"], Value::Null, "there are none yet");
+    let _worker = harness.worker();
+    let ended = harness.batch_when(&path(&created), |job| job["status"] == "SUCCESS").await;
+    assert_eq!(ended["outputs"], Value::Null);
+    let outputs = harness.get(&inline).await.json()["outputs"].clone();
+    assert_eq!(outputs, Value::from(harness.lines_of(&ended["output_file"]).await));
+    assert_eq!(outputs[2]["custom_id"], "r2");
+    let file = ended["output_file"].as_str().expect("a file");
+    harness.delete(&format!("/v1/files/{file}")).await;
+    assert_eq!(mistral_error(&harness.get(&inline).await), r#"422 ["query","inline"] "value_error""#);
+}
+
+#[tokio::test]
+async fn a_job_that_has_ended_can_be_deleted() {
+    let harness = Harness::new(says("All is well."));
+    let created = harness.post("/v1/batch/jobs", &job(json!({ "requests": requests(1) }))).await.json();
+    let early = harness.delete(&path(&created)).await;
+    assert_eq!(mistral_error(&early), r#"409 "invalid_request_error" null "unfinished""#);
+    let _worker = harness.worker();
+    let ended = harness.batch_when(&path(&created), |job| job["status"] == "SUCCESS").await;
+    let deleted = harness.delete(&path(&created)).await.json();
+    assert_eq!(deleted, json!({ "id": created["id"], "object": "batch", "deleted": true }));
+    assert_eq!(harness.get(&path(&created)).await.status, 404);
+    assert_eq!(harness.delete(&path(&created)).await.status, 404);
+    assert_eq!(harness.lines_of(&ended["output_file"]).await.len(), 1, "its files stay");
 }
 
 #[tokio::test]

@@ -379,7 +379,7 @@ async fn requests_for_batches_are_checked() {
         ("input_file_id", Value::Null, r#"400 "input_file_id" null"#),
         ("input_file_id", json!("file-x"), r#"400 "input_file_id" "not_found""#),
         ("endpoint", Value::Null, r#"400 "endpoint" null"#),
-        ("endpoint", json!("/v1/embeddings"), r#"400 "endpoint" null"#),
+        ("endpoint", json!("/v1/rerank"), r#"400 "endpoint" null"#),
         ("completion_window", Value::Null, r#"400 "completion_window" null"#),
         ("metadata", json!({ "a": 1 }), r#"400 "metadata.a" null"#),
         ("colour", json!("red"), r#"400 "colour" "unknown_parameter""#),

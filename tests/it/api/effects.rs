@@ -1,5 +1,7 @@
 //! What every honoured field of chat and completions changes: a row for each, and an answer with and without it.
 
+mod looks;
+
 use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicUsize, Ordering},
@@ -10,9 +12,9 @@ use serde_json::{Value, json};
 use tramontane::{
     api::fields::{CHAT, COMPLETIONS, Support, Table},
     engine::EngineConfig,
-    prompt::SpecialTokens,
 };
 
+use self::looks::*;
 use super::support::{
     Answer, EOS, Harness, answers, codec, control, eventually, ids, merged, send, small_engine, thinks,
 };
@@ -78,6 +80,7 @@ const OF_CHAT: &[Row] = &[
     ),
     // It says what is done anyway, and contradicts a continuation.
     Row("add_generation_prompt", Sings, CONTINUED, r#""add_generation_prompt": true"#, status, ["200", "400"]),
+    Row("prompt_mode", Thinks, SHOW_IDS, r#""prompt_mode": "reasoning""#, is_guided, ["false", "true"]),
     Row("safe_prompt", Sings, SHOW_IDS, r#""safe_prompt": true"#, is_safe, ["false", "true"]),
     Row(
         "top_prompt_logprobs",
@@ -321,7 +324,7 @@ fn harness(model: Model) -> Harness {
     let harness = match model {
         Sings => Harness::with_preferences(Box::new(sing), small_engine()),
         Hums => Harness::with_preferences(Box::new(|_| vec![(la(), 10.0), (lo(), 9.0), (li(), 8.5)]), small_engine()),
-        Thinks => Harness::new(thinks()),
+        Thinks => Harness::with_codec(thinks(), codec().with_reasoning_prompt("Do [THINK]this[/THINK] first.")),
         Calls => Harness::new(answers([calls_f(), calls_f()].concat())),
         Reasons => Harness::with_codec(Box::new(|_| EOS), fixtures::codec("v15-tekken").clone()),
         Counts => {
@@ -375,124 +378,4 @@ fn lo() -> u32 {
 
 fn li() -> u32 {
     ids(" li")[0]
-}
-
-fn status(answer: &Answer) -> String {
-    answer.status.to_string()
-}
-
-fn content_type(answer: &Answer) -> String {
-    answer.header("content-type").expect("a type").to_owned()
-}
-
-/// The texts of all choices.
-fn text(answer: &Answer) -> String {
-    let answer = answer.json();
-    let choices = answer["choices"].as_array().unwrap_or_else(|| panic!("no choices: {answer}")).iter();
-    let text = |choice: &Value| choice["message"]["content"].as_str().or(choice["text"].as_str()).map(str::to_owned);
-    choices.map(|choice| text(choice).expect("a text")).collect::<Vec<_>>().join("|")
-}
-
-fn trimmed_text(answer: &Answer) -> String {
-    text(answer).trim().to_owned()
-}
-
-fn decoded(ids: &Value) -> Option<String> {
-    let ids: Vec<u32> = serde_json::from_value(ids.clone()).ok()?;
-    Some(codec().decode(&ids, SpecialTokens::Keep))
-}
-
-/// The prompt as the model gets it.
-fn prompt(answer: &Answer) -> String {
-    let json = answer.json();
-    let ids = [&json["prompt_token_ids"], &json["choices"][0]["prompt_token_ids"]];
-    ids.into_iter().find_map(decoded).unwrap_or_else(|| answer.status.to_string())
-}
-
-fn fills_in(answer: &Answer) -> String {
-    let prompt = prompt(answer);
-    (prompt.starts_with("<s>[SUFFIX]") && prompt.ends_with("end[PREFIX]Hello")).to_string()
-}
-
-fn cut(answer: &Answer) -> String {
-    let len = match answer.json()["usage"]["prompt_tokens"].as_u64().expect("a count") {
-        0..=2 => "2 tokens",
-        _ => "more than 2 tokens",
-    };
-    let begins = if prompt(answer).contains("<s>") { ", <s> among them" } else { "" };
-    format!("{len}{begins}")
-}
-
-fn offers_tools(answer: &Answer) -> String {
-    prompt(answer).contains("[AVAILABLE_TOOLS]").to_string()
-}
-
-/// How many tools are called.
-fn calls(answer: &Answer) -> String {
-    answer.json()["choices"][0]["message"]["tool_calls"].as_array().map_or(0, Vec::len).to_string()
-}
-
-fn effort(answer: &Answer) -> String {
-    let ids: Vec<u32> = serde_json::from_value(answer.json()["prompt_token_ids"].clone()).expect("ids");
-    let prompt = fixtures::codec("v15-tekken").decode(&ids, SpecialTokens::Keep);
-    if prompt.contains("\"high\"") { "high" } else { "none" }.to_owned()
-}
-
-/// How many tokens have log-probabilities.
-fn scored_tokens(answer: &Answer) -> String {
-    answer.json()["choices"][0]["logprobs"]["content"].as_array().map_or(0, Vec::len).to_string()
-}
-
-/// How many the first token of the answer has.
-fn alternatives(answer: &Answer) -> String {
-    let logprobs = &answer.json()["choices"][0]["logprobs"];
-    let of_chat = logprobs["content"][0]["top_logprobs"].as_array().map(Vec::len);
-    of_chat.or(logprobs["top_logprobs"][0].as_object().map(|top| top.len())).unwrap_or(0).to_string()
-}
-
-/// How many the second token of the prompt has, in Mistral's form.
-fn prompt_alternatives(answer: &Answer) -> String {
-    let tokens = answer.json()["choices"][0]["prompt_logprobs"]["content"].clone();
-    tokens[0]["top_logprobs"].as_array().map_or(0, Vec::len).to_string()
-}
-
-fn is_safe(answer: &Answer) -> String {
-    prompt(answer).contains("Always assist with care").to_string()
-}
-
-fn reasoning(answer: &Answer) -> String {
-    answer.json()["choices"][0]["message"]["reasoning"].as_str().unwrap_or("none").to_owned()
-}
-
-fn model(answer: &Answer) -> String {
-    answer.json()["model"].as_str().expect("a name").to_owned()
-}
-
-fn names_ids(answer: &Answer) -> String {
-    answer.body.contains(&format!("token_id:{}", la())).to_string()
-}
-
-/// Generated tokens by the last event.
-fn streamed_usage(answer: &Answer) -> String {
-    let events = answer.events();
-    let usage = events.last().and_then(|event| event["usage"]["completion_tokens"].as_u64());
-    usage.map_or("none".to_owned(), |count| count.to_string())
-}
-
-fn scores_prompt(answer: &Answer) -> String {
-    let json = answer.json();
-    (json["prompt_logprobs"].is_array() || json["choices"][0]["prompt_logprobs"].is_array()).to_string()
-}
-
-fn is_abc(answer: &Answer) -> String {
-    let id = answer.json()["id"].as_str().expect("an id").to_owned();
-    (id.ends_with("-abc") && answer.header("x-request-id") == Some("abc")).to_string()
-}
-
-fn finds_prefix(answer: &Answer) -> String {
-    (answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64() > Some(0)).to_string()
-}
-
-fn answered_ids(answer: &Answer) -> String {
-    decoded(&answer.json()["choices"][0]["token_ids"]).unwrap_or("none".to_owned())
 }

@@ -4,11 +4,12 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 use tramontane::api::{
-    fields::{self, CHAT, COMPLETIONS, FIM, Field, Support, Table},
+    fields::{self, AGENT_CHANGES, AGENT_COMPLETIONS, AGENTS, CHAT, COMPLETIONS, FIM, Field, Support, Table},
     unserved,
 };
 
 use super::{
+    mistral_conversations,
     storage::{Part, form},
     support::{Answer, Harness, babbles, merged},
 };
@@ -18,12 +19,28 @@ const BEGIN_UNSERVED: &str = "<!-- generated from src/api/unserved.rs: do not ed
 const END: &str = "<!-- end of the generated part -->\n";
 
 pub(super) async fn ask(harness: &Harness, table: &Table, members: &str) -> Answer {
+    if let Some(answer) = mistral_conversations::ask_for_fields(harness, table, members).await {
+        return answer;
+    }
     // The file of the samples is one that there is.
     let stored = match table.resource {
         "POST /v1/batches" | "POST /v1/batch/jobs" => Some(harness.upload(b"{}").await),
         _ => None,
     };
     let members = members.replace("file-abc123", stored.as_deref().unwrap_or_default());
+    // So are the response and the conversation.
+    let (members, path) = match table.resource {
+        "POST /v1/responses" | "POST /v1/responses/input_tokens" => {
+            let earlier = harness.response(json!({ "max_output_tokens": 1 })).await;
+            let members = members.replace("resp_abc123", earlier["id"].as_str().expect("an id"));
+            (members.replace("conv_abc123", &new_conversation(harness).await), None)
+        }
+        "POST /v1/conversations/{id}" | "POST /v1/conversations/{id}/items" => {
+            let path = table.resource.strip_prefix("POST ").expect("a POST");
+            (members, Some(path.replace("{id}", &new_conversation(harness).await)))
+        }
+        _ => (members, None),
+    };
     let more: Value = serde_json::from_str(&format!("{{{members}}}")).unwrap_or_else(|e| panic!("{members}: {e}"));
     let message = json!([{ "role": "user", "content": "Hello there, how do you do?" }]);
     let base = match table.resource {
@@ -36,6 +53,10 @@ pub(super) async fn ask(harness: &Harness, table: &Table, members: &str) -> Answ
         "POST /v1/batch/jobs" if more.get("requests").is_some() => json!({ "endpoint": "/v1/completions" }),
         "POST /v1/batch/jobs" => json!({ "input_files": [stored], "endpoint": "/v1/completions" }),
         "POST /v1/fim/completions" => json!({ "model": "tiny", "prompt": "def f():", "max_tokens": 4 }),
+        "POST /v1/responses" => json!({ "model": "tiny", "input": "Hello there", "max_output_tokens": 4 }),
+        "POST /v1/responses/input_tokens" => json!({ "model": "tiny", "input": "Hello there" }),
+        "POST /v1/conversations" | "POST /v1/conversations/{id}" => json!({}),
+        "POST /v1/conversations/{id}/items" => json!({ "items": [{ "role": "user", "content": "Hello" }] }),
         "POST /tokenize" if more.get("messages").is_some() => json!({ "model": "tiny" }),
         "POST /tokenize" => json!({ "model": "tiny", "prompt": "Hello" }),
         "POST /detokenize" => json!({ "model": "tiny", "tokens": [1] }),
@@ -45,8 +66,13 @@ pub(super) async fn ask(harness: &Harness, table: &Table, members: &str) -> Answ
     if more.get("max_completion_tokens").is_some() {
         body.as_object_mut().expect("an object").remove("max_tokens");
     }
-    let path = table.resource.strip_prefix("POST ").expect("a POST");
-    harness.post(path, &body).await
+    let path = path.unwrap_or_else(|| table.resource.strip_prefix("POST ").expect("a POST").to_owned());
+    harness.post(&path, &body).await
+}
+
+/// The id of a conversation without items.
+async fn new_conversation(harness: &Harness) -> String {
+    harness.post("/v1/conversations", &json!({})).await.json()["id"].as_str().expect("an id").to_owned()
 }
 
 /// The members of a JSON object as the parts of a form.
@@ -83,7 +109,7 @@ fn refuses(answer: &Answer, field: &Field) -> bool {
 
 #[tokio::test]
 async fn every_field_does_what_the_table_says() {
-    let harness = Harness::new(babbles());
+    let harness = Harness::guessing(babbles());
     let mut wrong = Vec::new();
     for table in fields::ALL {
         for field in table.fields() {
@@ -135,7 +161,7 @@ async fn no_value_of_any_field_makes_the_server_fail() {
         r#"{"a": null}"#,
         r#"[{"type": 1}]"#,
     ];
-    let harness = Harness::new(babbles());
+    let harness = Harness::guessing(babbles());
     for table in fields::ALL {
         for field in table.fields() {
             for value in values {
@@ -201,6 +227,13 @@ async fn known_clients_meet_no_unknown_field() {
     {
         assert!(FIM.field(name).is_some(), "{name}");
     }
+    for name in "model name instructions tools completion_args guardrails description handoffs metadata version_message"
+        .split_whitespace()
+    {
+        assert!(AGENTS.field(name).is_some() && AGENT_CHANGES.field(name).is_some(), "{name}");
+    }
+    assert!(AGENT_CHANGES.field("deployment_chat").is_some());
+    assert!(AGENT_COMPLETIONS.field("agent_id").is_some());
 }
 
 /// `TRAMONTANE_BLESS=1` writes the tables instead of comparing them.

@@ -1,6 +1,7 @@
 //! Malformed bodies by the thousand, at every route that reads one: always a 4xx of a shape that the document names, or an
 //! answer where the damage left a request that makes sense; never a failure of the server, nothing kept of them.
 
+use axum::http::{Request, header::CONTENT_TYPE};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Map, Value};
 use tramontane::api::{
@@ -8,13 +9,17 @@ use tramontane::api::{
     openapi,
 };
 
-use super::support::{Answer, Harness, babbles};
+use super::support::{Answer, Harness, babbles, send};
 
-/// Bodies of JSON routes with every field that has a sample.
+/// Tables of routes that read JSON.
+fn tables() -> impl Iterator<Item = &'static Table> {
+    let is_json = |table: &&Table| table.resource != "POST /v1/files"; // it reads a form
+    fields::ALL.iter().copied().filter(is_json)
+}
+
+/// Bodies with every field that has a sample.
 fn bodies() -> Vec<(&'static str, String)> {
-    let is_json = |table: &&&Table| table.resource != "POST /v1/files"; // it reads a form
-    let tables = fields::ALL.iter().filter(is_json);
-    tables.map(|table| (table.resource.strip_prefix("POST ").expect("a POST"), body(table).to_string())).collect()
+    tables().map(|table| (table.resource, body(table).to_string())).collect()
 }
 
 fn body(table: &Table) -> Value {
@@ -40,13 +45,17 @@ impl Judge {
         let mut document = openapi::document();
         let schema = document["components"]["schemas"]["Error"].take();
         let error = jsonschema::validator_for(&schema).expect("a valid schema");
-        Self { harness: Harness::new(babbles()), error, sent: 0 }
+        Self { harness: Harness::guessing(babbles()), error, sent: 0 }
     }
 
-    async fn send(&mut self, path: &str, body: impl AsRef<[u8]>) -> Answer {
+    /// To a resource such as `POST /v1/completions`. Objects in its path are unknown: that is found out after reading.
+    async fn send(&mut self, resource: &str, body: impl AsRef<[u8]>) -> Answer {
         self.sent += 1;
         let body = body.as_ref();
-        let answer = self.harness.post_text(path, body.to_vec()).await;
+        let (method, path) = resource.split_once(' ').expect("a method and a path");
+        let path = path.replace("{id}", "unknown");
+        let request = Request::builder().method(method).uri(&path).header(CONTENT_TYPE, "application/json");
+        let answer = send(self.harness.app(), request.body(body.to_vec().into()).expect("a request")).await;
         let shown = || String::from_utf8_lossy(&body[..body.len().min(2000)]).into_owned();
         match answer.status {
             200 => {}
@@ -56,10 +65,10 @@ impl Judge {
         answer
     }
 
-    async fn refuses(&mut self, path: &str, body: impl AsRef<[u8]>) {
-        let answer = self.send(path, body.as_ref()).await;
+    async fn refuses(&mut self, resource: &str, body: impl AsRef<[u8]>) {
+        let answer = self.send(resource, body.as_ref()).await;
         let shown = String::from_utf8_lossy(&body.as_ref()[..body.as_ref().len().min(2000)]).into_owned();
-        assert_ne!(answer.status, 200, "{path}: {shown}");
+        assert_ne!(answer.status, 200, "{resource}: {shown}");
     }
 
     /// Nothing is left of all that, and a good request is answered as ever.
@@ -129,8 +138,8 @@ async fn what_json_cannot_say_is_refused_in_every_field() {
         values.into_iter().chain([nested(200), nested(50_000), objects(200), objects(20_000), "9".repeat(400)]);
     let values: Vec<String> = values.collect();
     let mut judge = Judge::new();
-    for table in fields::ALL.iter().filter(|table| table.resource != "POST /v1/files") {
-        let path = table.resource.strip_prefix("POST ").expect("a POST");
+    for table in tables() {
+        let path = table.resource;
         for field in table.fields() {
             for value in &values {
                 judge.refuses(path, format!("{{\"{}\": {value}}}", field.name)).await;
@@ -151,8 +160,8 @@ async fn bombs_within_the_limits_of_json_are_survived() {
     let many = format!("{{{}\"z\":0}}", (0..5_000).map(|i| format!("\"k{i}\":{i},")).collect::<String>());
     let long = format!("\"{}\"", "\\u0000".repeat(20_000));
     let mut judge = Judge::new();
-    for table in fields::ALL.iter().filter(|table| table.resource != "POST /v1/files") {
-        let path = table.resource.strip_prefix("POST ").expect("a POST");
+    for table in tables() {
+        let path = table.resource;
         for field in table.fields() {
             for value in [&deep, &objects, &wide, &many, &long] {
                 judge.send(path, format!("{{\"{}\": {value}}}", field.name)).await;

@@ -349,8 +349,24 @@ async fn a_prediction_is_guessed_from_and_changes_nothing() {
         json!({ "type": "content", "content": [{ "type": "image", "text": "a" }] }),
         json!({ "type": "content", "content": [{}] }),
         json!({ "type": "content", "content": "a", "more": 1 }),
+        json!({}),
+        json!({ "type": "content" }),
+        json!({ "content": "a" }),
     ] {
         let answer = harness.chat(json!({ "prediction": prediction })).await;
         assert!(answer.error().starts_with(r#"400 "prediction"#), "{}", answer.body);
     }
+}
+
+/// Where nothing would be guessed from it, it is refused rather than ignored.
+#[tokio::test]
+async fn a_prediction_that_is_of_no_use_is_refused() {
+    let prediction = json!({ "prediction": { "type": "content", "content": "{}" } });
+    let form = merged(prediction.clone(), json!({ "response_format": { "type": "json_object" } }));
+    let answer = Harness::new(says("{}")).chat(form).await;
+    assert_eq!(answer.error(), r#"400 "prediction" null"#);
+    let engine = EngineConfig { speculation: SpeculationMode::Off, ..small_engine() };
+    let harness = Harness::with(says("{}"), engine, HttpLimits::default());
+    harness.gate.open();
+    assert_eq!(harness.chat(prediction).await.error(), r#"400 "prediction" null"#);
 }

@@ -60,20 +60,33 @@ fn check_answer(document: &Value, method: &str, path: &str, answer: &Answer) {
     assert!(errors.is_empty(), "{method} {path}: {}\n{}", errors.join("\n"), answer.body);
 }
 
+/// Every route in the sources of the API, such as `get /v1/models`.
+fn routes(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            routes(&path, found);
+            continue;
+        }
+        let source = fs::read_to_string(&path).expect("a source");
+        let source = source.split("#[cfg(test)]").next().expect("what is no test");
+        for route in source.split(".route(").skip(1) {
+            let (path, rest) = route.trim_start().trim_start_matches('"').split_once('"').expect("a path");
+            let handlers = rest.split("\n        .").next().unwrap_or(rest).split(';').next().unwrap_or(rest);
+            let handlers = handlers.split("\n}").next().unwrap_or(handlers);
+            let path = path.replace("{*", "{");
+            let has = |method: &&str| handlers.contains(&format!("{method}("));
+            let methods: Vec<&str> = ["get", "post", "delete", "patch", "put"].into_iter().filter(has).collect();
+            assert!(!methods.is_empty(), "{path}: {handlers}");
+            found.extend(methods.into_iter().map(|method| format!("{method} {path}")));
+        }
+    }
+}
+
 #[test]
 fn every_route_is_in_the_document_and_nothing_else() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/mod.rs");
-    let source = fs::read_to_string(source).expect("the router");
-    let routes = source.split(".route(\"").skip(1).flat_map(|route| {
-        let (path, rest) = route.split_once('"').expect("a path");
-        let handlers = rest.split("\n        .").next().unwrap_or(rest).split(';').next().unwrap_or(rest);
-        let path = path.replace("{*", "{");
-        let has = |method: &str| handlers.contains(&format!("{method}("));
-        let methods: Vec<&str> = ["get", "post", "delete", "patch", "put"].into_iter().filter(|it| has(it)).collect();
-        assert!(!methods.is_empty(), "{path}: {handlers}");
-        methods.into_iter().map(move |method| format!("{method} {path}")).collect::<Vec<_>>()
-    });
-    let routes: BTreeSet<String> = routes.collect();
+    let mut found = BTreeSet::new();
+    routes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api"), &mut found);
     let document = openapi::document();
     let paths = document["paths"].as_object().expect("paths").iter();
     let documented: BTreeSet<String> = paths
@@ -81,7 +94,7 @@ fn every_route_is_in_the_document_and_nothing_else() {
             methods.as_object().expect("methods").keys().map(move |method| format!("{method} {path}"))
         })
         .collect();
-    assert_eq!(routes, documented);
+    assert_eq!(found, documented);
 }
 
 #[test]
@@ -102,7 +115,7 @@ fn names_of_operations_are_unique_and_references_lead_somewhere() {
 /// What the tables call accepted is in the schemas too, and the answer is as described.
 #[tokio::test]
 async fn samples_of_fields_fit_the_schemas_and_so_do_their_answers() {
-    let harness = Harness::new(babbles());
+    let harness = Harness::guessing(babbles());
     let (document, strict) = (openapi::document(), strict());
     for table in fields::ALL {
         let (method, path) = table.resource.split_once(' ').expect("a method and a path");
@@ -138,7 +151,7 @@ async fn samples_of_fields_fit_the_schemas_and_so_do_their_answers() {
 /// Every refusal of the tables has one of the shapes of `Error`, and so has what no handler answers.
 #[tokio::test]
 async fn refusals_have_the_shape_that_the_document_says() {
-    let harness = Harness::new(babbles());
+    let harness = Harness::guessing(babbles());
     let document = strict();
     for table in fields::ALL {
         let (method, path) = table.resource.split_once(' ').expect("a method and a path");
@@ -153,20 +166,34 @@ async fn refusals_have_the_shape_that_the_document_says() {
 
 #[tokio::test]
 async fn every_operation_without_a_body_answers_as_described() {
-    let harness = Harness::new(babbles());
+    let harness = Harness::guessing(babbles());
     let document = strict();
     let file = harness.upload(b"{}").await;
+    let id = |answer: Answer| answer.json()["id"].as_str().expect("an id").to_owned();
+    let item = json!([{ "role": "user", "content": "Hello" }]);
+    let conversation = id(harness.post("/v1/conversations", &json!({ "items": item })).await);
+    let path = format!("/v1/conversations/{conversation}/items");
+    let item = harness.post(&path, &json!({ "items": item })).await.json()["data"][0]["id"].clone();
+    // In the background, as no other can be cancelled.
+    let response = json!({ "input": "Hello", "background": true, "max_output_tokens": 1000 });
+    let response = id(harness.post("/v1/responses", &response).await);
     let batch = json!({ "input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h" });
-    let batch = harness.post("/v1/batches", &batch).await.json()["id"].as_str().expect("an id").to_owned();
+    let batch = id(harness.post("/v1/batches", &batch).await);
     let paths = document["paths"].as_object().expect("paths");
-    let mut last = Vec::new(); // what deletes comes at the end
+    let mut last = Vec::new(); // what deletes comes at the end, parts before the whole
     for (path, methods) in paths {
         for (method, operation) in methods.as_object().expect("methods") {
             if operation.get("requestBody").is_some() || operation.pointer("/responses/200").is_none() {
                 continue;
             }
-            let id = if path.starts_with("/v1/batch") { &batch } else { &file };
+            let id = match path.split('/').nth(2) {
+                Some("batch" | "batches") => &batch,
+                Some("responses") => &response,
+                Some("conversations") => &conversation,
+                _ => &file,
+            };
             let url = path.replace("{id}", id).replace("{model}", "tiny");
+            let url = url.replace("{item}", item.as_str().expect("an id"));
             let request = Request::builder().method(method.to_ascii_uppercase().as_str()).uri(url);
             let request = request.body(Body::empty()).expect("a request");
             if method == "delete" {
@@ -180,6 +207,7 @@ async fn every_operation_without_a_body_answers_as_described() {
             }
         }
     }
+    last.sort_by_key(|(path, ..)| std::cmp::Reverse(path.len()));
     for (path, method, request) in last {
         let answer = send(harness.app(), request).await;
         assert_eq!(answer.status, 200, "{method} {path}: {}", answer.body);
@@ -189,6 +217,6 @@ async fn every_operation_without_a_body_answers_as_described() {
 
 #[tokio::test]
 async fn the_server_hands_out_its_document() {
-    let answer = Harness::new(babbles()).get("/openapi.json").await;
+    let answer = Harness::guessing(babbles()).get("/openapi.json").await;
     assert_eq!((answer.status, answer.json()), (200, openapi::document()));
 }

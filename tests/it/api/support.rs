@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use tramontane::{
     api::{AppState, GenerationDefaults, HttpLimits, ServedModel, app},
-    engine::{EngineConfig, EngineHandle},
+    engine::{EngineConfig, EngineHandle, SpeculationMode},
     model::{ForwardPass, Logits, ModelError},
     prompt::{Codec, TekkenFile, TokenizerVersion},
     store::Store,
     telemetry::EngineMetrics,
-    types::Batch,
+    types::{Batch, Outputs, Pooling},
 };
 
 use crate::fixtures::{Data, read};
@@ -29,6 +29,8 @@ use crate::fixtures::{Data, read};
 pub const EOS: u32 = 2;
 pub const END_OF_INSTRUCTION: u32 = 4;
 pub const MAX_MODEL_LEN: usize = 4096;
+/// Of the vectors that texts are pooled to.
+pub const EMBEDDING_WIDTH: usize = 16;
 
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -145,6 +147,7 @@ struct ScriptedModel {
     block_size: usize,
     cache: Vec<u32>,
     preferences: Preferences,
+    pooling: Pooling,
     gate: Gate,
 }
 
@@ -153,27 +156,42 @@ impl ForwardPass for ScriptedModel {
         self.vocab_size
     }
 
+    fn outputs(&self) -> Outputs {
+        let logits = matches!(self.pooling, Pooling::Embedding { .. });
+        Outputs { logits, pooled_width: Some(self.pooling.width()) }
+    }
+
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ModelError> {
         self.gate.pass();
         for (&slot, &id) in batch.slots.iter().zip(&batch.token_ids) {
             self.cache[slot as usize] = id;
         }
-        let mut values = Vec::new();
-        for &row in &batch.output_rows {
+        let history = |row: u32| -> Vec<u32> {
             let row = row as usize;
             let sequence = batch.sequences.iter().find(|s| (s.query_start..s.query_start + s.query_len).contains(&row));
             let blocks = &sequence.expect("rows belong to sequences").block_table;
             let slot =
                 |position| blocks[position / self.block_size] as usize * self.block_size + position % self.block_size;
-            let history: Vec<u32> = (0..=batch.positions[row] as usize).map(|p| self.cache[slot(p)]).collect();
+            (0..=batch.positions[row] as usize).map(|position| self.cache[slot(position)]).collect()
+        };
+        let mut values = Vec::new();
+        for &row in &batch.output_rows {
             let mut logits = vec![0.0; self.vocab_size];
-            for (id, logit) in (self.preferences)(&history) {
+            for (id, logit) in (self.preferences)(&history(row)) {
                 logits[id as usize] = logit;
             }
             values.extend(logits);
         }
-        Ok(Logits { values, vocab_size: self.vocab_size })
+        let pooled = batch.pooled_rows.iter().flat_map(|&row| pooled(&history(row), self.pooling.width()));
+        Ok(Logits { values, vocab_size: self.vocab_size, pooled: pooled.collect() })
     }
+}
+
+/// What the model pools a text to: how often ids of each remainder are in it, so that similar texts have similar vectors.
+pub fn pooled(text: &[u32], width: usize) -> Vec<f32> {
+    let mut counts = vec![0.0; width];
+    text.iter().for_each(|&id| counts[id as usize % width] += 1.0);
+    counts
 }
 
 /// A server that nothing but a test talks to.
@@ -203,6 +221,14 @@ impl Harness {
         harness
     }
 
+    /// With tokens that are guessed ahead, as `serve` does it.
+    pub fn guessing(script: Script) -> Self {
+        let engine = EngineConfig { speculation: SpeculationMode::Auto, ..small_engine() };
+        let harness = Self::with(script, engine, HttpLimits::default());
+        harness.gate.open();
+        harness
+    }
+
     /// With a tokenizer of another version.
     pub fn with_codec(script: Script, codec: Codec) -> Self {
         let harness = Self::build(sure(script), codec, small_engine(), HttpLimits::default());
@@ -227,6 +253,14 @@ impl Harness {
         Self::build_storing(sure(script), codec(), small_engine(), limits, store)
     }
 
+    /// With a model that pools texts to something else.
+    pub fn pooling(pooling: Pooling) -> Self {
+        let harness =
+            Self::build_pooling(sure(babbles()), codec(), pooling, (small_engine(), HttpLimits::default()), memory());
+        harness.gate.open();
+        harness
+    }
+
     /// With a model that is not sure what to say, and a closed gate.
     pub fn with_preferences(preferences: Preferences, engine: EngineConfig) -> Self {
         Self::build(preferences, codec(), engine, HttpLimits::default())
@@ -243,6 +277,17 @@ impl Harness {
         limits: HttpLimits,
         store: Store,
     ) -> Self {
+        let pooling = Pooling::Embedding { width: EMBEDDING_WIDTH, normalized: true };
+        Self::build_pooling(preferences, codec, pooling, (engine, limits), store)
+    }
+
+    fn build_pooling(
+        preferences: Preferences,
+        codec: Codec,
+        pooling: Pooling,
+        (engine, limits): (EngineConfig, HttpLimits),
+        store: Store,
+    ) -> Self {
         let state = AppState::new(limits, store);
         let gate = Gate { allowed: Arc::default() };
         let model = ScriptedModel {
@@ -250,6 +295,7 @@ impl Harness {
             block_size: engine.block_size,
             cache: vec![0; engine.block_size * engine.num_blocks],
             preferences,
+            pooling: pooling.clone(),
             gate: gate.clone(),
         };
         let metrics = Arc::new(EngineMetrics::new("tiny", engine.max_model_len));
@@ -265,6 +311,7 @@ impl Harness {
                 ..GenerationDefaults::default()
             },
             max_model_len,
+            pooling,
             digest: "sha256:0123456789abcdef".to_owned(),
         });
         Self { state, gate }

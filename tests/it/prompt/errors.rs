@@ -97,8 +97,13 @@ fn other_fields() {
         "v13-tekken",
         r#""prompt_mode": "reasoning""#,
         expect![[
-            r#"`prompt_mode` is "reasoning", expected no value; put the model's reasoning prompt in a system message instead"#
+            r#"`prompt_mode` is "reasoning", expected no value: this model's checkpoint has no SYSTEM_PROMPT.txt for reasoning, or its tokenizer no form for it"#
         ]],
+    );
+    check(
+        "v13-tekken",
+        r#""prompt_mode": "thorough""#,
+        expect![[r#"`prompt_mode` is "thorough", expected "reasoning""#]],
     );
 }
 

@@ -3,7 +3,10 @@
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 use serde_json::json;
-use tramontane::prompt::{Codec, CodecOptions, PromptError, TekkenFile, TemplateChoice, TokenizerVersion};
+use tramontane::prompt::{
+    ChatRequest, Codec, CodecOptions, PromptError, SpecialTokens, TekkenFile, TemplateChoice, TokenizerVersion,
+    json::Value,
+};
 
 use crate::fixtures::{Data, codec, huggingface_bytes};
 
@@ -221,6 +224,29 @@ fn no_text_is_lost() {
     let ids = merged.encode_text(text, false);
     assert!(!ids.iter().any(|id| merged.is_control(*id)));
     assert_eq!(merged.decode(&ids, tramontane::prompt::SpecialTokens::Skip), text);
+}
+
+/// As Mistral's model cards write it: what is in front of the mark, the mark as control tokens, what is behind it.
+#[test]
+fn the_reasoning_prompt_of_a_checkpoint_stands_in_front() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let put = |name: &str, text: &[u8]| std::fs::write(folder.path().join(name), text).expect("written");
+    put("tekken.json", &tiny());
+    let prompt = || {
+        let codec = Codec::open(folder.path(), &CodecOptions::default()).expect("valid");
+        let body = r#"{"model": "m", "prompt_mode": "reasoning", "messages": [{"role": "user", "content": "Hi"}]}"#;
+        let request = ChatRequest::from_json(&Value::parse(body).expect("JSON")).expect("a request");
+        let ids = codec.encode_chat(&request).map_err(|error| error.to_string())?;
+        Ok::<_, String>(codec.decode(&ids, SpecialTokens::Keep))
+    };
+    let refused = prompt().expect_err("there is no file");
+    assert!(refused.starts_with("`prompt_mode` is \"reasoning\", expected no value"), "{refused}");
+    put("SYSTEM_PROMPT.txt", b"You are a model that says what it is.");
+    prompt().expect_err("it does not speak of reasoning");
+    put("SYSTEM_PROMPT.txt", b"First think:\n[THINK]Your thoughts.[/THINK]Then answer.");
+    let expected =
+        "<s>[SYSTEM_PROMPT]First think:\n[THINK]Your thoughts.[/THINK]Then answer.[/SYSTEM_PROMPT][INST]Hi[/INST]";
+    assert_eq!(prompt().as_deref(), Ok(expected));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod hostile;
 mod packed_cache;
 mod packing;
+mod pooling;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -11,10 +12,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use candle_core::Tensor;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Checkpoint, CheckpointError, Progress};
+use crate::model::weights::Head;
 
 /// The total that was announced, what was done, and how often it ended.
 #[derive(Default)]
@@ -42,11 +45,20 @@ fn copy_of(case: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(golden(case)).unwrap() {
         let path = entry.unwrap().path();
-        if path.file_name().unwrap() != "golden.safetensors" {
+        if path.is_dir() {
+            let folder = dir.path().join(path.file_name().unwrap());
+            fs::create_dir(&folder).unwrap();
+            fs::copy(path.join("config.json"), folder.join("config.json")).unwrap();
+        } else if path.file_name().unwrap() != "golden.safetensors" {
             fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
         }
     }
     dir
+}
+
+/// The table of a head that has one.
+fn table(head: &Head) -> &Tensor {
+    head.table().expect("the head has a table")
 }
 
 /// Changes a JSON file in place.

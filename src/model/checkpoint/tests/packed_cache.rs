@@ -29,8 +29,8 @@ fn quantized(dir: &Path, format: QuantizedFormat) -> Weights {
 }
 
 fn tensors(weights: &Weights) -> Vec<&Tensor> {
-    let Weights { embed_tokens, layers, norm, lm_head } = weights;
-    let mut all = vec![embed_tokens, norm, lm_head];
+    let Weights { embed_tokens, layers, norm, head } = weights;
+    let mut all = vec![embed_tokens, norm, table(head)];
     for layer in layers {
         all.extend([&layer.qkv_proj, &layer.o_proj, &layer.input_layernorm, &layer.post_attention_layernorm]);
         match &layer.feed_forward {
@@ -123,7 +123,7 @@ fn cached_weights_are_the_quantized_ones() {
             let Counter([total, done, finished]) = progress;
             assert_eq!((done.into_inner(), finished.into_inner()), (total.into_inner(), 1));
             if Checkpoint::open(&dir).unwrap().config().tie_word_embeddings {
-                assert_eq!(weights.lm_head.id(), weights.embed_tokens.id());
+                assert_eq!(table(&weights.head).id(), weights.embed_tokens.id());
             }
         }
     }

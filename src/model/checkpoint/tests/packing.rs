@@ -100,7 +100,7 @@ fn check(case: &str, dtype: ComputeDtype) -> bool {
 
     let source = checkpoint.source(dtype, &NoProgress);
     assert_equal("the source's embedding", &weights.embed_tokens, &source.embed_tokens().unwrap());
-    assert_equal("the source's head", &weights.lm_head, &source.lm_head().unwrap());
+    assert_equal("the source's head", table(&weights.head), table(&source.head().unwrap()));
     assert_equal("the source's norm", &weights.norm, &source.norm().unwrap());
     assert_eq!(source.num_layers(), weights.layers.len());
     for (index, loaded) in weights.layers.iter().enumerate() {
@@ -129,7 +129,7 @@ fn check(case: &str, dtype: ComputeDtype) -> bool {
     let head = head.iter().find(|module| tensors.contains_key(&format!("{module}.weight")));
     assert_eq!(config.tie_word_embeddings, head.is_none(), "{case}");
     let head = head.map_or_else(|| name("embed_tokens", "tok_embeddings"), ToString::to_string);
-    assert_equal("lm_head", &weights.lm_head, &matrix(head));
+    assert_equal("lm_head", table(&weights.head), &matrix(head));
     for (i, layer) in weights.layers.iter().enumerate() {
         let name = |hugging_face: &str, native_name: &str| {
             name(&format!("layers.{i}.{hugging_face}"), &format!("layers.{i}.{native_name}"))
@@ -218,7 +218,7 @@ fn fp8_is_handed_out_as_it_is_stored() {
 fn tied_embeddings_share_their_storage() {
     let checkpoint = Checkpoint::open(&golden("mistral-tied")).unwrap();
     let weights = checkpoint.load(ComputeDtype::Bf16, &Device::Cpu, &NoProgress).unwrap();
-    assert_eq!(weights.lm_head.id(), weights.embed_tokens.id());
+    assert_eq!(table(&weights.head).id(), weights.embed_tokens.id());
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn quantized_weights_stand_for_the_loaded_ones() {
                 assert!(found <= limit, "{what} {quantize:?}: {found}");
             };
             let head = Some(PanelFormat::Q8);
-            check("lm_head", &weights.lm_head, &plain.lm_head, head);
+            check("lm_head", table(&weights.head), table(&plain.head), head);
             if !checkpoint.config().tie_word_embeddings {
                 check("embed_tokens", &weights.embed_tokens, &plain.embed_tokens, None);
             }

@@ -1,0 +1,198 @@
+//! The worker for responses that nobody waits for: one for the server, for as long as it serves.
+//!
+//! A few are answered at once, after everybody else. What is to be done is in the store: a response that was being
+//! answered when the server stopped is answered from its beginning by the next one. One that is cancelled or deleted
+//! is dropped within a moment.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time::sleep,
+};
+
+use super::{
+    create::{Record, last_status, state_after},
+    exchange::Exchange,
+    items::{Given, from_store, to_store},
+    object::{Draft, Ending},
+    output::{ItemStatus, Output},
+    request::Asked,
+};
+use crate::{
+    api::{
+        error::ApiError,
+        fields,
+        request::{Work, off_thread},
+        state::AppState,
+        turn::TurnEvent,
+    },
+    store::{ResponseEnd, ResponseState, StoreError, WaitingResponse},
+};
+
+/// After something that was not possible just now.
+const RETRY: Duration = Duration::from_millis(500);
+/// After the database failed.
+const FAILURE_PAUSE: Duration = Duration::from_secs(5);
+/// A response that takes longer than this fails.
+const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Answers what waits; never ends. What it was doing when it is dropped is taken up by the next one.
+pub async fn run(state: AppState) {
+    let mut worker = Worker { state, running: JoinSet::new(), by_id: HashMap::new() };
+    while let Err(error) = worker.state.store().requeue_responses().await {
+        tracing::warn!(%error, "responses in the background have to wait");
+        sleep(FAILURE_PAUSE).await;
+    }
+    loop {
+        if let Err(error) = worker.turn().await {
+            tracing::warn!(%error, "responses in the background have to wait");
+            sleep(FAILURE_PAUSE).await;
+        }
+    }
+}
+
+struct Worker {
+    state: AppState,
+    /// Each gives its id when it has ended.
+    running: JoinSet<String>,
+    by_id: HashMap<String, AbortHandle>,
+}
+
+impl Worker {
+    /// Begins what can begin, then waits for something to change.
+    async fn turn(&mut self) -> Result<(), StoreError> {
+        self.drop_unwanted().await?;
+        while self.by_id.len() < self.state.limits().storage.answers_at_once {
+            let Some(waiting) = self.state.store().take_response().await? else { break };
+            let id = waiting.response.id.clone();
+            let handle = self.running.spawn(answer(self.state.clone(), waiting));
+            self.by_id.insert(id, handle);
+        }
+        tokio::select! {
+            Some(ended) = self.running.join_next() => {
+                match ended {
+                    Ok(id) => drop(self.by_id.remove(&id)),
+                    // One that was aborted has been forgotten already, so this was a panic.
+                    Err(_) => self.fail_finished().await?,
+                }
+            }
+            () = self.state.responses_changed().notified() => {}
+        }
+        Ok(())
+    }
+
+    async fn drop_unwanted(&mut self) -> Result<(), StoreError> {
+        let ids: Vec<String> = self.by_id.keys().cloned().collect();
+        for id in ids {
+            let is_wanted = match self.state.store().response(&id).await {
+                Ok((response, _)) => response.state == ResponseState::InProgress,
+                Err(StoreError::Missing { .. }) => false,
+                Err(error) => return Err(error),
+            };
+            if !is_wanted && let Some(handle) = self.by_id.remove(&id) {
+                handle.abort();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Worker {
+    /// Fails the responses whose tasks have ended without saying so.
+    async fn fail_finished(&mut self) -> Result<(), StoreError> {
+        let finished = self.by_id.extract_if(|_, handle| handle.is_finished());
+        let ids: Vec<String> = finished.map(|(id, _)| id).collect();
+        for id in ids {
+            let (response, _) = self.state.store().response(&id).await?;
+            let message = "The request failed; this is a bug of the server.".to_owned();
+            let ending = Ending { usage: None, error: Some(ApiError::Internal { message }) };
+            let failed = ResponseState::Failed;
+            let body = Draft::stored(&response).map_or(response.body.clone(), |draft| draft.body(failed, &ending));
+            let end = ResponseEnd { state: failed, body, output: Vec::new(), append: None };
+            self.state.store().end_response(&id, end).await?;
+        }
+        Ok(())
+    }
+}
+
+/// How an answer has ended: its state, its items, and what else is to be told.
+struct Ended {
+    state: ResponseState,
+    output: Vec<Value>,
+    ending: Ending,
+    record: Option<Record>,
+}
+
+/// Answers one response, however often that has to be tried, and gives its id.
+async fn answer(state: AppState, waiting: WaitingResponse) -> String {
+    let id = waiting.response.id.clone();
+    let deadline = Instant::now() + PATIENCE;
+    let ended = loop {
+        match attempt(&state, &waiting, deadline).await {
+            Ok(ended) => break ended,
+            Err(ApiError::Busy { .. } | ApiError::Unavailable { .. }) => sleep(RETRY).await,
+            Err(error) => {
+                let ending = Ending { usage: None, error: Some(error) };
+                break Ended { state: ResponseState::Failed, output: Vec::new(), ending, record: None };
+            }
+        }
+    };
+    if let Err(error) = keep(&state, &waiting, ended).await {
+        tracing::warn!(%error, response = id, "the end of a response could not be stored");
+    }
+    id
+}
+
+async fn attempt(state: &AppState, waiting: &WaitingResponse, deadline: Instant) -> Result<Ended, ApiError> {
+    let work = Work::in_background(state, deadline)?;
+    let (text, len) = (waiting.request.clone(), waiting.request.len());
+    let mut asked = off_thread(state, len, move || Asked::parse(&text, &fields::RESPONSES)).await?;
+    // The items have the ids that their client knows by now.
+    let stored = waiting.input.iter().map(|item| from_store(item).map(Given::Item));
+    asked.input.items = stored.collect::<Result<_, _>>()?;
+    let exchange = Exchange::new(asked, state).await?;
+    let mut stream = exchange.prepare(&work).await?.start()?;
+    let record = Record::of_stored(&exchange, Draft::stored(&waiting.response)?, state);
+    let mut output = Output::default();
+    while let Some(event) = stream.next().await {
+        match event? {
+            TurnEvent::Finished { finish, usage } => {
+                let ended = state_after(finish);
+                output.finish(last_status(ended));
+                let ending = Ending { usage: Some(usage), error: None };
+                let output = output.items().to_vec();
+                return Ok(Ended { state: ended, output, ending, record: Some(record) });
+            }
+            event => drop(output.push(event)),
+        }
+    }
+    output.finish(ItemStatus::Incomplete);
+    Err(ApiError::Internal { message: "The answer has no end.".to_owned() })
+}
+
+async fn keep(state: &AppState, waiting: &WaitingResponse, ended: Ended) -> Result<(), ApiError> {
+    let id = &waiting.response.id;
+    let draft = Draft::stored(&waiting.response)?;
+    let Ended { state: last, output, ending, record } = ended;
+    let append = record.and_then(|record| record.append(&output));
+    let body = draft.body(last, &ending);
+    let end = ResponseEnd { state: last, body, output: to_store(&output), append };
+    match state.store().end_response(id, end).await {
+        Ok(_) => Ok(()),
+        // Its conversation has gone on without it, or is full, or gone.
+        Err(error @ (StoreError::Moved { .. } | StoreError::TooManyItems { .. } | StoreError::ItemExists { .. }))
+        | Err(error @ StoreError::Missing { kind: "conversation", .. }) => {
+            let ending = Ending { usage: ending.usage, error: Some(error.into()) };
+            let body = draft.body(ResponseState::Failed, &ending);
+            let end = ResponseEnd { state: ResponseState::Failed, body, output: Vec::new(), append: None };
+            state.store().end_response(id, end).await?;
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,107 @@
+//! Responses that are there already: `GET`, `DELETE`, `cancel`, `input_items`.
+
+use axum::Json;
+use serde_json::{Value, json};
+
+use super::{items::from_store, object::shown, request::check_included};
+use crate::{
+    api::{
+        error::ApiError,
+        query::{ObjectId, QueryFields},
+        request::StorageWork,
+        stored_error::named_by,
+    },
+    store::{Item, Page, ResponseState},
+};
+
+const MOST_LISTED: u64 = 100;
+const LISTED: u64 = 20;
+
+/// A response as it is now.
+pub(in crate::api) async fn get(
+    work: StorageWork,
+    ObjectId(id): ObjectId,
+    mut query: QueryFields,
+) -> Result<Json<Value>, ApiError> {
+    take_include(&mut query)?;
+    if query.flag("stream")? == Some(true) {
+        let message = "`stream` is there only where a response is created; ask for this one until it is there.";
+        return Err(ApiError::invalid("stream", message));
+    }
+    query.flag("include_obfuscation")?; // of a stream
+    query.finish()?;
+    let (response, output) = work.state.store().response(&id).await?;
+    Ok(Json(shown(&response, &output)?))
+}
+
+/// Deletes a response; it is gone when this answers. One that is being answered will not be.
+pub(in crate::api) async fn delete(
+    work: StorageWork,
+    ObjectId(id): ObjectId,
+    query: QueryFields,
+) -> Result<Json<Value>, ApiError> {
+    query.finish()?;
+    work.state.store().delete_response(&id).await?;
+    work.state.responses_changed().notify_one();
+    Ok(Json(json!({ "id": id, "object": "response", "deleted": true })))
+}
+
+/// A response in the background that will not be answered.
+pub(in crate::api) async fn cancel(
+    work: StorageWork,
+    ObjectId(id): ObjectId,
+    query: QueryFields,
+) -> Result<Json<Value>, ApiError> {
+    query.finish()?;
+    let store = work.state.store();
+    store.cancel_response(&id).await?;
+    work.state.responses_changed().notify_one();
+    let (response, output) = store.response(&id).await?;
+    let object = shown(&response, &output)?;
+    if response.state == ResponseState::Cancelled {
+        return Ok(Json(object));
+    }
+    let message = match object["background"].as_bool() {
+        Some(true) => format!("The response is {} and cannot be cancelled.", response.state.as_str()),
+        Some(false) | None => "Only a response with `background` true can be cancelled.".to_owned(),
+    };
+    Err(ApiError::Invalid { message, param: Some("id".to_owned()), code: Some("not_cancellable") })
+}
+
+/// What a response was asked with, newest first.
+pub(in crate::api) async fn input_items(
+    work: StorageWork,
+    ObjectId(id): ObjectId,
+    mut query: QueryFields,
+) -> Result<Json<Value>, ApiError> {
+    take_include(&mut query)?;
+    let page = query.page(LISTED, MOST_LISTED)?;
+    query.finish()?;
+    let store = work.state.store();
+    store.response(&id).await?; // so that only the item can be what `after` lacks
+    let items = store.response_input(&id, page).await.map_err(named_by("after"))?;
+    Ok(Json(item_list(&items)?))
+}
+
+/// Takes `include`, in both spellings that clients have for lists.
+pub(in crate::api) fn take_include(query: &mut QueryFields) -> Result<(), ApiError> {
+    for name in ["include", "include[]"] {
+        for word in query.all(name) {
+            check_included(&word.into(), "include")?;
+        }
+    }
+    Ok(())
+}
+
+/// A page of items.
+pub(in crate::api) fn item_list(items: &Page<Item>) -> Result<Value, ApiError> {
+    let data: Vec<Value> = items.items.iter().map(|item| from_store(&item.body)).collect::<Result<_, _>>()?;
+    let id = |item: Option<&Item>| item.map(|item| item.id.clone());
+    Ok(json!({
+        "object": "list",
+        "data": data,
+        "first_id": id(items.items.first()),
+        "last_id": id(items.items.last()),
+        "has_more": items.has_more,
+    }))
+}
