@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tramontane::engine::{
-    EngineConfig, batch,
+    EngineConfig, Precedence, batch,
     scheduler::Scheduler,
     sequence::{Outlook, Sequence, SequenceKey, SequenceOptions},
 };
@@ -24,7 +24,7 @@ fn config(max_running: usize, tokens: usize) -> EngineConfig {
 }
 
 fn add(scheduler: &mut Scheduler, arrival: u64, prompt: Vec<u32>) {
-    let key = SequenceKey { priority: 0, arrival };
+    let key = SequenceKey { precedence: Precedence::Interactive, priority: 0, arrival };
     scheduler.add(key, Sequence::new(prompt, &SequenceOptions::default()));
 }
 
@@ -70,7 +70,7 @@ fn admissions(c: &mut Criterion) {
             if known {
                 add(&mut scheduler, 0, prompt.clone());
                 step(&mut scheduler);
-                scheduler.remove(SequenceKey { priority: 0, arrival: 0 });
+                scheduler.remove(SequenceKey { precedence: Precedence::Interactive, priority: 0, arrival: 0 });
             }
             add(&mut scheduler, 1, prompt.clone());
             scheduler

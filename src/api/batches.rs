@@ -1,21 +1,25 @@
 //! `/v1/batches` and Mistral's `/v1/batch/jobs`: requests that may wait, two views of the same stored batches.
 //!
 //! `request` reads what is asked for, `openai` and `mistral` are the views, [`run`] is the queue's one worker: it reads
-//! lines (`reading`), has them answered by the same handlers as everybody's requests, after everybody else, and
-//! writes the files (`results`). All that it knows is in the store, so it goes on where an earlier process stopped.
+//! lines (`tending`, `reading`), has them answered by the same handlers as everybody's requests, after everybody else
+//! (`answering`), and writes the files (`results`). All that it knows is in the store, so it goes on where an earlier
+//! process stopped.
 
+mod answering;
 mod mistral;
 mod openai;
 mod reading;
 mod request;
 mod results;
 mod runner;
+mod tending;
+mod troubles;
 
 pub use self::runner::run;
 pub(super) use self::{
     mistral::{cancel as cancel_job, create as create_job, delete as delete_job, get as get_job, list as list_jobs},
     openai::{cancel, create, get, list},
-    request::{metadata, take_metadata},
+    request::{ENDPOINTS, metadata, take_metadata},
 };
 
 use super::{

@@ -210,14 +210,14 @@ impl Fields {
     pub(super) fn check_names(&self) -> Result<(), ApiError> {
         match self.map.keys().find(|name| !self.knows(name)) {
             None => Ok(()),
-            Some(name) => Err(self.unknown(name)),
+            Some(name) => Err(self.table.unknown(name)),
         }
     }
 
     /// Refuses what nobody took, except for values that ask for nothing.
     pub(super) fn finish(self) -> Result<(), ApiError> {
         for (name, value) in &self.map {
-            let Some(field) = self.table.field(name) else { return Err(self.unknown(name)) };
+            let Some(field) = self.table.field(name) else { return Err(self.table.unknown(name)) };
             let asks_for_nothing = match field.support {
                 Support::Neutral { accepted, .. } => {
                     let value = without_nulls(value);
@@ -233,10 +233,13 @@ impl Fields {
         }
         Ok(())
     }
+}
 
-    fn unknown(&self, name: &str) -> ApiError {
+impl Table {
+    /// The error for a field that is not in it.
+    pub(super) fn unknown(&self, name: &str) -> ApiError {
         ApiError::Invalid {
-            message: format!("`{}` is not a field of {}.", shortened(name.to_owned()), self.table.resource),
+            message: format!("`{}` is not a field of {}.", shortened(name.to_owned()), self.resource),
             param: Some(shortened(name.to_owned())),
             code: Some("unknown_parameter"),
         }

@@ -46,7 +46,7 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
         let model = Arc::clone(&model);
         off_thread(&state, text.len(), move || ClassifyCall::parse(&text, &model, deadline)).await?
     };
-    precedence.apply(&mut call.options.scheduling);
+    call.options.scheduling.precedence = precedence;
     let request_id = call.options.request_id.clone().unwrap_or(request_id);
     let questions: Vec<Question> = std::mem::take(&mut call.inputs).into_iter().map(Question::pool).collect();
     let Answers { values, usage } = compute(&model, &call.options.scheduling, &questions).await?;

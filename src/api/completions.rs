@@ -32,7 +32,7 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
         let model = Arc::clone(&model);
         off_thread(&state, parsing_cost(&text), move || CompletionCall::parse(&text, &model, deadline)).await?
     };
-    call.jobs.iter_mut().for_each(|job| precedence.apply(&mut job.params.scheduling));
+    call.jobs.iter_mut().for_each(|job| job.params.scheduling.precedence = precedence);
     let request_id = call.options.request_id.clone().unwrap_or(request_id);
     let head = Head::new(format!("cmpl-{request_id}"), call.model_name.clone(), &model);
     let generations = start(&model, &call)?;
@@ -55,6 +55,9 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
 
 /// Choices of the first prompt, then of the second, and so on.
 fn start(model: &ServedModel, call: &CompletionCall) -> Result<Vec<Generation>, ApiError> {
+    if call.jobs.len() > 1 {
+        generation::check_places(model, call.jobs.len() * call.n, "prompt")?;
+    }
     let mut generations = Vec::new();
     for job in &call.jobs {
         generations.extend(generation::start(model, job)?);

@@ -9,7 +9,7 @@
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE, header::USER_AGENT},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_TYPE, header::USER_AGENT},
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
@@ -66,6 +66,19 @@ impl Dialect {
         MISTRAL_SERVED.iter().any(|route| is_within(path, route)).then_some(Self::Mistral)
     }
 
+    /// What is stored of it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Mistral => "mistral",
+        }
+    }
+
+    /// The dialect that is stored so.
+    pub(super) fn of_name(name: &str) -> Option<Self> {
+        [Self::OpenAi, Self::Mistral].into_iter().find(|dialect| dialect.name() == name)
+    }
+
     /// What a chat's fields say where its head says nothing.
     pub(super) fn of_chat(head: Option<Self>, fields: &Fields) -> Self {
         let is_there = |name: &&str| fields.peek(name).is_some_and(|value| !value.is_null());
@@ -96,14 +109,15 @@ impl Dialect {
         }
     }
 
-    /// The response in this dialect: only what became of an [`ApiError`] differs.
-    pub(super) fn translated(self, mut response: Response) -> Response {
+    /// The response in this dialect: only what became of an [`ApiError`] differs. A method without a body has its
+    /// fields in the query.
+    pub(super) fn translated(self, method: &Method, mut response: Response) -> Response {
         let error = match self {
             Self::OpenAi => None,
             Self::Mistral => response.extensions_mut().remove::<ApiError>(),
         };
         let Some(error) = error else { return response };
-        let (status, body) = in_mistrals_form(&error);
+        let (status, body) = in_mistrals_form(&error, if has_body(method) { "body" } else { "query" });
         *response.status_mut() = status;
         *response.body_mut() = Body::from(body.to_string());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -127,12 +141,17 @@ impl From<ApiError> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        self.dialect.translated(self.error.into_response())
+        self.dialect.translated(&Method::POST, self.error.into_response())
     }
 }
 
+/// Are the fields of such a request in its body?
+fn has_body(method: &Method) -> bool {
+    *method == Method::POST || *method == Method::PATCH
+}
+
 /// Is it the route or below it?
-pub(super) fn is_within(path: &str, route: &str) -> bool {
+fn is_within(path: &str, route: &str) -> bool {
     path.strip_prefix(route).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
@@ -142,13 +161,14 @@ fn ends_in_prefix(messages: &[Value]) -> bool {
 
 /// What is wrong with a request's fields is 422, as FastAPI writes it: the client makes its `HTTPValidationError` of
 /// nothing else. What is wrong with them together is 400, and like all the rest it is one flat object.
-fn in_mistrals_form(error: &ApiError) -> (StatusCode, Value) {
+fn in_mistrals_form(error: &ApiError, part: &str) -> (StatusCode, Value) {
     match error {
         ApiError::Invalid { code: Some("context_length_exceeded" | "invalid_message_order" | "no_answer"), .. } => {
             (StatusCode::BAD_REQUEST, flat(error))
         }
         ApiError::Invalid { message, param, code } => {
-            let detail = json!({ "loc": location(param.as_deref()), "msg": message, "type": kind_of_mistake(*code) });
+            let detail =
+                json!({ "loc": location(part, param.as_deref()), "msg": message, "type": kind_of_mistake(*code) });
             (StatusCode::UNPROCESSABLE_ENTITY, json!({ "detail": [detail] }))
         }
         ApiError::ModelNotFound { .. }
@@ -182,13 +202,13 @@ fn flat(error: &ApiError) -> Value {
 }
 
 /// `messages[0].content` as pydantic has it: `["body", "messages", 0, "content"]`.
-fn location(param: Option<&str>) -> Value {
+fn location(part: &str, param: Option<&str>) -> Value {
     let parts = param.unwrap_or_default().split(['.', '[']).filter(|part| !part.is_empty());
-    let part = |part: &str| match part.strip_suffix(']').map(str::parse::<u64>) {
+    let element = |part: &str| match part.strip_suffix(']').map(str::parse::<u64>) {
         Some(Ok(index)) => Value::from(index),
         Some(Err(_)) | None => Value::from(part),
     };
-    std::iter::once(Value::from("body")).chain(parts.map(part)).collect()
+    std::iter::once(Value::from(part)).chain(parts.map(element)).collect()
 }
 
 /// The names that pydantic gives mistakes.
@@ -230,7 +250,7 @@ mod tests {
 
     #[test]
     fn paths_become_locations() {
-        let check = |param: Option<&str>, expected: Expect| expected.assert_eq(&location(param).to_string());
+        let check = |param: Option<&str>, expected: Expect| expected.assert_eq(&location("body", param).to_string());
         check(None, expect![[r#"["body"]"#]]);
         check(Some("n"), expect![[r#"["body","n"]"#]]);
         check(Some("messages[0].content[12].type"), expect![[r#"["body","messages",0,"content",12,"type"]"#]]);

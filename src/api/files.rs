@@ -27,15 +27,22 @@ pub(super) const BATCH: &str = "batch";
 /// Purpose of a file that a batch has left.
 pub(super) const BATCH_OUTPUT: &str = "batch_output";
 
+/// The name of the file that says which lines of a batch have no answer.
+pub(super) fn error_filename(batch: &str) -> String {
+    format!("{batch}{ERROR_FILE}")
+}
+
 /// OpenAI's default is also its maximum.
 const MOST_LISTED: u64 = 10_000;
+
+const ERROR_FILE: &str = "_error.jsonl";
 
 /// Pieces in which content is stored.
 pub(super) const PART_BYTES: usize = 256 << 10;
 
 /// Stores a file.
 pub(super) async fn create(work: StorageWork, request: Request) -> Result<Json<Value>, ApiError> {
-    let StorageWork { state, in_flight } = work;
+    let StorageWork { state, in_flight, .. } = work;
     let _in_flight = in_flight;
     let mut upload = Upload::new(&state);
     let limit = state.limits().request_timeout;
@@ -95,7 +102,7 @@ pub(super) async fn content(
     query: QueryFields,
 ) -> Result<Response, ApiError> {
     query.finish()?;
-    let StorageWork { state, in_flight } = work;
+    let StorageWork { state, in_flight, .. } = work;
     let file = state.store().file(&id).await?;
     let reading = (state.store().clone(), id, 0_u64, in_flight);
     let pieces = stream::try_unfold(reading, async |(store, id, part, in_flight): (Store, String, u64, _)| {
@@ -110,8 +117,11 @@ pub(super) async fn content(
 /// A file as both clients expect it.
 fn object(file: &StoredFile) -> Value {
     let details = &file.details;
-    let (source, sample_type) =
-        if details.purpose == BATCH { ("upload", "batch_request") } else { ("mistral", "batch_result") };
+    let (source, sample_type) = match details.purpose.as_str() {
+        BATCH => ("upload", "batch_request"),
+        _ if details.filename.ends_with(ERROR_FILE) => ("mistral", "batch_error"),
+        _ => ("mistral", "batch_result"),
+    };
     json!({
         "id": file.id,
         "object": "file",

@@ -134,6 +134,7 @@ pub struct Generation {
 /// Hands a job to the engine: one generation per choice. All of them are taken, or none.
 pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError> {
     let max_tokens = max_tokens(model, job)?;
+    check_places(model, job.params.n, "n")?;
     let generations = (0..job.params.n).map(|choice| {
         let mut request = request(&model.defaults.eos_token_ids, job, max_tokens);
         request.sampling.seed = job.params.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
@@ -145,6 +146,16 @@ pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError
         })
     });
     generations.collect()
+}
+
+/// Refuses more choices than are ever taken together: the client would try again for ever.
+pub(super) fn check_places(model: &ServedModel, choices: usize, param: &str) -> Result<(), ApiError> {
+    let most = model.engine.max_in_flight();
+    if choices <= most {
+        return Ok(());
+    }
+    let message = format!("`{param}`: this server takes at most {most} choices at once, and these are {choices}.");
+    Err(ApiError::invalid(param, message))
 }
 
 /// Counts the parameters of a client's request, which may have several jobs, once.
@@ -272,6 +283,7 @@ fn request(eos_token_ids: &[u32], job: &Job, max_tokens: usize) -> Request {
         },
         logprobs: *logprobs,
         prompt_logprobs: *prompt_logprobs,
+        precedence: scheduling.precedence,
         priority: scheduling.priority,
         deadline: scheduling.deadline,
         cache_salt: scheduling.cache_salt.clone(),

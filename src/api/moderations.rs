@@ -80,7 +80,7 @@ async fn respond(work: Work, text: BodyText, parse: Parse) -> Result<Response, A
         off_thread(&state, cost, questions).await?
     };
     scheduling.deadline = Some(deadline);
-    precedence.apply(&mut scheduling);
+    scheduling.precedence = precedence;
     let mut values = Vec::new();
     for questions in &rounds {
         let Answers { values: of_round, .. } = compute(&model, &scheduling, questions).await?;

@@ -14,8 +14,10 @@ use memchr::memmem;
 
 use super::{error::ApiError, stored_error::StoredError};
 
-/// Longest head of one part.
+/// Longest head of one part, and the longest text before the first.
 const MAX_HEAD_BYTES: usize = 8 << 10;
+/// Most parts of one form.
+const MAX_PARTS: usize = 16;
 /// RFC 2046, section 5.1.1.
 const MAX_BOUNDARY_BYTES: usize = 70;
 
@@ -29,6 +31,7 @@ pub(super) struct Multipart {
     unread: Vec<u8>,
     /// Longest silence of the client.
     timeout: Duration,
+    parts: usize,
 }
 
 /// What precedes the content of a part.
@@ -45,18 +48,28 @@ impl Multipart {
         let boundary = boundary(declared.as_deref().unwrap_or_default())
             .map_err(|reason| StoredError::NotMultipart { reason: reason.to_owned() })?;
         let delimiter = [b"\r\n--", boundary.as_bytes()].concat();
-        Ok(Self { body, delimiter, unread: b"\r\n".to_vec(), timeout })
+        Ok(Self { body, delimiter, unread: b"\r\n".to_vec(), timeout, parts: 0 })
     }
 
     /// The next part; what was not read of the one before is skipped. `None` at the end of the form.
     pub(super) async fn next_part(&mut self) -> Result<Option<PartHead>, ApiError> {
-        while self.next_piece().await?.is_some() {}
+        let mut skipped = 0;
+        while let Some(piece) = self.next_piece().await? {
+            skipped += piece.len();
+            if self.parts == 0 && skipped > MAX_HEAD_BYTES {
+                return Err(malformed("too much comes before its first part"));
+            }
+        }
         self.unread.drain(..self.delimiter.len());
         while self.unread.len() < 2 {
             self.read_more().await?;
         }
         if self.unread.starts_with(b"--") {
             return Ok(None);
+        }
+        self.parts += 1;
+        if self.parts > MAX_PARTS {
+            return Err(malformed(&format!("it has more than {MAX_PARTS} parts")));
         }
         // The head's lines end with an empty one; the first line break is the boundary's own.
         let end = loop {
@@ -261,6 +274,11 @@ mod tests {
                 "a part has a content-transfer-encoding.",
             ),
             (&format!("--b\n{}", "x".repeat(9000)), "the head of a part is too long."),
+            (&"x".repeat(9000), "too much comes before its first part."),
+            (
+                &format!("{}--b--", "--b\nContent-Disposition: form-data; name=a\n\nx\n".repeat(17)),
+                "it has more than 16 parts.",
+            ),
         ] {
             let text = text.replace('\n', "\r\n");
             let error = read("multipart/form-data; boundary=b", &text, 5).await.expect_err(&text);

@@ -14,6 +14,7 @@ use super::{
     state::{GenerationDefaults, ServedModel},
 };
 use crate::{
+    engine::Precedence,
     prompt::{Codec, SpecialTokens},
     types::SamplingParams,
 };
@@ -71,6 +72,8 @@ pub struct Stopping {
 /// Place in the queue and in the cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scheduling {
+    /// Whether it gives way to others.
+    pub precedence: Precedence,
     /// Lower is earlier.
     pub priority: i32,
     /// The request fails past this moment.
@@ -398,7 +401,7 @@ pub(super) fn take_scheduling(fields: &mut Fields) -> Result<Scheduling, ApiErro
         return Err(wrong("cache_salt", format_args!("1 to {MAX_SALT_CHARACTERS} characters"), &salt.into()));
     }
     let priority = i32::try_from(priority).expect("the range was checked");
-    Ok(Scheduling { priority, deadline: None, cache_salt })
+    Ok(Scheduling { priority, cache_salt, ..Scheduling::default() })
 }
 
 fn take_stream_options(fields: &mut Fields) -> Result<Option<StreamOptions>, ApiError> {

@@ -18,22 +18,22 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::{
     dialect::Dialect,
     error::ApiError,
-    params::{Scheduling, is_request_id},
+    params::is_request_id,
     state::{AppState, InFlight, ServedModel},
 };
+use crate::engine::Precedence;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Bodies longer than this are parsed and tokenized away from the threads that serve connections.
 const LONG_BODY_BYTES: usize = 32 << 10;
 
-/// Generation whose priority is lower than that of any client: those can be equal to it at most.
-const LAST: i32 = i32::MAX;
-
 /// Marks a request that gives way to all others and has its own deadline: a line of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Background {
     pub(super) deadline: Instant,
+    /// Whose API the batch was asked by, if that is known.
+    pub(super) dialect: Option<Dialect>,
 }
 
 /// The client's `x-request-id`, or one of our own.
@@ -64,16 +64,18 @@ impl Work {
             request_id: parts.extensions.get::<RequestId>().map_or_else(new_id, |id| id.0.clone()),
             deadline: background.map_or_else(|| Instant::now() + state.limits().request_timeout, |line| line.deadline),
             precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
-            dialect: Dialect::of_head(parts.uri.path(), &parts.headers),
+            dialect: background
+                .and_then(|line| line.dialect)
+                .or_else(|| Dialect::of_head(parts.uri.path(), &parts.headers)),
             state,
         })
     }
 
-    /// Leave for a request that nobody waits for, if there is room for it now.
+    /// Leave for a request that nobody waits for: it takes no place from those of clients.
     pub(super) fn in_background(state: &AppState, deadline: Instant) -> Result<Self, ApiError> {
         Ok(Self {
             model: state.model()?,
-            in_flight: state.admit()?,
+            in_flight: state.admit_line(),
             request_id: new_id(),
             dialect: None,
             deadline,
@@ -83,31 +85,16 @@ impl Work {
     }
 }
 
-/// Whose turn it is where not all can be computed at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Precedence {
-    /// As the client asked.
-    Interactive,
-    /// After everybody else.
-    Background,
-}
-
-impl Precedence {
-    /// Puts a job where it belongs in the queue.
-    pub(super) fn apply(self, scheduling: &mut Scheduling) {
-        match self {
-            Self::Interactive => {}
-            Self::Background => scheduling.priority = LAST,
-        }
-    }
-}
-
 impl FromRequestParts<AppState> for Work {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         state.model()?; // what cannot be answered takes no place
-        Self::admitted(state.clone(), state.admit()?, parts)
+        let in_flight = match parts.extensions.get::<Background>() {
+            Some(_) => state.admit_line(),
+            None => state.admit()?,
+        };
+        Self::admitted(state.clone(), in_flight, parts)
     }
 }
 
@@ -134,14 +121,17 @@ impl FromRequestParts<AppState> for TokenizerWork {
 /// Leave to use what is stored. It needs no engine, and so no model.
 pub(super) struct StorageWork {
     pub(super) state: AppState,
+    /// Whose API the request's head shows it is written for, if it shows it.
+    pub(super) dialect: Option<Dialect>,
     pub(super) in_flight: InFlight,
 }
 
 impl FromRequestParts<AppState> for StorageWork {
     type Rejection = ApiError;
 
-    async fn from_request_parts(_: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        Ok(Self { in_flight: state.admit()?, state: state.clone() })
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let dialect = Dialect::of_head(parts.uri.path(), &parts.headers);
+        Ok(Self { in_flight: state.admit_to_storage()?, dialect, state: state.clone() })
     }
 }
 
@@ -203,7 +193,8 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
         request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |path| path.as_str().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
     let dialect = Dialect::of_head(request.uri().path(), request.headers()).unwrap_or(Dialect::OpenAi);
-    let mut response = dialect.translated(next.run(request).await);
+    let method = request.method().clone();
+    let mut response = dialect.translated(&method, next.run(request).await);
     if !response.headers().contains_key(&REQUEST_ID) {
         set_request_id(&mut response, &id);
     }

@@ -49,7 +49,7 @@ pub struct HttpLimits {
     pub drain_timeout: Duration,
     /// Silence on a stream after which a `: ping` comment is sent.
     pub ping_interval: Duration,
-    /// Requests handled at once, those waiting in the engine's queue included.
+    /// Requests handled at once, those waiting in the engine's queue included; and as many that only need what is stored.
     pub max_requests: usize,
     /// Open connections.
     pub max_connections: usize,
@@ -64,14 +64,15 @@ pub struct StorageLimits {
     pub file_bytes: usize,
     /// Age at which files, responses, conversations, and batches that have ended, are deleted.
     pub retention: Duration,
-    /// Lines of batches that are answered at once, beside all other requests.
-    pub lines_at_once: usize,
+    /// Answers that are generated at once for lines of batches. A line may want several; one that wants more than these is
+    /// asked alone.
+    pub answers_at_once: usize,
 }
 
 impl Default for StorageLimits {
     fn default() -> Self {
         let thirty_days = Duration::from_secs(30 * 24 * 60 * 60);
-        Self { file_bytes: 200 << 20, retention: thirty_days, lines_at_once: 16 }
+        Self { file_bytes: 200 << 20, retention: thirty_days, answers_at_once: 16 }
     }
 }
 
@@ -169,6 +170,7 @@ struct Inner {
     limits: HttpLimits,
     http_metrics: HttpMetrics,
     slots: Arc<Semaphore>,
+    storage_slots: Arc<Semaphore>,
     long_bodies: Arc<Semaphore>,
     body_memory: Arc<Semaphore>,
     in_flight: AtomicUsize,
@@ -187,18 +189,19 @@ struct Served {
 /// Counts a request as in flight until dropped.
 pub(super) struct InFlight {
     state: AppState,
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl AppState {
     /// A server without a model yet.
     pub fn new(limits: HttpLimits, store: Store) -> Self {
-        let slots = Arc::new(Semaphore::new(limits.max_requests));
+        let [slots, storage_slots] = [(); 2].map(|()| Arc::new(Semaphore::new(limits.max_requests)));
         let body_pieces = (limits.all_bodies_bytes / BODY_PIECE_BYTES).min(Semaphore::MAX_PERMITS);
         let inner = Inner {
             limits,
             http_metrics: HttpMetrics::default(),
             slots,
+            storage_slots,
             long_bodies: Arc::new(Semaphore::new(LONG_BODIES_AT_ONCE)),
             body_memory: Arc::new(Semaphore::new(body_pieces)),
             in_flight: AtomicUsize::new(0),
@@ -260,7 +263,7 @@ impl AppState {
         &self.inner.limits
     }
 
-    /// Requests handled now: those that take work from the engine or the tokenizer.
+    /// Requests handled now: those that take work from the engine, the tokenizer or the storage, and lines of batches.
     pub fn in_flight(&self) -> usize {
         self.inner.in_flight.load(Ordering::Relaxed)
     }
@@ -315,12 +318,30 @@ impl AppState {
 
     /// A place among the `max_requests`, if one is free.
     pub(super) fn admit(&self) -> Result<InFlight, ApiError> {
-        let Ok(permit) = Arc::clone(&self.inner.slots).try_acquire_owned() else {
+        self.admit_to(&self.inner.slots)
+    }
+
+    /// A place for what is stored: there are as many again, so that whoever downloads takes none from those who chat.
+    pub(super) fn admit_to_storage(&self) -> Result<InFlight, ApiError> {
+        self.admit_to(&self.inner.storage_slots)
+    }
+
+    /// What nobody waits for takes no place from clients: its worker knows itself how much it may ask.
+    pub(super) fn admit_line(&self) -> InFlight {
+        self.count_in(None)
+    }
+
+    fn admit_to(&self, slots: &Arc<Semaphore>) -> Result<InFlight, ApiError> {
+        let Ok(permit) = Arc::clone(slots).try_acquire_owned() else {
             let reason = format!("it handles {} requests already", self.inner.limits.max_requests);
             return Err(ApiError::Busy { reason });
         };
+        Ok(self.count_in(Some(permit)))
+    }
+
+    fn count_in(&self, permit: Option<OwnedSemaphorePermit>) -> InFlight {
         self.inner.in_flight.fetch_add(1, Ordering::Relaxed);
-        Ok(InFlight { state: self.clone(), _permit: permit })
+        InFlight { state: self.clone(), _permit: permit }
     }
 }
 

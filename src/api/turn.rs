@@ -141,7 +141,7 @@ impl TurnRequest {
         };
         let mut turn = off_thread(&work.state, cost, parsed).await?;
         let job = &mut turn.call.job;
-        work.precedence.apply(&mut job.params.scheduling);
+        job.params.scheduling.precedence = work.precedence;
         job.params.n = 1;
         Ok(turn)
     }

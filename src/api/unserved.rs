@@ -4,12 +4,12 @@
 //! Main item: [`UNSERVED`]. It is asked only for paths that have no route, so a route that is added wins; the row is
 //! then to be removed, which a test notices. What is not in the table is unknown, and answers 404.
 
-use super::{dialect::is_within, error::ApiError};
+use super::error::ApiError;
 
 /// A part of a public API.
 #[derive(Debug)]
 pub struct Unserved {
-    /// Paths; all below them is meant too.
+    /// Paths; all below them is meant too. A part in braces is any.
     pub paths: &'static [&'static str],
     /// What it would be: completes "This server does not serve ...".
     pub what: &'static str,
@@ -30,6 +30,10 @@ pub const UNSERVED: &[Unserved] = &[
     Unserved { paths: &["/v1/chatkit"], what: "ChatKit" },
     Unserved { paths: &["/v1/vector_stores", "/v1/libraries"], what: "vector stores and document libraries" },
     Unserved { paths: &["/v1/context", "/v1/rag"], what: "search indexes and ingestion" },
+    Unserved {
+        paths: &["/v1/files/{id}/url"],
+        what: "signed URLs of files, which are read at `/v1/files/{id}/content`",
+    },
     Unserved { paths: &["/v1/uploads"], what: "uploads in parts" },
     Unserved { paths: &["/v1/containers"], what: "code containers" },
     Unserved { paths: &["/v1/connectors", "/v1/vaults"], what: "connectors and their credentials" },
@@ -46,11 +50,17 @@ pub const UNSERVED: &[Unserved] = &[
 
 /// The answer to a path that has no route.
 pub(super) fn no_route(path: &str) -> ApiError {
-    let is_meant = |part: &&Unserved| part.paths.iter().any(|prefix| is_within(path, prefix));
+    let is_meant = |part: &&Unserved| part.paths.iter().any(|pattern| is_below(path, pattern));
     match UNSERVED.iter().find(is_meant) {
         Some(part) => ApiError::NotServed { what: part.what },
         None => ApiError::RouteNotFound { path: path.to_owned() },
     }
+}
+
+fn is_below(path: &str, pattern: &str) -> bool {
+    let mut parts = path.split('/');
+    let is_same = |wanted: &str| parts.next().is_some_and(|part| part == wanted || wanted.starts_with('{'));
+    pattern.split('/').all(is_same)
 }
 
 /// The answer to `DELETE /v1/models/{name}`.

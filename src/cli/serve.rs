@@ -17,6 +17,7 @@ use super::{loading, locate::Network};
 use crate::{
     api::{self, AppState, Drained, HttpLimits, ServedModel, StorageLimits},
     config::{Args, Config, DataPlace, EngineArgs, HttpArgs, ModelArgs, StorageArgs, StorageConfig},
+    engine::EngineConfig,
     store::Store,
     telemetry::logs::LogStyle,
     types::Pooling,
@@ -105,8 +106,8 @@ fn http_limits(config: &Config) -> HttpLimits {
         max_requests: engine.max_running.saturating_add(engine.max_waiting),
         storage: StorageLimits {
             retention: config.storage.retention,
-            // A quarter, so that clients never find all places taken by lines of batches.
-            lines_at_once: (engine.max_running / 4).max(1),
+            answers_at_once: EngineConfig { max_running: engine.max_running, ..EngineConfig::default() }
+                .max_background(),
             ..StorageLimits::default()
         },
         ..HttpLimits::default()
@@ -218,8 +219,8 @@ mod tests {
 
     #[test]
     fn batches_leave_most_places_to_others() {
-        assert_eq!(limits("--max-running 8").storage.lines_at_once, 2);
-        assert_eq!(limits("--max-running 1").storage.lines_at_once, 1);
+        assert_eq!(limits("--max-running 8").storage.answers_at_once, 2);
+        assert_eq!(limits("--max-running 1").storage.answers_at_once, 1);
         assert_eq!(limits("--retention 2d").storage.retention.as_secs(), 172_800);
     }
 

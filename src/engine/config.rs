@@ -62,7 +62,14 @@ impl EngineConfig {
         self.max_model_len.min(self.block_size.max(1).saturating_mul(self.num_blocks.max(1)))
     }
 
-    /// Requests that may be under way, waiting or running: the admission limit.
+    /// Background sequences computed at once. They give way to others, but each time are computed anew, and what others
+    /// wait for is computed beside them: so there are few.
+    pub fn max_background(&self) -> usize {
+        (self.max_running / 4).max(1)
+    }
+
+    /// Requests that may be under way, waiting or running: the admission limit. Background requests have as many places
+    /// of their own.
     pub fn max_in_flight(&self) -> usize {
         self.max_running.max(1).saturating_add(self.max_waiting.max(1))
     }

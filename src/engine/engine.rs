@@ -144,7 +144,7 @@ impl Engine {
 
     fn accept(&mut self, mut submission: Submission) {
         let request = &mut submission.request;
-        let key = SequenceKey { priority: request.priority, arrival: self.arrivals };
+        let key = SequenceKey { precedence: request.precedence, priority: request.priority, arrival: self.arrivals };
         self.arrivals += 1;
         let options = SequenceOptions {
             cache_salt: request.cache_salt.take(),
@@ -395,7 +395,7 @@ impl Engine {
                 tracing::error!(failure, "a request failed");
             }
             // Before the last message, so that whoever has read it finds room for the next request.
-            self.status.leave();
+            self.status.leave(key.precedence);
             request.finish(reason, sequence.output().len(), &self.metrics);
         }
     }
@@ -435,7 +435,7 @@ impl Engine {
         self.metrics.set_load(0, 0, 0.0);
         for (key, request) in self.requests.drain() {
             let n_output = self.scheduler.sequence(key).map_or(0, |sequence| sequence.output().len());
-            self.status.leave();
+            self.status.leave(key.precedence);
             request.finish(FinishReason::Failed(error.to_string()), n_output, &self.metrics);
         }
     }
@@ -463,7 +463,7 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::{
-        engine::{Request, StopRules, Update},
+        engine::{Precedence, Request, StopRules, Update},
         model::{Logits, ModelError},
         types::Batch,
     };
@@ -487,7 +487,7 @@ mod tests {
         let (updates, mut stream) = mpsc::channel(4);
         let stop = StopRules { max_tokens: 4, ..StopRules::default() };
         let request = Request { prompt_ids: vec![1], stop, ..Request::default() };
-        assert!(status.enter(1));
+        assert!(status.enter(Precedence::Interactive, 1));
         engine.accept(Submission { request, updates, stopped: Arc::default(), arrived: Instant::now() });
         let key = *engine.requests.keys().next().unwrap();
         engine.scheduler.remove(key);
@@ -495,6 +495,6 @@ mod tests {
         engine.run(receiver);
         let expected = "the engine's state is inconsistent: 1 requests have 0 sequences";
         assert_eq!(stream.try_recv(), Ok(Update::Finished(FinishReason::Failed(expected.to_owned()))));
-        assert!(status.is_down() && status.enter(1));
+        assert!(status.is_down() && status.enter(Precedence::Interactive, 1));
     }
 }

@@ -19,6 +19,7 @@ use super::{
     draft::Drafter,
     engine::Engine,
     event::{Event, Submission},
+    sequence::Precedence,
     status::Status,
 };
 use crate::{model::ForwardPass, telemetry::EngineMetrics, types::Outputs};
@@ -104,7 +105,11 @@ impl EngineHandle {
     ) -> EngineHandle {
         metrics.set_cache_config(config.block_size, config.num_blocks);
         let status = Arc::new(Status::new(&config));
-        let capacity = config.max_in_flight().saturating_add(SPARE_EVENTS).min(Semaphore::MAX_PERMITS);
+        let capacity = config
+            .max_in_flight()
+            .saturating_mul(Precedence::ALL.len())
+            .saturating_add(SPARE_EVENTS)
+            .min(Semaphore::MAX_PERMITS);
         let (events, receiver) = mpsc::channel(capacity);
         let (outputs, vocab_size) = (model.outputs(), model.vocab_size());
         let (max_sequence_len, max_in_flight) = (config.max_sequence_len(), config.max_in_flight());
@@ -135,14 +140,15 @@ impl EngineHandle {
         if *closed || inner.status.is_down() {
             return Err(SubmitError::ShuttingDown);
         }
-        if !inner.status.enter(inner.max_in_flight) {
+        let precedence = request.precedence;
+        if !inner.status.enter(precedence, inner.max_in_flight) {
             return Err(SubmitError::QueueFull { waiting: inner.status.snapshot().waiting });
         }
         let (updates, receiver) = mpsc::channel(request.max_updates(inner.max_sequence_len));
         let stopped = Arc::new(AtomicBool::new(false));
         let submission = Submission { request, updates, stopped: Arc::clone(&stopped), arrived: Instant::now() };
         inner.events.try_send(Event::Submit(Box::new(submission))).map_err(|error| {
-            inner.status.leave();
+            inner.status.leave(precedence);
             match error {
                 mpsc::error::TrySendError::Full(_) => {
                     SubmitError::QueueFull { waiting: inner.status.snapshot().waiting }
@@ -151,6 +157,11 @@ impl EngineHandle {
             }
         })?;
         Ok(RequestStream { updates: receiver, stopped })
+    }
+
+    /// Requests that can be under way at once: more than these are never taken together.
+    pub fn max_in_flight(&self) -> usize {
+        self.inner.max_in_flight
     }
 
     /// Whether tokens are guessed ahead, so that a request's prediction is of use.

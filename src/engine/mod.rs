@@ -27,6 +27,7 @@ pub use config::{EngineConfig, SpeculationMode};
 pub use event::Inspection;
 pub use handle::{EngineHandle, RequestStream, SubmitError};
 pub use request::{FinishReason, Request, StopRules, Task, Update};
+pub use sequence::Precedence;
 pub use status::{Health, Snapshot};
 
 pub use crate::types::TokenLogprobs;

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::SubmitError;
+use super::{SubmitError, sequence::Precedence};
 use crate::types::{Constraint, Outputs, SamplingParams, TokenLogprobs};
 
 /// What is asked of a prompt.
@@ -33,6 +33,8 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// The same for the prompt's tokens; turns prefix-cache reuse off for this request.
     pub prompt_logprobs: Option<usize>,
+    /// Whether it gives way to others.
+    pub precedence: Precedence,
     /// Lower values are scheduled earlier; equal ones in order of arrival.
     pub priority: i32,
     /// Past this moment the request ends, waiting or running, with [`FinishReason::DeadlineExceeded`].

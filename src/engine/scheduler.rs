@@ -1,9 +1,10 @@
 //! Decides what each step computes: policy over integers. The main type is [`Scheduler`].
 //!
-//! Order is by [`SequenceKey`]: priority, then arrival. A step takes decodes first, then chunks of running
-//! prefills, then admits waiting sequences, all under one token budget. A sequence is admitted when blocks
-//! for all its tokens are there, so only a decode can run out; it then preempts from the end of the order,
-//! itself if it is last. A preempted sequence keeps its tokens and is recomputed.
+//! Order is by [`SequenceKey`]: precedence, priority, then arrival. A step takes decodes first, then chunks of running
+//! prefills, then admits waiting sequences, all under one token budget; and all this for those that somebody waits for
+//! before it looks at those in the background. A sequence is admitted when blocks for all its tokens are there, so only
+//! a decode can run out; it then preempts from the end of the order, itself if it is last. One that somebody waits for
+//! preempts those in the background already to be admitted. A preempted sequence keeps its tokens and is recomputed.
 //!
 //! A planned share is *started* once the model computes it and *committed* once its results have been read. One further
 //! step may be started before the results of the last are read: its plan counts on tokens that nobody has seen yet.
@@ -20,7 +21,7 @@ use std::collections::BTreeMap;
 use super::{
     EngineConfig,
     blocks::{BlockCounts, BlockId, BlockPool, IntegrityError, ensure},
-    sequence::{Outlook, Sequence, SequenceKey},
+    sequence::{Outlook, Precedence, Sequence, SequenceKey},
 };
 
 /// Prompt tokens per step whose logits are kept for prompt log-probabilities; bounds their memory.
@@ -69,6 +70,7 @@ pub struct Admitted {
 pub struct Scheduler {
     block_size: usize,
     max_running: usize,
+    max_background: usize,
     max_batched_tokens: usize,
     prefix_caching: bool,
     blocks: BlockPool,
@@ -88,6 +90,7 @@ impl Scheduler {
         Self {
             block_size: config.block_size.max(1),
             max_running: config.max_running.max(1),
+            max_background: config.max_background(),
             max_batched_tokens: config.max_batched_tokens.max(1),
             prefix_caching: config.prefix_caching,
             blocks: BlockPool::new(config.num_blocks.max(1)),
@@ -117,10 +120,12 @@ impl Scheduler {
     pub fn schedule(&mut self) -> Plan {
         let mut plan = Plan::default();
         let mut budget = Budget { tokens: self.max_batched_tokens, prompt_rows: MAX_PROMPT_ROWS };
-        self.plan_decodes(&mut plan, &mut budget);
-        self.plan_prefills(&mut plan, &mut budget);
-        if plan.preempted.is_empty() {
-            self.admit(&mut plan, &mut budget);
+        for precedence in Precedence::ALL {
+            self.plan_decodes(precedence, &mut plan, &mut budget);
+            self.plan_prefills(precedence, &mut plan, &mut budget);
+            if plan.preempted.iter().all(|key| key.precedence > precedence) {
+                self.admit(precedence, &mut plan, &mut budget);
+            }
         }
         plan
     }
@@ -222,6 +227,8 @@ impl Scheduler {
     /// Checks queues against block tables against the pool. O(blocks held + pool size).
     pub fn check_integrity(&self) -> Result<(), IntegrityError> {
         ensure(self.running.len() <= self.max_running, || format!("{} sequences run", self.running.len()))?;
+        let background = self.num_background();
+        ensure(background <= self.max_background, || format!("{background} sequences run in the background"))?;
         for (key, sequence) in &self.waiting {
             ensure(!self.running.contains_key(key), || format!("{key:?} runs and waits"))?;
             ensure(sequence.block_table.is_empty() && sequence.num_computed == 0, || {
@@ -248,9 +255,9 @@ impl Scheduler {
         self.blocks.check_integrity(self.running.values().flat_map(|sequence| sequence.block_table.iter().copied()))
     }
 
-    fn plan_decodes(&mut self, plan: &mut Plan, budget: &mut Budget) {
+    fn plan_decodes(&mut self, precedence: Precedence, plan: &mut Plan, budget: &mut Budget) {
         let decodes = self.running.iter().filter(|(_, s)| s.num_pending() == 1 && !s.ends());
-        let keys: Vec<_> = decodes.map(|(&key, _)| key).collect();
+        let keys: Vec<_> = decodes.map(|(&key, _)| key).filter(|key| key.precedence == precedence).collect();
         for key in keys {
             if budget.tokens == 0 {
                 return;
@@ -264,33 +271,23 @@ impl Scheduler {
         }
     }
 
-    fn plan_prefills(&self, plan: &mut Plan, budget: &mut Budget) {
+    fn plan_prefills(&self, precedence: Precedence, plan: &mut Plan, budget: &mut Budget) {
         for (&key, sequence) in &self.running {
-            if sequence.num_pending() > 1 {
+            if key.precedence == precedence && sequence.num_pending() > 1 {
                 plan_chunk(key, sequence, plan, budget);
             }
         }
     }
 
-    fn admit(&mut self, plan: &mut Plan, budget: &mut Budget) {
-        while budget.tokens > 0 && self.running.len() < self.max_running {
-            let Some(mut entry) = self.waiting.first_entry() else { return };
-            if entry.get().num_unread() > 0 {
-                // Preempted just now: its tokens must be read before they can be computed again.
+    fn admit(&mut self, precedence: Precedence, plan: &mut Plan, budget: &mut Budget) {
+        while budget.tokens > 0 {
+            let Some((&key, first)) = self.waiting.first_key_value() else { return };
+            // Of one that was preempted just now the tokens must be read before they can be computed again.
+            if key.precedence != precedence || first.num_unread() > 0 {
                 return;
             }
-            let hits = if self.prefix_caching {
-                cached_prefix(entry.get_mut(), &self.blocks, self.block_size)
-            } else {
-                Vec::new()
-            };
-            // One position more than there are tokens: the first decode shall not preempt at once.
-            let wanted = (entry.get().tokens().len() + 1).div_ceil(self.block_size);
-            let revived = hits.iter().filter(|&&block| !self.blocks.is_held(block)).count();
-            if self.blocks.available() - revived < wanted - hits.len() {
-                return;
-            }
-            let (key, mut sequence) = entry.remove_entry();
+            let Some(hits) = self.make_room(key, plan) else { return };
+            let mut sequence = self.waiting.remove(&key).expect("the sequence waits");
             sequence.num_computed = hits.len() * self.block_size;
             plan.admitted.push(Admitted { key, cached_tokens: sequence.num_computed });
             for &block in &hits {
@@ -306,6 +303,48 @@ impl Scheduler {
         }
     }
 
+    /// The cached blocks that begin a waiting sequence, once there is room for it. Those in the background make room for
+    /// those that somebody waits for: none of them has a share of the step yet.
+    fn make_room(&mut self, key: SequenceKey, plan: &mut Plan) -> Option<Vec<BlockId>> {
+        loop {
+            if self.has_place(key.precedence)
+                && let Some(hits) = self.fitting(key)
+            {
+                return Some(hits);
+            }
+            let (last, _) = self.running.last_key_value()?;
+            if last.precedence <= key.precedence {
+                return None;
+            }
+            self.preempt_last(plan);
+        }
+    }
+
+    fn has_place(&self, precedence: Precedence) -> bool {
+        self.running.len() < self.max_running
+            && match precedence {
+                Precedence::Interactive => true,
+                Precedence::Background => self.num_background() < self.max_background,
+            }
+    }
+
+    /// The cached blocks that begin a waiting sequence, if there are blocks for its other tokens.
+    fn fitting(&mut self, key: SequenceKey) -> Option<Vec<BlockId>> {
+        let sequence = self.waiting.get_mut(&key).expect("the sequence waits");
+        // One position more than there are tokens: the first decode shall not preempt at once.
+        let wanted = (sequence.tokens().len() + 1).div_ceil(self.block_size);
+        let hits = match self.prefix_caching {
+            true => cached_prefix(sequence, &self.blocks, self.block_size),
+            false => Vec::new(),
+        };
+        let revived = hits.iter().filter(|&&block| !self.blocks.is_held(block)).count();
+        (self.blocks.available() - revived >= wanted - hits.len()).then_some(hits)
+    }
+
+    fn num_background(&self) -> usize {
+        self.running.keys().rev().take_while(|key| key.precedence == Precedence::Background).count()
+    }
+
     /// Room for the next token of a running sequence, preempting from the end of the order.
     /// False if that took the sequence itself.
     fn reserve_next(&mut self, key: SequenceKey, plan: &mut Plan) -> bool {
@@ -319,14 +358,19 @@ impl Scheduler {
                 sequence.block_table.push(block);
                 return true;
             }
-            let (victim, mut sequence) = self.running.pop_last().expect("the sequence itself runs");
-            self.release_blocks(&mut sequence);
-            self.waiting.insert(victim, sequence);
-            plan.preempted.push(victim);
-            if victim == key {
+            if self.preempt_last(plan) == key {
                 return false;
             }
         }
+    }
+
+    /// The last in the order of those that run waits again.
+    fn preempt_last(&mut self, plan: &mut Plan) -> SequenceKey {
+        let (victim, mut sequence) = self.running.pop_last().expect("a sequence runs");
+        self.release_blocks(&mut sequence);
+        self.waiting.insert(victim, sequence);
+        plan.preempted.push(victim);
+        victim
     }
 
     /// The last block goes first, so that the ends of prefixes are evicted before their beginnings.

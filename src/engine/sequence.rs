@@ -4,9 +4,26 @@
 
 use super::blocks::{BlockHash, BlockId};
 
+/// Does somebody wait for the answer?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Precedence {
+    /// A client does.
+    #[default]
+    Interactive,
+    /// Nobody: it gives way, whatever its priority, even while it runs.
+    Background,
+}
+
+impl Precedence {
+    /// Each of them, in the order in which they are served.
+    pub const ALL: [Self; 2] = [Self::Interactive, Self::Background];
+}
+
 /// Identity and place in line: the smaller key is scheduled first and preempted last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SequenceKey {
+    /// All of one before any of the next.
+    pub precedence: Precedence,
     /// Lower values go first.
     pub priority: i32,
     /// Number of the request in order of arrival; unique.

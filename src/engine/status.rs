@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::EngineConfig;
+use super::{EngineConfig, sequence::Precedence};
 
 /// Is the engine able to answer?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(super) struct Status {
     stuck_from_ms: AtomicU64,
     down: AtomicBool,
     draining: AtomicBool,
-    in_flight: AtomicUsize,
+    in_flight: [AtomicUsize; Precedence::ALL.len()],
     running: AtomicUsize,
     held_blocks: AtomicUsize,
     preemptions: AtomicU64,
@@ -67,7 +67,7 @@ impl Status {
             stuck_from_ms: AtomicU64::new(0),
             down: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            in_flight: AtomicUsize::new(0),
+            in_flight: Default::default(),
             running: AtomicUsize::new(0),
             held_blocks: AtomicUsize::new(0),
             preemptions: AtomicU64::new(0),
@@ -89,9 +89,10 @@ impl Status {
 
     pub(super) fn snapshot(&self) -> Snapshot {
         let running = self.running.load(Relaxed);
+        let in_flight: usize = self.in_flight.iter().map(|count| count.load(Relaxed)).sum();
         Snapshot {
             running,
-            waiting: self.in_flight.load(Relaxed).saturating_sub(running),
+            waiting: in_flight.saturating_sub(running),
             held_blocks: self.held_blocks.load(Relaxed),
             total_blocks: self.total_blocks,
             preemptions: self.preemptions.load(Relaxed),
@@ -135,13 +136,14 @@ impl Status {
         self.cached_tokens.fetch_add(tokens as u64, Relaxed);
     }
 
-    /// Counts one more request unless `limit` are under way.
-    pub(super) fn enter(&self, limit: usize) -> bool {
-        self.in_flight.fetch_update(Relaxed, Relaxed, |count| (count < limit).then_some(count + 1)).is_ok()
+    /// Counts one more request unless `limit` of this precedence are under way: none takes a place of the other.
+    pub(super) fn enter(&self, precedence: Precedence, limit: usize) -> bool {
+        let in_flight = &self.in_flight[precedence as usize];
+        in_flight.fetch_update(Relaxed, Relaxed, |count| (count < limit).then_some(count + 1)).is_ok()
     }
 
-    pub(super) fn leave(&self) {
-        self.in_flight.fetch_sub(1, Relaxed);
+    pub(super) fn leave(&self, precedence: Precedence) {
+        self.in_flight[precedence as usize].fetch_sub(1, Relaxed);
     }
 
     fn longest_step_ms(&self, n_tokens: usize) -> u64 {

@@ -5,11 +5,11 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{FileDetails, Order, Page, PageQuery, Store, StoreError, erase_leftovers, files, new_id};
+use super::{Page, PageQuery, Store, StoreError, erase_leftovers, new_id};
 
 const COLUMNS: &str = "id, endpoint, model, input_files, completion_window, metadata, state, created_at, expires_at, \
-                       started_at, finalizing_at, cancelling_at, ended_at, total, completed, failed, output_file, error_file, errors";
-const UNFINISHED: &str = "(state IN ('validating', 'in_progress', 'finalizing', 'cancelling'))";
+                       started_at, finalizing_at, cancelling_at, ended_at, total, completed, failed, output_file, error_file, errors, dialect, owns_input, keep_output_s";
+pub(super) const UNFINISHED: &str = "(state IN ('validating', 'in_progress', 'finalizing', 'cancelling'))";
 
 /// A batch as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,12 @@ pub struct BatchRequest {
     pub created_at: u64,
     /// When lines that are not done are given up, in Unix seconds.
     pub expires_at: u64,
+    /// Whose API it was asked by, if that is known, as written by who created it.
+    pub dialect: Option<String>,
+    /// Nobody else knows its files: they are deleted with the last use.
+    pub owns_input: bool,
+    /// How long its result files are kept, in seconds, if something else was asked for than usual.
+    pub keep_output_s: Option<u64>,
 }
 
 /// Where a batch is.
@@ -94,21 +100,6 @@ pub struct LineCounts {
     pub completed: u64,
     /// Refused, or failed.
     pub failed: u64,
-}
-
-/// How a batch ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BatchEnd {
-    /// The last state.
-    pub state: BatchState,
-    /// When, in Unix seconds.
-    pub at: u64,
-    /// When the batch itself is deleted, in Unix seconds.
-    pub delete_at: u64,
-    /// A file that was begun for the answers.
-    pub output: Option<(String, FileDetails)>,
-    /// A file that was begun for the lines without one.
-    pub errors: Option<(String, FileDetails)>,
 }
 
 /// Which batches a list shall have. All if nothing is said.
@@ -161,13 +152,7 @@ impl Store {
                 return Err(StoreError::QueueFull { limit });
             }
             let id = new_id("batch_");
-            let BatchRequest { endpoint, model, input_files, window, metadata, created_at, expires_at } = request;
-            transaction.execute(
-                "INSERT INTO batches (id, endpoint, model, input_files, completion_window, metadata, state, created_at, \
-                     expires_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'validating', ?7, ?8)",
-                params![id, endpoint, model, input_files.join("\n"), window, metadata, created_at, expires_at],
-            )?;
+            insert(&transaction, &id, &request)?;
             let batch = find(&transaction, &id)?;
             transaction.commit()?;
             Ok(batch)
@@ -186,20 +171,23 @@ impl Store {
         self.call(move |connection| list(connection, &filter, &query)).await
     }
 
-    /// The oldest batch in one of these states.
-    pub async fn oldest_batch(&self, states: &'static [BatchState]) -> Result<Option<Batch>, StoreError> {
-        self.call(move |connection| {
-            let filter = BatchFilter { states: Some(states.to_vec()), ..BatchFilter::default() };
-            let query = PageQuery { after: None, skip: 0, limit: 1, order: Order::Ascending };
-            Ok(list(connection, &filter, &query)?.items.pop())
-        })
-        .await
+    /// The oldest batch that needs something else than answers: its lines are to be read, its files to be written, or
+    /// its time is over. None of `except`.
+    pub async fn batch_to_tend(&self, now: u64, except: Vec<String>) -> Result<Option<Batch>, StoreError> {
+        let wanted =
+            "(state IN ('validating', 'finalizing', 'cancelling') OR state = 'in_progress' AND expires_at <= ?1)";
+        self.call(move |connection| oldest(connection, wanted, now, &except)).await
+    }
+
+    /// The oldest batch whose lines may be answered now. None of `except`.
+    pub async fn batch_to_answer(&self, now: u64, except: Vec<String>) -> Result<Option<Batch>, StoreError> {
+        self.call(move |connection| oldest(connection, "state = 'in_progress' AND expires_at > ?1", now, &except)).await
     }
 
     /// Marks a batch to be cancelled. One that is cancelled already stays as it is.
     pub async fn cancel_batch(&self, id: &str, at: u64) -> Result<Batch, StoreError> {
         let id = id.to_owned();
-        self.call(move |connection| {
+        self.call_reserved(move |connection| {
             let transaction = connection.transaction()?;
             transaction.execute(
                 "UPDATE batches SET state = 'cancelling', cancelling_at = ?2 \
@@ -251,56 +239,33 @@ impl Store {
         .await
     }
 
-    /// No line of a batch could be tried; `errors` says why.
+    /// No line of a batch could be tried; `errors` says why. The lines that were read are deleted before.
     pub async fn fail_batch(&self, id: &str, errors: String, at: u64, delete_at: u64) -> Result<(), StoreError> {
+        self.discard_lines(id).await?;
         let id = id.to_owned();
-        self.call(move |connection| {
-            let transaction = connection.transaction()?;
-            let changed = transaction.execute(
+        self.call_reserved(move |connection| {
+            connection.execute(
                 "UPDATE batches SET state = 'failed', errors = ?2, ended_at = ?3, delete_at = ?4 \
                  WHERE id = ?1 AND state = 'validating'",
                 params![id, errors, at, delete_at],
             )?;
-            if changed > 0 {
-                delete_lines(&transaction, &id)?;
-            }
-            Ok(transaction.commit()?)
-        })
-        .await
-    }
-
-    /// No further line of a batch is tried: what it has is written to its files.
-    pub async fn finalize_batch(&self, id: &str, at: u64) -> Result<(), StoreError> {
-        let id = id.to_owned();
-        self.call(move |connection| {
-            connection.execute(
-                "UPDATE batches SET state = 'finalizing', finalizing_at = ?2 WHERE id = ?1 AND state = 'in_progress'",
-                params![id, at],
-            )?;
             Ok(())
         })
-        .await
+        .await?;
+        self.erase().await
     }
 
-    /// Ends a batch: its files are shown and its lines deleted, in one step.
-    pub async fn end_batch(&self, id: &str, end: BatchEnd) -> Result<(), StoreError> {
+    /// No further line of a batch is tried: what it has is written to its files. `errors` says why, if it is not that
+    /// all were tried or its time is over.
+    pub async fn finalize_batch(&self, id: &str, errors: Option<String>, at: u64) -> Result<(), StoreError> {
         let id = id.to_owned();
-        self.call(move |connection| {
-            let transaction = connection.transaction()?;
-            for (file, details) in end.output.iter().chain(&end.errors) {
-                files::complete(&transaction, file, details)?;
-            }
-            let file = |file: &Option<(String, FileDetails)>| file.as_ref().map(|(id, _)| id.clone());
-            transaction.execute(
-                &format!(
-                    "UPDATE batches SET state = ?2, ended_at = ?3, delete_at = ?4, output_file = ?5, error_file = ?6 \
-                     WHERE id = ?1 AND {UNFINISHED}"
-                ),
-                params![id, end.state.as_str(), end.at, end.delete_at, file(&end.output), file(&end.errors)],
+        self.call_reserved(move |connection| {
+            connection.execute(
+                "UPDATE batches SET state = 'finalizing', finalizing_at = ?2, errors = ?3 \
+                 WHERE id = ?1 AND state = 'in_progress'",
+                params![id, at, errors],
             )?;
-            delete_lines(&transaction, &id)?;
-            transaction.commit()?;
-            erase_leftovers(connection)
+            Ok(())
         })
         .await
     }
@@ -312,10 +277,37 @@ pub(super) fn row_of(connection: &Connection, id: &str) -> Result<i64, StoreErro
     row.ok_or_else(|| missing(id))
 }
 
-/// Deletes all lines of a batch.
-pub(super) fn delete_lines(connection: &Connection, id: &str) -> Result<(), StoreError> {
-    connection.execute("DELETE FROM lines WHERE batch = (SELECT row FROM batches WHERE id = ?1)", [id])?;
+fn insert(connection: &Connection, id: &str, request: &BatchRequest) -> Result<(), StoreError> {
+    let BatchRequest { endpoint, model, input_files, window, metadata, .. } = request;
+    let BatchRequest { created_at, expires_at, dialect, owns_input, keep_output_s, .. } = request;
+    let input_files = input_files.join("\n");
+    connection.execute(
+        "INSERT INTO batches (id, endpoint, model, input_files, completion_window, metadata, state, created_at, \
+             expires_at, dialect, owns_input, keep_output_s) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'validating', ?7, ?8, ?9, ?10, ?11)",
+        params![
+            id,
+            endpoint,
+            model,
+            input_files,
+            window,
+            metadata,
+            created_at,
+            expires_at,
+            dialect,
+            owns_input,
+            keep_output_s
+        ],
+    )?;
     Ok(())
+}
+
+fn oldest(connection: &Connection, wanted: &str, now: u64, except: &[String]) -> Result<Option<Batch>, StoreError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM batches WHERE {wanted} AND id NOT IN (SELECT value FROM json_each(?2)) ORDER BY row LIMIT 1"
+    );
+    let except = serde_json::Value::from(except).to_string();
+    Ok(connection.prepare_cached(&sql)?.query_row(params![now, except], read).optional()?)
 }
 
 fn find(connection: &Connection, id: &str) -> Result<Batch, StoreError> {
@@ -344,6 +336,9 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Batch> {
     let input_files: String = row.get("input_files")?;
     let state: String = row.get("state")?;
     let known = BatchState::ALL.into_iter().find(|known| known.as_str() == state);
+    let ended_at: Option<u64> = row.get("ended_at")?;
+    // Files are the batch's own until it ends.
+    let shown = |file: Option<String>| file.filter(|_| ended_at.is_some());
     Ok(Batch {
         id: row.get("id")?,
         request: BatchRequest {
@@ -354,17 +349,20 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Batch> {
             metadata: row.get("metadata")?,
             created_at: row.get("created_at")?,
             expires_at: row.get("expires_at")?,
+            dialect: row.get("dialect")?,
+            owns_input: row.get("owns_input")?,
+            keep_output_s: row.get("keep_output_s")?,
         },
         state: known.ok_or(rusqlite::Error::InvalidColumnName(state))?,
         times: BatchTimes {
             started_at: row.get("started_at")?,
             finalizing_at: row.get("finalizing_at")?,
             cancelling_at: row.get("cancelling_at")?,
-            ended_at: row.get("ended_at")?,
+            ended_at,
         },
         counts: LineCounts { total: row.get("total")?, completed: row.get("completed")?, failed: row.get("failed")? },
-        output_file: row.get("output_file")?,
-        error_file: row.get("error_file")?,
+        output_file: shown(row.get("output_file")?),
+        error_file: shown(row.get("error_file")?),
         errors: row.get("errors")?,
     })
 }

@@ -4,10 +4,17 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Order, Page, PageQuery, Store, StoreError, erase_leftovers, new_id};
+use super::{Order, Page, PageQuery, Progress, Store, StoreError, new_id};
 
 const COLUMNS: &str = "id, filename, purpose, bytes, created_at, expires_at";
 const VISIBLE: &str = "complete AND expires_at > unixepoch()";
+/// Parts that are deleted in one transaction.
+const PARTS_AT_ONCE: usize = 16;
+/// Files that never will be complete once their upload, or the process, has ended: all but those that a batch which
+/// has not ended is writing.
+pub(super) const ABANDONED: &str = "NOT complete AND id NOT IN ( \
+     SELECT output_file FROM batches WHERE ended_at IS NULL AND output_file IS NOT NULL \
+     UNION ALL SELECT error_file FROM batches WHERE ended_at IS NULL AND error_file IS NOT NULL)";
 
 /// A complete file, without its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,16 +43,7 @@ pub struct FileDetails {
 impl Store {
     /// Begins a file; the id is its own from now on.
     pub async fn begin_file(&self, created_at: u64) -> Result<String, StoreError> {
-        self.call(move |connection| {
-            let id = new_id("file-");
-            connection.execute(
-                "INSERT INTO files (id, filename, purpose, bytes, created_at, expires_at, complete) \
-                 VALUES (?1, '', '', 0, ?2, ?3, FALSE)",
-                params![id, created_at, i64::MAX],
-            )?;
-            Ok(id)
-        })
-        .await
+        self.call(move |connection| begin(connection, created_at)).await
     }
 
     /// Adds to the content of a file that is not complete.
@@ -53,13 +51,7 @@ impl Store {
         let id = id.to_owned();
         self.call(move |connection| {
             let transaction = connection.transaction()?;
-            let row = row_of(&transaction, &id, "NOT complete")?;
-            transaction.execute(
-                "INSERT INTO parts (file, part, data) \
-                 VALUES (?1, (SELECT count(*) FROM parts WHERE file = ?1), ?2)",
-                params![row, data],
-            )?;
-            transaction.execute("UPDATE files SET bytes = bytes + ?2 WHERE row = ?1", params![row, data.len()])?;
+            append(&transaction, &id, &data)?;
             Ok(transaction.commit()?)
         })
         .await
@@ -89,29 +81,83 @@ impl Store {
         self.call(move |connection| list(connection, purpose.as_deref(), &query)).await
     }
 
-    /// One part of a file's content, counted from 0; `None` behind the last.
+    /// One part of a file's content, counted from 0; `None` behind the last. A file that is gone, or has passed its time,
+    /// has no last part: it is missing.
     pub async fn file_part(&self, id: &str, part: u64) -> Result<Option<Vec<u8>>, StoreError> {
         let id = id.to_owned();
         self.call(move |connection| {
-            let sql = format!(
-                "SELECT data FROM parts JOIN files ON parts.file = files.row WHERE id = ?1 AND part = ?2 AND {VISIBLE}"
-            );
-            Ok(connection.prepare_cached(&sql)?.query_row(params![id, part], |row| row.get(0)).optional()?)
+            let row = row_of(connection, &id, VISIBLE)?;
+            let mut select = connection.prepare_cached("SELECT data FROM parts WHERE file = ?1 AND part = ?2")?;
+            Ok(select.query_row(params![row, part], |row| row.get(0)).optional()?)
         })
         .await
     }
 
-    /// Deletes a file, complete or not, so that its content is in the database no more.
+    /// Deletes a file, complete or not, so that its content is in the database no more. Nobody sees it from the first
+    /// moment; others are served between the steps.
     pub async fn delete_file(&self, id: &str) -> Result<(), StoreError> {
-        let id = id.to_owned();
+        let hidden = id.to_owned();
         self.call(move |connection| {
-            if connection.execute("DELETE FROM files WHERE id = ?1", [&id])? == 0 {
-                return Err(missing(&id));
+            match connection.execute("UPDATE files SET complete = FALSE WHERE id = ?1", [&hidden])? {
+                0 => Err(missing(&hidden)),
+                _ => Ok(()),
             }
-            erase_leftovers(connection)
         })
-        .await
+        .await?;
+        self.remove_file(id).await
     }
+
+    /// Deletes a file that is there no more for others.
+    pub(super) async fn remove_file(&self, id: &str) -> Result<(), StoreError> {
+        loop {
+            let id = id.to_owned();
+            let step = move |connection: &mut Connection| delete_some(connection, &id);
+            if self.call(step).await? == Progress::Complete {
+                return self.erase().await;
+            }
+        }
+    }
+}
+
+/// Begins a file within somebody's transaction.
+pub(super) fn begin(connection: &Connection, created_at: u64) -> Result<String, StoreError> {
+    let id = new_id("file-");
+    connection.execute(
+        "INSERT INTO files (id, filename, purpose, bytes, created_at, expires_at, complete) \
+         VALUES (?1, '', '', 0, ?2, ?3, FALSE)",
+        params![id, created_at, i64::MAX],
+    )?;
+    Ok(id)
+}
+
+/// Adds to a file within somebody's transaction.
+pub(super) fn append(connection: &Connection, id: &str, data: &[u8]) -> Result<(), StoreError> {
+    let row = row_of(connection, id, "NOT complete")?;
+    connection.execute(
+        "INSERT INTO parts (file, part, data) VALUES (?1, (SELECT count(*) FROM parts WHERE file = ?1), ?2)",
+        params![row, data],
+    )?;
+    connection.execute("UPDATE files SET bytes = bytes + ?2 WHERE row = ?1", params![row, data.len()])?;
+    Ok(())
+}
+
+/// Deletes the last parts of a file, and the file once it has none.
+fn delete_some(connection: &mut Connection, id: &str) -> Result<Progress, StoreError> {
+    let transaction = connection.transaction()?;
+    let row = match row_of(&transaction, id, "TRUE") {
+        Err(StoreError::Missing { .. }) => return Ok(Progress::Complete), // somebody else deleted it too
+        row => row?,
+    };
+    let deleted = transaction.execute(
+        "DELETE FROM parts WHERE file = ?1 AND part IN \
+         (SELECT part FROM parts WHERE file = ?1 ORDER BY part DESC LIMIT ?2)",
+        params![row, PARTS_AT_ONCE],
+    )?;
+    if deleted == 0 {
+        transaction.execute("DELETE FROM files WHERE row = ?1", [row])?;
+    }
+    transaction.commit()?;
+    Ok(if deleted == 0 { Progress::Complete } else { Progress::Partial })
 }
 
 /// Completes a file within somebody's transaction.

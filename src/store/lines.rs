@@ -31,17 +31,6 @@ pub enum NewLine {
     },
 }
 
-/// A line with what became of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WrittenLine {
-    /// Counted from 1 over all files of the batch.
-    pub number: u64,
-    /// How its owner knows it, if that could be read.
-    pub custom_id: Option<String>,
-    /// Which file it belongs to, and what that says; `None` if it is still to do.
-    pub result: Option<(Outcome, String)>,
-}
-
 /// What became of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -52,7 +41,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",
             Self::Failed => "failed",
@@ -61,12 +50,6 @@ impl Outcome {
 }
 
 impl Store {
-    /// Forgets the lines of a batch, whose reading begins (again).
-    pub async fn clear_lines(&self, batch: &str) -> Result<(), StoreError> {
-        let batch = batch.to_owned();
-        self.call(move |connection| batches::delete_lines(connection, &batch)).await
-    }
-
     /// Adds lines to a batch.
     pub async fn add_lines(&self, batch: &str, lines: Vec<NewLine>) -> Result<(), StoreError> {
         let batch = batch.to_owned();
@@ -135,27 +118,4 @@ impl Store {
         })
         .await
     }
-
-    /// Lines behind line `after` with what became of them, in their order.
-    pub async fn written_lines(&self, batch: &str, after: u64, limit: usize) -> Result<Vec<WrittenLine>, StoreError> {
-        let batch = batch.to_owned();
-        self.call(move |connection| {
-            let row = batches::row_of(connection, &batch)?;
-            let mut select = connection.prepare_cached(
-                "SELECT line, custom_id, outcome, result FROM lines WHERE batch = ?1 AND line > ?2 \
-                 ORDER BY line LIMIT ?3",
-            )?;
-            let lines = select.query_map(params![row, after, limit], read_written)?;
-            Ok(lines.collect::<Result<_, _>>()?)
-        })
-        .await
-    }
-}
-
-fn read_written(row: &Row<'_>) -> rusqlite::Result<WrittenLine> {
-    let outcome: Option<String> = row.get(2)?;
-    let result: Option<String> = row.get(3)?;
-    let outcome =
-        outcome.map(|word| if word == Outcome::Completed.as_str() { Outcome::Completed } else { Outcome::Failed });
-    Ok(WrittenLine { number: row.get(0)?, custom_id: row.get(1)?, result: outcome.zip(result) })
 }

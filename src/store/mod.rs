@@ -14,6 +14,7 @@ mod files;
 mod lines;
 mod page;
 mod responses;
+mod results;
 mod schema;
 
 use std::{
@@ -24,23 +25,28 @@ use std::{
     sync::Arc,
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use tokio::{sync::Mutex, task::JoinError};
 
 pub use self::{
     agents::{Agent, AgentAlias, AgentDefinition, AgentFilter, AgentVersion},
-    batches::{Batch, BatchEnd, BatchFilter, BatchRequest, BatchState, BatchTimes, LineCounts},
+    batches::{Batch, BatchFilter, BatchRequest, BatchState, BatchTimes, LineCounts},
     conversations::{Append, Conversation, ConversationChange, Item, NewConversation, NewItem},
     error::StoreError,
     files::{FileDetails, StoredFile},
-    lines::{Line, NewLine, Outcome, WrittenLine},
+    lines::{Line, NewLine, Outcome},
     page::{Order, Page, PageQuery},
     responses::{NewResponse, ResponseEnd, ResponseState, StoredResponse, WaitingResponse},
+    results::{BatchEnd, Progress},
 };
 
 const DATABASE: &str = "tramontane.sqlite";
 const LOCK: &str = "lock";
 const PAGE_BYTES: u64 = 4096; // SQLite's default
+/// Pages that only what makes room may take beyond the limit.
+const RESERVED_PAGES: u64 = 256;
+/// Pages that are given back to the file system in one transaction.
+const ERASED_AT_ONCE: u64 = 1024;
 
 /// Files, batches, responses and conversations. Cheap to clone; all clones are one store.
 #[derive(Clone)]
@@ -50,13 +56,14 @@ pub struct Store {
 
 struct Database {
     connection: Connection,
+    most_pages: u64,
     /// Held as long as the database is open.
     _lock: Option<File>,
 }
 
 impl Store {
-    /// The store in a directory, which is made if it is not there, readable by this user alone. It never takes more
-    /// than `limit_bytes`.
+    /// The store in a directory, which is made if it is not there, readable by this user alone. The database never takes
+    /// more than `limit_bytes`, and 1 MiB to make room; its log some MiB beside it, between two write-backs.
     pub fn open(directory: &Path, limit_bytes: u64) -> Result<Self, StoreError> {
         let unusable = |source| StoreError::Directory { path: directory.into(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
@@ -77,19 +84,25 @@ impl Store {
 
     /// Deletes what is past its time, and uploads that began before `unfinished_before` and never ended.
     pub async fn sweep(&self, now: u64, unfinished_before: u64) -> Result<(), StoreError> {
-        self.call(move |connection| {
+        loop {
+            let due = self.call(move |connection| {
+                let abandoned = files::ABANDONED;
+                let sql =
+                    format!("SELECT id FROM files WHERE expires_at <= ?1 OR ({abandoned} AND created_at < ?2) LIMIT 1");
+                Ok(connection.query_row(&sql, [now, unfinished_before], |row| row.get::<_, String>(0)).optional()?)
+            });
+            let Some(file) = due.await? else { break };
+            self.remove_file(&file).await?;
+        }
+        let delete = move |connection: &mut Connection| {
             let transaction = connection.transaction()?;
-            let files = transaction.execute(
-                "DELETE FROM files WHERE expires_at <= ?1 OR (NOT complete AND created_at < ?2)",
-                [now, unfinished_before],
-            )?;
             let batches = transaction.execute("DELETE FROM batches WHERE delete_at <= ?1", [now])?;
             let conversations = transaction.execute("DELETE FROM conversations WHERE expires_at <= ?1", [now])?;
             let responses = transaction.execute("DELETE FROM responses WHERE expires_at <= ?1", [now])?;
             transaction.commit()?;
-            if files + batches + conversations + responses > 0 { erase_leftovers(connection) } else { Ok(()) }
-        })
-        .await
+            Ok(batches + conversations + responses)
+        };
+        if self.call(delete).await? > 0 { self.erase().await } else { Ok(()) }
     }
 
     fn prepare(mut connection: Connection, lock: Option<File>, limit_bytes: u64) -> Result<Self, StoreError> {
@@ -102,13 +115,13 @@ impl Store {
              PRAGMA foreign_keys = ON;
              PRAGMA temp_store = MEMORY;",
         )?;
-        let pages = limit_bytes / PAGE_BYTES;
-        connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+        let most_pages = limit_bytes / PAGE_BYTES;
+        limit_pages(&connection, most_pages)?;
         schema::migrate(&mut connection)?;
-        // Uploads and results that an earlier process had not completed.
-        connection.execute("DELETE FROM files WHERE NOT complete", [])?;
+        // Uploads that an earlier process had not completed, and files that it had not deleted to their end.
+        connection.execute(&format!("DELETE FROM files WHERE {}", files::ABANDONED), [])?;
         erase_leftovers(&mut connection)?;
-        Ok(Self { database: Arc::new(Mutex::new(Database { connection, _lock: lock })) })
+        Ok(Self { database: Arc::new(Mutex::new(Database { connection, most_pages, _lock: lock })) })
     }
 
     /// Runs `work` on the connection, one caller at a time, on a thread that may block.
@@ -116,8 +129,35 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.call_database(move |database| work(&mut database.connection)).await
+    }
+
+    /// The same for what ends in less being stored: it may take a little more than there is on its way.
+    async fn call_reserved<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.call_database(move |database| {
+            limit_pages(&database.connection, database.most_pages + RESERVED_PAGES)?;
+            let done = work(&mut database.connection);
+            limit_pages(&database.connection, database.most_pages)?;
+            done
+        })
+        .await
+    }
+
+    /// Overwrites what was deleted, step by step, so that others are served between them.
+    async fn erase(&self) -> Result<(), StoreError> {
+        while self.call(erase_some).await? == Progress::Partial {}
+        Ok(())
+    }
+
+    async fn call_database<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Database) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let mut database = Arc::clone(&self.database).lock_owned().await;
-        let work = move || work(&mut database.connection);
+        let work = move || work(&mut database);
         match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
             Ok(done) => done,
             Err(Ok(panic)) => std::panic::resume_unwind(panic),
@@ -130,15 +170,31 @@ fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
-/// Deleted rows are overwritten in the database's own file once the log is written back; then the log goes too.
+/// The database grows to so many pages and no further.
+fn limit_pages(connection: &Connection, most: u64) -> Result<(), StoreError> {
+    Ok(connection.query_row(&format!("PRAGMA max_page_count = {most}"), [], |_| Ok(()))?)
+}
+
+/// Overwrites what was deleted, where that was not much.
 fn erase_leftovers(connection: &mut Connection) -> Result<(), StoreError> {
+    while erase_some(connection)? == Progress::Partial {}
+    Ok(())
+}
+
+/// Deleted rows are overwritten in the database's own file once the log is written back; then the log goes too.
+fn erase_some(connection: &mut Connection) -> Result<Progress, StoreError> {
+    let unused = |connection: &Connection| {
+        connection.query_row("PRAGMA freelist_count", [], |row| row.get::<_, u64>(0)).map_err(StoreError::from)
+    };
+    let before = unused(connection)?;
     {
-        let mut vacuum = connection.prepare_cached("PRAGMA incremental_vacuum")?;
+        let mut vacuum = connection.prepare_cached(&format!("PRAGMA incremental_vacuum({ERASED_AT_ONCE})"))?;
         let mut pages = vacuum.query([])?; // each step gives one back
         while pages.next()?.is_some() {}
     }
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-    Ok(())
+    let after = unused(connection)?;
+    Ok(if after > 0 && after < before { Progress::Partial } else { Progress::Complete })
 }
 
 /// A new id: unguessable, and in the form that clients of the object expect.

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use super::{StoreError, agents};
 
-const MIGRATIONS: [&str; 4] = [FILES_AND_BATCHES, CONVERSATIONS, RESPONSES, agents::TABLES];
+const MIGRATIONS: [&str; 5] = [FILES_AND_BATCHES, CONVERSATIONS, RESPONSES, agents::TABLES, WHO_ASKED_FOR_BATCHES];
 
 /// Rows of deleted objects leave nothing that a later object could be taken for: ids of rows are not used again.
 const FILES_AND_BATCHES: &str = "
@@ -112,6 +112,12 @@ CREATE INDEX response_items_by_id ON response_items (id);
 CREATE INDEX items_by_id ON items (id);
 ";
 
+const WHO_ASKED_FOR_BATCHES: &str = "
+ALTER TABLE batches ADD COLUMN dialect TEXT;
+ALTER TABLE batches ADD COLUMN owns_input INTEGER NOT NULL DEFAULT FALSE;
+ALTER TABLE batches ADD COLUMN keep_output_s INTEGER;
+";
+
 /// Brings a database up to date, each migration whole or not at all.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let had: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -138,6 +144,6 @@ mod tests {
         migrate(&mut connection).expect("nothing is left to do");
         connection.pragma_update(None, "user_version", 99).expect("a number");
         let error = migrate(&mut connection).expect_err("this one is from the future");
-        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 4");
+        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 5");
     }
 }

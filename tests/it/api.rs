@@ -3,7 +3,9 @@
 
 mod agents;
 mod background;
+mod batch_faults;
 mod batch_jobs;
+mod batch_storage;
 mod batches;
 mod chat;
 mod completions;

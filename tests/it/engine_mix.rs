@@ -12,7 +12,8 @@ use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use tramontane::{
     engine::{
-        EngineConfig, EngineHandle, Health, Request, RequestStream, Snapshot, StopRules, Task, Update, draft::Drafter,
+        EngineConfig, EngineHandle, Health, Precedence, Request, RequestStream, Snapshot, StopRules, Task, Update,
+        draft::Drafter,
     },
     model::{
         Decoder, ForwardPass, KvCacheConfig, Logits, ModelError,
@@ -96,6 +97,7 @@ pub fn random_requests(count: usize, n_ids: u32, seed: u64) -> Vec<Request> {
                 },
                 logprobs: random.random_bool(0.3).then_some(3),
                 prompt_logprobs: random.random_bool(0.15).then_some(2),
+                precedence: Precedence::ALL[usize::from(random.random_bool(0.3))],
                 priority: random.random_range(-1..=1),
                 deadline: None,
                 cache_salt: random.random_bool(0.2).then(|| "tenant".to_owned()),

@@ -12,8 +12,8 @@ use std::{
 
 use tramontane::{
     engine::{
-        EngineConfig, EngineHandle, FinishReason, Inspection, Request, RequestStream, Snapshot, StopRules, Task,
-        Update,
+        EngineConfig, EngineHandle, FinishReason, Inspection, Precedence, Request, RequestStream, Snapshot, StopRules,
+        Task, Update,
         sampler::{History, SampleError, distribution, token_logprobs},
     },
     model::{ForwardPass, Logits, ModelError, Pipeline},
@@ -337,6 +337,7 @@ pub fn request(prompt: &[u32], max_tokens: usize) -> Request {
         },
         logprobs: None,
         prompt_logprobs: None,
+        precedence: Precedence::Interactive,
         priority: 0,
         deadline: None,
         cache_salt: None,

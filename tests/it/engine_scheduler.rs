@@ -9,7 +9,7 @@ use tramontane::{
         EngineConfig, batch,
         blocks::{BlockHash, BlockId, BlockPool},
         scheduler::{Plan, Scheduled, Scheduler},
-        sequence::{Outlook, Sequence, SequenceKey, SequenceOptions},
+        sequence::{Outlook, Precedence, Sequence, SequenceKey, SequenceOptions},
     },
     model::ForwardPass,
     types::Batch,
@@ -37,11 +37,12 @@ fn block_op() -> impl Strategy<Value = BlockOp> {
 }
 
 #[derive(Clone, Debug)]
-struct Submission {
-    prompt: Vec<u32>,
-    max_tokens: usize,
-    priority: i32,
-    options: SequenceOptions,
+pub struct Submission {
+    pub prompt: Vec<u32>,
+    pub max_tokens: usize,
+    pub precedence: Precedence,
+    pub priority: i32,
+    pub options: SequenceOptions,
 }
 
 #[derive(Clone, Debug)]
@@ -68,12 +69,16 @@ fn submission() -> impl Strategy<Value = Submission> {
         (salt, prop::bool::weighted(0.15), any::<bool>()).prop_map(|(cache_salt, prompt_rows, generated_apart)| {
             SequenceOptions { cache_salt, prompt_rows, pooled: false, generated_apart }
         });
-    (prompt, 1..20usize, -1..2i32, options).prop_map(|(prompt, max_tokens, priority, options)| Submission {
-        prompt,
-        max_tokens,
-        priority,
-        options,
-    })
+    let precedence = prop::bool::weighted(0.4).prop_map(|waits| Precedence::ALL[usize::from(waits)]);
+    (prompt, 1..20usize, precedence, -1..2i32, options).prop_map(
+        |(prompt, max_tokens, precedence, priority, options)| Submission {
+            prompt,
+            max_tokens,
+            precedence,
+            priority,
+            options,
+        },
+    )
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -100,11 +105,11 @@ fn limits() -> impl Strategy<Value = EngineConfig> {
 }
 
 /// A scheduler, the model its plans are computed with, and what must come out.
-struct World {
+pub struct World {
     config: EngineConfig,
-    scheduler: Scheduler,
+    pub scheduler: Scheduler,
     model: PagedModel,
-    live: BTreeMap<SequenceKey, Submission>,
+    pub live: BTreeMap<SequenceKey, Submission>,
     prompt_rows_seen: BTreeMap<SequenceKey, usize>,
     arrivals: u64,
     /// Shares of the step that was started last and not committed, each with the tokens chosen after it.
@@ -116,7 +121,7 @@ struct World {
 }
 
 impl World {
-    fn new(config: EngineConfig) -> Self {
+    pub fn new(config: EngineConfig) -> Self {
         Self {
             scheduler: Scheduler::new(&config),
             model: PagedModel::new(config.block_size, config.num_blocks),
@@ -131,11 +136,12 @@ impl World {
         }
     }
 
-    fn submit(&mut self, submission: Submission) {
+    pub fn submit(&mut self, submission: Submission) {
         if submission.prompt.len() >= self.config.max_sequence_len() {
             return; // The engine refuses it.
         }
-        let key = SequenceKey { priority: submission.priority, arrival: self.arrivals };
+        let key =
+            SequenceKey { precedence: submission.precedence, priority: submission.priority, arrival: self.arrivals };
         self.arrivals += 1;
         self.scheduler.add(key, Sequence::new(submission.prompt.clone(), &submission.options));
         self.live.insert(key, submission);
@@ -149,7 +155,7 @@ impl World {
         }
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         self.step_with(&[]);
     }
 
@@ -354,7 +360,7 @@ proptest! {
     }
 }
 
-fn run_to_end(world: &mut World) -> usize {
+pub fn run_to_end(world: &mut World) -> usize {
     let mut preemptions = 0;
     while !world.live.is_empty() {
         let waiting = world.scheduler.num_waiting();
@@ -364,8 +370,9 @@ fn run_to_end(world: &mut World) -> usize {
     preemptions
 }
 
-fn plain(prompt: Vec<u32>, max_tokens: usize, priority: i32) -> Submission {
-    Submission { prompt, max_tokens, priority, options: SequenceOptions::default() }
+pub fn plain(prompt: Vec<u32>, max_tokens: usize, priority: i32) -> Submission {
+    let (precedence, options) = (Precedence::Interactive, SequenceOptions::default());
+    Submission { prompt, max_tokens, precedence, priority, options }
 }
 
 #[test]
@@ -380,7 +387,7 @@ fn blocks_running_out_preempts_the_last_in_order() {
     while world.scheduler.num_waiting() == 0 {
         world.step();
     }
-    let preempted = SequenceKey { priority: 0, arrival: 2 };
+    let preempted = SequenceKey { precedence: Precedence::Interactive, priority: 0, arrival: 2 };
     assert_eq!(world.scheduler.sequence(preempted).unwrap().num_computed(), 0);
     assert!(run_to_end(&mut world) > 0, "the second has to go as well");
 }
@@ -414,7 +421,7 @@ fn a_known_prefix_is_reused_up_to_the_last_token() {
         (longer, SequenceOptions::default(), 20),
         (prompt, salted, 0),
     ] {
-        world.submit(Submission { prompt, max_tokens: 1, priority: 0, options });
+        world.submit(Submission { options, ..plain(prompt, 1, 0) });
         let plan = world.scheduler.schedule();
         assert_eq!(plan.admitted[0].cached_tokens, cached);
         let key = plan.admitted[0].key;
@@ -431,12 +438,12 @@ fn generated_blocks_are_no_prompts_where_they_differ() {
     let mut world = World::new(config);
     let apart = SequenceOptions { generated_apart: true, ..SequenceOptions::default() };
     let prompt: Vec<u32> = (0..10).collect();
-    world.submit(Submission { prompt: prompt.clone(), max_tokens: 8, priority: 0, options: apart.clone() });
+    world.submit(Submission { options: apart.clone(), ..plain(prompt.clone(), 8, 0) });
     run_to_end(&mut world);
     let mut longer = prompt.clone();
     longer.extend(generate(&prompt, 8));
     // The third block has two tokens of the prompt, the fourth none: only the first two are the same in a prompt.
-    world.submit(Submission { prompt: longer, max_tokens: 1, priority: 0, options: apart });
+    world.submit(Submission { options: apart, ..plain(longer, 1, 0) });
     assert_eq!(world.scheduler.schedule().admitted[0].cached_tokens, 8);
 }
 

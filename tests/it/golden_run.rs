@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use tramontane::engine::{EngineConfig, EngineHandle, FinishReason, Request, StopRules, Task, Update};
+use tramontane::engine::{EngineConfig, EngineHandle, FinishReason, Precedence, Request, StopRules, Task, Update};
 use tramontane::model::{ForwardPass, Logits};
 use tramontane::types::{Batch, BatchSequence, SamplingParams};
 
@@ -138,6 +138,7 @@ pub fn generate<'a>(
         },
         logprobs: None,
         prompt_logprobs: None,
+        precedence: Precedence::Interactive,
         priority: 0,
         deadline: None,
         cache_salt: None,

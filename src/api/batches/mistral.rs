@@ -9,6 +9,7 @@ use super::{MAX_UNFINISHED, cancelled, request};
 use crate::{
     api::{
         body::{Fields, JsonText, as_integer, shortened, wrong},
+        dialect::Dialect,
         error::ApiError,
         fields,
         files::{BATCH, PART_BYTES},
@@ -45,12 +46,13 @@ enum Source {
 
 /// Stores a job and tells the worker.
 pub(in crate::api) async fn create(work: StorageWork, JsonText(text): JsonText) -> Result<Json<Value>, ApiError> {
-    let StorageWork { state, in_flight } = work;
+    let StorageWork { state, in_flight, .. } = work;
     let _in_flight = in_flight;
     let job = off_thread(&state, text.len(), move || parse(&text)).await?;
     check_model(&state, job.model.as_deref())?;
     let store = state.store();
     let created_at = unix_seconds();
+    let owns_input = matches!(job.lines, Source::Inline(_));
     let input_files = match job.lines {
         Source::Inline(lines) => vec![store_inline(&state, lines, created_at).await?],
         Source::Files(ids) => {
@@ -73,10 +75,31 @@ pub(in crate::api) async fn create(work: StorageWork, JsonText(text): JsonText) 
         metadata: job.metadata,
         created_at,
         expires_at: created_at + job.hours * HOUR_SECONDS,
+        dialect: Some(Dialect::Mistral.name().to_owned()),
+        owns_input,
+        keep_output_s: None,
     };
-    let batch = store.create_batch(request, MAX_UNFINISHED).await?;
+    let batch = create_of(store, request).await?;
     state.batches_changed().notify_one();
     Ok(Json(object(&batch)))
+}
+
+/// Stores a job. If that fails, its requests are deleted: nobody would ever know of them.
+async fn create_of(store: &Store, request: BatchRequest) -> Result<Batch, ApiError> {
+    let own = if request.owns_input { request.input_files.clone() } else { Vec::new() };
+    let created = store.create_batch(request, MAX_UNFINISHED).await;
+    if created.is_err() {
+        delete_all(store, &own).await;
+    }
+    Ok(created?)
+}
+
+async fn delete_all(store: &Store, files: &[String]) {
+    for file in files {
+        if let Err(error) = store.delete_file(file).await {
+            tracing::warn!(%error, "requests of a job that was refused stay until their time is over");
+        }
+    }
 }
 
 /// Jobs, newest first.
@@ -159,6 +182,10 @@ fn take_lines(fields: &mut Fields) -> Result<Source, ApiError> {
         (None, None) => Err(wrong("input_files", "a list of file ids (or give `requests`)", &Value::Null)),
         (Some(Value::Array(ids)), None) if (1..=MOST_FILES).contains(&ids.len()) => {
             let id = |(index, id): (usize, &Value)| match id.as_str() {
+                Some(text) if ids[..index].iter().any(|earlier| earlier == text) => {
+                    let path = format!("input_files[{index}]");
+                    Err(ApiError::invalid(path.clone(), format!("`{path}` is an earlier file again.")))
+                }
                 // Ids are stored one a line.
                 Some(text) if !text.contains(char::is_control) => Ok(text.to_owned()),
                 Some(_) | None => Err(wrong(&format!("input_files[{index}]"), "the id of a file", id)),
@@ -228,16 +255,23 @@ async fn store_inline(state: &AppState, lines: String, created_at: u64) -> Resul
     }
     let store: &Store = state.store();
     let id = store.begin_file(created_at).await?;
-    for part in lines.as_bytes().chunks(PART_BYTES) {
-        store.append_to_file(&id, part.to_vec()).await?;
+    let expires_at = created_at.saturating_add(limits.retention.as_secs());
+    match fill(store, &id, &lines, expires_at).await {
+        Ok(()) => Ok(id),
+        Err(error) => {
+            delete_all(store, &[id]).await;
+            Err(error.into())
+        }
     }
-    let details = FileDetails {
-        filename: "requests.jsonl".to_owned(),
-        purpose: BATCH.to_owned(),
-        expires_at: created_at.saturating_add(limits.retention.as_secs()),
-    };
-    store.complete_file(&id, details).await?;
-    Ok(id)
+}
+
+async fn fill(store: &Store, id: &str, lines: &str, expires_at: u64) -> Result<(), StoreError> {
+    for part in lines.as_bytes().chunks(PART_BYTES) {
+        store.append_to_file(id, part.to_vec()).await?;
+    }
+    let (filename, purpose) = ("requests.jsonl".to_owned(), BATCH.to_owned());
+    store.complete_file(id, FileDetails { filename, purpose, expires_at }).await?;
+    Ok(())
 }
 
 /// Lines that name no model get the served one, so a job may name no other.
@@ -254,12 +288,36 @@ fn check_model(state: &AppState, model: Option<&str>) -> Result<(), ApiError> {
 
 fn take_created_after(query: &mut QueryFields) -> Result<Option<u64>, ApiError> {
     let Some(text) = query.text("created_after")? else { return Ok(None) };
-    // With the offset that Python writes for UTC.
-    let utc = text.strip_suffix("+00:00").unwrap_or(&text);
-    match humantime::parse_rfc3339_weak(utc) {
-        Ok(moment) => Ok(Some(moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs())),
-        Err(_) => Err(wrong("created_after", "a time in UTC such as 2026-01-31T12:00:00Z", &Value::String(text))),
+    match unix_time(&text) {
+        Some(moment) => Ok(Some(moment)),
+        None => Err(wrong("created_after", "a time such as 2026-01-31T12:00:00+01:00", &Value::String(text))),
     }
+}
+
+/// RFC 3339, where Python's clients leave the offset out or write it for UTC too. Times before 1970 count as 1970.
+fn unix_time(text: &str) -> Option<u64> {
+    let at = text.len().checked_sub("+00:00".len())?;
+    let (local, offset) = match text.split_at_checked(at) {
+        Some((local, offset)) if offset.starts_with(['+', '-']) && local.contains('T') => {
+            (local, offset_seconds(offset)?)
+        }
+        Some(_) | None => (text, 0),
+    };
+    let local = humantime::parse_rfc3339_weak(local).ok()?;
+    let local = local.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    Some(local.saturating_add_signed(-offset))
+}
+
+/// `+05:30` as seconds.
+fn offset_seconds(text: &str) -> Option<i64> {
+    let (hours, minutes) = text[1..].split_once(':')?;
+    let digits = |text: &str| {
+        let is_number = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| text.parse::<i64>().ok())?
+    };
+    let (hours, minutes) = (digits(hours)?, digits(minutes)?);
+    let seconds = (hours < 24 && minutes < 60).then_some((hours * 60 + minutes) * 60)?;
+    Some(if text.starts_with('-') { -seconds } else { seconds })
 }
 
 fn status(state: BatchState) -> &'static str {
@@ -290,7 +348,8 @@ fn object(batch: &Batch) -> Value {
     json!({
         "id": batch.id,
         "object": "batch",
-        "input_files": request.input_files,
+        // Requests that came with the job are in no file that its owner knows.
+        "input_files": if request.owns_input { &[] } else { request.input_files.as_slice() },
         "metadata": request::metadata(request.metadata.as_ref()),
         "endpoint": request.endpoint,
         "model": request.model,
@@ -308,4 +367,28 @@ fn object(batch: &Batch) -> Value {
         "started_at": times.started_at,
         "completed_at": times.ended_at,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_any_offset() {
+        for (text, expected) in [
+            ("1970-01-02T00:00:00Z", Some(86_400)),
+            ("1970-01-02T00:00:00", Some(86_400)),
+            ("1970-01-02T00:00:00.5+00:00", Some(86_400)),
+            ("1970-01-02T00:00:00+05:30", Some(66_600)),
+            ("1970-01-02T00:00:00-01:00", Some(90_000)),
+            ("1970-01-01T00:00:00+02:00", Some(0)),
+            ("1970-01-02T00:00:00+24:00", None),
+            ("1970-01-02T00:00:00+1:000", None),
+            ("1970-01-02T00:00:00+\u{e9}:00", None),
+            ("yesterday", None),
+            ("", None),
+        ] {
+            assert_eq!(unix_time(text), expected, "{text}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{MAX_UNFINISHED, cancelled, request};
 use crate::{
     api::{
-        body::{Fields, JsonText, wrong},
+        body::{Fields, JsonText, as_integer, unknown_key, wrong},
         error::ApiError,
         fields,
         files::BATCH,
@@ -36,6 +36,7 @@ pub(in crate::api) async fn create(work: StorageWork, JsonText(text): JsonText) 
         other => return Err(wrong("completion_window", WINDOW, &other.into())),
     }
     let metadata = request::take_metadata(&mut fields)?;
+    let keep_output_s = take_output_expiry(&mut fields, work.state.limits().storage.retention.as_secs())?;
     fields.finish()?;
     let store = work.state.store();
     let file = store.file(&input_file).await.map_err(named_by("input_file_id"))?;
@@ -52,6 +53,9 @@ pub(in crate::api) async fn create(work: StorageWork, JsonText(text): JsonText) 
         metadata,
         created_at,
         expires_at: created_at + WINDOW_SECONDS,
+        dialect: work.dialect.map(|dialect| dialect.name().to_owned()),
+        owns_input: false,
+        keep_output_s,
     };
     let batch = store.create_batch(request, MAX_UNFINISHED).await?;
     work.state.batches_changed().notify_one();
@@ -91,6 +95,26 @@ pub(in crate::api) async fn cancel(
 ) -> Result<Json<Value>, ApiError> {
     query.finish()?;
     Ok(Json(object(&cancelled(&work.state, &id).await?)))
+}
+
+/// How long the result files are kept, at most as long as all others.
+fn take_output_expiry(fields: &mut Fields, retention: u64) -> Result<Option<u64>, ApiError> {
+    const PATH: &str = "output_expires_after";
+    let map = match fields.take(PATH) {
+        None => return Ok(None),
+        Some(Value::Object(map)) => map,
+        Some(other) => return Err(wrong(PATH, "an object with `anchor` and `seconds`", &other)),
+    };
+    if let Some(key) = map.keys().find(|key| !["anchor", "seconds"].contains(&key.as_str())) {
+        return Err(unknown_key(PATH, key));
+    }
+    if map.get("anchor").and_then(Value::as_str) != Some("created_at") {
+        let anchor = map.get("anchor").unwrap_or(&Value::Null);
+        return Err(wrong("output_expires_after.anchor", "created_at", anchor));
+    }
+    let most = i64::try_from(retention).unwrap_or(i64::MAX);
+    let seconds = map.get("seconds").unwrap_or(&Value::Null);
+    as_integer(seconds, "output_expires_after.seconds", 1..=most).map(|seconds| Some(seconds.unsigned_abs()))
 }
 
 fn object(batch: &Batch) -> Value {

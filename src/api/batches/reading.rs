@@ -198,6 +198,9 @@ fn check_body(text: &str) -> Result<(), (&'static str, String)> {
     if members.get("stream").is_some_and(|stream| !stream.is_null() && *stream != false) {
         return Err(("body.stream", "`body.stream` is not available in a batch".to_owned()));
     }
+    if members.get("background").is_some_and(|background| !background.is_null() && *background != false) {
+        return Err(("body.background", "`body.background` is not available in a batch".to_owned()));
+    }
     if present("priority") {
         return Err((
             "body.priority",
@@ -258,7 +261,7 @@ mod tests {
     #[test]
     fn a_bad_line_is_told_and_holds_up_no_other() {
         let long = format!("{{\"custom_id\": \"x\", \"body\": {{\"user\": \"{}\"}}}}", "u".repeat(200));
-        let lines: [&[u8]; 14] = [
+        let lines: [&[u8]; 15] = [
             b"nonsense",
             b"\xff",
             b"[]",
@@ -271,6 +274,7 @@ mod tests {
             b"{\"custom_id\": \"a\", \"body\": {}, \"url\": \"/v1/embeddings\"}",
             b"{\"custom_id\": \"a\", \"body\": {\"stream\": true}}",
             b"{\"custom_id\": \"a\", \"body\": {\"priority\": -1}}",
+            b"{\"custom_id\": \"a\", \"body\": {\"background\": true}}",
             b"{\"custom_id\": \"a\", \"body\": {\"stream\": false}}",
             b"{\"custom_id\": \"a\", \"body\": {}}",
         ];
@@ -290,9 +294,10 @@ mod tests {
                 10 "a" "invalid_url" "Line 10 cannot be asked: `url` must be the batch's endpoint, /v1/chat/completions."
                 11 "a" "invalid_body" "Line 11 cannot be asked: `body.stream` is not available in a batch."
                 12 "a" "invalid_body" "Line 12 cannot be asked: `body.priority` is not available in a batch: all its lines come last."
-                13 a {"stream": false}
-                14 "a" "duplicate_custom_id" "Line 14 cannot be asked: an earlier line has the same `custom_id`."
-                15 null "line_too_long" "Line 15 cannot be asked: it is longer than 200 bytes."
+                13 "a" "invalid_body" "Line 13 cannot be asked: `body.background` is not available in a batch."
+                14 a {"stream": false}
+                15 "a" "duplicate_custom_id" "Line 15 cannot be asked: an earlier line has the same `custom_id`."
+                16 null "line_too_long" "Line 16 cannot be asked: it is longer than 200 bytes."
             "#]],
         );
     }

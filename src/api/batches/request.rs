@@ -7,15 +7,15 @@ use crate::api::{
     error::ApiError,
 };
 
-/// What can answer lines.
-pub(super) const ENDPOINTS: &[&str] = &[
+/// What can answer lines: routes that take one JSON object and answer with one.
+pub(in crate::api) const ENDPOINTS: &[&str] = &[
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/fim/completions",
-    "/v1/responses",
     "/v1/embeddings",
     "/v1/moderations",
     "/v1/chat/moderations",
+    "/v1/responses",
 ];
 
 /// OpenAI's limits of `metadata`.

@@ -1,89 +1,81 @@
 //! The worker of the queue: one for the server, for as long as it serves.
 //!
-//! Batches are answered one after the other, a few lines at a time, each line by the routes that clients use, marked as
-//! [`Background`]. Every step is written down before the next begins, so being stopped at any point loses at most the
-//! computation of lines under way, which are asked again. A line that meets a server which is busy, loading or
-//! stopping is not refused but waits.
+//! It does three things beside each other: batches are answered one after the other (`answering`); whatever needs no
+//! answers is tended to (`tending`); and what is past its time is deleted. All that it knows is in the store, and every
+//! step is written down before the next begins, so being stopped at any point loses at most the computation of lines
+//! under way, which are asked again. A batch that meets an error waits, and fails if that does not pass; the others
+//! go on.
 
-use std::{
-    pin::pin,
-    time::{Duration, Instant},
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+use axum::Router;
+use futures_util::FutureExt;
+use serde_json::{Value, json};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
 };
 
-use axum::{
-    Router,
-    body::Body,
-    http::{Request, StatusCode, header::CONTENT_TYPE},
-};
-use futures_util::{StreamExt, stream::FuturesUnordered};
-use http_body_util::BodyExt;
-use serde_json::json;
-use tokio::{task::JoinError, time::sleep};
-use tower::ServiceExt;
-
-use super::{
-    reading::{BadFile, Reading},
-    results::{Answered, ResultFile, unanswered},
-};
+use super::troubles::Troubles;
 use crate::{
     api::{
-        request::{Background, inner_layers},
+        request::inner_layers,
         routes,
         state::{AppState, unix_seconds},
     },
-    store::{Batch, BatchEnd, BatchState, Line, NewLine, Outcome, Store, StoreError},
+    store::{Batch, BatchState, Store, StoreError},
 };
 
-/// After something that was not possible just now.
-const RETRY: Duration = Duration::from_millis(500);
 /// After the database failed.
-const FAILURE_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const FAILURE_PAUSE: Duration = Duration::from_secs(5);
+/// Batches whose time is over wait no longer for that to be noticed.
+const TENDING_INTERVAL: Duration = Duration::from_secs(5);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// Uploads that are not complete after this time never will be.
 const ABANDONED_SECONDS: u64 = 24 * 60 * 60;
-/// Lines of results read at once.
-const WRITTEN_AT_ONCE: usize = 16;
-
-/// States in which a batch needs something else than answers.
-const TO_TEND: &[BatchState] = &[BatchState::Cancelling, BatchState::Finalizing, BatchState::Validating];
 
 /// Works on batches and deletes what is past its time; never ends. What it was doing when it is dropped is taken up by
 /// the next one.
 pub async fn run(state: AppState) {
-    let worker = Worker { router: inner_layers(routes(), state.clone()), state };
-    tokio::join!(worker.sweep(), worker.work());
+    keep_running(FAILURE_PAUSE, || work(state.clone())).await;
 }
 
-struct Worker {
-    state: AppState,
-    router: Router,
-}
-
-/// What was there to do.
-enum Turn {
-    Something,
-    Nothing,
-}
-
-/// Why no batch can be made of its files.
-enum Unreadable {
-    Bad(BadFile),
-    Store(StoreError),
-}
-
-impl From<StoreError> for Unreadable {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
+/// Runs what never ends; if it panics, once more after a pause.
+async fn keep_running<Running: Future<Output = ()>>(pause: Duration, begin: impl Fn() -> Running) {
+    // All that it leaves behind is in the store, whose transactions are whole or not at all.
+    while AssertUnwindSafe(begin()).catch_unwind().await.is_err() {
+        tracing::error!("the worker of batches panicked; it begins again");
+        sleep(pause).await;
     }
 }
 
-impl From<BadFile> for Unreadable {
-    fn from(bad: BadFile) -> Self {
-        Self::Bad(bad)
-    }
+async fn work(state: AppState) {
+    let worker = Worker {
+        router: inner_layers(routes(), state.clone()),
+        state,
+        tended: Notify::new(),
+        troubles: Troubles::default(),
+    };
+    tokio::join!(worker.sweep(), worker.tend(), worker.answer());
+}
+
+pub(super) struct Worker {
+    pub(super) state: AppState,
+    pub(super) router: Router,
+    /// Rings when a batch may have come to be answered, or not to be any more.
+    pub(super) tended: Notify,
+    pub(super) troubles: Troubles,
 }
 
 impl Worker {
+    pub(super) fn store(&self) -> &Store {
+        self.state.store()
+    }
+
+    pub(super) fn retention(&self) -> u64 {
+        self.state.limits().storage.retention.as_secs()
+    }
+
     async fn sweep(&self) {
         loop {
             let now = unix_seconds();
@@ -94,11 +86,39 @@ impl Worker {
         }
     }
 
-    async fn work(&self) {
+    async fn tend(&self) {
         loop {
-            match self.turn().await {
-                Ok(Turn::Something) => {}
-                Ok(Turn::Nothing) => self.state.batches_changed().notified().await,
+            if let Err(error) = self.tend_to_all().await {
+                tracing::warn!(%error, "batches have to wait");
+            }
+            self.tended.notify_one();
+            // Elapsed or called: there may be something to do.
+            let _ = timeout(TENDING_INTERVAL, self.state.batches_changed().notified()).await;
+        }
+    }
+
+    async fn tend_to_all(&self) -> Result<(), StoreError> {
+        while let Some(batch) = self.store().batch_to_tend(unix_seconds(), self.troubles.resting()).await? {
+            match self.tend_to(&batch).await {
+                Ok(()) => self.troubles.passed(&batch.id),
+                Err(error) => self.set_aside(&batch, error).await,
+            }
+            self.tended.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn answer(&self) {
+        loop {
+            match self.store().batch_to_answer(unix_seconds(), self.troubles.resting()).await {
+                Ok(Some(batch)) => {
+                    match self.answer_lines(&batch).await {
+                        Ok(()) => self.troubles.passed(&batch.id),
+                        Err(error) => self.set_aside(&batch, error).await,
+                    }
+                    self.state.batches_changed().notify_one();
+                }
+                Ok(None) => self.tended.notified().await,
                 Err(error) => {
                     tracing::warn!(%error, "batches have to wait");
                     sleep(FAILURE_PAUSE).await;
@@ -107,215 +127,61 @@ impl Worker {
         }
     }
 
-    async fn turn(&self) -> Result<Turn, StoreError> {
-        self.tend().await?;
-        match self.store().oldest_batch(&[BatchState::InProgress]).await? {
-            Some(batch) => self.answer_lines(&batch).await.map(|()| Turn::Something),
-            None => Ok(Turn::Nothing),
+    /// A batch met an error, which is not to hold up the others.
+    async fn set_aside(&self, batch: &Batch, error: StoreError) {
+        let id = &batch.id;
+        if matches!(error, StoreError::Missing { kind: "batch", .. }) {
+            return self.troubles.passed(id); // it was deleted
         }
-    }
-
-    /// Everything that needs no answers: cheap beside them, so it never waits for the batch in progress.
-    async fn tend(&self) -> Result<(), StoreError> {
-        while let Some(batch) = self.store().oldest_batch(TO_TEND).await? {
-            match batch.state {
-                BatchState::Validating => self.validate(&batch).await?,
-                BatchState::Cancelling | BatchState::Finalizing => self.finalize(&batch).await?,
-                BatchState::InProgress
-                | BatchState::Completed
-                | BatchState::Failed
-                | BatchState::Expired
-                | BatchState::Cancelled => return Ok(()), // not asked for
-            }
+        tracing::warn!(batch = id, %error, "a batch has to wait");
+        let is_full = matches!(error, StoreError::Full);
+        if !self.troubles.met(id, FAILURE_PAUSE) && !is_full {
+            return;
         }
-        Ok(())
-    }
-
-    async fn validate(&self, batch: &Batch) -> Result<(), StoreError> {
-        let store = self.store();
-        store.clear_lines(&batch.id).await?;
-        let read = self.read_lines(batch).await;
-        let now = unix_seconds();
-        let errors = match read {
-            Ok(Ok(())) => return store.start_batch(&batch.id, now).await,
-            Ok(Err(told)) => told,
-            Err(Unreadable::Bad(BadFile { code, message })) => vec![told(code, &message)],
-            Err(Unreadable::Store(StoreError::Missing { kind: "file", id })) => {
-                vec![told("file_not_found", &format!("The file {id} is not there any more."))]
-            }
-            Err(Unreadable::Store(StoreError::Full)) => {
-                vec![told("storage_full", "The storage has no place for its lines.")]
-            }
-            Err(Unreadable::Store(error)) => return Err(error),
-        };
-        let errors = serde_json::Value::from(errors).to_string();
-        store.fail_batch(&batch.id, errors, now, now.saturating_add(self.retention())).await
-    }
-
-    /// Puts the lines of all files into the store; `Err` within `Ok` says why none of them can be asked.
-    async fn read_lines(&self, batch: &Batch) -> Result<Result<(), Vec<serde_json::Value>>, Unreadable> {
-        let mut reading = Reading::new(batch.request.endpoint.clone(), self.state.limits().body_bytes);
-        for file in &batch.request.input_files {
-            self.store().file(file).await?;
-            let mut part = 0;
-            while let Some(data) = self.store().file_part(file, part).await? {
-                let work = move || {
-                    let lines = reading.read(&data);
-                    (reading, lines)
-                };
-                let (read, lines) = off_thread(work).await?;
-                reading = read;
-                self.store().add_lines(&batch.id, lines?).await?;
-                part += 1;
-            }
-            let last: Vec<NewLine> = reading.end_of_file()?.into_iter().collect();
-            self.store().add_lines(&batch.id, last).await?;
-        }
-        Ok(reading.finish())
-    }
-
-    /// Asks every line that has no outcome yet; returns when none is left, time is over, or the batch was cancelled.
-    async fn answer_lines(&self, batch: &Batch) -> Result<(), StoreError> {
-        let left = Duration::from_secs(batch.request.expires_at.saturating_sub(unix_seconds()));
-        let deadline = Instant::now() + left;
-        let mut expiry = pin!(sleep(left));
-        let mut asked = FuturesUnordered::new();
-        let mut last = 0;
-        let mut more = !left.is_zero();
-        loop {
-            while more && asked.len() < self.state.limits().storage.lines_at_once {
-                // One by one: a line may be as long as a request.
-                match self.store().lines_to_do(&batch.id, last, 1).await?.pop() {
-                    Some(line) => {
-                        last = line.number;
-                        asked.push(self.answer(&batch.request.endpoint, line, deadline));
-                    }
-                    None => more = false,
-                }
-            }
-            if asked.is_empty() {
-                break;
-            }
-            tokio::select! {
-                Some((number, (outcome, result))) = asked.next() => {
-                    self.store().record_line(&batch.id, number, outcome, result).await?;
-                }
-                () = self.state.batches_changed().notified() => {
-                    self.tend().await?;
-                    if self.store().batch(&batch.id).await?.state != BatchState::InProgress {
-                        return Ok(());
-                    }
-                }
-                () = &mut expiry => break,
-            }
-        }
-        self.store().finalize_batch(&batch.id, unix_seconds()).await
-    }
-
-    /// Asks one line until it has an answer that is about the line.
-    async fn answer(&self, endpoint: &str, line: Line, deadline: Instant) -> (u64, (Outcome, String)) {
-        loop {
-            let request = Request::post(endpoint)
-                .header(CONTENT_TYPE, "application/json")
-                .extension(Background { deadline })
-                .body(Body::from(line.request.clone()))
-                .expect("the endpoint is one of ours");
-            let Ok(response) = self.router.clone().oneshot(request).await;
-            let (head, body) = response.into_parts();
-            // A deadline is that of the batch, which ends with it.
-            let not_now = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
-            if not_now.contains(&head.status) {
-                sleep(RETRY).await;
-                continue;
-            }
-            let request_id = head.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
-            let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-            let answered = Answered {
-                custom_id: &line.custom_id,
-                status_code: head.status.as_u16(),
-                request_id,
-                body: std::str::from_utf8(&body).unwrap_or_default(),
-            };
-            let result = answered.result().unwrap_or_else(|_| {
-                let message = "The answer could not be read; this is a bug of the server.";
-                (Outcome::Failed, unanswered(Some(&line.custom_id), "server_error", message))
-            });
-            return (line.number, result);
-        }
-    }
-
-    /// Writes the files of a batch and ends it.
-    async fn finalize(&self, batch: &Batch) -> Result<(), StoreError> {
-        let file = |kind| ResultFile::new(self.store(), format!("{}_{kind}.jsonl", batch.id));
-        let (mut output, mut errors) = (file("output"), file("error"));
-        let ended = self.write_results(batch, &mut output, &mut errors).await;
-        if ended.is_err() {
-            output.abandon().await;
-            errors.abandon().await;
-        }
-        ended
-    }
-
-    async fn write_results(
-        &self,
-        batch: &Batch,
-        output: &mut ResultFile<'_>,
-        errors: &mut ResultFile<'_>,
-    ) -> Result<(), StoreError> {
-        let cancelled = batch.state == BatchState::Cancelling;
-        let (code, message) = if cancelled {
-            ("batch_cancelled", "The batch was cancelled before this line was answered.")
+        let reason = if is_full {
+            told("storage_full", "The storage has no place for its results.")
         } else {
-            ("batch_expired", "The batch's time was over before this line was answered.")
+            told("server_error", "The server could not go on with it; its log says why.")
         };
-        let (mut last, mut given_up) = (0, 0_u64);
-        loop {
-            let lines = self.store().written_lines(&batch.id, last, WRITTEN_AT_ONCE).await?;
-            let Some(newest) = lines.last() else { break };
-            last = newest.number;
-            for line in &lines {
-                match &line.result {
-                    Some((Outcome::Completed, result)) => output.push(result).await?,
-                    Some((Outcome::Failed, result)) => errors.push(result).await?,
-                    None => {
-                        given_up += 1;
-                        errors.push(&unanswered(line.custom_id.as_deref(), code, message)).await?;
-                    }
-                }
-            }
+        match self.fail(batch, reason).await {
+            Ok(()) => self.troubles.passed(id),
+            Err(error) => tracing::error!(batch = id, %error, "a batch cannot even fail"),
         }
-        let at = unix_seconds();
-        let delete_at = at.saturating_add(self.retention());
-        let state = match (cancelled, given_up) {
-            (true, _) => BatchState::Cancelled,
-            (false, 0) => BatchState::Completed,
-            (false, _) => BatchState::Expired,
-        };
-        let (output, errors) = (output.finish(delete_at).await?, errors.finish(delete_at).await?);
-        self.store().end_batch(&batch.id, BatchEnd { state, at, delete_at, output, errors }).await?;
-        tracing::info!(batch = batch.id, state = state.as_str(), "batch ended");
-        Ok(())
     }
 
-    fn store(&self) -> &Store {
-        self.state.store()
-    }
-
-    fn retention(&self) -> u64 {
-        self.state.limits().storage.retention.as_secs()
+    /// What a batch has is kept, if its lines were asked; it goes no further.
+    async fn fail(&self, batch: &Batch, reason: Value) -> Result<(), StoreError> {
+        let (store, id, now) = (self.store(), &batch.id, unix_seconds());
+        let errors = Value::from(vec![reason]).to_string();
+        match store.batch(id).await?.state {
+            BatchState::Validating => store.fail_batch(id, errors, now, now.saturating_add(self.retention())).await,
+            BatchState::InProgress => store.finalize_batch(id, Some(errors), now).await,
+            BatchState::Finalizing | BatchState::Cancelling => self.end(batch, BatchState::Failed, Some(errors)).await,
+            BatchState::Completed | BatchState::Failed | BatchState::Expired | BatchState::Cancelled => Ok(()),
+        }
     }
 }
 
 /// An entry of a batch's `errors` that is about no line.
-fn told(code: &str, message: &str) -> serde_json::Value {
+pub(super) fn told(code: &str, message: &str) -> Value {
     json!({ "code": code, "line": null, "message": message, "param": null })
 }
 
-/// Parsing takes longer than other tasks should wait.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
-        Ok(done) => Ok(done),
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        Err(Err(_)) => Err(StoreError::Closed),
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_panics_begins_again() {
+        let began = AtomicU32::new(0);
+        let panics_twice = async || {
+            if began.fetch_add(1, Relaxed) < 2 {
+                panic!("on purpose");
+            }
+        };
+        keep_running(Duration::ZERO, panics_twice).await;
+        assert_eq!(began.load(Relaxed), 3);
     }
 }

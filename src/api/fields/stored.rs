@@ -48,11 +48,11 @@ pub static BATCHES: Table = Table {
             ),
         ],
         BOTH,
-        &[neutral(
+        &[honoured(
             "output_expires_after",
-            &[],
             r#""output_expires_after": {"anchor": "created_at", "seconds": 3600}"#,
-            "Result files are kept for the time of `--retention`.",
+            r#""output_expires_after": {"anchor": "created_at", "seconds": 0}"#,
+            "Seconds, at most `--retention`, after which the result files are deleted, counted from the batch's end.",
         )],
     ],
 };
@@ -72,7 +72,7 @@ pub static BATCH_JOBS: Table = Table {
                 "requests",
                 r#""requests": [{"custom_id": "a", "body": {"messages": [{"role": "user", "content": "Hello"}]}}]"#,
                 r#""requests": [{"custom_id": "a"}]"#,
-                "The requests themselves; one without `custom_id` is known by its index. They are stored as a file.",
+                "The requests themselves; one without `custom_id` is known by its index.",
             ),
             honoured("model", r#""model": "tiny""#, r#""model": 1"#, "One of the served names; any other answers 404."),
             honoured("timeout_hours", r#""timeout_hours": 24"#, r#""timeout_hours": 0"#, "1 to 168; 24 if absent."),
@@ -86,9 +86,9 @@ const BOTH: &[Field] = &[
     honoured(
         "endpoint",
         r#""endpoint": "/v1/chat/completions""#,
-        r#""endpoint": "/v1/images/generations""#,
-        "`/v1/chat/completions`, `/v1/completions`, `/v1/fim/completions`, `/v1/responses`, `/v1/embeddings`, \
-         `/v1/moderations` or `/v1/chat/moderations`.",
+        r#""endpoint": "/v1/rerank""#,
+        "`/v1/chat/completions`, `/v1/completions`, `/v1/fim/completions`, `/v1/embeddings`, `/v1/moderations`, \
+         `/v1/chat/moderations` or `/v1/responses`.",
     ),
     honoured(
         "metadata",

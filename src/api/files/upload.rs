@@ -48,6 +48,7 @@ impl<'a> Upload<'a> {
             if part.name == "file" {
                 self.take_file(part, &mut form, now).await?;
             } else {
+                check_name(&part.name)?;
                 let text = read_text(&part.name, &mut form).await?;
                 self.put_text(part.name, text)?;
             }
@@ -124,6 +125,15 @@ impl<'a> Upload<'a> {
             None => Ok(()),
             Some(_) => Err(ApiError::invalid(name.clone(), format!("`{name}` is there twice."))),
         }
+    }
+}
+
+/// Before any of its content is kept: names that nothing reads have no end.
+fn check_name(name: &str) -> Result<(), ApiError> {
+    let field = name.split_once('[').map_or(name, |(object, _)| object);
+    match fields::FILES.field(field) {
+        Some(_) => Ok(()),
+        None => Err(fields::FILES.unknown(name)),
     }
 }
 

@@ -122,7 +122,7 @@ fn stored() -> Vec<(&'static str, Value)> {
         ("status", constant("processed")),
         ("status_details", null()),
         ("source", words(&["upload", "mistral"])),
-        ("sample_type", words(&["batch_request", "batch_result"])),
+        ("sample_type", words(&["batch_request", "batch_result", "batch_error"])),
         ("num_lines", null()),
         ("mimetype", null()),
         ("signature", null()),

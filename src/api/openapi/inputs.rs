@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{agents, responses, schema::words, whole_texts};
+use crate::api::batches::ENDPOINTS;
 
 /// Integers as the server reads them.
 pub(super) const MOST: i64 = i64::MAX;
@@ -40,7 +41,7 @@ fn special(resource: &str, field: &str) -> Option<Value> {
         }
         ("POST /v1/files", "file") => json!({ "type": "string", "contentMediaType": "application/octet-stream" }),
         ("POST /v1/files", "purpose") => words(&["batch"]),
-        ("POST /v1/files", "expires_after") => json!({
+        ("POST /v1/files", "expires_after") | ("POST /v1/batches", "output_expires_after") => json!({
             "type": "object",
             "properties": { "anchor": { "const": "created_at" }, "seconds": integer_within(1, MOST) },
             "required": ["anchor", "seconds"],
@@ -198,15 +199,7 @@ fn shape(field: &str) -> Option<Value> {
             json!({ "type": "string" })
         }
         "request_id" => json!({ "type": "string", "minLength": 1, "maxLength": 128 }),
-        "endpoint" => words(&[
-            "/v1/chat/completions",
-            "/v1/completions",
-            "/v1/fim/completions",
-            "/v1/responses",
-            "/v1/embeddings",
-            "/v1/moderations",
-            "/v1/chat/moderations",
-        ]),
+        "endpoint" => words(ENDPOINTS),
         "completion_window" => json!({ "const": "24h" }),
         "input_files" => json!({ "type": "array", "items": { "type": "string" }, "minItems": 1, "maxItems": 100 }),
         "timeout_hours" => integer_within(1, 168),

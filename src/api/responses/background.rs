@@ -67,7 +67,7 @@ impl Worker {
     /// Begins what can begin, then waits for something to change.
     async fn turn(&mut self) -> Result<(), StoreError> {
         self.drop_unwanted().await?;
-        while self.by_id.len() < self.state.limits().storage.lines_at_once {
+        while self.by_id.len() < self.state.limits().storage.answers_at_once {
             let Some(waiting) = self.state.store().take_response().await? else { break };
             let id = waiting.response.id.clone();
             let handle = self.running.spawn(answer(self.state.clone(), waiting));

@@ -36,7 +36,7 @@ pub(in crate::api) async fn rerank(work: Work, JsonText(text): JsonText) -> Resu
         let model = Arc::clone(&model);
         off_thread(&state, text.len(), move || RerankCall::parse(&text, &model, deadline)).await?
     };
-    precedence.apply(&mut call.options.scheduling);
+    call.options.scheduling.precedence = precedence;
     let request_id = call.options.request_id.clone().unwrap_or(request_id);
     let (scores, usage) = call.pairs.scores(&model, &call.options.scheduling).await?;
     let body = json!({

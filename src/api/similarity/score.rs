@@ -30,7 +30,7 @@ pub(in crate::api) async fn score(work: Work, JsonText(text): JsonText) -> Resul
         let model = Arc::clone(&model);
         off_thread(&state, text.len(), move || parse(&text, &model, deadline)).await?
     };
-    precedence.apply(&mut options.scheduling);
+    options.scheduling.precedence = precedence;
     let request_id = options.request_id.unwrap_or(request_id);
     let (scores, usage) = pairs.scores(&model, &options.scheduling).await?;
     let item = |(index, score): (usize, &f32)| json!({ "index": index, "object": "score", "score": score });

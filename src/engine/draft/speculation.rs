@@ -307,7 +307,7 @@ impl std::fmt::Debug for Speculation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{EngineConfig, draft::LookupDrafter, sequence::Outlook};
+    use crate::engine::{EngineConfig, Precedence, draft::LookupDrafter, sequence::Outlook};
 
     /// A sequence becomes `text`, of which `n_prompt` tokens are its prompt, in steps that take so long by their rows.
     /// Returns how many tokens were drafted at which length of the sequence.
@@ -315,7 +315,7 @@ mod tests {
         let mut scheduler = Scheduler::new(&EngineConfig::default());
         let mut speculation =
             Speculation::new(SpeculationMode::Auto, Box::new(LookupDrafter::default()), Arc::default());
-        let key = SequenceKey { priority: 0, arrival: 0 };
+        let key = SequenceKey { precedence: Precedence::Interactive, priority: 0, arrival: 0 };
         scheduler
             .add(key, Sequence::new(text[..n_prompt].to_vec(), &crate::engine::sequence::SequenceOptions::default()));
         let mut drafted = Vec::new();
@@ -361,7 +361,7 @@ mod tests {
         let mut scheduler = Scheduler::new(&EngineConfig::default());
         let mut speculation =
             Speculation::new(SpeculationMode::Auto, Box::new(LookupDrafter::default()), Arc::default());
-        let key = SequenceKey { priority: 0, arrival: 0 };
+        let key = SequenceKey { precedence: Precedence::Interactive, priority: 0, arrival: 0 };
         let text = (0..60).map(|i| i % 10).collect();
         scheduler.add(key, Sequence::new(text, &crate::engine::sequence::SequenceOptions::default()));
         let items = scheduler.schedule().items;

@@ -147,8 +147,8 @@ async fn a_change_is_a_new_version_and_the_old_ones_stay() {
     for (wrong, expected) in [
         (format!("{path}?agent_version=7"), r#"404 "invalid_request_error" "id" "not_found""#),
         (format!("{path}/versions/none"), r#"404 "invalid_request_error" "id" "not_found""#),
-        (format!("{path}?version=1"), r#"422 ["body","version"] "extra_forbidden""#),
-        (format!("{path}/versions?page_size=0"), r#"422 ["body","page_size"] "value_error""#),
+        (format!("{path}?version=1"), r#"422 ["query","version"] "extra_forbidden""#),
+        (format!("{path}/versions?page_size=0"), r#"422 ["query","page_size"] "value_error""#),
         ("/v1/agents/ag_nobody".to_owned(), r#"404 "invalid_request_error" "id" "not_found""#),
     ] {
         assert_eq!(mistral_error(&harness.get(&wrong).await), expected, "{wrong}");
@@ -178,9 +178,9 @@ async fn aliases_are_names_of_versions() {
     assert_eq!(named("stable").await.status, 404);
     assert_eq!(harness.delete(&format!("{path}?alias=stable")).await.status, 404);
     for (query, expected) in [
-        ("alias=7&version=0", r#"422 ["body","alias"] "value_error""#),
-        ("version=0", r#"422 ["body","alias"] "value_error""#),
-        ("alias=a", r#"422 ["body","version"] "value_error""#),
+        ("alias=7&version=0", r#"422 ["query","alias"] "value_error""#),
+        ("version=0", r#"422 ["query","alias"] "value_error""#),
+        ("alias=a", r#"422 ["query","version"] "value_error""#),
         ("alias=a&version=9", r#"404 "invalid_request_error" "id" "not_found""#),
     ] {
         assert_eq!(mistral_error(&set(query).await), expected, "{query}");
@@ -227,10 +227,10 @@ async fn lists_have_pages_and_filters() {
     assert_eq!(second["data"].as_array().expect("a list").len(), 2);
     assert_eq!(second["next_page_token"], Value::Null);
     for (query, expected) in [
-        ("?sources=web", r#"422 ["body","sources"] "value_error""#),
-        ("?metadata=1", r#"422 ["body","metadata"] "value_error""#),
-        ("/pages?page_token=ag_nobody", r#"422 ["body","page_token"] "value_error""#),
-        ("?after=x", r#"422 ["body","after"] "extra_forbidden""#),
+        ("?sources=web", r#"422 ["query","sources"] "value_error""#),
+        ("?metadata=1", r#"422 ["query","metadata"] "value_error""#),
+        ("/pages?page_token=ag_nobody", r#"422 ["query","page_token"] "value_error""#),
+        ("?after=x", r#"422 ["query","after"] "extra_forbidden""#),
     ] {
         assert_eq!(mistral_error(&harness.get(&format!("/v1/agents{query}")).await), expected, "{query}");
     }

@@ -1,25 +1,23 @@
 //! `/v1/batches`: every line is answered once, after everybody else, whatever happens meanwhile.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use expect_test::expect;
 use serde_json::{Value, json};
 use tramontane::{
     api::{Drained, HttpLimits, StorageLimits},
-    store::{BatchRequest, Store},
+    store::Store,
 };
 
 use super::{
+    batch_storage::request,
     server::Running,
     storage::{is_on_disk, line, lines, reopened},
-    support::{Harness, chat, eventually, memory, mistral_error, says, small_engine},
+    support::{Harness, babbles, chat, eventually, memory, mistral_error, says, small_engine, soon},
 };
 
 fn a_few_at_once() -> HttpLimits {
-    HttpLimits { storage: StorageLimits { lines_at_once: 4, ..StorageLimits::default() }, ..HttpLimits::default() }
+    HttpLimits { storage: StorageLimits { answers_at_once: 4, ..StorageLimits::default() }, ..HttpLimits::default() }
 }
 
 /// With an open gate.
@@ -175,10 +173,11 @@ async fn a_cancelled_batch_keeps_what_it_has() {
     let (running, waiting) = (harness.batch(&lines(20)).await, harness.batch(&lines(3)).await);
     let path = |batch: &Value| format!("/v1/batches/{}", batch["id"].as_str().expect("an id"));
     // Not all of it: no line is done in fewer steps than its answer has tokens.
-    while counts(&harness.get(&path(&running)).await.json())[1] == 0 {
+    soon("a line is done", async || {
         harness.gate.allow(1);
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+        (counts(&harness.get(&path(&running)).await.json())[1] > 0).then_some(())
+    })
+    .await;
     // The one that waits is cancelled while the other runs.
     for batch in [&waiting, &running] {
         let cancelling = harness.post(&format!("{}/cancel", path(batch)), &json!({})).await;
@@ -218,10 +217,11 @@ async fn a_restart_goes_on_where_the_server_stopped() {
         let path = format!("/v1/batches/{}", batch["id"].as_str().expect("an id"));
         let at_start = counts(&harness.get(&path).await.json())[1];
         assert!(at_start >= done_before, "what was done stays done");
-        while counts(&harness.get(&path).await.json())[1] < at_start + 2 {
+        soon("two more lines are done", async || {
             harness.gate.allow(1);
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+            (counts(&harness.get(&path).await.json())[1] >= at_start + 2).then_some(())
+        })
+        .await;
         done_before = at_start + 2;
         drop(worker);
         harness.gate.open();
@@ -243,8 +243,10 @@ async fn a_restart_goes_on_where_the_server_stopped() {
 async fn whoever_waits_for_an_answer_comes_before_a_batch() {
     let mut engine = small_engine();
     (engine.max_running, engine.max_waiting) = (1, 15);
-    let limits =
-        HttpLimits { storage: StorageLimits { lines_at_once: 8, ..StorageLimits::default() }, ..HttpLimits::default() };
+    let limits = HttpLimits {
+        storage: StorageLimits { answers_at_once: 8, ..StorageLimits::default() },
+        ..HttpLimits::default()
+    };
     let harness = Harness::with(says("All is well."), engine, limits);
     let _worker = harness.worker();
     let batch = harness.batch(&lines(40)).await;
@@ -258,10 +260,11 @@ async fn whoever_waits_for_an_answer_comes_before_a_batch() {
         super::support::send(app, request.body(body).expect("a valid request")).await
     });
     eventually("the client waits too", || asked_of_engine() == 9).await;
-    while !asked.is_finished() {
+    eventually("the client has its answer", || {
         harness.gate.allow(1);
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+        asked.is_finished()
+    })
+    .await;
     assert_eq!(asked.await.expect("no panic").text(), "All is well.");
     let path = format!("/v1/batches/{}", batch["id"].as_str().expect("an id"));
     let completed = counts(&harness.get(&path).await.json())[1];
@@ -269,6 +272,57 @@ async fn whoever_waits_for_an_answer_comes_before_a_batch() {
     assert!(completed <= 2, "{completed} lines came before the client");
     harness.gate.open();
     harness.ended(&batch, "completed").await;
+}
+
+#[tokio::test]
+async fn lines_of_many_choices_take_no_place_from_whoever_waits() {
+    let mut engine = small_engine();
+    (engine.max_running, engine.max_waiting) = (4, 4);
+    let limits = HttpLimits { max_requests: 4, ..a_few_at_once() };
+    let harness = Harness::with(babbles(), engine, limits);
+    let _worker = harness.worker();
+    let many = |index: usize| {
+        let more = json!({ "n": 8, "max_tokens": 1000, "ignore_eos": true });
+        json!({ "custom_id": index.to_string(), "body": chat(more) }).to_string()
+    };
+    let batch = harness.batch(&(0..4).map(many).collect::<Vec<_>>()).await;
+    let engine = harness.state.loaded_model().expect("a model is set").engine.clone();
+    eventually("a line has all places that lines may have", || engine.snapshot().waiting >= 7).await;
+    harness.gate.allow(3);
+    let asked = tokio::spawn({
+        let app = harness.app();
+        let request = axum::http::Request::post("/v1/chat/completions").header("content-type", "application/json");
+        let body = axum::body::Body::from(chat(json!({ "n": 8, "max_tokens": 5 })).to_string());
+        super::support::send(app, request.body(body).expect("a valid request"))
+    });
+    let mut steps = 0;
+    eventually("the client has its answer", || {
+        harness.gate.allow(1);
+        steps += 1;
+        assert!(steps < 500, "the client waits for the batch");
+        asked.is_finished()
+    })
+    .await;
+    let answer = asked.await.expect("no panic");
+    assert_eq!((answer.status, answer.json()["choices"].as_array().map(Vec::len)), (200, Some(8)));
+    let path = format!("/v1/batches/{}", batch["id"].as_str().expect("an id"));
+    assert_eq!(harness.post(&format!("{path}/cancel"), &json!({})).await.status, 200);
+    harness.gate.open();
+    harness.ended(&batch, "cancelled").await;
+}
+
+#[tokio::test]
+async fn a_line_that_no_server_could_take_is_refused() {
+    let harness = harness(memory());
+    let _worker = harness.worker();
+    let asked = |more| json!({ "custom_id": "many", "body": chat(more) }).to_string();
+    let batch = harness.batch(&[asked(json!({ "n": 17 }))]).await;
+    let batch = harness.ended(&batch, "completed").await;
+    let error = &harness.lines_of(&batch["error_file_id"]).await[0]["response"];
+    assert_eq!((&error["status_code"], &error["body"]["error"]["param"]), (&json!(400), &json!("n")));
+    assert_eq!(harness.chat(json!({ "n": 17 })).await.error(), r#"400 "n" null"#);
+    let prompts = json!({ "prompt": vec!["Hello"; 9], "n": 2 });
+    assert_eq!(harness.post("/v1/completions", &prompts).await.error(), r#"400 "prompt" null"#);
 }
 
 #[tokio::test]
@@ -289,15 +343,7 @@ async fn a_batch_whose_time_is_over_is_given_up() {
     let store = memory();
     let harness = harness(store.clone());
     let file = harness.upload(lines(3).join("\n").as_bytes()).await;
-    let request = BatchRequest {
-        endpoint: "/v1/chat/completions".to_owned(),
-        model: None,
-        input_files: vec![file],
-        window: "24h".to_owned(),
-        metadata: None,
-        created_at: 1,
-        expires_at: 2,
-    };
+    let request = request(vec![file], 2);
     let id = store.create_batch(request, 10).await.expect("a batch").id;
     let _worker = harness.worker();
     let batch = harness.ended(&json!({ "id": id }), "expired").await;
@@ -333,7 +379,7 @@ async fn requests_for_batches_are_checked() {
         ("input_file_id", Value::Null, r#"400 "input_file_id" null"#),
         ("input_file_id", json!("file-x"), r#"400 "input_file_id" "not_found""#),
         ("endpoint", Value::Null, r#"400 "endpoint" null"#),
-        ("endpoint", json!("/v1/images/generations"), r#"400 "endpoint" null"#),
+        ("endpoint", json!("/v1/rerank"), r#"400 "endpoint" null"#),
         ("completion_window", Value::Null, r#"400 "completion_window" null"#),
         ("metadata", json!({ "a": 1 }), r#"400 "metadata.a" null"#),
         ("colour", json!("red"), r#"400 "colour" "unknown_parameter""#),

@@ -8,7 +8,7 @@ use tramontane::api::{HttpLimits, layers, routes};
 
 use super::support::{Harness, MAX_MODEL_LEN, babbles, chat, eventually, merged, says, send, small_engine};
 
-const REQUEST_TIMEOUT: Duration = Duration::from_millis(50);
+pub const REQUEST_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Bodies of every kind of refusal.
 fn bad_requests() -> Vec<String> {
@@ -99,10 +99,18 @@ async fn a_full_queue_answers_429() {
 async fn choices_that_do_not_all_fit_are_refused_together() {
     let engine = tramontane::engine::EngineConfig { max_running: 1, max_waiting: 2, ..small_engine() };
     let harness = Harness::with(says("Hi"), engine, HttpLimits::default());
+    let (app, body) = (harness.app(), chat(json!({ "n": 2 })).to_string());
+    let request = axum::http::Request::post("/v1/chat/completions").header("content-type", "application/json");
+    let first = tokio::spawn(send(app, request.body(axum::body::Body::from(body)).expect("a valid request")));
+    let engine = harness.state.loaded_model().expect("a model is set").engine.clone();
+    eventually("two are under way", || engine.snapshot().running + engine.snapshot().waiting == 2).await;
+    assert_eq!(harness.chat(json!({ "n": 2 })).await.status, 429);
     harness.gate.open();
-    assert_eq!(harness.chat(json!({ "n": 20 })).await.status, 429);
+    assert_eq!(first.await.expect("no panic").status, 200);
     harness.idle().await;
-    assert_eq!(harness.chat(json!({ "n": 2 })).await.status, 200);
+    assert_eq!(harness.chat(json!({ "n": 3 })).await.status, 200);
+    let never = harness.chat(json!({ "n": 4 })).await;
+    assert_eq!(never.error(), r#"400 "n" null"#, "no use in trying again: {}", never.body);
 }
 
 #[tokio::test]
@@ -124,7 +132,7 @@ async fn too_many_requests_at_once_answer_429() {
 }
 
 /// Lets the engine go on once the time of the request that runs is over.
-async fn open_after_the_deadline(harness: &Harness) {
+pub async fn open_after_the_deadline(harness: &Harness) {
     eventually("the request has begun", || harness.state.in_flight() == 1).await;
     let begun = Instant::now();
     eventually("its time is over", || begun.elapsed() > REQUEST_TIMEOUT).await;

@@ -80,3 +80,16 @@ async fn the_tokenizer_has_places_too() {
     harness.state.start_draining();
     assert_eq!(harness.post("/tokenize", &json!({ "prompt": "Hi" })).await.status, 200, "it needs no engine");
 }
+
+#[tokio::test]
+async fn whoever_downloads_takes_no_place_from_those_who_chat() {
+    let harness = harness(HttpLimits { max_requests: 1, ..HttpLimits::default() });
+    let file = harness.upload(b"{}").await;
+    let path = format!("/v1/files/{file}/content");
+    let request = Request::get(&path).body(Body::empty()).expect("a valid request");
+    let unread = tower::ServiceExt::oneshot(harness.app(), request).await.expect("infallible");
+    assert_eq!(harness.get("/v1/files").await.error(), r#"429 null "busy""#, "stored things have one place too");
+    assert_eq!(harness.chat(json!({})).await.text(), "Hi");
+    drop(unread);
+    assert_eq!(harness.get("/v1/files").await.status, 200);
+}

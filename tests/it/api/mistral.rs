@@ -8,8 +8,13 @@ use tramontane::{
     prompt::{SpecialTokens, TokenizerVersion},
 };
 
-use super::support::{Answer, EOS, Harness, answers, babbles, chat, codec, codec_of, control, ids, lines, merged};
-use super::support::{mistral_error, says, small_engine, thinks};
+use super::{
+    isolation::{REQUEST_TIMEOUT, open_after_the_deadline},
+    support::{
+        Answer, EOS, Harness, answers, babbles, chat, codec, codec_of, control, ids, lines, merged, mistral_error,
+        says, small_engine, thinks,
+    },
+};
 
 const CHAT: &str = "/v1/chat/completions";
 /// As the official Python client names itself.
@@ -121,16 +126,15 @@ async fn a_stream_has_its_usage_at_the_end() {
 
 #[tokio::test]
 async fn a_failing_stream_ends_with_an_error_in_mistrals_form() {
-    let limits = HttpLimits { request_timeout: std::time::Duration::from_millis(30), ..HttpLimits::default() };
+    let limits = HttpLimits { request_timeout: REQUEST_TIMEOUT, ..HttpLimits::default() };
     let harness = Harness::with(babbles(), small_engine(), limits);
-    harness.gate.open();
-    let answer = ask(&harness, json!({ "stream": true })).await;
+    harness.gate.allow(2);
+    let asked = ask(&harness, json!({ "stream": true, "max_tokens": 2000 }));
+    let (answer, ()) = tokio::join!(asked, open_after_the_deadline(&harness));
     let last = answer.body.trim_end().rsplit("data: ").next().expect("events");
-    // It may be so fast that the longest sequence ends it.
-    if last != "[DONE]" {
-        let error: Value = serde_json::from_str(last).expect("JSON");
-        assert_eq!((&error["object"], &error["code"]), (&json!("error"), &json!("deadline_exceeded")));
-    }
+    let error: Value = serde_json::from_str(last).expect("JSON");
+    assert_eq!((&error["object"], &error["code"]), (&json!("error"), &json!("deadline_exceeded")));
+    harness.gate.open();
 }
 
 #[tokio::test]

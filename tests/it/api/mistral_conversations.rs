@@ -184,7 +184,7 @@ async fn conversations_are_listed_by_pages_and_labels() {
     assert_eq!(listed("page=1&page_size=3").await, [0]);
     assert_eq!(listed("metadata=%7B%22n%22%3A1%7D").await, [3, 1]);
     let wrong = harness.get(&format!("{PATH}?limit=1")).await;
-    assert_eq!(mistral_error(&wrong), r#"422 ["body","limit"] "extra_forbidden""#);
+    assert_eq!(mistral_error(&wrong), r#"422 ["query","limit"] "extra_forbidden""#);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Files and batches as a client uses them.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use axum::{
     body::Body,
@@ -10,9 +10,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tramontane::{api::run_batches, store::Store};
 
-use super::support::{Answer, Harness, send};
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use super::support::{Answer, Harness, send, soon};
 
 /// A part of a form: name, filename, content.
 pub type Part<'a> = (&'a str, Option<&'a str>, &'a [u8]);
@@ -67,19 +65,8 @@ impl Harness {
 
     /// Waits until a batch, or a job, is as a test wants it.
     pub async fn batch_when(&self, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let waited = tokio::time::timeout(PATIENCE, async {
-            loop {
-                let batch = self.get(path).await.json();
-                if is_so(&batch) {
-                    return batch;
-                }
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        });
-        match waited.await {
-            Ok(batch) => batch,
-            Err(_) => panic!("{}: not within {PATIENCE:?}", self.get(path).await.body),
-        }
+        let look = async || Some(self.get(path).await.json()).filter(&is_so);
+        soon(&format!("{path} as it shall be"), look).await
     }
 
     /// Waits for the status that a batch ends with.
@@ -109,16 +96,12 @@ pub fn lines(count: usize) -> Vec<String> {
 
 /// A store in a directory, once the one before has let go of it.
 pub async fn reopened(directory: &Path) -> Store {
-    let waited = tokio::time::timeout(PATIENCE, async {
-        loop {
-            match Store::open(directory, 64 << 20) {
-                Ok(store) => return store,
-                Err(tramontane::store::StoreError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(2)).await,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    });
-    waited.await.expect("the store is closed")
+    let opened = async || match Store::open(directory, 64 << 20) {
+        Ok(store) => Some(store),
+        Err(tramontane::store::StoreError::InUse { .. }) => None,
+        Err(error) => panic!("{error}"),
+    };
+    soon("the store is closed", opened).await
 }
 
 /// Does any file of a directory hold these bytes?

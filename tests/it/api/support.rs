@@ -405,6 +405,19 @@ pub async fn eventually(what: &str, mut happens: impl FnMut() -> bool) {
     assert!(waited.await.is_ok(), "{what}: not within {PATIENCE:?}");
 }
 
+/// The same for what is seen only by asking, or comes only with a push each time.
+pub async fn soon<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
 /// Replaces what differs between runs: ids and times.
 pub fn redacted(value: &Value) -> Value {
     let mut value = value.clone();

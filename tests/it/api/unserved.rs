@@ -50,6 +50,7 @@ async fn what_the_official_clients_ask_for_is_known() {
         "/v1/vector_stores/a/search",
         "/v1/libraries/a/documents",
         "/v1/uploads/a/parts",
+        "/v1/files/a/url",
         "/v1/containers/a/files",
         "/v1/evals/a/runs",
         "/v1/chat/completions/a/messages",
