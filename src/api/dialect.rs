@@ -112,7 +112,9 @@ impl Dialect {
     /// The response in this dialect: only what became of an [`ApiError`] differs. A method without a body has its
     /// fields in the query.
     pub(super) fn translated(self, method: &Method, mut response: Response) -> Response {
-        let error = match self {
+        // What the fields said, if it was not said by the head.
+        let told = response.extensions_mut().remove::<Self>().filter(|told| *told == Self::Mistral);
+        let error = match told.unwrap_or(self) {
             Self::OpenAi => None,
             Self::Mistral => response.extensions_mut().remove::<ApiError>(),
         };
@@ -133,15 +135,18 @@ impl Refusal {
 }
 
 impl From<ApiError> for Refusal {
-    /// An error before the fields were read. If the head says Mistral, it is still turned on its way out.
+    /// An error before the fields were read: the head decides.
     fn from(error: ApiError) -> Self {
         Self { error, dialect: Dialect::OpenAi }
     }
 }
 
 impl IntoResponse for Refusal {
+    /// Still to be translated: only then is it known where the request has its fields.
     fn into_response(self) -> Response {
-        self.dialect.translated(&Method::POST, self.error.into_response())
+        let mut response = self.error.into_response();
+        response.extensions_mut().insert(self.dialect);
+        response
     }
 }
 
