@@ -13,7 +13,7 @@ clippy-cuda:
     eval "$(scripts/cuda-toolkit.sh)" && cargo clippy --workspace --all-targets --features cuda --locked -- -D warnings
 
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --lib --examples --locked
 
 test:
     cargo test
