@@ -57,6 +57,9 @@ pub(super) async fn update(
     JsonText(text): JsonText,
 ) -> Result<Json<Value>, ApiError> {
     let mut fields = Fields::parse(&text, &fields::CONVERSATION)?;
+    if fields.peek("metadata").is_none() {
+        return Err(wrong("metadata", "an object, or null to have none", &Value::Null));
+    }
     let metadata = take_metadata(&mut fields)?;
     fields.finish()?;
     let change = ConversationChange { metadata: Some(metadata), details: None };

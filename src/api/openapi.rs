@@ -1,7 +1,7 @@
 //! `GET /openapi.json`: the whole interface as one OpenAPI 3.1 document (<https://spec.openapis.org/oas/v3.1.0>).
 //!
-//! It is made of what the server itself goes by: the [`operations`], which a test compares with the router, and the tables
-//! of [`fields`](super::fields), which every body is read against; [`inputs`] adds the types of fields and [`answers`] those
+//! It is made of what the server itself goes by: the `operations`, which a test compares with the router, and the tables
+//! of [`fields`](super::fields), which every body is read against; `inputs` adds the types of fields and `answers` those
 //! of answers, and tests hold both against what the server takes and gives. Nothing else knows of this module.
 
 mod agents;

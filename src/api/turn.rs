@@ -102,7 +102,7 @@ pub(super) enum TurnEvent {
     Reasoning(String),
     /// More of what it says, with the log-probabilities of tokens whose text is complete, if they were asked for.
     Content {
-        /// May be empty where only log-probabilities come.
+        /// Empty at the end, where only log-probabilities are left.
         text: String,
         /// Empty unless asked for.
         logprobs: Vec<ChatToken>,
@@ -123,6 +123,10 @@ pub(super) struct TurnStream {
     dialect: Dialect,
     usage: UsageCounter,
     queue: VecDeque<TurnEvent>,
+    /// Log-probabilities of tokens whose text has not come yet.
+    held: Vec<ChatToken>,
+    /// Was the last piece a part of the content?
+    is_in_content: bool,
 }
 
 impl TurnRequest {
@@ -175,7 +179,10 @@ impl Turn {
         generation::observe_params(&model, std::slice::from_ref(&call.job));
         let usage = UsageCounter { prompt_tokens: call.job.prompt_ids.len(), ..UsageCounter::default() };
         match started.into_iter().next() {
-            Some(generation) => Ok(TurnStream { generation, model, names, dialect, usage, queue: VecDeque::new() }),
+            Some(generation) => {
+                let (queue, held) = (VecDeque::new(), Vec::new());
+                Ok(TurnStream { generation, model, names, dialect, usage, queue, held, is_in_content: false })
+            }
             None => Err(ApiError::Internal { message: "A turn has no answer.".to_owned() }),
         }
     }
@@ -209,6 +216,10 @@ impl TurnStream {
             Event::PromptLogprobs(_) => {}
             Event::Delta(delta) => self.delta(delta),
             Event::Finished(finished) => {
+                if self.is_in_content && !self.held.is_empty() {
+                    let logprobs = std::mem::take(&mut self.held);
+                    self.queue.push_back(TurnEvent::Content { text: String::new(), logprobs });
+                }
                 self.usage.completion_tokens = finished.counts.completion;
                 self.usage.reasoning_tokens = finished.counts.reasoning;
                 self.model.metrics.longest_choice(finished.counts.completion);
@@ -221,19 +232,19 @@ impl TurnStream {
         let Delta { events, logprobs, token_ids } = delta;
         self.usage.completion_tokens += token_ids.len();
         let names = TokenNames { codec: &self.model.codec, as_token_ids: false, dialect: self.dialect };
-        let mut logprobs = names.chat(&logprobs);
+        self.held.extend(names.chat(&logprobs));
         for event in events {
+            self.is_in_content = matches!(event, OutputEvent::Content(_));
+            // Those of thoughts and calls have no place in an answer.
+            let logprobs = std::mem::take(&mut self.held);
             self.queue.push_back(match event {
                 OutputEvent::Reasoning(text) => TurnEvent::Reasoning(text),
-                OutputEvent::Content(text) => TurnEvent::Content { text, logprobs: std::mem::take(&mut logprobs) },
+                OutputEvent::Content(text) => TurnEvent::Content { text, logprobs },
                 OutputEvent::ToolCallBegin { index, id, name } => {
                     TurnEvent::CallBegin { index, id: tool_call_id(id), name }
                 }
                 OutputEvent::ToolCallArguments { index, fragment } => TurnEvent::CallArguments { index, fragment },
             });
-        }
-        if !logprobs.is_empty() {
-            self.queue.push_back(TurnEvent::Content { text: String::new(), logprobs });
         }
     }
 }

@@ -44,8 +44,14 @@ impl Thread {
         let text = |key: &str| item.get(key).cloned().unwrap_or(Value::Null);
         match (item["type"].as_str(), item["role"].as_str()) {
             (Some("message"), Some("assistant")) => {
-                self.go_on(place, |message| !message.contains_key("content") && !message.contains_key("tool_calls"));
-                self.set("content", content(&item["content"]));
+                let content = content(&item["content"]);
+                let says_nothing = content.as_str().is_some_and(|text| text.trim().is_empty());
+                if says_nothing && self.is_open && self.has("tool_calls") {
+                    return; // such as the end of the line behind calls
+                }
+                // Text behind calls belongs to their message, as a chat has it.
+                self.go_on(place, |message| !message.contains_key("content"));
+                self.set("content", content);
                 self.name(".content", place, ".content");
             }
             (Some("message"), role) => {
@@ -61,6 +67,8 @@ impl Thread {
                 self.set("reasoning_content", thought.into());
                 self.name(".reasoning_content", place, ".content");
             }
+            // Nobody will run a call that was cut off.
+            (Some("function_call"), _) if item["status"] == "incomplete" => {}
             (Some("function_call"), _) => {
                 self.go_on(place, |_| true);
                 let call = json!({
@@ -107,6 +115,10 @@ impl Thread {
         self.messages.push(message);
         self.is_open = false;
         self.name("", place, "");
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.messages.last().is_some_and(|message| message.contains_key(key))
     }
 
     fn set(&mut self, key: &str, value: Value) {
@@ -177,6 +189,12 @@ mod tests {
                 ] },
                 { "type": "reasoning", "content": [] },
                 { "type": "message", "role": "assistant", "content": [] },
+                call("c"),
+                { "type": "message", "role": "assistant", "content": [{ "type": "output_text", "text": "\r\n" }] },
+                { "type": "function_call", "status": "incomplete", "call_id": "d", "name": "f", "arguments": "{" },
+                { "type": "function_call_output", "call_id": "c", "output": "4" },
+                call("e"),
+                { "type": "message", "role": "assistant", "content": [{ "type": "output_text", "text": "So." }] },
             ]),
             &[
                 "messages[0].content",
@@ -194,7 +212,9 @@ mod tests {
                 {"role":"assistant","reasoning_content":"Hm.","content":"Wait.","tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{}"}},{"id":"b","type":"function","function":{"name":"f","arguments":"{}"}}]}
                 {"role":"tool","tool_call_id":"a","content":"1"}
                 {"role":"tool","tool_call_id":"b","content":[{"type":"text","text":"2"},{"type":"text","text":"3"}]}
-                {"role":"assistant","content":""}
+                {"role":"assistant","content":"","tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]}
+                {"role":"tool","tool_call_id":"c","content":"4"}
+                {"role":"assistant","tool_calls":[{"id":"e","type":"function","function":{"name":"f","arguments":"{}"}}],"content":"So."}
                 messages[0].content = input[0].content
                 messages[1].reasoning_content = input[1].content
                 messages[1].content = input[2].content

@@ -27,7 +27,7 @@ pub(super) fn take(
     for (index, tool) in given.into_iter().enumerate() {
         let function = function(tool, &format!("tools[{index}]"))?;
         shown_tools.push(Value::Object(shown_function(&function)));
-        tools.push(function);
+        tools.push((index, function));
     }
     let choice = fields.take("tool_choice");
     shown.insert("tool_choice".to_owned(), choice.clone().unwrap_or_else(|| "auto".into()));
@@ -36,11 +36,12 @@ pub(super) fn take(
         names.add("tool_choice.function", "tool_choice");
         chat.insert("tool_choice".to_owned(), chat_choice(choice, &mut tools)?);
     }
-    for index in 0..tools.len() {
-        names.add(format!("tools[{index}].function"), format!("tools[{index}]"));
+    for (place, (index, _)) in tools.iter().enumerate() {
+        names.add(format!("tools[{place}].function"), format!("tools[{index}]"));
+        names.add(format!("tools[{place}]"), format!("tools[{index}]"));
     }
     if !tools.is_empty() {
-        let tool = |function| json!({ "type": "function", "function": Value::Object(function) });
+        let tool = |(_, function)| json!({ "type": "function", "function": Value::Object(function) });
         chat.insert("tools".to_owned(), tools.into_iter().map(tool).collect());
     }
     Ok(())
@@ -67,9 +68,25 @@ fn function(tool: Value, path: &str) -> Result<Map<String, Value>, ApiError> {
     let known = ["name", "description", "parameters", "strict"];
     tool.retain(|_, value| !value.is_null());
     match tool.keys().find(|key| !known.contains(&key.as_str())) {
-        None => Ok(tool),
+        None => check_types(&tool, path).map(|()| tool),
         Some(key) => Err(unknown_key(path, key)),
     }
+}
+
+/// A tool may be left out of the chat, so its types are checked here.
+fn check_types(tool: &Map<String, Value>, path: &str) -> Result<(), ApiError> {
+    let value = |name: &str| tool.get(name).unwrap_or(&Value::Null);
+    for (name, fits, expected) in [
+        ("name", value("name").is_string(), "a string"),
+        ("description", matches!(value("description"), Value::String(_) | Value::Null), "a string"),
+        ("parameters", matches!(value("parameters"), Value::Object(_) | Value::Null), "an object"),
+        ("strict", matches!(value("strict"), Value::Bool(_) | Value::Null), "true or false"),
+    ] {
+        if !fits {
+            return Err(wrong(&format!("{path}.{name}"), expected, value(name)));
+        }
+    }
+    Ok(())
 }
 
 fn shown_function(function: &Map<String, Value>) -> Map<String, Value> {
@@ -84,7 +101,7 @@ fn shown_function(function: &Map<String, Value>) -> Map<String, Value> {
 }
 
 /// `allowed_tools` leaves the others out of the prompt.
-fn chat_choice(choice: Value, tools: &mut Vec<Map<String, Value>>) -> Result<Value, ApiError> {
+fn chat_choice(choice: Value, tools: &mut Vec<(usize, Map<String, Value>)>) -> Result<Value, ApiError> {
     let members = match &choice {
         Value::String(word) if ["auto", "none", "required"].contains(&word.as_str()) => return Ok(choice),
         Value::Object(members) => members,
@@ -101,18 +118,18 @@ fn chat_choice(choice: Value, tools: &mut Vec<Map<String, Value>>) -> Result<Val
                 Some(_) | None => return Err(wrong("tool_choice.mode", "auto or required", &choice["mode"])),
             };
             let allowed = allowed_names(&choice["tools"], tools)?;
-            tools.retain(|tool| allowed.iter().any(|name| tool.get("name") == Some(name)));
+            tools.retain(|(_, tool)| allowed.iter().any(|name| tool.get("name") == Some(name)));
             Ok(mode.into())
         }
         Some(_) | None => Err(wrong("tool_choice", CHOICES, &choice)),
     }
 }
 
-fn allowed_names(list: &Value, tools: &[Map<String, Value>]) -> Result<Vec<Value>, ApiError> {
+fn allowed_names(list: &Value, tools: &[(usize, Map<String, Value>)]) -> Result<Vec<Value>, ApiError> {
     let path = "tool_choice.tools";
     let Some(list) = list.as_array() else { return Err(wrong(path, "a list of functions", list)) };
     let name = |(index, it): (usize, &Value)| {
-        let is_one = it["type"] == "function" && tools.iter().any(|tool| tool.get("name") == Some(&it["name"]));
+        let is_one = it["type"] == "function" && tools.iter().any(|(_, tool)| tool.get("name") == Some(&it["name"]));
         if is_one {
             return Ok(it["name"].clone());
         }

@@ -16,7 +16,7 @@ use tramontane::{
 use super::{
     storage::is_on_disk,
     support::{
-        Answer, END_OF_INSTRUCTION, EOS, Harness, Script, babbles, codec, control, ids, memory, merged, says,
+        Answer, END_OF_INSTRUCTION, EOS, Harness, Script, answers, babbles, codec, control, ids, memory, merged, says,
         small_engine, thinks,
     },
 };
@@ -281,6 +281,40 @@ async fn log_probabilities_come_if_they_are_asked_for() {
     let deltas = events.iter().filter(|event| event["type"] == "response.output_text.delta");
     let streamed: Vec<Value> = deltas.flat_map(|event| event["logprobs"].as_array().expect("a list").clone()).collect();
     assert_eq!(streamed, logprobs);
+}
+
+/// Tokens of thoughts and calls have no log-probabilities in a response, and tear nothing apart.
+#[tokio::test]
+async fn log_probabilities_leave_thoughts_and_calls_whole() {
+    let included = json!({ "include": ["message.output_text.logprobs"] });
+    let thought = Harness::new(thinks()).response(included.clone()).await;
+    let kinds = |response: &Value| -> Vec<String> {
+        let output = response["output"].as_array().expect("items").iter();
+        output.map(|item| item["type"].as_str().expect("a type").to_owned()).collect()
+    };
+    assert_eq!(kinds(&thought), ["reasoning", "message"]);
+    assert_eq!(thought["output"][0]["content"][0]["text"], "Hm.");
+    let part = &thought["output"][1]["content"][0];
+    assert_eq!((&part["text"], part["logprobs"].as_array().map(Vec::len)), (&json!("Yes."), Some(ids("Yes.").len())));
+    let call = [vec![control("[TOOL_CALLS]")], ids("roll"), vec![control("[ARGS]")], ids("{\"sides\": 6}")].concat();
+    let called = Harness::new(answers(call)).response(merged(included, json!({ "tools": tools() }))).await;
+    assert_eq!(kinds(&called), ["function_call"]);
+    assert_eq!(called["output"][0]["arguments"], "{\"sides\": 6}");
+}
+
+/// Of the tools that `allowed_tools` leaves out, nothing is ignored either.
+#[tokio::test]
+async fn tools_that_are_not_allowed_are_checked_too() {
+    let harness = Harness::new(says("Hi"));
+    for (allowed, wrong) in [("f", json!({ "parameters": 5 })), ("g", json!({ "parameters": { "type": 5 } }))] {
+        let other = merged(json!({ "type": "function", "name": "g" }), wrong);
+        let more = json!({
+            "tools": [{ "type": "function", "name": "f" }, other],
+            "tool_choice": { "type": "allowed_tools", "mode": "auto", "tools": [{ "type": "function", "name": allowed }] },
+        });
+        let error = harness.respond(more).await.error();
+        assert!(error.starts_with(r#"400 "tools[1].parameters"#), "{error}");
+    }
 }
 
 #[tokio::test]
