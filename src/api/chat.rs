@@ -51,9 +51,18 @@ pub(super) fn parse(text: &str, model: &ServedModel, deadline: Instant) -> Resul
     ChatCall::parse_mistral(text, model, deadline)
 }
 
-/// Refuses what [`parse`] would refuse.
+/// Refuses what [`parse`] would refuse, and a `prompt` that leaves no room for an answer.
 pub(super) fn check(text: &str, model: &ServedModel) -> Result<(), ApiError> {
-    parse(text, model, Instant::now()).map(drop)
+    let call = parse(text, model, Instant::now())?;
+    let (tokens, most) = (call.job.prompt_ids.len(), model.max_model_len);
+    if tokens < most {
+        return Ok(());
+    }
+    let message = format!(
+        "`prompt` is too long: with it even a short chat has {tokens} tokens, and this model's maximum context length \
+         is {most} tokens."
+    );
+    Err(ApiError::Invalid { message, param: Some("prompt".to_owned()), code: Some("context_length_exceeded") })
 }
 
 /// Answers what [`parse`] has read.

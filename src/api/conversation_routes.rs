@@ -18,7 +18,7 @@ use super::{
     error::ApiError,
     mistral_conversations as mistrals,
     query::{ObjectId, QueryFields},
-    request::StorageWork,
+    request::{StorageWork, off_thread},
     state::AppState,
 };
 
@@ -36,12 +36,19 @@ pub(super) fn routes() -> Router<AppState> {
         .merge(openais::routes())
 }
 
-async fn create(work: StorageWork, parts: Parts, text: JsonText) -> Response {
-    let dialect = Dialect::of_head(parts.uri.path(), &parts.headers).unwrap_or_else(|| of_fields(&text.0));
-    match dialect {
+async fn create(work: StorageWork, parts: Parts, text: JsonText) -> Result<Response, ApiError> {
+    let (dialect, text) = match Dialect::of_head(parts.uri.path(), &parts.headers) {
+        Some(dialect) => (dialect, text),
+        None => {
+            let cost = text.0.len();
+            let read = move || Ok::<_, ApiError>((of_fields(&text.0), text));
+            off_thread(&work.state, cost, read).await?
+        }
+    };
+    Ok(match dialect {
         Dialect::OpenAi => openais::create(work, text).await.into_response(),
         Dialect::Mistral => mistrals::create(work, parts, text).await.into_response(),
-    }
+    })
 }
 
 async fn get_one(work: StorageWork, id: ObjectId, parts: Parts, query: QueryFields) -> Result<Response, ApiError> {

@@ -96,6 +96,7 @@ pub(super) async fn restart(
         let Restart { wishes, from_entry_id, metadata, agent_version } = off_thread(&work.state, cost, read).await?;
         let conversation = work.state.store().conversation(OWNER, &id).await?;
         let mut details = resource::details(&conversation)?;
+        let names_version = agent_version.is_some();
         if let Some(wanted) = agent_version {
             match &mut details.who {
                 Who::Agent { version, .. } => *version = Some(wanted),
@@ -110,10 +111,17 @@ pub(super) async fn restart(
             return Err(wrong("from_entry_id", expected, &from_entry_id.into()));
         };
         known.truncate(last + 1);
+        let entries = continued(known, wishes.inputs)?;
+        // Whoever was handed the conversation answers in its current version.
+        if names_version && entries.iter().any(|recorded| recorded.entry.is_handoff()) {
+            let message = "`agent_version`: these entries hand the conversation over, and who then has the word \
+                           answers in its current version.";
+            return Err(ApiError::invalid("agent_version", message));
+        }
         let metadata = metadata.map(|labels| Value::Object(labels).to_string()).or(conversation.metadata);
         let plan = Plan {
             conversation_id: new_id(PREFIX),
-            entries: continued(known, wishes.inputs)?,
+            entries,
             details,
             completion_args: wishes.completion_args,
             handoffs: wishes.handoffs,

@@ -29,15 +29,20 @@ use super::{
     request::{Work, off_thread, set_request_id},
     state::ServedModel,
 };
-use crate::types::{Pooling, sigmoid};
+use crate::types::{Activation, Pooling};
 
 /// A score above this says that a text falls into a category.
 const THRESHOLD: f32 = 0.5;
 
 /// What judges.
 enum Judge {
-    /// A label's number for each category that has one.
-    Head(Vec<Option<usize>>),
+    /// A classification head.
+    Head {
+        /// A label's number for each category that has one.
+        labels: Vec<Option<usize>>,
+        /// What makes scores of what the model pools a text to.
+        activation: Activation,
+    },
     /// The model is asked.
     Model(judge::Answers),
 }
@@ -98,13 +103,16 @@ impl Judge {
     fn of(model: &ServedModel, categories: &[Category]) -> Result<Self, ApiError> {
         let refuse = |message: &str| Err(ApiError::invalid("model", message));
         match &model.pooling {
-            Pooling::Classes { labels, .. } => {
+            Pooling::Classes { activation: Activation::Identity, .. } => {
+                refuse("This model's head is a regression: its scores are not the probabilities of categories.")
+            }
+            Pooling::Classes { labels, activation } => {
                 let label_of = |category: &Category| labels.iter().position(|label| category.is_named(label));
                 let labels: Vec<Option<usize>> = categories.iter().map(label_of).collect();
                 if labels.iter().all(Option::is_none) {
                     return refuse("None of this model's labels is the name of a category of moderation.");
                 }
-                Ok(Self::Head(labels))
+                Ok(Self::Head { labels, activation: *activation })
             }
             Pooling::Embedding { .. } if !model.engine.outputs().logits => {
                 refuse("This model only embeds texts: it cannot judge them.")
@@ -121,7 +129,9 @@ impl Judge {
         model: &ServedModel,
     ) -> Result<Vec<Vec<Question>>, ApiError> {
         match self {
-            Self::Head(_) => Ok(vec![call.texts.iter().map(|text| text.to_classify(model)).collect::<Result<_, _>>()?]),
+            Self::Head { .. } => {
+                Ok(vec![call.texts.iter().map(|text| text.to_classify(model)).collect::<Result<_, _>>()?])
+            }
             Self::Model(answers) => answers.questions(&call.texts, categories, model),
         }
     }
@@ -129,9 +139,10 @@ impl Judge {
     /// Per text a score per category.
     fn scores(&self, rounds: &[Vec<Vec<f32>>], n_categories: usize) -> Vec<Vec<f32>> {
         match self {
-            Self::Head(labels) => {
-                let of_text = |scores: &Vec<f32>| {
-                    let of_label = |label: &Option<usize>| label.map_or(0.0, |label| sigmoid(scores[label]));
+            Self::Head { labels, activation } => {
+                let of_text = |values: &Vec<f32>| {
+                    let scores = activation.apply(values);
+                    let of_label = |label: &Option<usize>| label.map_or(0.0, |label| scores[label]);
                     labels.iter().map(of_label).collect()
                 };
                 rounds.iter().flatten().map(of_text).collect()

@@ -123,9 +123,11 @@ pub(super) struct TurnStream {
     dialect: Dialect,
     usage: UsageCounter,
     queue: VecDeque<TurnEvent>,
-    /// Log-probabilities of tokens whose text has not come yet.
+    /// Of tokens whose log-probabilities have not come yet: do they belong to the content?
+    kinds: VecDeque<bool>,
+    /// Log-probabilities of tokens of the content whose text has not come yet.
     held: Vec<ChatToken>,
-    /// Was the last piece a part of the content?
+    /// Was the last piece a part of the content? At the beginning it may be.
     is_in_content: bool,
 }
 
@@ -180,8 +182,8 @@ impl Turn {
         let usage = UsageCounter { prompt_tokens: call.job.prompt_ids.len(), ..UsageCounter::default() };
         match started.into_iter().next() {
             Some(generation) => {
-                let (queue, held) = (VecDeque::new(), Vec::new());
-                Ok(TurnStream { generation, model, names, dialect, usage, queue, held, is_in_content: false })
+                let (queue, kinds, held) = (VecDeque::new(), VecDeque::new(), Vec::new());
+                Ok(TurnStream { generation, model, names, dialect, usage, queue, kinds, held, is_in_content: true })
             }
             None => Err(ApiError::Internal { message: "A turn has no answer.".to_owned() }),
         }
@@ -216,7 +218,7 @@ impl TurnStream {
             Event::PromptLogprobs(_) => {}
             Event::Delta(delta) => self.delta(delta),
             Event::Finished(finished) => {
-                if self.is_in_content && !self.held.is_empty() {
+                if !self.held.is_empty() && self.is_in_content {
                     let logprobs = std::mem::take(&mut self.held);
                     self.queue.push_back(TurnEvent::Content { text: String::new(), logprobs });
                 }
@@ -232,14 +234,17 @@ impl TurnStream {
         let Delta { events, logprobs, token_ids } = delta;
         self.usage.completion_tokens += token_ids.len();
         let names = TokenNames { codec: &self.model.codec, as_token_ids: false, dialect: self.dialect };
-        self.held.extend(names.chat(&logprobs));
+        let says_something = events.iter().any(|event| matches!(event, OutputEvent::Content(_)));
+        let is_content = says_something || (events.is_empty() && self.is_in_content);
+        self.kinds.extend(token_ids.iter().map(|&id| is_content && !self.model.codec.is_control(id)));
+        // They come in the order of the tokens, late if text is held back. Those of thoughts and calls have no place here.
+        let of_content = names.chat(&logprobs).into_iter().filter(|_| self.kinds.pop_front().unwrap_or(true));
+        self.held.extend(of_content);
         for event in events {
             self.is_in_content = matches!(event, OutputEvent::Content(_));
-            // Those of thoughts and calls have no place in an answer.
-            let logprobs = std::mem::take(&mut self.held);
             self.queue.push_back(match event {
                 OutputEvent::Reasoning(text) => TurnEvent::Reasoning(text),
-                OutputEvent::Content(text) => TurnEvent::Content { text, logprobs },
+                OutputEvent::Content(text) => TurnEvent::Content { text, logprobs: std::mem::take(&mut self.held) },
                 OutputEvent::ToolCallBegin { index, id, name } => {
                     TurnEvent::CallBegin { index, id: tool_call_id(id), name }
                 }

@@ -27,7 +27,7 @@ pub struct Conversation {
     pub metadata: Option<String>,
     /// Whatever else its owner wants to know of it.
     pub details: Option<String>,
-    /// Position of the newest item there has been; 0 if there was none.
+    /// Position of the newest item there has been, and one more for each that was deleted since; 0 if there was none.
     pub last_position: u64,
 }
 
@@ -260,7 +260,7 @@ impl Store {
         .await
     }
 
-    /// Deletes one item; the others keep their positions.
+    /// Deletes one item; the others keep their positions. Whoever has read it cannot continue what is left.
     pub async fn delete_item(
         &self,
         owner: &'static str,
@@ -270,15 +270,19 @@ impl Store {
     ) -> Result<Conversation, StoreError> {
         let (conversation, id) = (conversation.to_owned(), id.to_owned());
         self.call(move |connection| {
-            let row = row_of(connection, owner, &conversation)?;
+            let transaction = connection.transaction()?;
+            let row = row_of(&transaction, owner, &conversation)?;
             let deleted =
-                connection.execute("DELETE FROM items WHERE conversation = ?1 AND id = ?2", params![row, id])?;
+                transaction.execute("DELETE FROM items WHERE conversation = ?1 AND id = ?2", params![row, id])?;
             if deleted == 0 {
                 return Err(StoreError::Missing { kind: "item", id });
             }
-            connection.execute("UPDATE conversations SET updated_at = ?2 WHERE row = ?1", params![row, at])?;
+            let sql = "UPDATE conversations SET last_position = last_position + 1, updated_at = ?2 WHERE row = ?1";
+            transaction.execute(sql, params![row, at])?;
+            let changed = find(&transaction, owner, &conversation)?;
+            transaction.commit()?;
             erase_leftovers(connection)?;
-            find(connection, owner, &conversation)
+            Ok(changed)
         })
         .await
     }
@@ -435,7 +439,10 @@ mod tests {
         assert!(matches!(error, StoreError::Moved { .. }), "{error}");
         store.append_items(append(&conversation, None, &["d"])).await.expect("this one does not care");
         let deleted = store.delete_item(OWNER, &conversation, "d", 3).await.expect("deleted");
-        assert_eq!(deleted.last_position, 3, "a position is not used again");
+        assert_eq!(deleted.last_position, 4, "a position is not used again");
+        let error = store.append_items(append(&conversation, Some(3), &["e"])).await.expect_err("d was there");
+        assert!(matches!(error, StoreError::Moved { .. }), "{error}");
+        store.append_items(append(&conversation, Some(4), &["e"])).await.expect("this one has not read d");
     }
 
     #[tokio::test]

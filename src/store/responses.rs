@@ -183,18 +183,22 @@ impl Store {
         self.call(move |connection| chain(connection, id, max_bytes)).await
     }
 
-    /// An item of any response, or of any conversation of `owner`, by its id.
-    pub async fn any_item(&self, owner: &'static str, id: &str) -> Result<String, StoreError> {
+    /// An item of any response, or of any conversation of `owner`, by its id, unless it is longer than `max_bytes`.
+    pub async fn any_item(&self, owner: &'static str, id: &str, max_bytes: usize) -> Result<String, StoreError> {
         let id = id.to_owned();
         self.call(move |connection| {
             let sql = format!(
-                "SELECT response_items.body FROM response_items JOIN responses ON response = responses.row \
+                "SELECT CASE WHEN length(CAST(response_items.body AS BLOB)) <= ?3 THEN response_items.body END \
+                 FROM response_items JOIN responses ON response = responses.row \
                  WHERE response_items.id = ?1 AND {VISIBLE} \
-                 UNION ALL SELECT items.body FROM items JOIN conversations ON conversation = conversations.row \
+                 UNION ALL SELECT CASE WHEN length(CAST(items.body AS BLOB)) <= ?3 THEN items.body END \
+                 FROM items JOIN conversations ON conversation = conversations.row \
                  WHERE items.id = ?1 AND owner = ?2 AND {VISIBLE} LIMIT 1"
             );
-            let body = connection.query_row(&sql, params![id, owner], |row| row.get(0)).optional()?;
-            body.ok_or_else(|| StoreError::Missing { kind: "item", id })
+            let read = |row: &Row<'_>| row.get::<_, Option<String>>(0);
+            let found = connection.query_row(&sql, params![id, owner, max_bytes as u64], read).optional()?;
+            let body = found.ok_or_else(|| StoreError::Missing { kind: "item", id })?;
+            body.ok_or(StoreError::TooLong { limit: max_bytes })
         })
         .await
     }
@@ -247,6 +251,20 @@ impl Store {
             }
             transaction.commit()?;
             Ok(true)
+        })
+        .await
+    }
+
+    /// Ends a response that is being answered as failed and without output, also where nothing more can be stored.
+    pub async fn fail_response(&self, id: &str, body: String) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.call_reserved(move |connection| {
+            connection.execute(
+                "UPDATE responses SET state = 'failed', body = ?2, request = NULL \
+                 WHERE id = ?1 AND state = 'in_progress'",
+                params![id, body],
+            )?;
+            Ok(())
         })
         .await
     }
@@ -387,11 +405,13 @@ mod tests {
         assert_eq!(chain, ["body of a-in", "body of a-out", "body of b-in", "body of b-out"]);
         let error = store.response_chain("c", 60).await.expect_err("it is longer");
         assert!(matches!(error, StoreError::TooLong { limit: 60 }), "{error}");
-        assert_eq!(store.any_item("openai", "b-out").await.expect("an item"), "body of b-out");
+        assert_eq!(store.any_item("openai", "b-out", 13).await.expect("an item"), "body of b-out");
+        let error = store.any_item("openai", "b-out", 12).await.expect_err("it is longer");
+        assert!(matches!(error, StoreError::TooLong { limit: 12 }), "{error}");
         store.delete_response("a").await.expect("deleted");
         let error = store.response_chain("c", 1 << 10).await.expect_err("its beginning is gone");
         assert!(matches!(&error, StoreError::Missing { kind: "response", id } if id == "a"), "{error}");
-        assert!(store.any_item("openai", "a-out").await.is_err());
+        assert!(store.any_item("openai", "a-out", 99).await.is_err());
     }
 
     #[tokio::test]
@@ -453,7 +473,7 @@ mod tests {
         let store = store();
         let expired = NewResponse { expires_at: 2, ..new("a", ResponseState::Completed, None) };
         store.store_response(expired, None).await.expect("stored");
-        assert!(store.response("a").await.is_err() && store.any_item("openai", "a-in").await.is_err());
+        assert!(store.response("a").await.is_err() && store.any_item("openai", "a-in", 99).await.is_err());
         store.sweep(3, 0).await.expect("swept");
         let left: u64 = store
             .call(|connection| Ok(connection.query_row("SELECT count(*) FROM response_items", [], |row| row.get(0))?))

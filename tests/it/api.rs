@@ -26,6 +26,7 @@ mod mistral_conversations;
 mod moderations;
 mod openapi;
 mod operations;
+mod references;
 mod responses;
 mod server;
 mod similarity;

@@ -62,11 +62,27 @@ impl Settings {
         body
     }
 
-    /// Refuses what a chat would refuse.
+    /// Refuses what a chat would refuse, and what leaves no room for one.
     pub(in crate::api) fn check(&self, more_tools: &[Value], model: &ServedModel) -> Result<(), ApiError> {
         let message = json!({ "role": "user", "content": "Hello" });
         let body = Value::Object(self.chat(vec![message], more_tools)).to_string();
-        chat::check(&body, model).map_err(|error| self.names().translated(error))
+        let checked = chat::check(&body, model);
+        checked.map_err(|error| {
+            let mut names = self.names();
+            names.add_whole("prompt", self.longest_part(more_tools));
+            names.translated(error)
+        })
+    }
+
+    /// The field that most of the prompt comes from.
+    fn longest_part(&self, more_tools: &[Value]) -> &'static str {
+        let length = |tools: &[Value]| tools.iter().map(|tool| tool.to_string().len()).sum::<usize>();
+        let parts = [
+            ("handoffs", length(more_tools)),
+            ("tools", length(&self.tools)),
+            ("instructions", self.instructions.as_ref().map_or(0, String::len)),
+        ];
+        parts.into_iter().max_by_key(|(_, bytes)| *bytes).map_or("instructions", |(name, _)| name)
     }
 
     /// What the fields of that chat are called here.

@@ -1,6 +1,9 @@
 //! Mistral's view: `POST /v1/batch/jobs` and its kin.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    collections::HashSet,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use axum::Json;
 use serde_json::{Value, json};
@@ -136,7 +139,7 @@ pub(in crate::api) async fn get(
     let batch = work.state.store().batch(&id).await?;
     let mut object = object(&batch);
     if is_inline && let Some(file) = &batch.output_file {
-        object["outputs"] = inline_results(work.state.store(), file).await?;
+        object["outputs"] = inline_results(&work.state, file).await?;
     }
     Ok(Json(object))
 }
@@ -198,8 +201,11 @@ fn take_lines(fields: &mut Fields) -> Result<Source, ApiError> {
     }
 }
 
-/// Requests as lines of a file. One without a name of its own is known by its index.
+/// Requests as lines of a file. One without a name of its own is known by its index, or, where another request is
+/// called so, by the next number that is nobody's name.
 fn inline(requests: &[Value]) -> Result<String, ApiError> {
+    let taken: HashSet<&str> = requests.iter().filter_map(|request| request["custom_id"].as_str()).collect();
+    let mut next_free = requests.len();
     let mut lines = String::new();
     for (index, request) in requests.iter().enumerate() {
         let path = format!("requests[{index}]");
@@ -215,7 +221,7 @@ fn inline(requests: &[Value]) -> Result<String, ApiError> {
             return Err(wrong(&format!("{path}.body"), "an object", body));
         }
         let custom_id = match members.get("custom_id") {
-            None | Some(Value::Null) => index.to_string(),
+            None | Some(Value::Null) => default_id(index, &mut next_free, &taken),
             Some(Value::String(id)) => id.clone(),
             Some(other) => return Err(wrong(&format!("{path}.custom_id"), "a string", other)),
         };
@@ -225,8 +231,19 @@ fn inline(requests: &[Value]) -> Result<String, ApiError> {
     Ok(lines)
 }
 
+/// The index as a name, unless it is taken; then a number behind all indices.
+fn default_id(index: usize, next_free: &mut usize, taken: &HashSet<&str>) -> String {
+    let mut id = index.to_string();
+    while taken.contains(id.as_str()) {
+        id = next_free.to_string();
+        *next_free += 1;
+    }
+    id
+}
+
 /// The lines of a file of results.
-async fn inline_results(store: &Store, file: &str) -> Result<Value, ApiError> {
+async fn inline_results(state: &AppState, file: &str) -> Result<Value, ApiError> {
+    let store: &Store = state.store();
     let missing = |error| match error {
         StoreError::Missing { .. } => ApiError::invalid("inline", "`inline`: the file of results was deleted."),
         error => error.into(),
@@ -242,9 +259,12 @@ async fn inline_results(store: &Store, file: &str) -> Result<Value, ApiError> {
         content.extend_from_slice(&part);
         number += 1;
     }
-    let lines = content.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-    let lines: Result<Vec<Value>, _> = lines.map(serde_json::from_slice).collect();
-    lines.map(Value::from).map_err(|error| ApiError::Internal { message: format!("A file of results: {error}.") })
+    off_thread(state, content.len(), move || {
+        let lines = content.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        let lines: Result<Vec<Value>, _> = lines.map(serde_json::from_slice).collect();
+        lines.map(Value::from).map_err(|error| ApiError::Internal { message: format!("A file of results: {error}.") })
+    })
+    .await
 }
 
 /// Writes inline requests to a file like any other.
@@ -372,6 +392,14 @@ fn object(batch: &Batch) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_by_index_are_nobody_elses() {
+        let named = |id: &str| json!({ "custom_id": id, "body": {} });
+        let lines = inline(&[json!({ "body": {} }), named("0"), json!({ "body": {} }), named("4")]).expect("requests");
+        let id = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["custom_id"].clone();
+        assert_eq!(lines.lines().map(id).collect::<Vec<_>>(), ["5", "0", "2", "4"]);
+    }
 
     #[test]
     fn times_have_any_offset() {

@@ -11,7 +11,7 @@ use crate::{
         fields,
         files::BATCH,
         query::{ObjectId, QueryFields},
-        request::StorageWork,
+        request::{StorageWork, off_thread},
         state::unix_seconds,
         stored_error::named_by,
     },
@@ -26,7 +26,8 @@ const LISTED: u64 = 20;
 
 /// Stores a batch and tells the worker.
 pub(in crate::api) async fn create(work: StorageWork, JsonText(text): JsonText) -> Result<Json<Value>, ApiError> {
-    let mut fields = Fields::parse(&text, &fields::BATCHES)?;
+    let cost = text.len();
+    let mut fields = off_thread(&work.state, cost, move || Fields::parse(&text, &fields::BATCHES)).await?;
     let endpoint = request::take_endpoint(&mut fields)?;
     let Some(input_file) = fields.string("input_file_id")? else {
         return Err(wrong("input_file_id", "the id of a file", &Value::Null));

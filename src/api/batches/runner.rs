@@ -37,14 +37,18 @@ const ABANDONED_SECONDS: u64 = 24 * 60 * 60;
 /// Works on batches and deletes what is past its time; never ends. What it was doing when it is dropped is taken up by
 /// the next one.
 pub async fn run(state: AppState) {
-    keep_running(FAILURE_PAUSE, || work(state.clone())).await;
+    keep_running("batches", FAILURE_PAUSE, || work(state.clone())).await;
 }
 
 /// Runs what never ends; if it panics, once more after a pause.
-async fn keep_running<Running: Future<Output = ()>>(pause: Duration, begin: impl Fn() -> Running) {
+pub(in crate::api) async fn keep_running<Running: Future<Output = ()>>(
+    worker: &'static str,
+    pause: Duration,
+    begin: impl Fn() -> Running,
+) {
     // All that it leaves behind is in the store, whose transactions are whole or not at all.
     while AssertUnwindSafe(begin()).catch_unwind().await.is_err() {
-        tracing::error!("the worker of batches panicked; it begins again");
+        tracing::error!(worker, "a worker panicked; it begins again");
         sleep(pause).await;
     }
 }
@@ -181,7 +185,7 @@ mod tests {
                 panic!("on purpose");
             }
         };
-        keep_running(Duration::ZERO, panics_twice).await;
+        keep_running("test", Duration::ZERO, panics_twice).await;
         assert_eq!(began.load(Relaxed), 3);
     }
 }

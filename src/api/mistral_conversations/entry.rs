@@ -18,6 +18,8 @@ use crate::{
 const INPUTS: &str = "inputs";
 /// Of one request.
 const MOST_INPUTS: usize = 1000;
+/// Longest id or name of an agent in a handoff: as long as an agent's name can be.
+const AGENT_CHARACTERS: usize = 256;
 
 /// Keys that say when, where and by whom an entry was made: they are the server's to write, and labels in a request.
 const LABELS: [&str; 6] = ["object", "id", "created_at", "completed_at", "agent_id", "model"];
@@ -78,6 +80,11 @@ impl Entry {
             Self::Result { .. } => "fr_",
             Self::Handoff { .. } => "handoff_",
         }
+    }
+
+    /// Did an agent let another one go on?
+    pub(super) fn is_handoff(&self) -> bool {
+        matches!(self, Self::Handoff { .. })
     }
 
     /// Is it something said, rather than done?
@@ -221,10 +228,10 @@ impl Reader<'_> {
     fn handoff(&self) -> Result<Entry, ApiError> {
         self.check(&["previous_agent_id", "previous_agent_name", "next_agent_id", "next_agent_name"])?;
         Ok(Entry::Handoff {
-            previous_agent_id: self.text("previous_agent_id")?,
-            previous_agent_name: self.text("previous_agent_name")?,
-            next_agent_id: self.text("next_agent_id")?,
-            next_agent_name: self.text("next_agent_name")?,
+            previous_agent_id: self.of_agent("previous_agent_id")?,
+            previous_agent_name: self.of_agent("previous_agent_name")?,
+            next_agent_id: self.of_agent("next_agent_id")?,
+            next_agent_name: self.of_agent("next_agent_name")?,
         })
     }
 
@@ -254,6 +261,16 @@ impl Reader<'_> {
     fn text(&self, key: &str) -> Result<String, ApiError> {
         let value = self.value(key);
         value.as_str().map(str::to_owned).ok_or_else(|| wrong(&self.at(key), "a string", value))
+    }
+
+    /// An id or a name of an agent. They hardly reach the prompt, so its length would not limit them.
+    fn of_agent(&self, key: &str) -> Result<String, ApiError> {
+        let text = self.text(key)?;
+        if text.chars().count() > AGENT_CHARACTERS {
+            let expected = format!("a string of at most {AGENT_CHARACTERS} characters");
+            return Err(wrong(&self.at(key), expected, self.value(key)));
+        }
+        Ok(text)
     }
 
     fn value(&self, key: &str) -> &Value {

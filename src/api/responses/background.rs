@@ -25,17 +25,19 @@ use super::{
 };
 use crate::{
     api::{
+        batches::keep_running,
         error::ApiError,
         fields,
         request::{Work, off_thread},
         state::AppState,
         turn::TurnEvent,
     },
-    store::{ResponseEnd, ResponseState, StoreError, WaitingResponse},
+    store::{ResponseEnd, ResponseState, StoreError, StoredResponse, WaitingResponse},
 };
 
-/// After something that was not possible just now.
+/// After something that was not possible just now; twice as long after each further time.
 const RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// After the database failed.
 const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 /// A response that takes longer than this fails.
@@ -43,6 +45,10 @@ const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Answers what waits; never ends. What it was doing when it is dropped is taken up by the next one.
 pub async fn run(state: AppState) {
+    keep_running("responses", FAILURE_PAUSE, || work(state.clone())).await;
+}
+
+async fn work(state: AppState) {
     let mut worker = Worker { state, running: JoinSet::new(), by_id: HashMap::new() };
     while let Err(error) = worker.state.store().requeue_responses().await {
         tracing::warn!(%error, "responses in the background have to wait");
@@ -78,7 +84,7 @@ impl Worker {
                 match ended {
                     Ok(id) => drop(self.by_id.remove(&id)),
                     // One that was aborted has been forgotten already, so this was a panic.
-                    Err(_) => self.fail_finished().await?,
+                    Err(_) => self.fail_finished().await,
                 }
             }
             () = self.state.responses_changed().notified() => {}
@@ -104,19 +110,25 @@ impl Worker {
 
 impl Worker {
     /// Fails the responses whose tasks have ended without saying so.
-    async fn fail_finished(&mut self) -> Result<(), StoreError> {
+    async fn fail_finished(&mut self) {
         let finished = self.by_id.extract_if(|_, handle| handle.is_finished());
         let ids: Vec<String> = finished.map(|(id, _)| id).collect();
         for id in ids {
-            let (response, _) = self.state.store().response(&id).await?;
-            let message = "The request failed; this is a bug of the server.".to_owned();
-            let ending = Ending { usage: None, error: Some(ApiError::Internal { message }) };
-            let failed = ResponseState::Failed;
-            let body = Draft::stored(&response).map_or(response.body.clone(), |draft| draft.body(failed, &ending));
-            let end = ResponseEnd { state: failed, body, output: Vec::new(), append: None };
-            self.state.store().end_response(&id, end).await?;
+            loop {
+                match self.state.store().response(&id).await {
+                    Ok((response, _)) => {
+                        let message = "The request failed; this is a bug of the server.".to_owned();
+                        let ending = Ending { usage: None, error: Some(ApiError::Internal { message }) };
+                        break fail(&self.state, &response, &ending).await;
+                    }
+                    Err(StoreError::Missing { .. }) => break, // it was deleted
+                    Err(error) => {
+                        tracing::warn!(%error, response = id, "responses in the background have to wait");
+                        sleep(FAILURE_PAUSE).await;
+                    }
+                }
+            }
         }
-        Ok(())
     }
 }
 
@@ -132,19 +144,22 @@ struct Ended {
 async fn answer(state: AppState, waiting: WaitingResponse) -> String {
     let id = waiting.response.id.clone();
     let deadline = Instant::now() + PATIENCE;
+    let mut pause = RETRY;
     let ended = loop {
-        match attempt(&state, &waiting, deadline).await {
+        let error = match attempt(&state, &waiting, deadline).await {
             Ok(ended) => break ended,
-            Err(ApiError::Busy { .. } | ApiError::Unavailable { .. }) => sleep(RETRY).await,
-            Err(error) => {
-                let ending = Ending { usage: None, error: Some(error) };
-                break Ended { state: ResponseState::Failed, output: Vec::new(), ending, record: None };
+            Err(ApiError::Busy { .. } | ApiError::Unavailable { .. }) if Instant::now() + pause < deadline => {
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_RETRY);
+                continue;
             }
-        }
+            Err(ApiError::Busy { .. } | ApiError::Unavailable { .. }) => ApiError::DeadlineExceeded,
+            Err(error) => error,
+        };
+        let ending = Ending { usage: None, error: Some(error) };
+        break Ended { state: ResponseState::Failed, output: Vec::new(), ending, record: None };
     };
-    if let Err(error) = keep(&state, &waiting, ended).await {
-        tracing::warn!(%error, response = id, "the end of a response could not be stored");
-    }
+    keep(&state, &waiting, ended).await;
     id
 }
 
@@ -175,24 +190,33 @@ async fn attempt(state: &AppState, waiting: &WaitingResponse, deadline: Instant)
     Err(ApiError::Internal { message: "The answer has no end.".to_owned() })
 }
 
-async fn keep(state: &AppState, waiting: &WaitingResponse, ended: Ended) -> Result<(), ApiError> {
+/// Stores the end of a response. If that cannot be, because its conversation has gone on without it or nothing more can
+/// be stored, it has failed.
+async fn keep(state: &AppState, waiting: &WaitingResponse, ended: Ended) {
     let id = &waiting.response.id;
-    let draft = Draft::stored(&waiting.response)?;
     let Ended { state: last, output, ending, record } = ended;
-    let append = record.and_then(|record| record.append(&output));
-    let body = draft.body(last, &ending);
-    let end = ResponseEnd { state: last, body, output: to_store(&output), append };
-    match state.store().end_response(id, end).await {
-        Ok(_) => Ok(()),
-        // Its conversation has gone on without it, or is full, or gone.
-        Err(error @ (StoreError::Moved { .. } | StoreError::TooManyItems { .. } | StoreError::ItemExists { .. }))
-        | Err(error @ StoreError::Missing { kind: "conversation", .. }) => {
-            let ending = Ending { usage: ending.usage, error: Some(error.into()) };
-            let body = draft.body(ResponseState::Failed, &ending);
-            let end = ResponseEnd { state: ResponseState::Failed, body, output: Vec::new(), append: None };
-            state.store().end_response(id, end).await?;
-            Ok(())
+    let stored = match Draft::stored(&waiting.response) {
+        Ok(draft) => {
+            let append = record.and_then(|record| record.append(&output));
+            let end = ResponseEnd { state: last, body: draft.body(last, &ending), output: to_store(&output), append };
+            state.store().end_response(id, end).await.map_err(ApiError::from)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = stored {
+        tracing::warn!(%error, response = id, "the end of a response could not be stored");
+        let ending = Ending { usage: ending.usage, error: ending.error.or(Some(error)) };
+        fail(state, &waiting.response, &ending).await;
+    }
+}
+
+/// Ends a response as failed, without output, however often that has to be tried.
+async fn fail(state: &AppState, response: &StoredResponse, ending: &Ending) {
+    let id = &response.id;
+    let failed = ResponseState::Failed;
+    let body = Draft::stored(response).map_or_else(|_| response.body.clone(), |draft| draft.body(failed, ending));
+    while let Err(error) = state.store().fail_response(id, body.clone()).await {
+        tracing::warn!(%error, response = id, "a response cannot even fail");
+        sleep(FAILURE_PAUSE).await;
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! Main type: [`Exchange`]: the request, its items with references looked up, and the items before them.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     OWNER,
-    items::{Given, from_store},
-    request::{Asked, Continued, Truncation},
+    items::{Given, from_store, id_of},
+    request::{Asked, Continued, Delivery, Truncation},
     thread::{Place, Thread},
 };
 use crate::{
@@ -20,8 +22,11 @@ use crate::{
         stored_error::named_by,
         turn::{Turn, TurnRequest},
     },
-    store::Store,
+    store::{Store, StoreError},
 };
+
+/// Most items of an input that are only named.
+const MAX_REFERENCES: usize = 1000;
 
 /// A request with everything that the model is to read.
 #[derive(Debug)]
@@ -40,8 +45,9 @@ pub(super) struct Exchange {
 impl Exchange {
     /// Looks up what the request names.
     pub(super) async fn new(mut asked: Asked, state: &AppState) -> Result<Self, ApiError> {
+        check_references(&asked.input.items)?;
         let (store, max_bytes) = (state.store(), state.limits().body_bytes);
-        let (mut position, mut bodies) = (None, Vec::new());
+        let (mut position, mut bodies, mut taken) = (None, Vec::new(), None);
         match &asked.continued {
             None => {}
             Some(continued @ Continued::Response(id)) => {
@@ -52,24 +58,28 @@ impl Exchange {
                 let found = store.whole_conversation(OWNER, id, max_bytes).await;
                 let (conversation, items) = found.map_err(named_by(continued.field()))?;
                 position = Some(conversation.last_position);
+                if !matches!(asked.delivery, Delivery::Now { stored: false, .. }) {
+                    taken = Some(items.iter().map(|item| item.id.clone()).collect());
+                }
                 bodies = items.into_iter().map(|item| item.body).collect();
             }
         }
-        let (mut memory, bytes) = (None, bodies.iter().map(String::len).sum());
-        state.reserve_body(&mut memory, bytes)?;
+        let bytes: usize = bodies.iter().map(String::len).sum();
+        let mut along = Along { bytes, memory: None, taken };
+        state.reserve_body(&mut along.memory, bytes)?;
         let read = move || bodies.iter().map(|body| from_store(body)).collect();
         let before = off_thread(state, bytes, read).await?;
         let mut input = Vec::new();
         for given in std::mem::take(&mut asked.input.items) {
             input.push(match given {
-                Given::Item(item) => item,
-                Given::Reference { id, path } => {
-                    let path = format!("{path}.id");
-                    from_store(&store.any_item(OWNER, &id).await.map_err(named_by(&path))?)?
+                Given::Item(item) if along.is_taken(id_of(&item)) => {
+                    return Err(StoreError::ItemExists { id: id_of(&item).to_owned() }.into());
                 }
+                Given::Item(item) => item,
+                Given::Reference { id, path } => along.referred(&id, &format!("{path}.id"), state).await?,
             });
         }
-        Ok(Self { asked, input, before, position, _memory: memory })
+        Ok(Self { asked, input, before, position, _memory: along.memory })
     }
 
     /// The turn that answers it. With `truncation` auto as few of the oldest items are left out as is possible.
@@ -139,6 +149,59 @@ impl Exchange {
         let mut body = self.asked.chat.clone();
         body.insert("messages".to_owned(), messages);
         TurnRequest { body, names, dialect: Dialect::OpenAi }
+    }
+}
+
+/// What a request brings along without saying it.
+struct Along {
+    /// Of what it continues and refers to; each time that it does.
+    bytes: usize,
+    memory: Option<OwnedSemaphorePermit>,
+    /// The ids in the conversation that gets the input, if one does.
+    taken: Option<HashSet<String>>,
+}
+
+impl Along {
+    /// Does the conversation have this id? From now on it does.
+    fn is_taken(&mut self, id: &str) -> bool {
+        self.taken.as_mut().is_some_and(|taken| !taken.insert(id.to_owned()))
+    }
+
+    /// The item that the field at `path` names.
+    async fn referred(&mut self, id: &str, path: &str, state: &AppState) -> Result<Value, ApiError> {
+        if self.is_taken(id) {
+            let message = format!("`{path}`: the conversation has this item already, or gets it here already.");
+            return Err(ApiError::invalid(path, message));
+        }
+        let limit = state.limits().body_bytes;
+        let body = match state.store().any_item(OWNER, id, limit.saturating_sub(self.bytes)).await {
+            Err(StoreError::TooLong { .. }) => {
+                return Err(ApiError::Invalid {
+                    message: format!("`{path}`: all that the input refers to and continues may have {limit} bytes."),
+                    param: Some(path.to_owned()),
+                    code: Some("context_length_exceeded"),
+                });
+            }
+            found => found.map_err(named_by(path))?,
+        };
+        self.bytes += body.len();
+        state.reserve_body(&mut self.memory, self.bytes)?;
+        off_thread(state, body.len(), move || from_store(&body)).await
+    }
+}
+
+/// Each reference is looked up on its own, so there is an end to them.
+fn check_references(items: &[Given]) -> Result<(), ApiError> {
+    let mut paths = items.iter().filter_map(|given| match given {
+        Given::Item(_) => None,
+        Given::Reference { path, .. } => Some(path),
+    });
+    match paths.nth(MAX_REFERENCES) {
+        None => Ok(()),
+        Some(path) => {
+            let message = format!("`{path}`: an input may have {MAX_REFERENCES} references.");
+            Err(ApiError::invalid(path, message))
+        }
     }
 }
 

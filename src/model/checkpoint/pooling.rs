@@ -62,6 +62,7 @@ pub(super) fn read(dir: &Path, head: HeadSettings, width: usize) -> Result<Pooli
         HeadSettings::Classes { labels, activation } => Ok(Pooling::Classes { labels, activation }),
         HeadSettings::Logits | HeadSettings::Nothing => {
             check_prompts(dir)?;
+            check_letters(dir)?;
             Ok(Pooling::Embedding { width, normalized: is_normalized(dir, width)? })
         }
     }
@@ -145,6 +146,20 @@ fn check_prompts(dir: &Path) -> Result<(), CheckpointError> {
     match root.text("default_prompt_name")? {
         Some(_) => Err(root.refuse("default_prompt_name", "null: prompts are the client's to write")),
         None => Ok(()),
+    }
+}
+
+/// Refuses texts that would have to be written in small letters before they are tokenized.
+fn check_letters(dir: &Path) -> Result<(), CheckpointError> {
+    let path = dir.join("sentence_bert_config.json");
+    if !path.is_file() {
+        return Ok(());
+    }
+    let value = read_config(&path)?;
+    let root = Section::root(&path, &value)?;
+    match root.flag("do_lower_case")? {
+        Some(true) => Err(root.refuse("do_lower_case", "false: texts are embedded in the letters that they have")),
+        Some(false) | None => Ok(()),
     }
 }
 

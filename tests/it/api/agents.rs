@@ -103,6 +103,18 @@ async fn what_could_not_be_asked_is_refused_by_name() {
             r#"422 ["body","tools",1,"function","name"] "value_error""#,
         ),
         (json!({ "handoffs": ["ag_nobody"] }), r#"422 ["body","handoffs",0] "value_error""#),
+        // With these no chat would fit the model's context.
+        (
+            json!({ "instructions": "a ".repeat(5000) }),
+            r#"400 "invalid_request_error" "instructions" "context_length_exceeded""#,
+        ),
+        (
+            json!({ "instructions": "a", "tools": [{
+                "type": "function",
+                "function": { "name": "a", "description": "a ".repeat(5000), "parameters": { "type": "object" } },
+            }] }),
+            r#"400 "invalid_request_error" "tools" "context_length_exceeded""#,
+        ),
         (json!({ "guardrails": [{ "block_on_error": true }] }), r#"422 ["body","guardrails"] "value_error""#),
     ] {
         let answer = harness.post("/v1/agents", &merged(json!({ "model": "tiny", "name": "Ann" }), more.clone())).await;

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::task::JoinSet;
-use tramontane::api::{HttpLimits, run_background_responses};
+use tramontane::{
+    api::{HttpLimits, run_background_responses},
+    store::Store,
+};
 
 use super::{
     responses::{last, listens, path_of},
@@ -115,4 +118,28 @@ async fn a_conversation_that_has_gone_on_makes_a_response_fail() {
     let failed = harness.batch_when(&path_of(&response), |it| it["status"] == "failed").await;
     assert_eq!((&failed["error"]["code"], &failed["error"]["param"]), (&json!("server_error"), &json!("conversation")));
     assert_eq!(harness.get(&items).await.json()["data"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn a_response_whose_end_finds_no_room_has_failed() {
+    let store = Store::in_memory(1 << 20).expect("memory");
+    let harness = Harness::storing_gated(says("Yes."), HttpLimits::default(), store);
+    let conversation = harness.post("/v1/conversations", &json!({})).await.json();
+    // What is only named takes room at the end: the conversation gets it whole.
+    let long = json!({ "items": [{ "role": "user", "content": "la ".repeat(2000) }] });
+    let other = harness.post("/v1/conversations", &long).await.json();
+    let items = format!("/v1/conversations/{}/items", other["id"].as_str().expect("an id"));
+    let named = harness.get(&items).await.json()["first_id"].clone();
+    let input = json!([{ "type": "item_reference", "id": named }]);
+    let more = json!({ "background": true, "conversation": conversation["id"], "input": input });
+    let response = harness.response(more).await;
+    for text in ["x".repeat(20_000), "x".to_owned()] {
+        let body = json!({ "items": [{ "role": "user", "content": text }] });
+        while harness.post("/v1/conversations", &body).await.status == 200 {}
+    }
+    let _worker = harness.background();
+    harness.gate.open();
+    let failed = harness.batch_when(&path_of(&response), |it| it["status"] == "failed").await;
+    assert_eq!((&failed["error"]["code"], &failed["output"]), (&json!("server_error"), &json!([])));
+    assert!(failed["error"]["message"].as_str().is_some_and(|text| text.contains("full")), "{failed}");
 }

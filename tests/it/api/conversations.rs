@@ -123,6 +123,24 @@ async fn of_two_responses_at_once_the_second_is_refused() {
 }
 
 #[tokio::test]
+async fn an_answer_to_an_item_that_was_deleted_meanwhile_is_refused() {
+    let harness = Harness::storing_gated(says("Yes."), HttpLimits::default(), memory());
+    let made = conversation(&harness, json!({ "items": [user("one"), user("two")] })).await;
+    let list = harness.get(&format!("{}/items", path_of(&made))).await.json();
+    let second = format!("{}/items/{}", path_of(&made), list["first_id"].as_str().expect("an id"));
+    let body = json!({ "model": "tiny", "input": "Hello", "conversation": made["id"] });
+    let engine = harness.state.loaded_model().expect("a model is set").engine.clone();
+    let deletes = async {
+        super::support::eventually("it is asked", || engine.snapshot().running + engine.snapshot().waiting == 1).await;
+        assert_eq!(harness.delete(&second).await.status, 200);
+        harness.gate.open();
+    };
+    let (refused, ()) = tokio::join!(harness.post("/v1/responses", &body), deletes);
+    assert_eq!(refused.error(), r#"409 "conversation" "conversation_changed""#);
+    assert_eq!(texts(&harness, &made).await, ["one"]);
+}
+
+#[tokio::test]
 async fn what_is_past_its_time_is_gone() {
     let storage = StorageLimits { retention: Duration::from_secs(1), ..StorageLimits::default() };
     let harness = Harness::storing(says("Yes."), HttpLimits { storage, ..HttpLimits::default() }, memory());

@@ -81,6 +81,26 @@ async fn the_client_may_let_the_next_agent_go_on() {
 }
 
 #[tokio::test]
+async fn a_restart_names_no_version_once_the_conversation_is_handed_over() {
+    let harness = routes_and_speaks();
+    let (ann, bob) = ann_and_bob(&harness).await;
+    let begun = harness.converse(json!({ "agent_id": ann })).await;
+    let history = harness.get(&path(&begun, "/history")).await.json();
+    let restart = async |entry: usize, more: Value| {
+        let body = merged(json!({ "from_entry_id": history["entries"][entry]["id"] }), more);
+        harness.post(&path(&begun, "/restart"), &body).await
+    };
+    let refused = r#"422 ["body","agent_version"] "value_error""#;
+    // Ann has the word at first, so her version counts.
+    assert_eq!(restart(0, json!({ "agent_version": 0 })).await.status, 200);
+    assert_eq!(mistral_error(&restart(0, json!({ "agent_version": 7 })).await), refused);
+    let behind = json!({ "inputs": "More" });
+    assert_eq!(restart(2, behind.clone()).await.json()["outputs"][0]["agent_id"], json!(bob));
+    let versioned = restart(2, merged(behind, json!({ "agent_version": 0 }))).await;
+    assert_eq!(mistral_error(&versioned), refused);
+}
+
+#[tokio::test]
 async fn agents_that_hand_over_in_a_circle_are_stopped() {
     let both = vec![("Route.", call("transfer_to_Bob")), ("Speak.", call("transfer_to_Ann"))];
     let harness = Harness::new(as_told(both));

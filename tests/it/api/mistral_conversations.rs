@@ -275,6 +275,11 @@ async fn what_is_wrong_is_told_by_its_place() {
                 "previous_agent_name": "A", "next_agent_id": "b", "next_agent_name": "B" }] }),
             r#"422 ["body","inputs",1,"next_agent_id"] "value_error""#,
         ),
+        (
+            json!({ "inputs": [{ "role": "user", "content": "a" }, { "type": "agent.handoff", "previous_agent_id": "a",
+                "previous_agent_name": "A".repeat(257), "next_agent_id": "b", "next_agent_name": "B" }] }),
+            r#"422 ["body","inputs",1,"previous_agent_name"] "value_error""#,
+        ),
         (json!({ "instructions": [] }), r#"422 ["body","instructions"] "value_error""#),
     ] {
         let body = merged(json!({ "model": "tiny", "inputs": "Hello" }), more.clone());
@@ -413,6 +418,9 @@ async fn who_is_meant_is_told_apart() {
     assert_eq!(refused.error(), r#"400 "inputs" "unknown_parameter""#);
     let empty = harness.post_as("mistral-client-python/3.7.0", PATH, &json!({})).await;
     assert_eq!(mistral_error(&empty), r#"422 ["body","inputs"] "value_error""#);
+
+    let long = harness.post(PATH, &json!({ "model": "tiny", "inputs": "a ".repeat(20_000) })).await;
+    assert_eq!(mistral_error(&long), r#"400 "invalid_request_error" "inputs" "context_length_exceeded""#);
 
     let mistrals = harness.converse(json!({ "model": "tiny" })).await;
     let id = openais["id"].as_str().expect("an id");

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 use tramontane::types::{Activation, Pooling};
 
-use super::support::{END_OF_INSTRUCTION, Harness, codec, control, ids, mistral_error, small_engine};
+use super::support::{END_OF_INSTRUCTION, Harness, codec, control, ids, mistral_error, pooled, small_engine};
 
 const MISTRAL_CLIENT: &str = "mistral-client-python/3.7.0";
 const MISTRAL_CATEGORIES: [&str; 9] = [
@@ -120,20 +120,41 @@ async fn the_last_message_of_a_conversation_is_judged() {
 
 #[tokio::test]
 async fn a_classification_head_judges_by_its_labels() {
-    let labels = ["Violence", "sexual", "other"].map(str::to_owned).to_vec();
-    let harness = Harness::pooling(Pooling::Classes { labels, activation: Activation::Softmax });
-    let answer = harness.post("/v1/moderations", &json!({ "input": "Hello" })).await.json();
-    let scores = &answer["results"][0]["category_scores"];
-    // Counts of tokens are at least 0, and sigmoid(0) is no more than the threshold.
-    assert!(scores["violence"].as_f64().is_some_and(|score| score >= 0.5), "{answer}");
-    assert_eq!((&scores["hate"], &answer["results"][0]["categories"]["hate"]), (&json!(0.0), &json!(false)));
-    let card = harness.get("/v1/models/tiny").await.json();
-    assert_eq!(card["capabilities"]["moderation"], true);
-
-    let labels = vec!["LABEL_0".to_owned(), "LABEL_1".to_owned()];
-    let harness = Harness::pooling(Pooling::Classes { labels, activation: Activation::Softmax });
-    let answer = harness.post("/v1/moderations", &json!({ "input": "Hello" })).await;
-    assert_eq!(answer.error(), r#"400 "model" null"#);
+    // A text that is pooled to a different value for each label.
+    let values = |text: &str| {
+        let [bos, eos] = codec().ends();
+        let tokens: Vec<u32> = bos.into_iter().chain(ids(text)).chain(eos).collect();
+        pooled(&tokens, 3)
+    };
+    let differ = |values: &[f32]| values[0] != values[1] && values[1] != values[2] && values[0] != values[2];
+    let sentence = "The quick brown fox jumps over the lazy dog.";
+    let mut texts = (1..sentence.len()).map(|end| &sentence[..end]);
+    let text = texts.find(|&text| differ(&values(text))).expect("one of these");
+    for activation in [Activation::Softmax, Activation::Sigmoid] {
+        let expected = activation.apply(&values(text));
+        for place in 0..3 {
+            let mut labels = ["Violence", "sexual", "other"].map(str::to_owned).to_vec();
+            labels.rotate_right(place);
+            let harness = Harness::pooling(Pooling::Classes { labels, activation });
+            let answer = harness.post("/v1/moderations", &json!({ "input": text })).await.json();
+            let (found, scores) = (&answer["results"][0]["categories"], &answer["results"][0]["category_scores"]);
+            for (name, score) in [("violence", expected[place]), ("sexual", expected[(place + 1) % 3])] {
+                let judged = scores[name].as_f64().expect("a number");
+                assert!((judged - f64::from(score)).abs() < 1e-6, "{name} is {judged}, not {score}");
+                assert_eq!(found[name], json!(score > 0.5), "{name}");
+            }
+            assert_eq!((&scores["hate"], &found["hate"]), (&json!(0.0), &json!(false)));
+            let card = harness.get("/v1/models/tiny").await.json();
+            assert_eq!(card["capabilities"]["moderation"], true);
+        }
+    }
+    // Labels of something else, and scores that are no probabilities.
+    for (label, activation) in [("LABEL_0", Activation::Softmax), ("violence", Activation::Identity)] {
+        let labels = vec![label.to_owned(), "LABEL_1".to_owned()];
+        let harness = Harness::pooling(Pooling::Classes { labels, activation });
+        let answer = harness.post("/v1/moderations", &json!({ "input": "Hello" })).await;
+        assert_eq!(answer.error(), r#"400 "model" null"#, "{label}");
+    }
 }
 
 #[tokio::test]

@@ -100,6 +100,18 @@ fn a_prompt_in_front_of_every_text_is_refused() {
 }
 
 #[test]
+fn texts_in_small_letters_are_refused() {
+    let dir = copy_of("embed-e5");
+    let file = dir.path().join("sentence_bert_config.json");
+    fs::write(&file, r#"{"max_seq_length": 4096, "do_lower_case": false}"#).unwrap();
+    assert!(Checkpoint::open(dir.path()).is_ok());
+    edit(&file, |config| config["do_lower_case"] = json!(true));
+    let error = Checkpoint::open(dir.path()).unwrap_err().to_string();
+    let expected = "do_lower_case is true, expected false: texts are embedded in the letters that they have";
+    assert!(error.ends_with(expected), "{error}");
+}
+
+#[test]
 fn only_the_last_token_is_pooled() {
     let file = "1_Pooling/config.json";
     check_e5(
