@@ -19,7 +19,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use layers::Layers;
 
-pub use args::{Args, EngineArgs, HttpArgs, LogArgs, ModelArgs, NetworkArgs, StorageArgs};
+pub use args::{AccessArgs, Args, DataArgs, EngineArgs, HttpArgs, LogArgs, ModelArgs, NetworkArgs, StorageArgs};
 pub use error::ConfigError;
 pub use layers::{Origin, Resolved};
 pub use units::{ByteSize, Span};
@@ -42,6 +42,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// What is stored.
     pub storage: StorageConfig,
+    /// Who is let in.
+    pub access: AccessConfig,
     /// Logs.
     pub log: LogConfig,
     resolved: Vec<Resolved>,
@@ -145,6 +147,13 @@ pub enum DataPlace {
     Directory(PathBuf),
 }
 
+/// Who is let in.
+#[derive(Clone, Debug)]
+pub struct AccessConfig {
+    /// Everybody, from wherever they reach the server.
+    pub insecure_open: Switch,
+}
+
 /// What is logged, and how it looks.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
@@ -197,11 +206,12 @@ impl Config {
         let engine = engine_limits(&mut layers, if on_gpu { &GPU_STEPS } else { &CPU_STEPS })?;
         let http = http_config(&mut layers)?;
         let storage = storage_config(&mut layers)?;
+        let access = AccessConfig { insecure_open: layers.take("insecure_open", Switch::Off)? };
         let log = LogConfig {
             format: layers.take("log_format", LogFormat::Auto)?,
             level: layers.take("log_level", LogFilter::from_level(defaults.log_level))?,
         };
-        Ok(Config { model, engine, http, storage, log, resolved: layers.finish() })
+        Ok(Config { model, engine, http, storage, access, log, resolved: layers.finish() })
     }
 
     /// The configuration as a TOML file, each line with the place its value came from.

@@ -11,6 +11,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod governance;
 pub mod model;
 pub mod prompt;
 pub mod store;

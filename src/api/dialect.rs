@@ -187,6 +187,7 @@ fn in_mistrals_form(error: &ApiError, part: &str) -> (StatusCode, Value) {
         | ApiError::Unavailable { .. }
         | ApiError::DeadlineExceeded
         | ApiError::Stored(_)
+        | ApiError::Access(_)
         | ApiError::Internal { .. } => (error.status(), flat(error)),
     }
 }

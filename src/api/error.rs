@@ -6,12 +6,12 @@
 
 use axum::{
     Json,
-    http::{HeaderName, HeaderValue, StatusCode, header::RETRY_AFTER},
+    http::{HeaderName, HeaderValue, StatusCode, header::RETRY_AFTER, header::WWW_AUTHENTICATE},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
 
-use super::stored_error::StoredError;
+use super::{access_error::AccessError, stored_error::StoredError};
 use crate::{engine::SubmitError, prompt::PromptError, types::InvalidSampling};
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -90,6 +90,9 @@ pub enum ApiError {
     /// Something about a file or a batch.
     #[error("{0}")]
     Stored(#[from] StoredError),
+    /// The caller is not let in, or may not do this.
+    #[error("{0}")]
+    Access(#[from] AccessError),
     /// The request's time is over.
     #[error("The request was not finished in time.")]
     DeadlineExceeded,
@@ -120,6 +123,7 @@ impl ApiError {
             Self::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Stored(error) => error.status(),
+            Self::Access(error) => error.status(),
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -140,6 +144,7 @@ impl ApiError {
             Self::Busy { .. } => "rate_limit_error",
             Self::Unavailable { .. } => "service_unavailable_error",
             Self::Stored(error) => error.kind(),
+            Self::Access(error) => error.kind(),
             Self::DeadlineExceeded => "timeout_error",
             Self::Internal { .. } => "server_error",
             Self::Invalid { .. }
@@ -158,7 +163,8 @@ impl ApiError {
             Self::Invalid { param, .. } => param.as_deref(),
             Self::ModelNotFound { .. } => Some("model"),
             Self::Stored(error) => error.param(),
-            Self::RouteNotFound { .. }
+            Self::Access(_)
+            | Self::RouteNotFound { .. }
             | Self::NotServed { .. }
             | Self::MethodNotAllowed { .. }
             | Self::BodyTimeout { .. }
@@ -184,6 +190,7 @@ impl ApiError {
             Self::Busy { .. } => Some("busy"),
             Self::Unavailable { .. } => Some("unavailable"),
             Self::Stored(error) => Some(error.code()),
+            Self::Access(error) => Some(error.code()),
             Self::DeadlineExceeded => Some("deadline_exceeded"),
             Self::Internal { .. } => Some("internal_error"),
         }
@@ -203,6 +210,7 @@ impl ApiError {
             | Self::BodyTooLarge { .. }
             | Self::NotJson { .. }
             | Self::Stored(_)
+            | Self::Access(_)
             | Self::DeadlineExceeded
             | Self::Internal { .. } => None,
         }
@@ -217,6 +225,9 @@ impl IntoResponse for ApiError {
         let mut response = (self.status(), Json(self.body())).into_response();
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, seconds);
+        }
+        if self.status() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if matches!(self, Self::NotServed { .. }) {
             // OpenAI's clients take any 5xx as a reason to try again unless they are told.

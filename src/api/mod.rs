@@ -8,6 +8,8 @@
 //! Invariants: no request can harm another, whatever it sends or fails to read; and no field is ignored: it is
 //! honoured, asks for nothing, or is refused by name.
 
+mod access;
+mod access_error;
 mod agents;
 mod answer;
 mod assembler;
@@ -59,6 +61,7 @@ use axum::{
 
 use self::error::ApiError;
 pub use self::{
+    access_error::AccessError,
     batches::run as run_batches,
     params::{GenerationParams, Scheduling, Stopping},
     request::layers,

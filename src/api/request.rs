@@ -16,6 +16,7 @@ use tokio::task::JoinError;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
+    access,
     dialect::Dialect,
     error::ApiError,
     params::is_request_id,
@@ -194,7 +195,7 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
     request.extensions_mut().insert(RequestId(id.clone()));
     let dialect = Dialect::of_head(request.uri().path(), request.headers()).unwrap_or(Dialect::OpenAi);
     let method = request.method().clone();
-    let mut response = dialect.translated(&method, next.run(request).await);
+    let mut response = dialect.translated(&method, access::let_in(&state, request, next).await);
     if !response.headers().contains_key(&REQUEST_ID) {
         set_request_id(&mut response, &id);
     }

@@ -29,6 +29,7 @@ use tokio::{
 use tower::util::MapFuture;
 
 use super::{
+    access::watch_keys,
     app,
     batches::run as run_batches,
     idle::OpenRequests,
@@ -63,6 +64,7 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
     let mut workers = JoinSet::new();
     workers.spawn(run_batches(server.state.clone()));
     workers.spawn(run_background_responses(server.state.clone()));
+    workers.spawn(watch_keys(server.state.governance().clone()));
     let running = watch::Sender::new(());
     let mut shutdown = pin!(shutdown);
     loop {

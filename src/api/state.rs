@@ -16,6 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::error::ApiError;
 use crate::{
     engine::{EngineHandle, Health},
+    governance::Governance,
     prompt::{AnswerForm, Codec},
     store::Store,
     telemetry::{EngineMetrics, HttpMetrics},
@@ -177,6 +178,7 @@ struct Inner {
     draining: AtomicBool,
     served: OnceLock<Served>,
     store: Store,
+    governance: Governance,
     batches_changed: Notify,
     responses_changed: Notify,
 }
@@ -193,8 +195,13 @@ pub(super) struct InFlight {
 }
 
 impl AppState {
-    /// A server without a model yet.
+    /// A server without a model yet, whose user is whoever reaches it.
     pub fn new(limits: HttpLimits, store: Store) -> Self {
+        Self::governed(limits, store, Governance::in_memory().expect("a database in memory needs nothing"))
+    }
+
+    /// The same for those alone who are let in.
+    pub fn governed(limits: HttpLimits, store: Store, governance: Governance) -> Self {
         let [slots, storage_slots] = [(); 2].map(|()| Arc::new(Semaphore::new(limits.max_requests)));
         let body_pieces = (limits.all_bodies_bytes / BODY_PIECE_BYTES).min(Semaphore::MAX_PERMITS);
         let inner = Inner {
@@ -208,6 +215,7 @@ impl AppState {
             draining: AtomicBool::new(false),
             served: OnceLock::new(),
             store,
+            governance,
             batches_changed: Notify::new(),
             responses_changed: Notify::new(),
         };
@@ -271,6 +279,11 @@ impl AppState {
     /// Where files and batches are.
     pub(super) fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// Who may ask.
+    pub(super) fn governance(&self) -> &Governance {
+        &self.inner.governance
     }
 
     /// Rings when there is a batch to begin or to cancel.

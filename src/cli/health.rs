@@ -17,11 +17,18 @@ pub(super) struct HealthArgs {
     /// Address of the server
     #[arg(long, env = "TRAMONTANE_BIND", hide_env = true, default_value = "127.0.0.1:8000", value_name = "ADDR:PORT")]
     bind: SocketAddr,
+    /// Key that the server lets in, if it has any
+    #[arg(env = "TRAMONTANE_API_KEY", hide = true, hide_env_values = true)]
+    api_key: Option<String>,
 }
 
 impl HealthArgs {
     pub(super) fn run(&self) -> Result<()> {
-        let status = ask(reachable(self.bind)).with_context(|| format!("no answer from {}", self.bind))?;
+        let key = self.api_key.as_deref();
+        let status = ask(reachable(self.bind), key).with_context(|| format!("no answer from {}", self.bind))?;
+        if status.contains(" 401 ") {
+            bail!("{} lets nobody in without a key: set TRAMONTANE_API_KEY to one that may ask this", self.bind);
+        }
         if !status.contains(" 200 ") {
             bail!("{} is not ready: {status}", self.bind);
         }
@@ -39,11 +46,12 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 /// The status line of `GET /health/ready`.
-fn ask(address: SocketAddr) -> Result<String> {
+fn ask(address: SocketAddr, key: Option<&str>) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let credential = key.map_or(String::new(), |key| format!("Authorization: Bearer {key}\r\n"));
+    write!(stream, "GET /health/ready HTTP/1.1\r\nHost: {address}\r\n{credential}Connection: close\r\n\r\n")?;
     let mut head = String::new();
     stream.take(64 * 1024).read_to_string(&mut head)?;
     Ok(head.lines().next().unwrap_or_default().to_owned())

@@ -10,6 +10,7 @@ mod accelerator;
 mod answer;
 mod bench;
 mod chat;
+mod data;
 mod doctor;
 mod draft_model;
 mod error;
@@ -17,6 +18,7 @@ mod generate;
 mod health;
 mod hub;
 mod inspect;
+mod keys;
 mod loading;
 mod locate;
 mod machine;
@@ -24,6 +26,7 @@ mod memory_plan;
 mod progress;
 mod pull;
 mod serve;
+mod tenants;
 
 use std::process::ExitCode;
 
@@ -58,6 +61,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
     Health(health::HealthArgs),
+    Keys(keys::KeysArgs),
+    Tenants(tenants::TenantsArgs),
 }
 
 /// The process: reads its arguments, does what they say.
@@ -94,6 +99,8 @@ impl Cli {
             Command::Generate(args) => args.settings(),
             Command::Chat(args) => args.settings(),
             Command::Bench(args) => args.settings(),
+            Command::Keys(args) => args.settings(),
+            Command::Tenants(args) => args.settings(),
             Command::Doctor(_) | Command::Health(_) => Args::default(),
         };
         args.log = log;
@@ -120,6 +127,8 @@ impl Command {
             Command::Doctor(args) => args.run(&config),
             Command::Bench(args) => args.run(&config, style),
             Command::Health(args) => args.run(),
+            Command::Keys(args) => args.run(&config),
+            Command::Tenants(args) => args.run(&config),
         }
     }
 }

@@ -13,12 +13,12 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{loading, locate::Network};
+use super::{data, loading, locate::Network};
 use crate::{
     api::{self, AppState, Drained, HttpLimits, ServedModel, StorageLimits},
-    config::{Args, Config, DataPlace, EngineArgs, HttpArgs, ModelArgs, StorageArgs, StorageConfig},
+    config::{AccessArgs, Args, Config, ConfigError, EngineArgs, HttpArgs, ModelArgs, StorageArgs},
     engine::EngineConfig,
-    store::Store,
+    governance::Governance,
     telemetry::logs::LogStyle,
     types::Pooling,
 };
@@ -39,16 +39,19 @@ pub(super) struct ServeArgs {
     http: HttpArgs,
     #[command(flatten)]
     storage: StorageArgs,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 impl ServeArgs {
     pub(super) fn settings(&self) -> Args {
-        let Self { model, engine, http, storage } = self;
+        let Self { model, engine, http, storage, access } = self;
         Args {
             model: model.clone(),
             engine: engine.clone(),
             http: http.clone(),
             storage: storage.clone(),
+            access: access.clone(),
             ..Args::default()
         }
     }
@@ -65,12 +68,13 @@ impl ServeArgs {
 
 async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) -> Result<()> {
     let stop = stop_signal()?;
-    let store = open_store(&config.storage)?;
+    let (store, governance) = (data::store(&config.storage)?, data::governance(&config.storage.place)?);
+    let let_in = check_openness(config, &governance)?;
     let bind = config.http.bind;
     let listener = TcpListener::bind(bind).await.with_context(|| format!("cannot listen on bind = {bind}"))?;
     let address = listener.local_addr()?;
-    tracing::info!(%address, "listening; requests are answered once the model is loaded");
-    let state = AppState::new(http_limits(config), store);
+    tracing::info!(%address, let_in, "listening; requests are answered once the model is loaded");
+    let state = AppState::governed(http_limits(config), store, governance);
     let mut serving = tokio::spawn(api::serve(listener, state.clone(), async {
         // The sender lives as long as the process.
         let _ = stop.await;
@@ -114,21 +118,23 @@ fn http_limits(config: &Config) -> HttpLimits {
     }
 }
 
-/// Opens what is stored, or a place for it.
-fn open_store(storage: &StorageConfig) -> Result<Store> {
-    let limit_bytes = storage.limit.bytes();
-    let directory = match &storage.place {
-        DataPlace::Memory => return Ok(Store::in_memory(limit_bytes)?),
-        DataPlace::Directory(directory) => directory.clone(),
-        DataPlace::UserDirectory => {
-            let parent = dirs::data_dir().context("this user has no data directory: set data_dir, or ephemeral")?;
-            parent.join("tramontane")
-        }
-    };
-    let store = Store::open(&directory, limit_bytes);
-    store.with_context(|| {
-        format!("cannot store in data_dir = {}; with ephemeral nothing is stored", directory.display())
-    })
+/// Who is let in. Without a source of identities only this machine's users may reach the server, unless the operator has said
+/// otherwise.
+fn check_openness(config: &Config, governance: &Governance) -> Result<&'static str> {
+    let bind = config.http.bind;
+    if governance.is_configured()? {
+        return Ok("whoever has a key");
+    }
+    if bind.ip().is_loopback() {
+        return Ok("whoever is on this machine: there are no keys");
+    }
+    if config.access.insecure_open.is_on() {
+        tracing::warn!("there are no keys, so whoever reaches {bind} is let in, as insecure_open says");
+        return Ok("everybody");
+    }
+    let reason = "other machines could reach it, and there are no API keys: make one with `tramontane keys create`, \
+                  or say insecure_open to let everybody in";
+    Err(ConfigError::Unfit { key: "bind", value: bind.to_string(), reason: reason.to_owned() }.into())
 }
 
 /// Resolves at the first SIGTERM or SIGINT; the second ends the process.

@@ -21,6 +21,9 @@ pub struct Args {
     /// What is stored.
     #[serde(flatten)]
     pub storage: StorageArgs,
+    /// Who is let in.
+    #[serde(flatten)]
+    pub access: AccessArgs,
     /// Logs and the configuration itself.
     #[serde(flatten)]
     pub log: LogArgs,
@@ -150,10 +153,10 @@ pub struct HttpArgs {
 #[derive(Clone, Debug, Default, clap::Args, Serialize)]
 #[command(next_help_heading = "Storage")]
 pub struct StorageArgs {
-    /// Directory of what clients leave (files, batches, responses, conversations); one server at a time can use it
-    /// [default: $XDG_DATA_HOME/tramontane or ~/.local/share/tramontane]
-    #[arg(long, env = "TRAMONTANE_DATA_DIR", hide_env = true, value_name = "DIR")]
-    pub data_dir: Option<String>,
+    /// Where it is stored.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub data: DataArgs,
     /// Store nothing on disk: what clients leave is kept in memory, and gone at the end
     #[arg(long, env = "TRAMONTANE_EPHEMERAL", hide_env = true, value_name = "on|off", num_args = 0..=1,
           require_equals = true, default_missing_value = "on")]
@@ -164,6 +167,26 @@ pub struct StorageArgs {
     /// Most that is stored [default: 10GiB, with --ephemeral 1GiB]
     #[arg(long, env = "TRAMONTANE_STORAGE_LIMIT", hide_env = true, value_name = "SIZE")]
     pub storage_limit: Option<String>,
+}
+
+/// Where data is kept; commands that govern a server have this too.
+#[derive(Clone, Debug, Default, clap::Args, Serialize)]
+#[command(next_help_heading = "Storage")]
+pub struct DataArgs {
+    /// Directory of keys and tenants, and of what clients leave (files, batches, responses, conversations); one server at a
+    /// time can use it [default: $XDG_DATA_HOME/tramontane or ~/.local/share/tramontane]
+    #[arg(long, global = true, env = "TRAMONTANE_DATA_DIR", hide_env = true, value_name = "DIR")]
+    pub data_dir: Option<String>,
+}
+
+/// Who is let in.
+#[derive(Clone, Debug, Default, clap::Args, Serialize)]
+#[command(next_help_heading = "Access")]
+pub struct AccessArgs {
+    /// Listen on other addresses than the loopback ones although there is no key: whoever reaches the server is its user
+    #[arg(long, env = "TRAMONTANE_INSECURE_OPEN", hide_env = true, value_name = "on|off", num_args = 0..=1,
+          require_equals = true, default_missing_value = "on")]
+    pub insecure_open: Option<String>,
 }
 
 /// Logs and the configuration itself; every subcommand has these.

@@ -18,6 +18,8 @@ struct Everything {
     #[command(flatten)]
     storage: StorageArgs,
     #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -27,8 +29,8 @@ fn resolve(line: &str) -> Result<Config, ConfigError> {
     // The environment of the test run must not leak in; tests of the environment run the binary.
     let command = Everything::command().mut_args(|arg| arg.env(None));
     let matches = command.get_matches_from(std::iter::once("tramontane").chain(line.split_whitespace()));
-    let Everything { model, engine, http, storage, log } = Everything::from_arg_matches(&matches).unwrap();
-    Config::resolve(&Args { model, engine, http, storage, log }, &matches, &DEFAULTS)
+    let Everything { model, engine, http, storage, access, log } = Everything::from_arg_matches(&matches).unwrap();
+    Config::resolve(&Args { model, engine, http, storage, access, log }, &matches, &DEFAULTS)
 }
 
 fn with_file(text: &str, line: &str) -> Result<Config, ConfigError> {
@@ -53,7 +55,7 @@ fn check_error(result: Result<Config, ConfigError>, expected: Expect) {
 fn defaults() {
     let version = env!("CARGO_PKG_VERSION");
     let text = resolve("").unwrap().to_toml().replace(version, "VERSION");
-    expect![[r#"
+    expect![[r##"
         # tramontane VERSION: the configuration as resolved
         model = "models/tiny"                    # default
         served_model_name = []                   # default
@@ -86,9 +88,10 @@ fn defaults() {
         ephemeral = "off"                        # default
         retention = "30d"                        # default
         storage_limit = "10GiB"                  # default
+        insecure_open = "off"                    # default
         log_format = "auto"                      # default
         log_level = "info"                       # default
-    "#]]
+    "##]]
     .assert_eq(&text);
 }
 
@@ -222,6 +225,7 @@ fn what_is_printed_reads_back() {
             data_dir = "/srv/a directory"
             retention = "36h"
             storage_limit = "3MiB"
+            insecure_open = true
             log_format = "json"
             log_level = "info,tramontane::engine=debug"
             "#
@@ -310,7 +314,7 @@ fn errors_in_the_file_name_the_file() {
     check_error(
         with_file("bnid = 1", ""),
         expect![
-            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, data_dir, device, draft_model, drain_timeout, dtype, ephemeral, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, message_order, model, num_blocks, offline, prefix_caching, quantize, quantize_cache, reference, request_timeout, retention, served_model_name, speculation, storage_limit, template, threads, tokenizer, tokenizer_version"
+            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, data_dir, device, draft_model, drain_timeout, dtype, ephemeral, insecure_open, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, message_order, model, num_blocks, offline, prefix_caching, quantize, quantize_cache, reference, request_timeout, retention, served_model_name, speculation, storage_limit, template, threads, tokenizer, tokenizer_version"
         ],
     );
     check_error(

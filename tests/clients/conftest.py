@@ -79,6 +79,20 @@ def broken_url(tmp_path_factory):
         yield url
 
 
+@pytest.fixture(scope="session")
+def keyed(tmp_path_factory):
+    """Lets in who has one of its keys: its address, and a key of a developer and of an auditor."""
+    data = tmp_path_factory.mktemp("keyed")
+    keys = {role: made_key(data, role) for role in ("developer", "auditor")}
+    with serving(TINY, "--max-model-len", "512", "--data-dir", data) as url:
+        yield url, keys
+
+
+@pytest.fixture(scope="session")
+def keyed_url(keyed):
+    return keyed[0]
+
+
 @pytest.fixture
 def loading_url(tmp_path):
     """Loads for longer than any test asks: zeros that take no place on the disk, to be quantized by one thread."""
@@ -106,10 +120,18 @@ def loading_url(tmp_path):
         yield url
 
 
+def made_key(data, role):
+    command = [binary(), "keys", "create", f"{role}-key", "--role", role, "--data-dir", data]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def binary():
+    return os.environ.get("TRAMONTANE", "target/debug/tramontane")
+
+
 @contextlib.contextmanager
 def serving(model, *flags, until="ready"):
-    binary = os.environ.get("TRAMONTANE", "target/debug/tramontane")
-    command = [binary, "serve", model, "--bind", "127.0.0.1:0", *map(str, flags)]
+    command = [binary(), "serve", model, "--bind", "127.0.0.1:0", *map(str, flags)]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         yield _url_once(until, server)

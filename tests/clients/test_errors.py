@@ -1,6 +1,4 @@
-"""Each client raises its own exception for what the server answers, status by status.
-
-Not here: 401 and 403, which this server never answers, as it knows no keys."""
+"""Each client raises its own exception for what the server answers, status by status."""
 
 import dataclasses
 import os
@@ -36,6 +34,7 @@ class Fault:
 FAULTS = {
     "field": Fault(400, fields={"temperature": 9}),
     "context": Fault(400, content="Hello!" * 999),
+    "stranger": Fault(401, "keyed_url"),
     "model": Fault(404, model="other"),
     "large": Fault(413, "narrow_url", content="a" * 10_000),
     "busy": Fault(429, "busy_url"),
@@ -82,6 +81,7 @@ CLIENTS = {
     ask_openai: {
         "field": openai.BadRequestError,
         "context": openai.BadRequestError,
+        "stranger": openai.AuthenticationError,
         "model": openai.NotFoundError,
         "large": openai.APIStatusError,
         "busy": openai.RateLimitError,
@@ -93,6 +93,7 @@ CLIENTS = {
     ask_langchain_openai: {
         "field": langchain_openai.OpenAIInvalidRequestError,
         "context": langchain_openai.OpenAIContextOverflowError,
+        "stranger": langchain_openai.OpenAIAuthenticationError,
         "model": langchain_openai.OpenAIModelNotFoundError,
         "large": openai.APIStatusError,
         "busy": langchain_openai.OpenAIRateLimitError,
@@ -104,6 +105,7 @@ CLIENTS = {
     ask_litellm_for_openai: {
         "field": litellm.BadRequestError,
         "context": litellm.ContextWindowExceededError,
+        "stranger": litellm.AuthenticationError,
         "model": litellm.NotFoundError,
         "large": litellm.APIError,
         "busy": litellm.RateLimitError,
@@ -114,6 +116,7 @@ CLIENTS = {
     ask_litellm_for_mistral: {
         "field": litellm.BadRequestError,
         "context": litellm.ContextWindowExceededError,
+        "stranger": litellm.AuthenticationError,
         "model": litellm.NotFoundError,
         "large": litellm.BadRequestError,
         "busy": litellm.RateLimitError,
@@ -147,6 +150,15 @@ def caught(ask, url, fault):
 
 def status_of(error):
     return error.response.status_code if isinstance(error, httpx.HTTPStatusError) else error.status_code
+
+
+def test_whoever_has_a_key_is_answered(keyed):
+    url, keys = keyed
+    settings = {"api_key": keys["developer"], "max_retries": 0}
+    answer = openai.OpenAI(base_url=f"{url}/v1", **settings).chat.completions.create(model=MODEL, messages=user("Hello!"))
+    assert answer.choices[0].message.content
+    answer = Mistral(api_key=keys["developer"], server_url=url).chat.complete(model=MODEL, messages=user("Hello!"))
+    assert answer.choices[0].message.content
 
 
 def test_langchain_knows_what_is_too_long(server_url):

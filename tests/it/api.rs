@@ -1,6 +1,7 @@
 //! The HTTP interface over the real engine and a scripted model: through the router where one request is
 //! enough, over loopback sockets where connections matter.
 
+mod access;
 mod agents;
 mod background;
 mod batch_faults;

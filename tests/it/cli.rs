@@ -3,6 +3,7 @@
 mod bench;
 mod checkpoint;
 mod hub;
+mod keys;
 mod pooling;
 mod pull;
 mod serve;

@@ -120,6 +120,7 @@ fn error(error: &ApiError) -> Value {
         | ApiError::NotJson { .. }
         | ApiError::Unavailable { .. }
         | ApiError::Stored(_)
+        | ApiError::Access(_)
         | ApiError::DeadlineExceeded
         | ApiError::Internal { .. } => "server_error",
     };

@@ -1,4 +1,4 @@
-// Each client's own error for what the server answers, status by status. Not here: 401 and 403, as it knows no keys.
+// Each client's own error for what the server answers, status by status.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createMistral } from "@ai-sdk/mistral";
@@ -16,6 +16,7 @@ const clientOf = (baseURL) => new OpenAI({ apiKey: "none", baseURL, maxRetries: 
 const faults = [
   ["a model that loads", 503, OpenAI.InternalServerError, "LOADING", {}],
   ["a wrong field", 400, OpenAI.BadRequestError, "SERVER", { temperature: 9 }],
+  ["a stranger", 401, OpenAI.AuthenticationError, "KEYED", {}],
   ["another model", 404, OpenAI.NotFoundError, "SERVER", { name: "other" }],
   ["a large body", 413, OpenAI.APIError, "NARROW", { content: "a".repeat(10_000) }],
   ["a full queue", 429, OpenAI.RateLimitError, "BUSY", {}],

@@ -19,6 +19,7 @@ use tower::ServiceExt;
 use tramontane::{
     api::{AppState, GenerationDefaults, HttpLimits, ServedModel, app},
     engine::{EngineConfig, EngineHandle, SpeculationMode},
+    governance::Governance,
     model::{ForwardPass, Logits, ModelError},
     prompt::{Codec, TekkenFile, TokenizerVersion},
     store::Store,
@@ -291,7 +292,25 @@ impl Harness {
         (engine, limits): (EngineConfig, HttpLimits),
         store: Store,
     ) -> Self {
-        let state = AppState::new(limits, store);
+        Self::serving(AppState::new(limits, store), preferences, codec, pooling, engine)
+    }
+
+    /// For those alone who have a key, with an open gate.
+    pub fn governed(script: Script, governance: Governance) -> Self {
+        let state = AppState::governed(HttpLimits::default(), memory(), governance);
+        let pooling = Pooling::Embedding { width: EMBEDDING_WIDTH, normalized: true };
+        let harness = Self::serving(state, sure(script), codec(), pooling, small_engine());
+        harness.gate.open();
+        harness
+    }
+
+    fn serving(
+        state: AppState,
+        preferences: Preferences,
+        codec: Codec,
+        pooling: Pooling,
+        engine: EngineConfig,
+    ) -> Self {
         let gate = Gate { allowed: Arc::default() };
         let model = ScriptedModel {
             vocab_size: codec.vocab_size(),

@@ -26,7 +26,10 @@ impl Server {
 
     /// The same with some variables in its environment.
     fn start_with(model: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Server {
-        let mut command = tramontane(&["serve", model.to_str().unwrap(), "--bind", "127.0.0.1:0"]);
+        let mut command = tramontane(&["serve", model.to_str().unwrap()]);
+        if !arguments.contains(&"--bind") {
+            command.args(["--bind", "127.0.0.1:0"]);
+        }
         let mut process =
             command.args(arguments).envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(process.stderr.take().unwrap());
@@ -54,8 +57,14 @@ impl Server {
         stream
     }
 
-    fn get(&self, path: &str) -> String {
+    pub(super) fn get(&self, path: &str) -> String {
         answer(self.connect(&format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")))
+    }
+
+    /// The same with an API key.
+    pub(super) fn get_as(&self, key: &str, path: &str) -> String {
+        let head = format!("Host: test\r\nConnection: close\r\nAuthorization: Bearer {key}");
+        answer(self.connect(&format!("GET {path} HTTP/1.1\r\n{head}\r\n\r\n")))
     }
 
     pub(super) fn post(&self, path: &str, body: &str) -> TcpStream {

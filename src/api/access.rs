@@ -1,0 +1,182 @@
+//! Who asks: the credential of a request becomes its [`Caller`], or the request goes no further.
+//!
+//! This stands before every route, those that do not exist included. Where there is no source of identities everybody who reaches the server is its user. When a key is revoked, what its
+//! bearers are being answered ends: with a refusal if nothing was sent, with a broken body otherwise.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes, HttpBody},
+    extract::Request,
+    http::{HeaderMap, header::AUTHORIZATION},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use http_body::{Frame, SizeHint};
+
+use super::{
+    access_error::AccessError,
+    error::ApiError,
+    state::{AppState, unix_seconds},
+};
+use crate::governance::{Governance, GovernanceError, Principal, Refusal};
+
+const SCHEME: &str = "Bearer";
+/// How long what is being answered may go on after another process has revoked its key. New requests always look.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// Longest credential, in bytes.
+const LONGEST_TOKEN: usize = 8 << 10;
+
+/// Whose request it is; nobody's in particular where there are no identities.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Caller {
+    pub(super) principal: Option<Arc<Principal>>,
+}
+
+/// Looks again and again whether somebody beside this process has revoked a key. Does not end.
+pub(super) async fn watch_keys(governance: Governance) {
+    loop {
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        if let Err(error) = governance.refresh() {
+            tracing::warn!(%error, "cannot see whether keys were revoked");
+        }
+    }
+}
+
+/// Lets a request through once it is known who asks.
+pub(super) async fn let_in(state: &AppState, mut request: Request, next: Next) -> Response {
+    let caller = match identify(state.governance(), request.headers()) {
+        Ok(caller) => caller,
+        Err(error) => return error.into_response(),
+    };
+    request.extensions_mut().insert(caller.clone());
+    let Some(principal) = caller.principal else { return next.run(request).await };
+    tokio::select! {
+        response = next.run(request) => response.map(|body| until_revoked(body, principal)),
+        () = principal.revoked() => ApiError::from(AccessError::Refused(Refusal::Revoked)).into_response(),
+    }
+}
+
+fn identify(governance: &Governance, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    if !governance.is_configured()? {
+        return Ok(Caller::default());
+    }
+    let principal = governance.authenticate(bearer_token(headers)?, unix_seconds())?;
+    Ok(Caller { principal: Some(principal) })
+}
+
+/// The token of the one `Authorization` header (RFC 6750, section 2.1).
+fn bearer_token(headers: &HeaderMap) -> Result<&str, AccessError> {
+    let malformed = |reason| AccessError::Malformed { reason };
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next().ok_or(AccessError::NoCredential)?;
+    if values.next().is_some() {
+        return Err(malformed("there are several"));
+    }
+    let value = value.to_str().map_err(|_| malformed("it has letters that are not ASCII"))?;
+    let (scheme, token) = value.split_once(' ').ok_or(malformed("there is nothing behind a scheme"))?;
+    if !scheme.eq_ignore_ascii_case(SCHEME) {
+        return Err(malformed("its scheme is another"));
+    }
+    let is_token = |letter: u8| letter.is_ascii_alphanumeric() || b"-._~+/=".contains(&letter);
+    if token.is_empty() || token.len() > LONGEST_TOKEN || !token.bytes().all(is_token) {
+        return Err(malformed("what is behind the scheme is no token"));
+    }
+    Ok(token)
+}
+
+impl From<GovernanceError> for ApiError {
+    fn from(error: GovernanceError) -> Self {
+        match error {
+            GovernanceError::Refused(refusal) => AccessError::Refused(refusal).into(),
+            // Nobody is let in by a failure.
+            error => Self::Internal { message: format!("Identities cannot be looked up: {error}.") },
+        }
+    }
+}
+
+/// A body that breaks when the key of its reader is revoked.
+fn until_revoked(body: Body, principal: Arc<Principal>) -> Body {
+    if body.size_hint().exact().is_some() {
+        return body; // it is there already
+    }
+    let revoked = Box::pin(async move { principal.revoked().await });
+    Body::new(UntilRevoked { body, revoked })
+}
+
+struct UntilRevoked {
+    body: Body,
+    revoked: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl HttpBody for UntilRevoked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.revoked.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err(axum::Error::new(AccessError::Refused(Refusal::Revoked)))));
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(values: &[&[u8]], expected: Expect) {
+        let value = |bytes: &&[u8]| (AUTHORIZATION, HeaderValue::from_bytes(bytes).expect("a header"));
+        let headers = HeaderMap::from_iter(values.iter().map(value));
+        expected.assert_eq(&match bearer_token(&headers) {
+            Ok(token) => token.to_owned(),
+            Err(error) => error.to_string(),
+        });
+    }
+
+    #[test]
+    fn one_bearer_token_and_nothing_else() {
+        check(&[b"Bearer tmk_a_b"], expect!["tmk_a_b"]);
+        check(&[b"bearer a.b-c~d+e/f=="], expect!["a.b-c~d+e/f=="]);
+        check(&[], expect!["No API key was sent: this server expects the header `Authorization: Bearer KEY`."]);
+        check(
+            &[b"Bearer a", b"Bearer b"],
+            expect!["The header `Authorization` is not `Bearer KEY`: there are several."],
+        );
+        for value in [&b"Basic YTpi"[..], b"Bearer: a", b"BearerX a"] {
+            check(&[value], expect!["The header `Authorization` is not `Bearer KEY`: its scheme is another."]);
+        }
+        for value in [&b"Bearer"[..], b"tmk_a_b", b""] {
+            check(
+                &[value],
+                expect!["The header `Authorization` is not `Bearer KEY`: there is nothing behind a scheme."],
+            );
+        }
+        for value in [&b"Bearer "[..], b"Bearer  a", b"Bearer a b", b"Bearer a,b", b"Bearer \ta"] {
+            check(
+                &[value],
+                expect!["The header `Authorization` is not `Bearer KEY`: what is behind the scheme is no token."],
+            );
+        }
+        check(
+            &[b"Bearer \xc3\xa9"],
+            expect!["The header `Authorization` is not `Bearer KEY`: it has letters that are not ASCII."],
+        );
+    }
+}

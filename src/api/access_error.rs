@@ -1,0 +1,57 @@
+//! Why a caller is not let in, or not allowed something.
+
+use axum::http::StatusCode;
+
+use crate::governance::Refusal;
+
+/// What governance says against a request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccessError {
+    /// Nobody is let in without a credential.
+    #[error("No API key was sent: this server expects the header `Authorization: Bearer KEY`.")]
+    NoCredential,
+    /// The header is no credential.
+    #[error("The header `Authorization` is not `Bearer KEY`: {reason}.")]
+    Malformed {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The credential is nobody's.
+    #[error("Access is denied: {0}.")]
+    Refused(Refusal),
+    /// The caller is known, and may not do this.
+    #[error("The {source_name} {caller} may not {action} here.")]
+    Forbidden {
+        /// What its credential is.
+        source_name: &'static str,
+        /// Its id.
+        caller: String,
+        /// What it asked for.
+        action: &'static str,
+    },
+}
+
+impl AccessError {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden { .. } => StatusCode::FORBIDDEN,
+        }
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => "authentication_error",
+            Self::Forbidden { .. } => "permission_error",
+        }
+    }
+
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::NoCredential | Self::Malformed { .. } | Self::Refused(Refusal::UnknownKey) => "invalid_api_key",
+            Self::Refused(Refusal::Revoked) => "revoked_api_key",
+            Self::Refused(Refusal::Expired) => "expired_api_key",
+            Self::Forbidden { .. } => "permission_denied",
+        }
+    }
+}

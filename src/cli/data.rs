@@ -1,0 +1,48 @@
+//! Where the data directory is, and what is opened in it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use super::error::UsageError;
+use crate::{
+    config::{DataPlace, StorageConfig},
+    governance::Governance,
+    store::Store,
+};
+
+/// Opens what is stored, or a place for it.
+pub(super) fn store(storage: &StorageConfig) -> Result<Store> {
+    let limit_bytes = storage.limit.bytes();
+    let Some(directory) = directory(&storage.place)? else { return Ok(Store::in_memory(limit_bytes)?) };
+    let store = Store::open(&directory, limit_bytes);
+    store.with_context(|| {
+        format!("cannot store in data_dir = {}; with ephemeral nothing is stored", directory.display())
+    })
+}
+
+/// Opens the identities; there are none where nothing is stored.
+pub(super) fn governance(place: &DataPlace) -> Result<Governance> {
+    let Some(directory) = directory(place)? else { return Ok(Governance::in_memory()?) };
+    let governance = Governance::open(&directory);
+    governance.with_context(|| format!("cannot read identities in data_dir = {}", directory.display()))
+}
+
+/// The same for a command that changes them.
+pub(super) fn lasting_governance(place: &DataPlace) -> Result<Governance> {
+    match place {
+        DataPlace::Memory => Err(UsageError("with ephemeral nothing that is changed would last".to_owned()).into()),
+        DataPlace::UserDirectory | DataPlace::Directory(_) => governance(place),
+    }
+}
+
+fn directory(place: &DataPlace) -> Result<Option<PathBuf>> {
+    match place {
+        DataPlace::Memory => Ok(None),
+        DataPlace::Directory(directory) => Ok(Some(directory.clone())),
+        DataPlace::UserDirectory => {
+            let parent = dirs::data_dir().context("this user has no data directory: set data_dir, or ephemeral")?;
+            Ok(Some(parent.join("tramontane")))
+        }
+    }
+}

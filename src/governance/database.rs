@@ -1,0 +1,88 @@
+//! The database of identities: where it lies, its tables, and whether somebody else has changed it.
+
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+    time::Duration,
+};
+
+use rusqlite::Connection;
+
+use super::{DEFAULT_TENANT, GovernanceError};
+
+pub(super) const DATABASE: &str = "governance.sqlite";
+
+/// How long one process waits for another's transaction.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `user_version` counts those that a database has had. One that was released is never changed.
+const MIGRATIONS: [&str; 1] = [TENANTS_AND_KEYS];
+
+const TENANTS_AND_KEYS: &str = "
+CREATE TABLE tenants (
+    name TEXT PRIMARY KEY,
+    created_at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE keys (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    hash BLOB NOT NULL UNIQUE,
+    tenant TEXT NOT NULL REFERENCES tenants (name),
+    roles TEXT NOT NULL,
+    attributes TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER,
+    replaced_by TEXT
+) STRICT;
+CREATE INDEX keys_by_name ON keys (name);
+";
+
+/// Opens it, or makes it, readable by this user alone.
+pub(super) fn open(path: &Path) -> Result<Connection, GovernanceError> {
+    let unusable = |source| GovernanceError::File { path: path.into(), source };
+    if let Some(directory) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
+    }
+    // SQLite would make it as readable as the umask says.
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(unusable)?;
+    prepare(Connection::open(path)?)
+}
+
+pub(super) fn in_memory() -> Result<Connection, GovernanceError> {
+    prepare(Connection::open_in_memory()?)
+}
+
+/// A number that changes when another connection has changed the database, and only then.
+pub(super) fn version(connection: &Connection) -> Result<i64, GovernanceError> {
+    Ok(connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?)
+}
+
+fn prepare(mut connection: Connection) -> Result<Connection, GovernanceError> {
+    connection.busy_timeout(PATIENCE)?;
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA secure_delete = ON;
+         PRAGMA foreign_keys = ON;",
+    )?;
+    migrate(&mut connection)?;
+    Ok(connection)
+}
+
+/// Two processes may begin at once, so what is missing is looked up by whoever may write.
+fn migrate(connection: &mut Connection) -> Result<(), GovernanceError> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let found: usize = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let known = MIGRATIONS.len();
+    let Some(missing) = MIGRATIONS.get(found..) else { return Err(GovernanceError::Newer { found, known }) };
+    for migration in missing {
+        transaction.execute_batch(migration)?;
+    }
+    transaction
+        .execute("INSERT OR IGNORE INTO tenants (name, created_at) VALUES (?1, unixepoch())", [DEFAULT_TENANT])?;
+    transaction.pragma_update(None, "user_version", known)?;
+    transaction.commit()?;
+    Ok(())
+}

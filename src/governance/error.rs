@@ -1,0 +1,94 @@
+//! What can go wrong with identities, and why a caller is refused.
+
+use std::{io, path::PathBuf};
+
+/// Why something about identities was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum GovernanceError {
+    /// The database's file cannot be used.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A later version of this program has changed the tables.
+    #[error("the identities have format {found}, and this version knows formats up to {known}")]
+    Newer {
+        /// Format of the data.
+        found: usize,
+        /// The latest that this version knows.
+        known: usize,
+    },
+    /// A value that cannot be.
+    #[error("{field} = {value:?}: expected {expected}")]
+    Invalid {
+        /// What was given.
+        field: &'static str,
+        /// As given.
+        value: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// Nothing has this name.
+    #[error("there is no {kind} {name:?}")]
+    Missing {
+        /// What was looked for.
+        kind: &'static str,
+        /// As asked for.
+        name: String,
+    },
+    /// Several things have this name.
+    #[error("{name:?} is the name of {count} keys: say which by its id")]
+    Ambiguous {
+        /// As asked for.
+        name: String,
+        /// How many have it.
+        count: usize,
+    },
+    /// The name is taken.
+    #[error("there is a {kind} {name:?} already")]
+    Exists {
+        /// What it is.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// Others still need it.
+    #[error("the tenant {name:?} has {keys} keys that are not revoked: revoke them first")]
+    InUse {
+        /// The tenant.
+        name: String,
+        /// How many.
+        keys: u64,
+    },
+    /// It is over with the key.
+    #[error("the key {id} is {state} and cannot be replaced: create another")]
+    Ended {
+        /// The key.
+        id: String,
+        /// Why.
+        state: &'static str,
+    },
+    /// The caller is none of those who may ask.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The database failed.
+    #[error("the database of identities failed")]
+    Database(#[from] rusqlite::Error),
+}
+
+/// Why a credential is nobody's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No key is this one.
+    #[error("the API key is not one of this server's")]
+    UnknownKey,
+    /// It was, and somebody has ended that.
+    #[error("the API key was revoked")]
+    Revoked,
+    /// It was, until its time was over.
+    #[error("the API key has expired")]
+    Expired,
+}

@@ -1,0 +1,112 @@
+//! Who may ask what: tenants, API keys, and what a caller turns out to be.
+//!
+//! [`Governance`] is the seam: a credential goes in, a [`Principal`] or the reason for none comes out. Its state is one
+//! SQLite database beside what clients store, which the server and the command line open at the same time: what one
+//! changes the other sees at its next look, so that a key that is revoked is refused from then on.
+//!
+//! Invariants: once there is, or ever was, a key, nobody without a credential is let in; a key's secret is shown once and
+//! never stored. It knows nothing of HTTP, models or requests.
+
+mod database;
+mod error;
+mod identity;
+mod keys;
+mod tenants;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+};
+
+use rusqlite::Connection;
+
+use self::{database::DATABASE, keys::KnownKeys};
+pub use self::{
+    error::{GovernanceError, Refusal},
+    identity::{Principal, Role, Source},
+    keys::{CreatedKey, Key, KeyState, NewKey},
+    tenants::Tenant,
+};
+
+/// The tenant of keys that name none. It is always there.
+pub const DEFAULT_TENANT: &str = "default";
+
+/// Identities and what is decided about them. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Governance {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    database: Mutex<Connection>,
+    known: RwLock<Arc<KnownKeys>>,
+}
+
+impl Governance {
+    /// That of a directory, which is made if it is not there, readable by this user alone. Several processes may have it
+    /// open.
+    pub fn open(directory: &Path) -> Result<Self, GovernanceError> {
+        Self::prepare(database::open(&directory.join(DATABASE))?)
+    }
+
+    /// One that is gone with its last clone.
+    pub fn in_memory() -> Result<Self, GovernanceError> {
+        Self::prepare(database::in_memory()?)
+    }
+
+    /// Is there any source of identities? If not, whoever reaches the server is its user.
+    pub fn is_configured(&self) -> Result<bool, GovernanceError> {
+        Ok(!self.known_keys()?.is_empty())
+    }
+
+    /// Who presents this bearer token at `now`, in Unix seconds.
+    pub fn authenticate(&self, token: &str, now: u64) -> Result<Arc<Principal>, GovernanceError> {
+        Ok(self.known_keys()?.authenticate(token, now)?)
+    }
+
+    /// Reads what other processes have changed, and ends the standing of keys that they have revoked.
+    pub fn refresh(&self) -> Result<(), GovernanceError> {
+        self.known_keys().map(drop)
+    }
+
+    fn prepare(connection: Connection) -> Result<Self, GovernanceError> {
+        let known = KnownKeys::read(&connection, None)?;
+        let inner = Inner { database: Mutex::new(connection), known: RwLock::new(Arc::new(known)) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The keys as they are now, whoever changed them last.
+    fn known_keys(&self) -> Result<Arc<KnownKeys>, GovernanceError> {
+        let known = self.inner.known.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let connection = self.connection();
+        if database::version(&connection)? == known.version() {
+            return Ok(known);
+        }
+        self.read_again(&connection)
+    }
+
+    /// Changes something; what is known afterwards is read anew.
+    fn change<T>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, GovernanceError>,
+    ) -> Result<T, GovernanceError> {
+        let mut connection = self.connection();
+        let done = work(&mut connection)?;
+        self.read_again(&connection)?;
+        Ok(done)
+    }
+
+    /// Whoever calls this holds the connection, so that an older state never replaces a newer one.
+    fn read_again(&self, connection: &Connection) -> Result<Arc<KnownKeys>, GovernanceError> {
+        let mut known = self.inner.known.write().unwrap_or_else(PoisonError::into_inner);
+        *known = Arc::new(KnownKeys::read(connection, Some(&known))?);
+        Ok(Arc::clone(&known))
+    }
+
+    /// A panic while it was held has rolled its transaction back.
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.inner.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

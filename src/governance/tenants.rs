@@ -1,0 +1,85 @@
+//! Tenants: whose keys, stored objects and cached prefixes are kept apart.
+
+use rusqlite::OptionalExtension;
+use serde::Serialize;
+
+use super::{DEFAULT_TENANT, Governance, GovernanceError};
+
+const LONGEST_NAME: usize = 64;
+
+/// A customer, department or application whose data is its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Tenant {
+    /// Unique.
+    pub name: String,
+    /// Unix seconds.
+    pub created_at: u64,
+    /// Its keys that are not revoked.
+    pub keys: u64,
+}
+
+impl Governance {
+    /// A new tenant.
+    pub fn create_tenant(&self, name: &str, now: u64) -> Result<(), GovernanceError> {
+        check_name("tenant", name)?;
+        self.change(|connection| {
+            let made =
+                connection.execute("INSERT OR IGNORE INTO tenants (name, created_at) VALUES (?1, ?2)", (name, now))?;
+            if made == 0 {
+                return Err(GovernanceError::Exists { kind: "tenant", name: name.to_owned() });
+            }
+            Ok(())
+        })
+    }
+
+    /// All tenants, by name.
+    pub fn tenants(&self) -> Result<Vec<Tenant>, GovernanceError> {
+        let connection = self.connection();
+        let mut rows = connection.prepare_cached(
+            "SELECT name, created_at, (SELECT count(*) FROM keys WHERE tenant = tenants.name AND revoked_at IS NULL)
+             FROM tenants ORDER BY name",
+        )?;
+        let tenants =
+            rows.query_map([], |row| Ok(Tenant { name: row.get(0)?, created_at: row.get(1)?, keys: row.get(2)? }))?;
+        Ok(tenants.collect::<Result<_, _>>()?)
+    }
+
+    /// Forgets a tenant that has no key that could be used.
+    pub fn delete_tenant(&self, name: &str) -> Result<(), GovernanceError> {
+        if name == DEFAULT_TENANT {
+            let expected = "another tenant: keys that name none belong to this one";
+            return Err(GovernanceError::Invalid { field: "tenant", value: name.to_owned(), expected });
+        }
+        self.change(|connection| {
+            let transaction = connection.transaction()?;
+            let keys = transaction
+                .query_row(
+                    "SELECT (SELECT count(*) FROM keys WHERE tenant = tenants.name AND revoked_at IS NULL)
+                     FROM tenants WHERE name = ?1",
+                    [name],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            match keys {
+                None => return Err(GovernanceError::Missing { kind: "tenant", name: name.to_owned() }),
+                Some(0) => {}
+                Some(keys) => return Err(GovernanceError::InUse { name: name.to_owned(), keys }),
+            }
+            // Its keys stay, so that their ids can still be told apart; they are the default tenant's now, and revoked.
+            transaction.execute("UPDATE keys SET tenant = ?2 WHERE tenant = ?1", (name, DEFAULT_TENANT))?;
+            transaction.execute("DELETE FROM tenants WHERE name = ?1", [name])?;
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+}
+
+/// A name that is the same in a path, a log and a policy.
+pub(super) fn check_name(field: &'static str, name: &str) -> Result<(), GovernanceError> {
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
+    let is_name = (1..=LONGEST_NAME).contains(&name.len())
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name.chars().all(fits);
+    let expected = "1 to 64 letters, digits, '-', '_' or '.', the first a letter or a digit";
+    if is_name { Ok(()) } else { Err(GovernanceError::Invalid { field, value: name.to_owned(), expected }) }
+}

@@ -1,0 +1,116 @@
+//! Keys and tenants from the command line, and what a running server makes of them.
+
+use std::{path::Path, process::Command};
+
+use serde_json::Value;
+
+use super::{check_failure, checkpoint, run, serve, tramontane};
+
+/// A command of this data directory.
+fn with_data(data: &Path, arguments: &[&str]) -> Command {
+    let mut command = tramontane(arguments);
+    command.env_remove("TRAMONTANE_EPHEMERAL").env("TRAMONTANE_DATA_DIR", data);
+    command
+}
+
+#[track_caller]
+fn succeeds(data: &Path, arguments: &[&str]) -> String {
+    let ran = run(&mut with_data(data, arguments));
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    ran.out
+}
+
+#[test]
+fn a_key_is_printed_once_and_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path();
+    assert_eq!(succeeds(data, &["keys", "list"]), "there are no keys\n");
+    let made = run(&mut with_data(data, &["keys", "create", "app", "--role", "service", "--attribute", "team=red"]));
+    let secret = made.out.trim_end();
+    assert_eq!((made.code, made.out.lines().count()), (0, 1));
+    assert!(secret.starts_with("tmk_") && !made.err.contains(secret), "{}", made.err);
+    assert!(made.err.contains("Nobody can be shown this key again"), "{}", made.err);
+    let listed: Value = serde_json::from_str(&succeeds(data, &["keys", "list", "--json"])).unwrap();
+    let id = listed[0]["id"].as_str().unwrap();
+    assert!(secret.starts_with(&format!("{id}_")));
+    assert_eq!((&listed[0]["state"], &listed[0]["attributes"]["team"]), (&"active".into(), &"red".into()));
+    for arguments in [&["keys", "list"][..], &["keys", "show", "app"], &["keys", "show", &id[..8], "--json"]] {
+        let shown = succeeds(data, arguments);
+        assert!(shown.contains(id) && !shown.contains(secret), "{shown}");
+    }
+    let rotated: Value =
+        serde_json::from_str(&succeeds(data, &["keys", "rotate", "app", "--overlap", "1h", "--json"])).unwrap();
+    assert!(rotated["key"].as_str().unwrap().starts_with(rotated["id"].as_str().unwrap()));
+    assert!(succeeds(data, &["keys", "show", id]).contains("  expires "));
+    let revoked = succeeds(data, &["keys", "revoke", id]);
+    assert!(revoked.contains("revoked"), "{revoked}");
+}
+
+#[test]
+fn tenants_are_made_before_their_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path();
+    let create = ["keys", "create", "app", "--role", "service", "--tenant", "acme"];
+    check_failure(&mut with_data(data, &create), 2, &["there is no tenant", "acme"]);
+    assert_eq!(succeeds(data, &["tenants", "create", "acme"]), "acme  0 keys\ndefault  0 keys\n");
+    succeeds(data, &create);
+    check_failure(&mut with_data(data, &["tenants", "delete", "acme"]), 2, &["acme", "1 keys", "revoke"]);
+    succeeds(data, &["keys", "revoke", "app"]);
+    assert_eq!(succeeds(data, &["tenants", "delete", "acme"]), "default  0 keys\n");
+}
+
+#[test]
+fn what_is_wrong_with_a_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path();
+    for (arguments, words) in [
+        (&["keys", "create", "app", "--role", "boss"][..], &["role", "boss", "auditor"][..]),
+        (&["keys", "create", "a b", "--role", "service"], &["name", "a b"]),
+        (&["keys", "create", "app", "--role", "service", "--attribute", "x"], &["--attribute", "NAME=VALUE"]),
+        (&["keys", "show", "nobody"], &["there is no key", "nobody"]),
+        (&["keys", "rotate", "nobody"], &["there is no key", "nobody"]),
+        (&["tenants", "delete", "default"], &["default"]),
+    ] {
+        check_failure(&mut with_data(data, arguments), 2, words);
+    }
+    let config = super::write(data, "tramontane.toml", "ephemeral = true\n");
+    check_failure(&mut tramontane(&["keys", "list", "--config", &config]), 2, &["ephemeral"]);
+    let file = data.join("file");
+    std::fs::write(&file, "").unwrap();
+    check_failure(&mut with_data(&file, &["keys", "list"]), 1, &["file"]);
+}
+
+#[test]
+fn without_a_key_only_this_machine_is_let_in() {
+    let (directory, model) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    checkpoint::write(model.path());
+    let serve = ["serve", model.path().to_str().unwrap(), "--bind", "0.0.0.0:0"];
+    let refused = ["bind = 0.0.0.0:0", "tramontane keys create", "insecure_open"];
+    check_failure(&mut with_data(directory.path(), &serve), 2, &refused);
+    check_failure(&mut tramontane(&serve), 2, &refused);
+    let server = serve::Server::start(model.path(), &["--bind", "0.0.0.0:0", "--insecure-open"]);
+    assert!(server.get("/v1/models").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_running_server_knows_what_the_command_line_changes() {
+    let (directory, model) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    checkpoint::write(model.path());
+    let data = directory.path();
+    let server = serve::Server::start(model.path(), &["--ephemeral=off", "--data-dir", data.to_str().unwrap()]);
+    assert!(server.get("/v1/models").starts_with("HTTP/1.1 200"), "there are no keys yet");
+    let secret = succeeds(data, &["keys", "create", "app", "--role", "developer"]);
+    let secret = secret.trim_end();
+    assert!(server.get("/v1/models").starts_with("HTTP/1.1 401"));
+    assert!(server.get_as(secret, "/v1/models").starts_with("HTTP/1.1 200"));
+    let health = |key: Option<&str>| {
+        let mut command = tramontane(&["health", "--bind", &server.address]);
+        run(command.envs(key.map(|key| ("TRAMONTANE_API_KEY", key))))
+    };
+    assert_eq!(health(Some(secret)).out, "ready\n");
+    let without = health(None);
+    assert!(without.code == 1 && without.err.contains("TRAMONTANE_API_KEY"), "{}", without.err);
+    succeeds(data, &["keys", "revoke", "app"]);
+    assert!(server.get_as(secret, "/v1/models").starts_with("HTTP/1.1 401"), "revoked is refused at once");
+    assert!(server.get("/v1/models").starts_with("HTTP/1.1 401"), "nor does the server open again");
+}
