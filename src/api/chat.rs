@@ -42,7 +42,7 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
         let (model, head, deadline) = (Arc::clone(&work.model), work.dialect, work.deadline);
         off_thread(&work.state, parsing_cost(&text), move || ChatCall::parse(&text, head, &model, deadline)).await?
     };
-    call.job.params.scheduling.precedence = work.precedence;
+    work.share.apply(&mut call.job.params.scheduling);
     respond(work, call).await
 }
 
@@ -67,7 +67,7 @@ pub(super) fn check(text: &str, model: &ServedModel) -> Result<(), ApiError> {
 
 /// Answers what [`parse`] has read.
 pub(super) async fn answer(work: Work, mut call: ChatCall) -> Result<Response, Refusal> {
-    call.job.params.scheduling.precedence = work.precedence;
+    work.share.apply(&mut call.job.params.scheduling);
     respond(work, call).await
 }
 

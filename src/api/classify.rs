@@ -41,12 +41,12 @@ struct Classified {
 
 /// Classifies texts.
 pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
-    let Work { state, model, in_flight: _in_flight, request_id, deadline, precedence, .. } = work;
+    let Work { state, model, in_flight: _in_flight, request_id, deadline, share, .. } = work;
     let mut call = {
         let model = Arc::clone(&model);
         off_thread(&state, text.len(), move || ClassifyCall::parse(&text, &model, deadline)).await?
     };
-    call.options.scheduling.precedence = precedence;
+    share.apply(&mut call.options.scheduling);
     let request_id = call.options.request_id.clone().unwrap_or(request_id);
     let questions: Vec<Question> = std::mem::take(&mut call.inputs).into_iter().map(Question::pool).collect();
     let Answers { values, usage } = compute(&model, &call.options.scheduling, &questions).await?;

@@ -27,12 +27,12 @@ use super::{
 
 /// Answers a completion request, at once or as a stream.
 pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
-    let Work { state, model, in_flight, request_id, dialect, deadline, precedence } = work;
+    let Work { state, model, in_flight, request_id, dialect, deadline, share } = work;
     let mut call = {
         let model = Arc::clone(&model);
         off_thread(&state, parsing_cost(&text), move || CompletionCall::parse(&text, &model, deadline)).await?
     };
-    call.jobs.iter_mut().for_each(|job| job.params.scheduling.precedence = precedence);
+    call.jobs.iter_mut().for_each(|job| share.apply(&mut job.params.scheduling));
     let request_id = call.options.request_id.clone().unwrap_or(request_id);
     let head = Head::new(format!("cmpl-{request_id}"), call.model_name.clone(), &model);
     let generations = start(&model, &call)?;

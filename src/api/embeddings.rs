@@ -53,7 +53,7 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
         let (model, head, deadline) = (Arc::clone(&work.model), work.dialect, work.deadline);
         off_thread(&work.state, text.len(), move || EmbeddingCall::parse(&text, head, &model, deadline)).await?
     };
-    call.options.scheduling.precedence = work.precedence;
+    work.share.apply(&mut call.options.scheduling);
     let dialect = call.dialect;
     answer(work, call, form).await.map_err(|error| dialect.refuse(error))
 }

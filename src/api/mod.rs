@@ -47,6 +47,7 @@ mod sse;
 mod state;
 mod stop_strings;
 mod stored_error;
+mod tenancy;
 mod texts;
 mod timestamp;
 mod tokenize;

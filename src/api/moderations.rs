@@ -66,7 +66,7 @@ pub(super) fn can_judge(model: &ServedModel) -> bool {
 type Parse = fn(&str, &ServedModel) -> Result<ModerationCall, ApiError>;
 
 async fn respond(work: Work, text: BodyText, parse: Parse) -> Result<Response, ApiError> {
-    let Work { state, model, in_flight: _in_flight, request_id, deadline, precedence, dialect } = work;
+    let Work { state, model, in_flight: _in_flight, request_id, deadline, share, dialect } = work;
     let dialect = dialect.unwrap_or(Dialect::OpenAi);
     let categories = match dialect {
         Dialect::OpenAi => OPENAI,
@@ -85,7 +85,7 @@ async fn respond(work: Work, text: BodyText, parse: Parse) -> Result<Response, A
         off_thread(&state, cost, questions).await?
     };
     scheduling.deadline = Some(deadline);
-    scheduling.precedence = precedence;
+    share.apply(&mut scheduling);
     let mut values = Vec::new();
     for questions in &rounds {
         let Answers { values: of_round, .. } = compute(&model, &scheduling, questions).await?;

@@ -16,10 +16,10 @@ use tokio::task::JoinError;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
-    access,
+    access::{self, Caller},
     dialect::Dialect,
     error::ApiError,
-    params::is_request_id,
+    params::{Scheduling, is_request_id},
     state::{AppState, InFlight, ServedModel},
 };
 use crate::engine::Precedence;
@@ -51,8 +51,27 @@ pub(super) struct Work {
     pub(super) dialect: Option<Dialect>,
     /// When the request must be finished.
     pub(super) deadline: Instant,
-    /// Does somebody wait for the answer?
-    pub(super) precedence: Precedence,
+    /// Whose it is, and does somebody wait for the answer?
+    pub(super) share: Share,
+}
+
+/// What a request may have of the engine.
+#[derive(Clone, Debug)]
+pub(super) struct Share {
+    precedence: Precedence,
+    cache_group: Option<String>,
+}
+
+impl Share {
+    /// Prefixes are shared only with those who may know of them: whether one is cached can be told by the time of an answer
+    /// (CVE-2025-46570).
+    pub(super) fn apply(&self, scheduling: &mut Scheduling) {
+        scheduling.precedence = self.precedence;
+        if let Some(group) = &self.cache_group {
+            let salt = scheduling.cache_salt.take().unwrap_or_default();
+            scheduling.cache_salt = Some(format!("{group}\n{salt}"));
+        }
+    }
 }
 
 impl Work {
@@ -64,7 +83,10 @@ impl Work {
             in_flight,
             request_id: parts.extensions.get::<RequestId>().map_or_else(new_id, |id| id.0.clone()),
             deadline: background.map_or_else(|| Instant::now() + state.limits().request_timeout, |line| line.deadline),
-            precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
+            share: Share {
+                precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
+                cache_group: state.cache_group().map(str::to_owned),
+            },
             dialect: background
                 .and_then(|line| line.dialect)
                 .or_else(|| Dialect::of_head(parts.uri.path(), &parts.headers)),
@@ -80,7 +102,7 @@ impl Work {
             request_id: new_id(),
             dialect: None,
             deadline,
-            precedence: Precedence::Background,
+            share: Share { precedence: Precedence::Background, cache_group: state.cache_group().map(str::to_owned) },
             state: state.clone(),
         })
     }
@@ -95,7 +117,7 @@ impl FromRequestParts<AppState> for Work {
             Some(_) => state.admit_line(),
             None => state.admit()?,
         };
-        Self::admitted(state.clone(), in_flight, parts)
+        Self::admitted(of_caller(state, parts).await?, in_flight, parts)
     }
 }
 
@@ -109,12 +131,12 @@ pub(super) struct TokenizerWork {
 impl FromRequestParts<AppState> for TokenizerWork {
     type Rejection = ApiError;
 
-    async fn from_request_parts(_: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let model = state.loaded_model().cloned();
         Ok(Self {
             model: model.ok_or(ApiError::Unavailable { reason: "the model is loading" })?,
             in_flight: state.admit()?,
-            state: state.clone(),
+            state: of_caller(state, parts).await?,
         })
     }
 }
@@ -132,7 +154,7 @@ impl FromRequestParts<AppState> for StorageWork {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let dialect = Dialect::of_head(parts.uri.path(), &parts.headers);
-        Ok(Self { in_flight: state.admit_to_storage()?, dialect, state: state.clone() })
+        Ok(Self { in_flight: state.admit_to_storage()?, dialect, state: of_caller(state, parts).await? })
     }
 }
 
@@ -140,6 +162,15 @@ impl StorageWork {
     /// Leave to use the engine as well, for a request whose body asks for it.
     pub(super) fn with_engine(self, parts: &Parts) -> Result<Work, ApiError> {
         Work::admitted(self.state, self.in_flight, parts)
+    }
+}
+
+/// The server as its caller's tenant sees it. Requests that the server sends to itself have no caller: their state is that of
+/// the tenant that they are sent for.
+async fn of_caller(state: &AppState, parts: &Parts) -> Result<AppState, ApiError> {
+    match parts.extensions.get::<Caller>().and_then(|caller| caller.principal.as_ref()) {
+        Some(principal) => state.of_tenant(principal).await,
+        None => Ok(state.clone()),
     }
 }
 

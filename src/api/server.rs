@@ -62,8 +62,7 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
     let mut connections = JoinSet::new();
     // Ends with this function however that ends.
     let mut workers = JoinSet::new();
-    workers.spawn(run_batches(server.state.clone()));
-    workers.spawn(run_background_responses(server.state.clone()));
+    workers.spawn(work_for_tenants(server.state.clone()));
     workers.spawn(watch_keys(server.state.governance().clone()));
     let running = watch::Sender::new(());
     let mut shutdown = pin!(shutdown);
@@ -87,6 +86,17 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
     // Lines and responses under way are asked again by the next process.
     workers.shutdown().await;
     server.drain(running, connections).await
+}
+
+/// Works on what each tenant has left to be done, for as long as it is polled.
+async fn work_for_tenants(state: AppState) {
+    let Some(mut opened) = state.take_opened() else { return };
+    let mut workers = JoinSet::new();
+    while let Some(tenancy) = opened.recv().await {
+        let state = state.with(tenancy);
+        workers.spawn(run_batches(state.clone()));
+        workers.spawn(run_background_responses(state));
+    }
 }
 
 struct Server {

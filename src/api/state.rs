@@ -11,14 +11,17 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::error::ApiError;
+use super::{
+    error::ApiError,
+    tenancy::{Tenancies, Tenancy},
+};
 use crate::{
     engine::{EngineHandle, Health},
-    governance::Governance,
+    governance::{DEFAULT_TENANT, Governance, Principal},
     prompt::{AnswerForm, Codec},
-    store::Store,
+    store::{Store, StoreError, Stores},
     telemetry::{EngineMetrics, HttpMetrics},
     types::{Constraint, Pooling},
 };
@@ -161,10 +164,11 @@ impl ServedModel {
     }
 }
 
-/// Shared by all handlers. Cheap to clone.
+/// Shared by all handlers, as the tenant sees it whose request is handled. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState {
     inner: Arc<Inner>,
+    tenancy: Arc<Tenancy>,
 }
 
 struct Inner {
@@ -177,10 +181,8 @@ struct Inner {
     in_flight: AtomicUsize,
     draining: AtomicBool,
     served: OnceLock<Served>,
-    store: Store,
+    tenancies: Arc<Tenancies>,
     governance: Governance,
-    batches_changed: Notify,
-    responses_changed: Notify,
 }
 
 struct Served {
@@ -197,11 +199,20 @@ pub(super) struct InFlight {
 impl AppState {
     /// A server without a model yet, whose user is whoever reaches it.
     pub fn new(limits: HttpLimits, store: Store) -> Self {
-        Self::governed(limits, store, Governance::in_memory().expect("a database in memory needs nothing"))
+        let others = Stores::in_memory(0); // nobody is another tenant
+        Self::build(limits, store, others, Governance::in_memory().expect("a database in memory needs nothing"))
     }
 
-    /// The same for those alone who are let in.
-    pub fn governed(limits: HttpLimits, store: Store, governance: Governance) -> Self {
+    /// The same for those alone who are let in, each tenant's data apart. What tenants have stored before is opened.
+    pub fn governed(limits: HttpLimits, stores: Stores, governance: Governance) -> Result<Self, StoreError> {
+        let state = Self::build(limits, stores.of_default()?, stores, governance);
+        state.inner.tenancies.open_all(&state.inner.governance)?;
+        Ok(state)
+    }
+
+    fn build(limits: HttpLimits, store: Store, stores: Stores, governance: Governance) -> Self {
+        let cache_group = governance.cache_group(DEFAULT_TENANT).ok();
+        let tenancy = Arc::new(Tenancy::new(store, cache_group));
         let [slots, storage_slots] = [(); 2].map(|()| Arc::new(Semaphore::new(limits.max_requests)));
         let body_pieces = (limits.all_bodies_bytes / BODY_PIECE_BYTES).min(Semaphore::MAX_PERMITS);
         let inner = Inner {
@@ -214,12 +225,10 @@ impl AppState {
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             served: OnceLock::new(),
-            store,
+            tenancies: Arc::new(Tenancies::new(stores, Arc::clone(&tenancy))),
             governance,
-            batches_changed: Notify::new(),
-            responses_changed: Notify::new(),
         };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), tenancy }
     }
 
     /// The model is loaded: requests are answered from now on. Only the first call counts.
@@ -276,9 +285,29 @@ impl AppState {
         self.inner.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Where files and batches are.
+    /// Where its tenant's files and batches are.
     pub(super) fn store(&self) -> &Store {
-        &self.inner.store
+        &self.tenancy.store
+    }
+
+    /// The same as the tenant of a caller sees it.
+    pub(super) async fn of_tenant(&self, principal: &Principal) -> Result<Self, ApiError> {
+        Ok(self.with(self.inner.tenancies.of(principal).await?))
+    }
+
+    /// As each tenant sees it, the default one first, then each that is opened; for one taker.
+    pub(super) fn take_opened(&self) -> Option<mpsc::UnboundedReceiver<Arc<Tenancy>>> {
+        self.inner.tenancies.take_opened()
+    }
+
+    /// The same for a tenant.
+    pub(super) fn with(&self, tenancy: Arc<Tenancy>) -> Self {
+        Self { inner: Arc::clone(&self.inner), tenancy }
+    }
+
+    /// Who shares cached prefixes with its tenant: everybody, if it does not matter who asks.
+    pub(super) fn cache_group(&self) -> Option<&str> {
+        self.tenancy.cache_group.as_deref()
     }
 
     /// Who may ask.
@@ -288,12 +317,12 @@ impl AppState {
 
     /// Rings when there is a batch to begin or to cancel.
     pub(super) fn batches_changed(&self) -> &Notify {
-        &self.inner.batches_changed
+        &self.tenancy.batches_changed
     }
 
     /// Rings when there is a response to begin, or one that is not wanted any more.
     pub(super) fn responses_changed(&self) -> &Notify {
-        &self.inner.responses_changed
+        &self.tenancy.responses_changed
     }
 
     /// When the model was loaded, in Unix seconds.

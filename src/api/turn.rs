@@ -147,7 +147,7 @@ impl TurnRequest {
         };
         let mut turn = off_thread(&work.state, cost, parsed).await?;
         let job = &mut turn.call.job;
-        job.params.scheduling.precedence = work.precedence;
+        work.share.apply(&mut job.params.scheduling);
         job.params.n = 1;
         Ok(turn)
     }

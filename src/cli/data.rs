@@ -8,17 +8,20 @@ use super::error::UsageError;
 use crate::{
     config::{DataPlace, StorageConfig},
     governance::Governance,
-    store::Store,
+    store::Stores,
 };
 
-/// Opens what is stored, or a place for it.
-pub(super) fn store(storage: &StorageConfig) -> Result<Store> {
+/// Where what tenants store is, or a place for it.
+pub(super) fn stores(storage: &StorageConfig) -> Result<Stores> {
     let limit_bytes = storage.limit.bytes();
-    let Some(directory) = directory(&storage.place)? else { return Ok(Store::in_memory(limit_bytes)?) };
-    let store = Store::open(&directory, limit_bytes);
-    store.with_context(|| {
-        format!("cannot store in data_dir = {}; with ephemeral nothing is stored", directory.display())
-    })
+    let directory = directory(&storage.place)?;
+    Ok(directory.map_or_else(|| Stores::in_memory(limit_bytes), |path| Stores::open(&path, limit_bytes)))
+}
+
+/// What it means that these cannot be opened.
+pub(super) fn cannot_store(storage: &StorageConfig) -> String {
+    let directory = directory(&storage.place).ok().flatten().unwrap_or_default();
+    format!("cannot store in data_dir = {}; with ephemeral nothing is stored", directory.display())
 }
 
 /// Opens the identities; there are none where nothing is stored.

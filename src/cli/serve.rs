@@ -68,13 +68,14 @@ impl ServeArgs {
 
 async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) -> Result<()> {
     let stop = stop_signal()?;
-    let (store, governance) = (data::store(&config.storage)?, data::governance(&config.storage.place)?);
+    let (stores, governance) = (data::stores(&config.storage)?, data::governance(&config.storage.place)?);
     let let_in = check_openness(config, &governance)?;
+    let state = AppState::governed(http_limits(config), stores, governance)
+        .with_context(|| data::cannot_store(&config.storage))?;
     let bind = config.http.bind;
     let listener = TcpListener::bind(bind).await.with_context(|| format!("cannot listen on bind = {bind}"))?;
     let address = listener.local_addr()?;
     tracing::info!(%address, let_in, "listening; requests are answered once the model is loaded");
-    let state = AppState::governed(http_limits(config), store, governance);
     let mut serving = tokio::spawn(api::serve(listener, state.clone(), async {
         // The sender lives as long as the process.
         let _ = stop.await;

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{data, keys};
 use crate::{
     config::{Args, Config, DataArgs},
-    governance::Governance,
+    governance::{Governance, Tenant},
 };
 
 /// Make, list and remove tenants
@@ -28,6 +28,10 @@ enum TenantsCommand {
     Create {
         /// Its name
         name: String,
+        /// Tenants of one group share cached prefixes, and can tell by the time of an answer what another has asked
+        /// [default: shared with nobody]
+        #[arg(long, value_name = "GROUP")]
+        share_group: Option<String>,
     },
     /// All tenants
     List,
@@ -50,7 +54,9 @@ impl TenantsArgs {
 
     fn run_with(&self, governance: &Governance) -> Result<()> {
         match &self.command {
-            TenantsCommand::Create { name } => governance.create_tenant(name, keys::unix_seconds())?,
+            TenantsCommand::Create { name, share_group } => {
+                governance.create_tenant(name, share_group.as_deref(), keys::unix_seconds())?;
+            }
             TenantsCommand::Delete { name } => governance.delete_tenant(name)?,
             TenantsCommand::List => {}
         }
@@ -58,7 +64,10 @@ impl TenantsArgs {
         if self.json {
             return super::print(&format!("{:#}\n", json!(tenants)));
         }
-        let line = |tenant: &crate::governance::Tenant| format!("{}  {} keys\n", tenant.name, tenant.keys);
+        let line = |tenant: &Tenant| {
+            let group = tenant.share_group.as_ref().map_or_else(String::new, |group| format!("  shares with {group}"));
+            format!("{}  {} keys{group}\n", tenant.name, tenant.keys)
+        };
         super::print(&tenants.iter().map(line).collect::<String>())
     }
 }

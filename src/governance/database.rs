@@ -22,7 +22,8 @@ const MIGRATIONS: [&str; 1] = [TENANTS_AND_KEYS];
 const TENANTS_AND_KEYS: &str = "
 CREATE TABLE tenants (
     name TEXT PRIMARY KEY,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    share_group TEXT
 ) STRICT;
 CREATE TABLE keys (
     id TEXT PRIMARY KEY,

@@ -67,6 +67,8 @@ pub struct Principal {
     pub source: Source,
     /// Whose it is.
     pub tenant: String,
+    /// Who shares cached prefixes with it.
+    pub cache_group: String,
     /// What it does here.
     pub roles: BTreeSet<Role>,
     /// What else is known, for policies.

@@ -15,7 +15,10 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::{Governance, GovernanceError, Principal, Refusal, Role, Source, database, tenants::check_name};
+use super::{
+    Governance, GovernanceError, Principal, Refusal, Role, Source, database,
+    tenants::{cache_group, check_name},
+};
 
 const PREFIX: &str = "tmk_";
 const ID_LETTERS: usize = 10;
@@ -303,13 +306,16 @@ impl KnownKeys {
     /// Reads them. Whoever was recognised by a key of `before` learns whether it has been revoked since.
     pub(super) fn read(connection: &Connection, before: Option<&Self>) -> Result<Self, GovernanceError> {
         let version = database::version(connection)?;
-        let mut rows = connection.prepare_cached(&format!("SELECT {COLUMNS}, hash FROM keys"))?;
-        let read = rows.query_map([], |row| Ok((row.get::<_, [u8; 32]>(9)?, read_key(row)?)))?;
+        let mut rows = connection.prepare_cached(&format!(
+            "SELECT {COLUMNS}, hash, (SELECT share_group FROM tenants WHERE tenants.name = keys.tenant) FROM keys"
+        ))?;
+        let read = rows
+            .query_map([], |row| Ok((row.get::<_, [u8; 32]>(9)?, row.get::<_, Option<String>>(10)?, read_key(row)?)))?;
         let mut keys = HashMap::new();
         for row in read {
-            let (hash, key) = row?;
+            let (hash, share_group, key) = row?;
             let known = before.and_then(|before| before.keys.get(&hash)).map(|known| known.revoked.clone());
-            keys.insert(hash, KnownKey::new(key, known.unwrap_or_else(|| watch::Sender::new(false))));
+            keys.insert(hash, KnownKey::new(key, share_group, known.unwrap_or_else(|| watch::Sender::new(false))));
         }
         for (hash, known) in before.iter().flat_map(|before| &before.keys) {
             if !keys.contains_key(hash) {
@@ -339,7 +345,7 @@ impl KnownKeys {
 }
 
 impl KnownKey {
-    fn new(key: Key, revoked: watch::Sender<bool>) -> Self {
+    fn new(key: Key, share_group: Option<String>, revoked: watch::Sender<bool>) -> Self {
         if key.revoked_at.is_some() {
             revoked.send_replace(true);
         }
@@ -348,6 +354,7 @@ impl KnownKey {
             name: key.name.clone(),
             source: Source::Key,
             tenant: key.tenant.clone(),
+            cache_group: cache_group(&key.tenant, share_group.as_deref()),
             roles: key.roles.clone(),
             attributes: key.attributes.clone(),
             revoked: revoked.subscribe(),

@@ -14,17 +14,20 @@ pub struct Tenant {
     pub name: String,
     /// Unix seconds.
     pub created_at: u64,
+    /// Tenants of one group share cached prefixes; one of none shares them with nobody.
+    pub share_group: Option<String>,
     /// Its keys that are not revoked.
     pub keys: u64,
 }
 
 impl Governance {
     /// A new tenant.
-    pub fn create_tenant(&self, name: &str, now: u64) -> Result<(), GovernanceError> {
+    pub fn create_tenant(&self, name: &str, share_group: Option<&str>, now: u64) -> Result<(), GovernanceError> {
         check_name("tenant", name)?;
+        share_group.map_or(Ok(()), |group| check_name("share_group", group))?;
         self.change(|connection| {
-            let made =
-                connection.execute("INSERT OR IGNORE INTO tenants (name, created_at) VALUES (?1, ?2)", (name, now))?;
+            let sql = "INSERT OR IGNORE INTO tenants (name, created_at, share_group) VALUES (?1, ?2, ?3)";
+            let made = connection.execute(sql, (name, now, share_group))?;
             if made == 0 {
                 return Err(GovernanceError::Exists { kind: "tenant", name: name.to_owned() });
             }
@@ -36,12 +39,20 @@ impl Governance {
     pub fn tenants(&self) -> Result<Vec<Tenant>, GovernanceError> {
         let connection = self.connection();
         let mut rows = connection.prepare_cached(
-            "SELECT name, created_at, (SELECT count(*) FROM keys WHERE tenant = tenants.name AND revoked_at IS NULL)
+            "SELECT name, created_at, share_group, (SELECT count(*) FROM keys WHERE tenant = tenants.name AND revoked_at IS NULL)
              FROM tenants ORDER BY name",
         )?;
-        let tenants =
-            rows.query_map([], |row| Ok(Tenant { name: row.get(0)?, created_at: row.get(1)?, keys: row.get(2)? }))?;
+        let tenants = rows.query_map([], |row| {
+            Ok(Tenant { name: row.get(0)?, created_at: row.get(1)?, share_group: row.get(2)?, keys: row.get(3)? })
+        })?;
         Ok(tenants.collect::<Result<_, _>>()?)
+    }
+
+    /// Who shares cached prefixes with a tenant.
+    pub fn cache_group(&self, tenant: &str) -> Result<String, GovernanceError> {
+        let found = self.tenants()?.into_iter().find(|found| found.name == tenant);
+        let found = found.ok_or_else(|| GovernanceError::Missing { kind: "tenant", name: tenant.to_owned() })?;
+        Ok(cache_group(tenant, found.share_group.as_deref()))
     }
 
     /// Forgets a tenant that has no key that could be used.
@@ -72,6 +83,11 @@ impl Governance {
             Ok(())
         })
     }
+}
+
+/// A tenant cannot be named so that it gets into a group, nor the other way round.
+pub(super) fn cache_group(tenant: &str, share_group: Option<&str>) -> String {
+    share_group.map_or_else(|| format!("tenant {tenant}"), |group| format!("group {group}"))
 }
 
 /// A name that is the same in a path, a log and a policy.

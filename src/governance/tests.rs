@@ -154,8 +154,8 @@ fn what_a_key_cannot_be() {
 #[test]
 fn tenants_come_and_go() {
     let governance = governance();
-    governance.create_tenant("acme", NOW).expect("it is made");
-    assert_eq!(message(governance.create_tenant("acme", NOW)), "there is a tenant \"acme\" already");
+    governance.create_tenant("acme", None, NOW).expect("it is made");
+    assert_eq!(message(governance.create_tenant("acme", None, NOW)), "there is a tenant \"acme\" already");
     let new = NewKey { tenant: "acme".into(), ..new_key("app", &[Role::Service]) };
     let created = governance.create_key(&new, NOW).expect("it is made");
     let names = |governance: &Governance| {

@@ -16,6 +16,7 @@ mod page;
 mod responses;
 mod results;
 mod schema;
+mod stores;
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -38,6 +39,7 @@ pub use self::{
     page::{Order, Page, PageQuery},
     responses::{NewResponse, ResponseEnd, ResponseState, StoredResponse, WaitingResponse},
     results::{BatchEnd, Progress},
+    stores::Stores,
 };
 
 const DATABASE: &str = "tramontane.sqlite";

@@ -34,5 +34,6 @@ mod similarity;
 mod storage;
 mod structured;
 mod support;
+mod tenancy;
 mod unserved;
 mod versions;

@@ -33,7 +33,7 @@ pub(in crate::api) async fn create(work: Work, JsonText(text): JsonText) -> Resu
     let (cost, model, deadline) = (parsing_cost(&text), Arc::clone(&work.model), work.deadline);
     let parsed = move || parse(&text, &model, deadline).map_err(|error| Dialect::Mistral.refuse(error));
     let mut call = off_thread(&work.state, cost, parsed).await?;
-    call.job.params.scheduling.precedence = work.precedence;
+    work.share.apply(&mut call.job.params.scheduling);
     respond(work, call).await
 }
 

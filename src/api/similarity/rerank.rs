@@ -31,12 +31,12 @@ struct RerankCall {
 
 /// Sorts documents.
 pub(in crate::api) async fn rerank(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
-    let Work { state, model, in_flight: _in_flight, request_id, deadline, precedence, .. } = work;
+    let Work { state, model, in_flight: _in_flight, request_id, deadline, share, .. } = work;
     let mut call = {
         let model = Arc::clone(&model);
         off_thread(&state, text.len(), move || RerankCall::parse(&text, &model, deadline)).await?
     };
-    call.options.scheduling.precedence = precedence;
+    share.apply(&mut call.options.scheduling);
     let request_id = call.options.request_id.clone().unwrap_or(request_id);
     let (scores, usage) = call.pairs.scores(&model, &call.options.scheduling).await?;
     let body = json!({

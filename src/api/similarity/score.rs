@@ -25,12 +25,12 @@ const DOCUMENTS: [&str; 2] = ["documents", "text_2"];
 
 /// Scores pairs.
 pub(in crate::api) async fn score(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
-    let Work { state, model, in_flight: _in_flight, request_id, deadline, precedence, .. } = work;
+    let Work { state, model, in_flight: _in_flight, request_id, deadline, share, .. } = work;
     let (model_name, pairs, mut options) = {
         let model = Arc::clone(&model);
         off_thread(&state, text.len(), move || parse(&text, &model, deadline)).await?
     };
-    options.scheduling.precedence = precedence;
+    share.apply(&mut options.scheduling);
     let request_id = options.request_id.unwrap_or(request_id);
     let (scores, usage) = pairs.scores(&model, &options.scheduling).await?;
     let item = |(index, score): (usize, &f32)| json!({ "index": index, "object": "score", "score": score });

@@ -22,7 +22,7 @@ use tramontane::{
     governance::Governance,
     model::{ForwardPass, Logits, ModelError},
     prompt::{Codec, TekkenFile, TokenizerVersion},
-    store::Store,
+    store::{Store, Stores},
     telemetry::EngineMetrics,
     types::{Batch, Outputs, Pooling},
 };
@@ -297,7 +297,7 @@ impl Harness {
 
     /// For those alone who have a key, with an open gate.
     pub fn governed(script: Script, governance: Governance) -> Self {
-        let state = AppState::governed(HttpLimits::default(), memory(), governance);
+        let state = AppState::governed(HttpLimits::default(), Stores::in_memory(64 << 20), governance).expect("memory");
         let pooling = Pooling::Embedding { width: EMBEDDING_WIDTH, normalized: true };
         let harness = Self::serving(state, sure(script), codec(), pooling, small_engine());
         harness.gate.open();

@@ -1,0 +1,94 @@
+//! Whose data a request sees: every tenant has a store of its own, which is opened when it is first needed.
+//!
+//! A handler's [`AppState`](super::AppState) is that of one tenant, so no handler can forget to ask whose an object is.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{Notify, mpsc};
+
+use crate::{
+    governance::{DEFAULT_TENANT, Governance, Principal},
+    store::{Store, StoreError, Stores},
+};
+
+/// A tenant's own part of the server.
+pub(super) struct Tenancy {
+    pub(super) store: Store,
+    /// Rings when there is a batch to begin or to cancel.
+    pub(super) batches_changed: Notify,
+    /// Rings when there is a response to begin, or one that is not wanted any more.
+    pub(super) responses_changed: Notify,
+    /// Who shares cached prefixes with it.
+    pub(super) cache_group: Option<String>,
+}
+
+impl Tenancy {
+    pub(super) fn new(store: Store, cache_group: Option<String>) -> Self {
+        Self { store, batches_changed: Notify::new(), responses_changed: Notify::new(), cache_group }
+    }
+}
+
+/// All that are open.
+pub(super) struct Tenancies {
+    stores: Stores,
+    open: Mutex<HashMap<String, Arc<Tenancy>>>,
+    opened: mpsc::UnboundedSender<Arc<Tenancy>>,
+    /// Until somebody takes it: the worker of each.
+    newly_opened: Mutex<Option<mpsc::UnboundedReceiver<Arc<Tenancy>>>>,
+}
+
+impl Tenancies {
+    /// With that of the default tenant, whose store is open.
+    pub(super) fn new(stores: Stores, default: Arc<Tenancy>) -> Self {
+        let (opened, newly_opened) = mpsc::unbounded_channel();
+        let open = HashMap::from([(DEFAULT_TENANT.to_owned(), Arc::clone(&default))]);
+        // The receiver is in here, so it is there.
+        let _ = opened.send(default);
+        Self { stores, open: Mutex::new(open), opened, newly_opened: Mutex::new(Some(newly_opened)) }
+    }
+
+    /// That of a caller.
+    pub(super) async fn of(self: &Arc<Self>, principal: &Principal) -> Result<Arc<Tenancy>, StoreError> {
+        if let Some(open) = self.open().get(&principal.tenant) {
+            return Ok(Arc::clone(open));
+        }
+        let (tenancies, tenant) = (Arc::clone(self), principal.tenant.clone());
+        let cache_group = Some(principal.cache_group.clone());
+        let opening = tokio::task::spawn_blocking(move || tenancies.open_store(&tenant, cache_group));
+        opening.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Opens those that have stored something before.
+    pub(super) fn open_all(&self, governance: &Governance) -> Result<(), StoreError> {
+        for tenant in self.stores.tenants()? {
+            let cache_group = governance.cache_group(&tenant).ok();
+            self.open_store(&tenant, cache_group)?;
+        }
+        Ok(())
+    }
+
+    /// The default one first, then each that is opened; for one taker.
+    pub(super) fn take_opened(&self) -> Option<mpsc::UnboundedReceiver<Arc<Tenancy>>> {
+        self.newly_opened.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Others wait, as two could not open one store.
+    fn open_store(&self, tenant: &str, cache_group: Option<String>) -> Result<Arc<Tenancy>, StoreError> {
+        let mut open = self.open();
+        if let Some(open) = open.get(tenant) {
+            return Ok(Arc::clone(open));
+        }
+        let opened = Arc::new(Tenancy::new(self.stores.of(tenant)?, cache_group));
+        open.insert(tenant.to_owned(), Arc::clone(&opened));
+        // Nobody takes them where nothing is worked on in the background.
+        let _ = self.opened.send(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<String, Arc<Tenancy>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
