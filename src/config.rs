@@ -152,6 +152,8 @@ pub enum DataPlace {
 pub struct AccessConfig {
     /// Everybody, from wherever they reach the server.
     pub insecure_open: Switch,
+    /// Policies in place of the built-in ones.
+    pub policy_dir: Option<PathBuf>,
 }
 
 /// What is logged, and how it looks.
@@ -206,7 +208,10 @@ impl Config {
         let engine = engine_limits(&mut layers, if on_gpu { &GPU_STEPS } else { &CPU_STEPS })?;
         let http = http_config(&mut layers)?;
         let storage = storage_config(&mut layers)?;
-        let access = AccessConfig { insecure_open: layers.take("insecure_open", Switch::Off)? };
+        let access = AccessConfig {
+            insecure_open: layers.take("insecure_open", Switch::Off)?,
+            policy_dir: layers.take_optional("policy_dir", "the built-in policies")?,
+        };
         let log = LogConfig {
             format: layers.take("log_format", LogFormat::Auto)?,
             level: layers.take("log_level", LogFilter::from_level(defaults.log_level))?,

@@ -1,4 +1,5 @@
-//! Who asks: the credential of a request becomes its [`Caller`], or the request goes no further.
+//! Who asks, and whether they may: the credential of a request becomes its [`Caller`], policies allow what it asks for, or the
+//! request goes no further.
 //!
 //! This stands before every route, those that do not exist included. Where there is no source of identities everybody who reaches the server is its user. When a key is revoked, what its
 //! bearers are being answered ends: with a refusal if nothing was sent, with a broken body otherwise.
@@ -12,7 +13,7 @@ use std::{
 
 use axum::{
     body::{Body, Bytes, HttpBody},
-    extract::Request,
+    extract::{MatchedPath, Request},
     http::{HeaderMap, header::AUTHORIZATION},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -21,14 +22,20 @@ use http_body::{Frame, SizeHint};
 
 use super::{
     access_error::AccessError,
+    actions::{Target, needs},
     error::ApiError,
     state::{AppState, unix_seconds},
 };
-use crate::governance::{Governance, GovernanceError, Principal, Refusal};
+use crate::governance::{
+    Governance, GovernanceError, Principal, Refusal,
+    policy::{Action, Circumstances, Resource},
+};
 
 const SCHEME: &str = "Bearer";
 /// How long what is being answered may go on after another process has revoked its key. New requests always look.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// Longest value of a header in which a request says something of itself, in bytes.
+const LONGEST_CIRCUMSTANCE: usize = 256;
 /// Longest credential, in bytes.
 const LONGEST_TOKEN: usize = 8 << 10;
 
@@ -36,6 +43,7 @@ const LONGEST_TOKEN: usize = 8 << 10;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Caller {
     pub(super) principal: Option<Arc<Principal>>,
+    pub(super) circumstances: Arc<Circumstances>,
 }
 
 /// Looks again and again whether somebody beside this process has revoked a key. Does not end.
@@ -48,9 +56,9 @@ pub(super) async fn watch_keys(governance: Governance) {
     }
 }
 
-/// Lets a request through once it is known who asks.
+/// Lets a request through once it is known who asks, and that policies allow it.
 pub(super) async fn let_in(state: &AppState, mut request: Request, next: Next) -> Response {
-    let caller = match identify(state.governance(), request.headers()) {
+    let caller = match admit(state, &request) {
         Ok(caller) => caller,
         Err(error) => return error.into_response(),
     };
@@ -62,12 +70,76 @@ pub(super) async fn let_in(state: &AppState, mut request: Request, next: Next) -
     }
 }
 
-fn identify(governance: &Governance, headers: &HeaderMap) -> Result<Caller, ApiError> {
+fn admit(state: &AppState, request: &Request) -> Result<Caller, ApiError> {
+    let governance = state.governance();
     if !governance.is_configured()? {
         return Ok(Caller::default());
     }
-    let principal = governance.authenticate(bearer_token(headers)?, unix_seconds())?;
-    Ok(Caller { principal: Some(principal) })
+    let principal = governance.authenticate(bearer_token(request.headers())?, unix_seconds())?;
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let circumstances = circumstances(request.headers(), route.unwrap_or_default())?;
+    let caller = Caller { principal: Some(principal), circumstances: Arc::new(circumstances) };
+    // What is not there is nobody's to be denied: it is answered by 404.
+    if let Some(route) = route {
+        let needs = needs(request.method(), route);
+        for (action, target) in needs.ok_or_else(|| caller.forbidden("this", "known to no policy".to_owned()))? {
+            let model = state.loaded_model();
+            let resource = match target {
+                Target::Kind(kind) => Resource::Kind(kind),
+                Target::Model => Resource::Model {
+                    name: model.map_or("", |model| model.name()),
+                    digest: model.map_or("", |model| &model.digest),
+                },
+            };
+            caller.check(governance, action, resource)?;
+        }
+    }
+    Ok(caller)
+}
+
+impl Caller {
+    /// Fails if policies do not allow it.
+    pub(super) fn check(&self, governance: &Governance, action: Action, resource: Resource) -> Result<(), ApiError> {
+        let Some(principal) = &self.principal else { return Ok(()) };
+        let decision = governance.decide(principal, action, resource, &self.circumstances)?;
+        if decision.allowed {
+            return Ok(());
+        }
+        for error in &decision.errors {
+            tracing::warn!(error, "a policy cannot be evaluated, so nobody is allowed what it is asked for");
+        }
+        let reason = match decision.policies.as_slice() {
+            _ if !decision.errors.is_empty() => "denied as a policy cannot be evaluated".to_owned(),
+            [] => "permitted by no policy".to_owned(),
+            policies => format!("forbidden by policy {}", policies.join(", ")),
+        };
+        Err(self.forbidden(action.name(), reason))
+    }
+
+    fn forbidden(&self, action: &'static str, reason: String) -> ApiError {
+        let (source_name, caller) =
+            self.principal.as_ref().map_or(("caller", ""), |principal| (principal.source.name(), &principal.id));
+        AccessError::Forbidden { source_name, caller: caller.to_owned(), action, reason }.into()
+    }
+}
+
+/// What the request says of itself.
+fn circumstances(headers: &HeaderMap, route: &str) -> Result<Circumstances, AccessError> {
+    let value = |name: &'static str| {
+        let mut values = headers.get_all(name).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        let is_printable = |text: &&str| {
+            (1..=LONGEST_CIRCUMSTANCE).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+        };
+        let text = value.to_str().ok().filter(is_printable).filter(|_| values.next().is_none());
+        text.map(|text| Some(text.to_owned())).ok_or(AccessError::Circumstance { name, limit: LONGEST_CIRCUMSTANCE })
+    };
+    Ok(Circumstances {
+        route: route.to_owned(),
+        purpose: value("x-tramontane-purpose")?,
+        data_classification: value("x-tramontane-data-classification")?,
+        consent: value("x-tramontane-consent")?,
+    })
 }
 
 /// The token of the one `Authorization` header (RFC 6750, section 2.1).

@@ -20,7 +20,7 @@ pub enum AccessError {
     #[error("Access is denied: {0}.")]
     Refused(Refusal),
     /// The caller is known, and may not do this.
-    #[error("The {source_name} {caller} may not {action} here.")]
+    #[error("The {source_name} {caller} may not do this: {action} is {reason}.")]
     Forbidden {
         /// What its credential is.
         source_name: &'static str,
@@ -28,6 +28,16 @@ pub enum AccessError {
         caller: String,
         /// What it asked for.
         action: &'static str,
+        /// What the policies say.
+        reason: String,
+    },
+    /// A header in which a request says something of itself is wrong.
+    #[error("The header `{name}` must be one value of 1 to {limit} printable ASCII letters.")]
+    Circumstance {
+        /// Its name.
+        name: &'static str,
+        /// The limit.
+        limit: usize,
     },
 }
 
@@ -36,6 +46,7 @@ impl AccessError {
         match self {
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden { .. } => StatusCode::FORBIDDEN,
+            Self::Circumstance { .. } => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -43,6 +54,7 @@ impl AccessError {
         match self {
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => "authentication_error",
             Self::Forbidden { .. } => "permission_error",
+            Self::Circumstance { .. } => "invalid_request_error",
         }
     }
 
@@ -52,6 +64,7 @@ impl AccessError {
             Self::Refused(Refusal::Revoked) => "revoked_api_key",
             Self::Refused(Refusal::Expired) => "expired_api_key",
             Self::Forbidden { .. } => "permission_denied",
+            Self::Circumstance { .. } => "invalid_header",
         }
     }
 }

@@ -10,6 +10,7 @@
 
 mod access;
 mod access_error;
+mod actions;
 mod agents;
 mod answer;
 mod assembler;

@@ -23,6 +23,7 @@ mod loading;
 mod locate;
 mod machine;
 mod memory_plan;
+mod policy;
 mod progress;
 mod pull;
 mod serve;
@@ -63,6 +64,7 @@ enum Command {
     Health(health::HealthArgs),
     Keys(keys::KeysArgs),
     Tenants(tenants::TenantsArgs),
+    Policy(policy::PolicyArgs),
 }
 
 /// The process: reads its arguments, does what they say.
@@ -101,7 +103,7 @@ impl Cli {
             Command::Bench(args) => args.settings(),
             Command::Keys(args) => args.settings(),
             Command::Tenants(args) => args.settings(),
-            Command::Doctor(_) | Command::Health(_) => Args::default(),
+            Command::Policy(_) | Command::Doctor(_) | Command::Health(_) => Args::default(),
         };
         args.log = log;
         args
@@ -129,6 +131,7 @@ impl Command {
             Command::Health(args) => args.run(),
             Command::Keys(args) => args.run(&config),
             Command::Tenants(args) => args.run(&config),
+            Command::Policy(args) => args.run(),
         }
     }
 }

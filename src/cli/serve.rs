@@ -13,12 +13,12 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{data, loading, locate::Network};
+use super::{data, loading, locate::Network, policy};
 use crate::{
     api::{self, AppState, Drained, HttpLimits, ServedModel, StorageLimits},
     config::{AccessArgs, Args, Config, ConfigError, EngineArgs, HttpArgs, ModelArgs, StorageArgs},
     engine::EngineConfig,
-    governance::Governance,
+    governance::{Governance, policy::Policies},
     telemetry::logs::LogStyle,
     types::Pooling,
 };
@@ -69,6 +69,8 @@ impl ServeArgs {
 async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) -> Result<()> {
     let stop = stop_signal()?;
     let (stores, governance) = (data::stores(&config.storage)?, data::governance(&config.storage.place)?);
+    let governance = governance.with_policies(policy::load(config.access.policy_dir.as_deref())?);
+    reload_policies(governance.policies().clone())?;
     let let_in = check_openness(config, &governance)?;
     let state = AppState::governed(http_limits(config), stores, governance)
         .with_context(|| data::cannot_store(&config.storage))?;
@@ -136,6 +138,20 @@ fn check_openness(config: &Config, governance: &Governance) -> Result<&'static s
     let reason = "other machines could reach it, and there are no API keys: make one with `tramontane keys create`, \
                   or say insecure_open to let everybody in";
     Err(ConfigError::Unfit { key: "bind", value: bind.to_string(), reason: reason.to_owned() }.into())
+}
+
+/// Reads policies again at every SIGHUP.
+fn reload_policies(policies: Policies) -> Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            match policies.reload() {
+                Ok(()) => tracing::info!(digest = policies.digest(), "the policies were read again"),
+                Err(error) => tracing::error!(%error, "the policies are wrong, so those from before go on to apply"),
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Resolves at the first SIGTERM or SIGINT; the second ends the process.

@@ -187,6 +187,9 @@ pub struct AccessArgs {
     #[arg(long, env = "TRAMONTANE_INSECURE_OPEN", hide_env = true, value_name = "on|off", num_args = 0..=1,
           require_equals = true, default_missing_value = "on")]
     pub insecure_open: Option<String>,
+    /// Directory of Cedar policies (*.cedar) that say who may do what [default: the built-in ones, see `policy show`]
+    #[arg(long, env = "TRAMONTANE_POLICY_DIR", hide_env = true, value_name = "DIR")]
+    pub policy_dir: Option<String>,
 }
 
 /// Logs and the configuration itself; every subcommand has these.

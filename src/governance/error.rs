@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use super::policy::PolicyError;
+
 /// Why something about identities was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum GovernanceError {
@@ -74,6 +76,9 @@ pub enum GovernanceError {
     /// The caller is none of those who may ask.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// Policies are wrong, or cannot decide.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The database failed.
     #[error("the database of identities failed")]
     Database(#[from] rusqlite::Error),

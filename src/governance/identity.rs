@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::GovernanceError;
+use super::{GovernanceError, policy::Asker};
 
 /// What somebody does here. What a role may do is for the policy to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -56,6 +56,15 @@ pub enum Source {
     Key,
 }
 
+impl Source {
+    /// As policies have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+        }
+    }
+}
+
 /// Somebody who may ask, as far as policy allows.
 #[derive(Clone, Debug)]
 pub struct Principal {
@@ -73,6 +82,8 @@ pub struct Principal {
     pub roles: BTreeSet<Role>,
     /// What else is known, for policies.
     pub attributes: BTreeMap<String, String>,
+    /// The same in the terms of policies.
+    pub(super) asker: Asker,
     pub(super) revoked: watch::Receiver<bool>,
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::{
     Governance, GovernanceError, Principal, Refusal, Role, Source, database,
+    policy::Asker,
     tenants::{cache_group, check_name},
 };
 
@@ -357,6 +358,14 @@ impl KnownKey {
             cache_group: cache_group(&key.tenant, share_group.as_deref()),
             roles: key.roles.clone(),
             attributes: key.attributes.clone(),
+            asker: Asker {
+                id: key.id.clone(),
+                name: key.name.clone(),
+                tenant: key.tenant.clone(),
+                source: Source::Key.name().to_owned(),
+                roles: key.roles.iter().map(|role| role.name().to_owned()).collect(),
+                attributes: key.attributes.clone(),
+            },
             revoked: revoked.subscribe(),
         };
         Self { key, principal: Arc::new(principal), revoked }

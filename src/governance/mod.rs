@@ -1,6 +1,7 @@
-//! Who may ask what: tenants, API keys, and what a caller turns out to be.
+//! Who may ask what: tenants, API keys, policies.
 //!
-//! [`Governance`] is the seam: a credential goes in, a [`Principal`] or the reason for none comes out. Its state is one
+//! [`Governance`] is the seam: a credential goes in, a [`Principal`] or the reason for none comes out; a principal and what it
+//! wants go in, and a [`Decision`] comes out. Its state is one
 //! SQLite database beside what clients store, which the server and the command line open at the same time: what one
 //! changes the other sees at its next look, so that a key that is revoked is refused from then on.
 //!
@@ -11,6 +12,7 @@ mod database;
 mod error;
 mod identity;
 mod keys;
+pub mod policy;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -22,7 +24,11 @@ use std::{
 
 use rusqlite::Connection;
 
-use self::{database::DATABASE, keys::KnownKeys};
+use self::{
+    database::DATABASE,
+    keys::KnownKeys,
+    policy::{Action, Circumstances, Decision, Policies, Question, Resource},
+};
 pub use self::{
     error::{GovernanceError, Refusal},
     identity::{Principal, Role, Source},
@@ -37,6 +43,7 @@ pub const DEFAULT_TENANT: &str = "default";
 #[derive(Clone)]
 pub struct Governance {
     inner: Arc<Inner>,
+    policies: Policies,
 }
 
 struct Inner {
@@ -54,6 +61,28 @@ impl Governance {
     /// One that is gone with its last clone.
     pub fn in_memory() -> Result<Self, GovernanceError> {
         Self::prepare(database::in_memory()?)
+    }
+
+    /// The same with an operator's own policies in place of the built-in ones.
+    pub fn with_policies(self, policies: Policies) -> Self {
+        Self { policies, ..self }
+    }
+
+    /// What decides who may do what.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// May a principal do this?
+    pub fn decide(
+        &self,
+        principal: &Principal,
+        action: Action,
+        resource: Resource,
+        circumstances: &Circumstances,
+    ) -> Result<Decision, GovernanceError> {
+        let question = Question { asker: &principal.asker, action, resource, circumstances };
+        Ok(self.policies.decide(&question)?)
     }
 
     /// Is there any source of identities? If not, whoever reaches the server is its user.
@@ -74,7 +103,7 @@ impl Governance {
     fn prepare(connection: Connection) -> Result<Self, GovernanceError> {
         let known = KnownKeys::read(&connection, None)?;
         let inner = Inner { database: Mutex::new(connection), known: RwLock::new(Arc::new(known)) };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), policies: Policies::built_in()? })
     }
 
     /// The keys as they are now, whoever changed them last.

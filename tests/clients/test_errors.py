@@ -161,6 +161,17 @@ def test_whoever_has_a_key_is_answered(keyed):
     assert answer.choices[0].message.content
 
 
+def test_whoever_may_not_is_told(keyed):
+    url, keys = keyed
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=keys["auditor"], max_retries=0)
+    assert client.models.list().data
+    with pytest.raises(openai.PermissionDeniedError):
+        client.chat.completions.create(model=MODEL, messages=user("Hello!"))
+    with pytest.raises(SDKError) as raised:
+        Mistral(api_key=keys["auditor"], server_url=url).chat.complete(model=MODEL, messages=user("Hello!"))
+    assert raised.value.status_code == 403
+
+
 def test_langchain_knows_what_is_too_long(server_url):
     with pytest.raises(ContextOverflowError):
         ask_langchain_openai(server_url, FAULTS["context"])

@@ -4,6 +4,7 @@ mod bench;
 mod checkpoint;
 mod hub;
 mod keys;
+mod policy;
 mod pooling;
 mod pull;
 mod serve;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use tramontane::{
     api::openapi,
-    governance::{CreatedKey, DEFAULT_TENANT, Governance, NewKey, Role},
+    governance::{CreatedKey, DEFAULT_TENANT, Governance, NewKey, Role, policy::Policies},
 };
 
 use super::support::{Answer, Harness, babbles, chat, eventually, says, send};
@@ -20,10 +20,14 @@ use super::support::{Answer, Harness, babbles, chat, eventually, says, send};
 const MISTRAL: &str = "mistral-client-python/3.7.0";
 
 fn key(governance: &Governance, name: &str) -> CreatedKey {
+    key_of(governance, name, Role::Developer)
+}
+
+fn key_of(governance: &Governance, name: &str, role: Role) -> CreatedKey {
     let new = NewKey {
         name: name.to_owned(),
         tenant: DEFAULT_TENANT.to_owned(),
-        roles: [Role::Developer].into(),
+        roles: [role].into(),
         attributes: Default::default(),
         expires_at: None,
     };
@@ -90,6 +94,70 @@ async fn whoever_has_a_key_is_let_in() {
     assert_eq!(models.status, 200);
     let nothing = ask(&harness, "GET", "/v1/nothing", &[("authorization", &format!("Bearer {secret}"))]).await;
     assert_eq!(nothing.status, 404);
+}
+
+/// What each role is denied, of all that there is.
+#[tokio::test]
+async fn a_role_may_do_what_policies_allow_it() {
+    let governance = Governance::in_memory().expect("memory");
+    let keys = Role::ALL.map(|role| (role, key_of(&governance, role.name(), role).secret));
+    let harness = Harness::governed(says("Hi"), governance);
+    let reads = |method: &str| method == "GET";
+    let is_status = |path: &str| {
+        ["/health", "/load", "/version", "/metrics", "/openapi.json"].iter().any(|status| path.starts_with(status))
+    };
+    for (method, path) in operations() {
+        let is_model = path.starts_with("/v1/models");
+        for (role, secret) in &keys {
+            let answer = ask(&harness, &method, &path, &[("authorization", &format!("Bearer {secret}"))]).await;
+            let allowed = match role {
+                Role::Admin => true,
+                Role::Operator => reads(&method) && (is_status(&path) || is_model),
+                Role::Auditor => reads(&method),
+                Role::Developer => reads(&method) || !is_model,
+                Role::Service => !is_status(&path) && (reads(&method) || !is_model),
+            };
+            assert_eq!(answer.status != 403, allowed, "{role:?} {method} {path}: {}", answer.body);
+            if !allowed {
+                assert!(answer.body.contains("permission"), "{}", answer.body);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_operators_policies_hear_what_a_request_says_of_itself() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("own.cedar");
+    let permit = r#"permit (principal, action, resource);"#;
+    let forbid = r#"@id("purpose") forbid (principal, action == Tramontane::Action::"infer", resource)
+                    unless { context has purpose && ["support", "test"].contains(context.purpose) };"#;
+    std::fs::write(&file, format!("{permit}\n{forbid}")).expect("it can be written");
+    let policies = Policies::open(directory.path()).expect("they are right");
+    let governance = Governance::in_memory().expect("memory").with_policies(policies.clone());
+    let secret = format!("Bearer {}", key(&governance, "app").secret);
+    let harness = Harness::governed(says("Hi"), governance);
+    let purpose = async |values: &[&str]| {
+        let mut headers = vec![("authorization", secret.as_str())];
+        headers.extend(values.iter().map(|value| ("x-tramontane-purpose", *value)));
+        ask(&harness, "POST", "/v1/chat/completions", &headers).await
+    };
+    assert_eq!(purpose(&["support"]).await.status, 200);
+    let denied = purpose(&["training"]).await;
+    assert_eq!(denied.error(), r#"403 null "permission_denied""#);
+    assert!(denied.body.contains("infer is forbidden by policy purpose"), "{}", denied.body);
+    assert_eq!(purpose(&[]).await.status, 403);
+    let long = "x".repeat(257);
+    for values in [&["support", "training"][..], &["training", "support"], &[""], &["a\tb"], &[&long]] {
+        assert_eq!(purpose(values).await.error(), r#"400 null "invalid_header""#, "{values:?}");
+    }
+    // Policies that are wrong change nothing, and right ones apply to the next request.
+    std::fs::write(&file, "permit (").expect("it can be written");
+    assert!(policies.reload().is_err());
+    assert_eq!((purpose(&["support"]).await.status, purpose(&[]).await.status), (200, 403));
+    std::fs::write(&file, permit).expect("it can be written");
+    policies.reload().expect("they are right");
+    assert_eq!(purpose(&[]).await.status, 200);
 }
 
 #[tokio::test]

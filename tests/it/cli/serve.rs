@@ -39,7 +39,7 @@ impl Server {
     }
 
     /// Reads log lines, each of them JSON, up to one that contains `text`.
-    fn log_until(&mut self, text: &str) -> Value {
+    pub(super) fn log_until(&mut self, text: &str) -> Value {
         let mut line = String::new();
         while self.log.read_line(&mut line).unwrap() > 0 {
             let value: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
@@ -73,9 +73,12 @@ impl Server {
         self.connect(&format!("POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}"))
     }
 
+    pub(super) fn id(&self) -> String {
+        self.process.id().to_string()
+    }
+
     fn signal(&self) {
-        let id = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(Command::new("kill").args(["-TERM", &self.id()]).status().unwrap().success());
     }
 
     fn exit_code(mut self) -> Option<i32> {

@@ -1,0 +1,88 @@
+//! What each route does, in the terms of policies. A route that is not here is allowed to nobody; a test asks every route.
+
+use axum::http::Method;
+
+use crate::governance::policy::Action;
+
+/// With what it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The served model.
+    Model,
+    /// A kind of thing.
+    Kind(&'static str),
+}
+
+/// All of these must be allowed.
+pub(super) type Needs = Vec<(Action, Target)>;
+
+const SERVER: Target = Target::Kind("server");
+
+/// Routes that have the model compute and store nothing.
+const INFERENCE: &[&str] = &[
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/fim/completions",
+    "/v1/agents/completions",
+    "/v1/embeddings",
+    "/v1/moderations",
+    "/v1/chat/moderations",
+    "/classify",
+    "/score",
+    "/v1/score",
+    "/rerank",
+    "/v1/rerank",
+    "/v2/rerank",
+];
+
+/// Routes that are posted to and have the model compute, beside what they store.
+const STORING_INFERENCE: &[&str] = &[
+    "/v1/responses",
+    "/v1/conversations",
+    "/v1/conversations/{id}",
+    "/v1/conversations/{id}/restart",
+    "/v1/batches",
+    "/v1/batch/jobs",
+];
+
+/// Where what is stored is, and its kind.
+const STORED: &[(&str, &str)] = &[
+    ("/v1/files", "files"),
+    ("/v1/batches", "batches"),
+    ("/v1/batch", "batches"),
+    ("/v1/responses", "responses"),
+    ("/v1/conversations", "conversations"),
+    ("/v1/agents", "agents"),
+];
+
+const STATUS: &[&str] = &["/health", "/health/live", "/health/ready", "/load", "/version", "/metrics", "/openapi.json"];
+
+/// What a method of a route, as the router has it, needs; nothing is known of other routes.
+pub(super) fn needs(method: &Method, route: &str) -> Option<Needs> {
+    let reads = *method == Method::GET || *method == Method::HEAD;
+    if INFERENCE.contains(&route) {
+        return (*method == Method::POST).then(|| vec![(Action::Infer, Target::Model)]);
+    }
+    match route {
+        "/tokenize" | "/detokenize" | "/v1/responses/input_tokens" => {
+            return (*method == Method::POST).then(|| vec![(Action::Tokenize, Target::Model)]);
+        }
+        "/v1/models" | "/v1/models/{*model}" if reads => return Some(vec![(Action::ReadModel, Target::Model)]),
+        "/v1/models/{*model}" => return Some(vec![(Action::ChangeAdministration, Target::Kind("models"))]),
+        _ if STATUS.contains(&route) => return reads.then(|| vec![(Action::ReadStatus, SERVER)]),
+        _ => {}
+    }
+    let is_within =
+        |place: &str| route.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let kind = STORED.iter().find(|(place, _)| is_within(place)).map(|(_, kind)| Target::Kind(kind))?;
+    let mut needs = match *method {
+        Method::GET | Method::HEAD => vec![(Action::ReadStored, kind)],
+        Method::DELETE => vec![(Action::DeleteStored, kind)],
+        Method::POST | Method::PATCH | Method::PUT => vec![(Action::WriteStored, kind)],
+        _ => return None,
+    };
+    if *method == Method::POST && STORING_INFERENCE.contains(&route) {
+        needs.push((Action::Infer, Target::Model));
+    }
+    Some(needs)
+}
