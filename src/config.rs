@@ -152,6 +152,8 @@ pub enum DataPlace {
 pub struct AccessConfig {
     /// Everybody, from wherever they reach the server.
     pub insecure_open: Switch,
+    /// Issuers whose tokens are believed.
+    pub identity_file: Option<PathBuf>,
     /// Policies in place of the built-in ones.
     pub policy_dir: Option<PathBuf>,
 }
@@ -210,6 +212,7 @@ impl Config {
         let storage = storage_config(&mut layers)?;
         let access = AccessConfig {
             insecure_open: layers.take("insecure_open", Switch::Off)?,
+            identity_file: layers.take_optional("identity_file", "no issuer's tokens are believed")?,
             policy_dir: layers.take_optional("policy_dir", "the built-in policies")?,
         };
         let log = LogConfig {

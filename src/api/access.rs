@@ -14,7 +14,7 @@ use std::{
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{MatchedPath, Request},
-    http::{HeaderMap, header::AUTHORIZATION},
+    http::{HeaderMap, header::AUTHORIZATION, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::governance::{
     Governance, GovernanceError, Principal, Refusal,
+    jwt::JwtError,
     policy::{Action, Circumstances, Resource},
 };
 
@@ -53,16 +54,21 @@ pub(super) async fn watch_keys(governance: Governance) {
         if let Err(error) = governance.refresh() {
             tracing::warn!(%error, "cannot see whether keys were revoked");
         }
+        let governance = governance.clone();
+        // It may wait for an issuer; a panic would be logged where it happens.
+        drop(tokio::task::spawn_blocking(move || governance.refresh_issuers(unix_seconds())).await);
     }
 }
 
 /// Lets a request through once it is known who asks, and that policies allow it.
-pub(super) async fn let_in(state: &AppState, mut request: Request, next: Next) -> Response {
-    let caller = match admit(state, &request) {
+pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Response {
+    let (mut head, body) = request.into_parts();
+    let caller = match admit(state, &head).await {
         Ok(caller) => caller,
         Err(error) => return error.into_response(),
     };
-    request.extensions_mut().insert(caller.clone());
+    head.extensions.insert(caller.clone());
+    let request = Request::from_parts(head, body);
     let Some(principal) = caller.principal else { return next.run(request).await };
     tokio::select! {
         response = next.run(request) => response.map(|body| until_revoked(body, principal)),
@@ -70,18 +76,18 @@ pub(super) async fn let_in(state: &AppState, mut request: Request, next: Next) -
     }
 }
 
-fn admit(state: &AppState, request: &Request) -> Result<Caller, ApiError> {
+async fn admit(state: &AppState, head: &Parts) -> Result<Caller, ApiError> {
     let governance = state.governance();
     if !governance.is_configured()? {
         return Ok(Caller::default());
     }
-    let principal = governance.authenticate(bearer_token(request.headers())?, unix_seconds())?;
-    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let circumstances = circumstances(request.headers(), route.unwrap_or_default())?;
+    let principal = authenticate(governance, bearer_token(&head.headers)?).await?;
+    let route = head.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+    let circumstances = circumstances(&head.headers, route.unwrap_or_default())?;
     let caller = Caller { principal: Some(principal), circumstances: Arc::new(circumstances) };
     // What is not there is nobody's to be denied: it is answered by 404.
     if let Some(route) = route {
-        let needs = needs(request.method(), route);
+        let needs = needs(&head.method, route);
         for (action, target) in needs.ok_or_else(|| caller.forbidden("this", "known to no policy".to_owned()))? {
             let model = state.loaded_model();
             let resource = match target {
@@ -95,6 +101,17 @@ fn admit(state: &AppState, request: &Request) -> Result<Caller, ApiError> {
         }
     }
     Ok(caller)
+}
+
+/// Whose token it is. Only an issuer's new key takes time to find.
+async fn authenticate(governance: &Governance, token: &str) -> Result<Arc<Principal>, ApiError> {
+    let refused = match governance.authenticate(token, unix_seconds()) {
+        Err(GovernanceError::Refused(Refusal::Token(error @ (JwtError::UnknownKey | JwtError::NoKeys)))) => error,
+        known => return Ok(known?),
+    };
+    let (governance, token) = (governance.clone(), token.to_owned());
+    let anew = tokio::task::spawn_blocking(move || governance.authenticate_anew(&token, unix_seconds())).await;
+    Ok(anew.unwrap_or(Err(Refusal::Token(refused).into()))?)
 }
 
 impl Caller {

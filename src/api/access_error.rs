@@ -63,6 +63,8 @@ impl AccessError {
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(Refusal::UnknownKey) => "invalid_api_key",
             Self::Refused(Refusal::Revoked) => "revoked_api_key",
             Self::Refused(Refusal::Expired) => "expired_api_key",
+            Self::Refused(Refusal::Token(error)) => error.code(),
+            Self::Refused(Refusal::UnknownTenant) => "token_unknown_tenant",
             Self::Forbidden { .. } => "permission_denied",
             Self::Circumstance { .. } => "invalid_header",
         }

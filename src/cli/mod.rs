@@ -18,6 +18,7 @@ mod generate;
 mod health;
 mod hub;
 mod inspect;
+mod issuers;
 mod keys;
 mod loading;
 mod locate;

@@ -13,7 +13,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{data, loading, locate::Network, policy};
+use super::{data, issuers, loading, locate::Network, policy};
 use crate::{
     api::{self, AppState, Drained, HttpLimits, ServedModel, StorageLimits},
     config::{AccessArgs, Args, Config, ConfigError, EngineArgs, HttpArgs, ModelArgs, StorageArgs},
@@ -69,7 +69,9 @@ impl ServeArgs {
 async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) -> Result<()> {
     let stop = stop_signal()?;
     let (stores, governance) = (data::stores(&config.storage)?, data::governance(&config.storage.place)?);
-    let governance = governance.with_policies(policy::load(config.access.policy_dir.as_deref())?);
+    let governance = governance
+        .with_policies(policy::load(config.access.policy_dir.as_deref())?)
+        .with_issuers(issuers::open(config)?);
     reload_policies(governance.policies().clone())?;
     let let_in = check_openness(config, &governance)?;
     let state = AppState::governed(http_limits(config), stores, governance)
@@ -126,7 +128,7 @@ fn http_limits(config: &Config) -> HttpLimits {
 fn check_openness(config: &Config, governance: &Governance) -> Result<&'static str> {
     let bind = config.http.bind;
     if governance.is_configured()? {
-        return Ok("whoever has a key");
+        return Ok("whoever has a key or an issuer's token");
     }
     if bind.ip().is_loopback() {
         return Ok("whoever is on this machine: there are no keys");

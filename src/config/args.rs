@@ -187,6 +187,9 @@ pub struct AccessArgs {
     #[arg(long, env = "TRAMONTANE_INSECURE_OPEN", hide_env = true, value_name = "on|off", num_args = 0..=1,
           require_equals = true, default_missing_value = "on")]
     pub insecure_open: Option<String>,
+    /// TOML file of issuers whose tokens are believed (docs/identity-providers.md) [default: none]
+    #[arg(long, env = "TRAMONTANE_IDENTITY_FILE", hide_env = true, value_name = "FILE")]
+    pub identity_file: Option<String>,
     /// Directory of Cedar policies (*.cedar) that say who may do what [default: the built-in ones, see `policy show`]
     #[arg(long, env = "TRAMONTANE_POLICY_DIR", hide_env = true, value_name = "DIR")]
     pub policy_dir: Option<String>,

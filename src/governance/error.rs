@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::policy::PolicyError;
+use super::{jwt::JwtError, policy::PolicyError};
 
 /// Why something about identities was not done.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,14 @@ pub enum GovernanceError {
         /// Why.
         state: &'static str,
     },
+    /// A file of identities is wrong.
+    #[error("{}: {reason}", path.display())]
+    Identities {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The caller is none of those who may ask.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -85,7 +93,7 @@ pub enum GovernanceError {
 }
 
 /// Why a credential is nobody's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No key is this one.
     #[error("the API key is not one of this server's")]
@@ -96,4 +104,10 @@ pub enum Refusal {
     /// It was, until its time was over.
     #[error("the API key has expired")]
     Expired,
+    /// No token of an issuer that is believed.
+    #[error("{0}")]
+    Token(JwtError),
+    /// The token says that somebody is of a tenant that there is not.
+    #[error("the token's tenant is not one of this server's")]
+    UnknownTenant,
 }

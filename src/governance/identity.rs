@@ -54,6 +54,8 @@ impl Role {
 pub enum Source {
     /// An API key of this server.
     Key,
+    /// A token of an issuer that is believed.
+    Token,
 }
 
 impl Source {
@@ -61,6 +63,7 @@ impl Source {
     pub fn name(self) -> &'static str {
         match self {
             Self::Key => "key",
+            Self::Token => "token",
         }
     }
 }

@@ -11,6 +11,8 @@
 mod database;
 mod error;
 mod identity;
+mod issuers;
+pub mod jwt;
 mod keys;
 pub mod policy;
 mod tenants;
@@ -26,12 +28,14 @@ use rusqlite::Connection;
 
 use self::{
     database::DATABASE,
+    jwt::{Claims, JwtError},
     keys::KnownKeys,
     policy::{Action, Circumstances, Decision, Policies, Question, Resource},
 };
 pub use self::{
     error::{GovernanceError, Refusal},
     identity::{Principal, Role, Source},
+    issuers::{FetchKeys, Issuers},
     keys::{CreatedKey, Key, KeyState, NewKey},
     tenants::Tenant,
 };
@@ -44,6 +48,7 @@ pub const DEFAULT_TENANT: &str = "default";
 pub struct Governance {
     inner: Arc<Inner>,
     policies: Policies,
+    issuers: Arc<Issuers>,
 }
 
 struct Inner {
@@ -68,6 +73,11 @@ impl Governance {
         Self { policies, ..self }
     }
 
+    /// The same with issuers whose tokens are believed.
+    pub fn with_issuers(self, issuers: Issuers) -> Self {
+        Self { issuers: Arc::new(issuers), ..self }
+    }
+
     /// What decides who may do what.
     pub fn policies(&self) -> &Policies {
         &self.policies
@@ -87,12 +97,20 @@ impl Governance {
 
     /// Is there any source of identities? If not, whoever reaches the server is its user.
     pub fn is_configured(&self) -> Result<bool, GovernanceError> {
-        Ok(!self.known_keys()?.is_empty())
+        Ok(!self.issuers.is_empty() || !self.known_keys()?.is_empty())
     }
 
-    /// Who presents this bearer token at `now`, in Unix seconds.
+    /// Who presents this bearer token at `now`, in Unix seconds. It waits for nobody.
     pub fn authenticate(&self, token: &str, now: u64) -> Result<Arc<Principal>, GovernanceError> {
-        Ok(self.known_keys()?.authenticate(token, now)?)
+        if self.issuers.is_empty() || !issuers::is_token(token) {
+            return Ok(self.known_keys()?.authenticate(token, now)?);
+        }
+        self.believed(self.issuers.verify(token, now))
+    }
+
+    /// The same after a refusal because a key is unknown: the issuer's keys are read again, which may take its time.
+    pub fn authenticate_anew(&self, token: &str, now: u64) -> Result<Arc<Principal>, GovernanceError> {
+        self.believed(self.issuers.verify_or_refresh(token, now))
     }
 
     /// Reads what other processes have changed, and ends the standing of keys that they have revoked.
@@ -100,10 +118,25 @@ impl Governance {
         self.known_keys().map(drop)
     }
 
+    /// Reads issuers' keys again where it is time, which may take its time.
+    pub fn refresh_issuers(&self, now: u64) {
+        self.issuers.refresh(now);
+    }
+
+    fn believed(&self, claims: Result<Claims, JwtError>) -> Result<Arc<Principal>, GovernanceError> {
+        let mut claims = claims.map_err(Refusal::Token)?;
+        let tenant = claims.tenant.take().unwrap_or_else(|| DEFAULT_TENANT.to_owned());
+        let cache_group = match self.cache_group(&tenant) {
+            Err(GovernanceError::Missing { .. }) => return Err(Refusal::UnknownTenant.into()),
+            cache_group => cache_group?,
+        };
+        Ok(Arc::new(issuers::principal(claims, tenant, cache_group)))
+    }
+
     fn prepare(connection: Connection) -> Result<Self, GovernanceError> {
         let known = KnownKeys::read(&connection, None)?;
         let inner = Inner { database: Mutex::new(connection), known: RwLock::new(Arc::new(known)) };
-        Ok(Self { inner: Arc::new(inner), policies: Policies::built_in()? })
+        Ok(Self { inner: Arc::new(inner), policies: Policies::built_in()?, issuers: Arc::default() })
     }
 
     /// The keys as they are now, whoever changed them last.

@@ -35,5 +35,6 @@ mod storage;
 mod structured;
 mod support;
 mod tenancy;
+mod tokens;
 mod unserved;
 mod versions;
