@@ -33,7 +33,7 @@ pub use self::{
     batches::{Batch, BatchFilter, BatchRequest, BatchState, BatchTimes, LineCounts},
     conversations::{Append, Conversation, ConversationChange, Item, NewConversation, NewItem},
     error::StoreError,
-    files::{FileDetails, StoredFile},
+    files::{FileDetails, FileFilter, FileKind, StoredFile},
     lines::{Line, NewLine, Outcome},
     page::{Order, Page, PageQuery},
     responses::{NewResponse, ResponseEnd, ResponseState, StoredResponse, WaitingResponse},

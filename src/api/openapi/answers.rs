@@ -206,7 +206,7 @@ fn stored() -> Vec<(&'static str, Value)> {
     let page_of = |name: &str| [&page[..], &[("data", list(reference(name)))]].concat();
     vec![
         ("File", file),
-        ("FileList", object(&[&page_of("File")[..], &[("total", integer())]].concat())),
+        ("FileList", object(&[&page_of("File")[..], &[("total", or_null(integer()))]].concat())),
         ("Deleted", object(&[("id", text()), ("object", text()), ("deleted", flag())])),
         ("Batch", batch),
         ("BatchList", object(&page_of("Batch"))),

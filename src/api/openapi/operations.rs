@@ -325,9 +325,25 @@ const FILE_LIST: &[Parameter] = &[
     PAGE_SIZE,
     Parameter { name: "purpose", schema: r#"{ "type": "string" }"#, note: "Only files with this purpose." },
     Parameter {
+        name: "search",
+        schema: r#"{ "type": "string" }"#,
+        note: "Mistral's: only files with this text in their names, in whatever case.",
+    },
+    Parameter {
+        name: "source",
+        schema: r#"{ "type": "array", "items": { "type": "string", "enum": ["upload", "repository", "mistral"] } }"#,
+        note: "Mistral's: only files with one of these.",
+    },
+    Parameter {
+        name: "sample_type",
+        schema: r#"{ "type": "array", "items": { "type": "string",
+            "enum": ["pretrain", "instruct", "batch_request", "batch_result", "batch_error"] } }"#,
+        note: "Mistral's: only files with one of these.",
+    },
+    Parameter {
         name: "include_total",
         schema: r#"{ "type": "boolean" }"#,
-        note: "Mistral's; `total` is there in any case.",
+        note: "Mistral's: false leaves `total` null.",
     },
 ];
 
