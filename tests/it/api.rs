@@ -27,6 +27,7 @@ mod moderations;
 mod openapi;
 mod operations;
 mod references;
+mod removal;
 mod responses;
 mod server;
 mod similarity;
