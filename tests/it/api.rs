@@ -25,6 +25,7 @@ mod mistral;
 mod mistral_conversations;
 mod moderations;
 mod openapi;
+mod openapi_streams;
 mod operations;
 mod references;
 mod removal;
