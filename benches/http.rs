@@ -347,7 +347,7 @@ fn served(words: &Words, load: &Load, clock: &Arc<Clock>) -> ServedModel {
         engine: EngineHandle::spawn(Box::new(model), engine, Arc::clone(&metrics)),
         metrics,
         defaults: GenerationDefaults { temperature: Some(0.0), ..GenerationDefaults::default() },
-        pooling: Pooling::Embedding { width: 1, normalized: true },
+        pooling: Pooling::Embedding { width: 1, normalized: true, max_seq_length: None },
         digest: "none".to_owned(),
     }
 }

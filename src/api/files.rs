@@ -1,6 +1,7 @@
 //! `/v1/files`: what clients leave here for batches, and what batches leave for them. OpenAI's and Mistral's clients
 //! use the same routes; an answer has the keys of both.
 
+mod kinds;
 mod upload;
 
 use axum::{
@@ -13,14 +14,14 @@ use axum::{
 use futures_util::stream;
 use serde_json::{Value, json};
 
-use self::upload::Upload;
+use self::{kinds::Kind, upload::Upload};
 use super::{
     error::ApiError,
     query::{ObjectId, QueryFields},
     request::StorageWork,
     stored_error::named_by,
 };
-use crate::store::{Store, StoreError, StoredFile};
+use crate::store::{FileFilter, Store, StoreError, StoredFile};
 
 /// Purpose of a file with lines to answer.
 pub(super) const BATCH: &str = "batch";
@@ -58,11 +59,13 @@ pub(super) async fn create(work: StorageWork, request: Request) -> Result<Json<V
 
 /// Files, newest first.
 pub(super) async fn list(work: StorageWork, mut query: QueryFields) -> Result<Json<Value>, ApiError> {
-    let purpose = query.text("purpose")?;
     let page = query.page(MOST_LISTED, MOST_LISTED)?;
-    query.flag("include_total")?; // it is there in any case
+    let filter =
+        FileFilter { purpose: query.text("purpose")?, search: query.text("search")?, kinds: kinds::take(&mut query)? };
+    let is_counted = query.flag("include_total")?.unwrap_or(true);
+    query.unsupported("mimetypes", "what type the content of a file has is not recorded here")?;
     query.finish()?;
-    let files = work.state.store().files(purpose, page).await.map_err(named_by("after"))?;
+    let files = work.state.store().files(filter, page).await.map_err(named_by("after"))?;
     let ids = |file: Option<&StoredFile>| file.map(|file| file.id.clone());
     Ok(Json(json!({
         "object": "list",
@@ -70,7 +73,7 @@ pub(super) async fn list(work: StorageWork, mut query: QueryFields) -> Result<Js
         "first_id": ids(files.items.first()),
         "last_id": ids(files.items.last()),
         "has_more": files.has_more,
-        "total": files.total,
+        "total": is_counted.then_some(files.total),
     })))
 }
 
@@ -117,11 +120,7 @@ pub(super) async fn content(
 /// A file as both clients expect it.
 fn object(file: &StoredFile) -> Value {
     let details = &file.details;
-    let (source, sample_type) = match details.purpose.as_str() {
-        BATCH => ("upload", "batch_request"),
-        _ if details.filename.ends_with(ERROR_FILE) => ("mistral", "batch_error"),
-        _ => ("mistral", "batch_result"),
-    };
+    let Kind { source, sample_type, .. } = kinds::of(details);
     json!({
         "id": file.id,
         "object": "file",

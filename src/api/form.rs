@@ -1,5 +1,7 @@
 //! `response_format` and `structured_outputs`: the form that an answer's text is to have.
 
+mod structural_tag;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -11,7 +13,7 @@ use crate::prompt::{ContentForm, ContentKind, PromptError, ResponseFormat, json}
 const RESPONSE_FORMAT: &str = "response_format";
 const STRUCTURED_OUTPUTS: &str = "structured_outputs";
 /// The forms that `structured_outputs` may ask for, one at a time.
-const KINDS: &str = "one of `json`, `json_object`, `regex`, `choice` and `grammar`";
+const KINDS: &str = "one of `json`, `json_object`, `regex`, `choice`, `grammar` and `structural_tag`";
 const MOST_CHOICES: usize = 1024;
 
 /// What parsing a body costs, in bytes of a body without a form: compiling a grammar takes longer than reading any text.
@@ -77,6 +79,7 @@ fn structured_outputs(map: &Map<String, Value>) -> Result<Option<ContentForm>, A
             "regex" => ContentKind::Regex(string(value, &field)?),
             "grammar" => ContentKind::Lark(string(value, &field)?),
             "choice" => ContentKind::Choice(choices(value, &field)?),
+            "structural_tag" => ContentKind::Tags(structural_tag::read(value, &field)?),
             "whitespace_pattern" => {
                 whitespace = Some(string(value, &field)?);
                 continue;

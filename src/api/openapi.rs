@@ -10,6 +10,7 @@ mod inputs;
 mod operations;
 mod responses;
 mod schema;
+mod streams;
 mod whole_texts;
 
 use std::sync::OnceLock;
@@ -109,20 +110,25 @@ fn links(maker: &Operation) -> Value {
 fn content(answer: &Answer) -> Option<Value> {
     let content = match answer {
         Answer::Json(name) => json!({ "application/json": { "schema": schema::reference(name) } }),
-        Answer::JsonOrEvents(name) => json!({
+        Answer::JsonOrEvents(name, events) => json!({
             "application/json": { "schema": schema::reference(name) },
-            "text/event-stream": { "schema": { "type": "string" } },
+            "text/event-stream": { "schema": schema::reference(events) },
         }),
         Answer::JsonOrNothing(name) => json!({ "application/json": { "schema": schema::reference(name) } }),
-        Answer::Either(one, other) => json!({
-            "application/json": { "schema": { "anyOf": [schema::reference(one), schema::reference(other)] } },
-            "text/event-stream": { "schema": { "type": "string" } },
+        Answer::Either(one, other) => json!({ "application/json": { "schema": either(one, other) } }),
+        Answer::EitherOrEvents(one, other, events) => json!({
+            "application/json": { "schema": either(one, other) },
+            "text/event-stream": { "schema": schema::reference(events) },
         }),
         Answer::Text => json!({ "text/plain": { "schema": { "type": "string" } } }),
         Answer::Bytes => json!({ "application/octet-stream": {} }),
         Answer::Nothing | Answer::Never => return None,
     };
     Some(content)
+}
+
+fn either(one: &str, other: &str) -> Value {
+    json!({ "anyOf": [schema::reference(one), schema::reference(other)] })
 }
 
 /// `{id}` of a path template.

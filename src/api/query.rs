@@ -108,6 +108,18 @@ impl QueryFields {
         }
     }
 
+    /// Takes a parameter that is known and refused. An empty one asks for nothing.
+    pub(super) fn unsupported(&mut self, name: &str, reason: &str) -> Result<(), ApiError> {
+        if self.all(name).iter().all(String::is_empty) {
+            return Ok(());
+        }
+        Err(ApiError::Invalid {
+            message: format!("`{name}` is not supported: {reason}."),
+            param: Some(name.to_owned()),
+            code: Some("unsupported_value"),
+        })
+    }
+
     /// Takes what says which part of a list is wanted: OpenAI's `limit`, `after` and `order`, or Mistral's `page` and
     /// `page_size`. Newest first unless told otherwise.
     pub(super) fn page(&mut self, default_limit: u64, most: u64) -> Result<PageQuery, ApiError> {

@@ -119,7 +119,7 @@ pub(super) fn check_fits(len: usize, path: &str, model: &ServedModel) -> Result<
     match len {
         0 => Err(ApiError::invalid(path, format!("`{path}` must have at least one token."))),
         len if len > longest => Err(ApiError::Invalid {
-            message: format!("`{path}` has {len} tokens; this model takes texts of up to {longest}."),
+            message: format!("`{path}` has {len} tokens; this model takes texts of up to {longest}{}.", reason(model)),
             param: Some(path.to_owned()),
             code: Some("context_length_exceeded"),
         }),
@@ -127,7 +127,23 @@ pub(super) fn check_fits(len: usize, path: &str, model: &ServedModel) -> Result<
     }
 }
 
-/// One less than the longest sequence: the engine keeps a place for a token after each prompt.
+/// What the checkpoint wants, and one less than the longest sequence: the engine keeps a place for a token after each
+/// prompt.
 fn longest(model: &ServedModel) -> usize {
-    model.max_model_len.saturating_sub(1)
+    let takes = model.max_model_len.saturating_sub(1);
+    model.pooling.max_seq_length().map_or(takes, |wanted| wanted.min(takes))
+}
+
+/// Where that is from.
+fn reason(model: &ServedModel) -> String {
+    let max_model_len = model.max_model_len;
+    match model.pooling.max_seq_length() {
+        None => String::new(),
+        Some(wanted) if wanted < max_model_len => {
+            format!(", the max_seq_length of its sentence_bert_config.json (max_model_len is {max_model_len})")
+        }
+        Some(wanted) => {
+            format!(", one less than max_model_len (the max_seq_length of its sentence_bert_config.json is {wanted})")
+        }
+    }
 }

@@ -39,7 +39,7 @@ use whole_text::Ends;
 
 pub use detokenizer::{Detokenizer, SpecialTokens};
 pub use error::PromptError;
-pub use grammar::{AnswerForm, CallForm, ContentForm, ContentKind};
+pub use grammar::{AnswerForm, CallForm, ContentForm, ContentKind, StructuralTag, StructuralTags};
 pub use output::{OutputEvent, OutputParser, ToolsOffered};
 pub use request::{
     ChatRequest, Chunk, Content, FimRequest, Message, PromptMode, ReasoningEffort, ResponseFormat, Tool, ToolCall,

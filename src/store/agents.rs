@@ -210,8 +210,8 @@ impl Store {
         let (id, alias) = (id.to_owned(), alias.to_owned());
         self.call(move |connection| {
             let transaction = connection.transaction()?;
-            find(&transaction, &id, &AgentVersion::Number(version))?;
             let row = row_of(&transaction, &id)?;
+            check_version(&transaction, row, version)?;
             let sql = "SELECT count(*) FROM agent_aliases WHERE agent = ?1 AND alias <> ?2";
             let others: u64 = transaction.query_row(sql, params![row, alias], |row| row.get(0))?;
             check_limit(others, limit, "aliases of one agent")?;
@@ -279,6 +279,14 @@ fn find(connection: &Connection, id: &str, version: &AgentVersion) -> Result<Age
     );
     let found = collected(connection, &sql, params![row, number])?.pop();
     found.ok_or_else(|| missing(VERSION, &number.to_string()))
+}
+
+fn check_version(connection: &Connection, agent: i64, version: u64) -> Result<(), StoreError> {
+    let sql = "SELECT count(*) FROM agent_versions WHERE agent = ?1 AND version = ?2";
+    match connection.query_row(sql, params![agent, version], |row| row.get(0))? {
+        0 => Err(missing(VERSION, &version.to_string())),
+        1_u64.. => Ok(()),
+    }
 }
 
 fn list(connection: &Connection, filter: &AgentFilter, query: &PageQuery) -> Result<Page<Agent>, StoreError> {

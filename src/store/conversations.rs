@@ -189,17 +189,6 @@ impl Store {
         .await
     }
 
-    /// Deletes a conversation with all its items, so that they are in the database no more.
-    pub async fn delete_conversation(&self, owner: &'static str, id: &str) -> Result<(), StoreError> {
-        let id = id.to_owned();
-        self.call(move |connection| {
-            let row = row_of(connection, owner, &id)?;
-            connection.execute("DELETE FROM conversations WHERE row = ?1", [row])?;
-            erase_leftovers(connection)
-        })
-        .await
-    }
-
     /// Adds items at the end of a conversation: all of them or none. `StoreError::Moved` if it has others by now than
     /// those which they continue.
     pub async fn append_items(&self, append: Append) -> Result<Vec<Item>, StoreError> {
@@ -326,7 +315,8 @@ fn find(connection: &Connection, owner: &str, id: &str) -> Result<Conversation, 
     connection.query_row(&sql, [id, owner], read).optional()?.ok_or_else(|| missing(id))
 }
 
-fn row_of(connection: &Connection, owner: &str, id: &str) -> Result<i64, StoreError> {
+/// The row of a conversation.
+pub(super) fn row_of(connection: &Connection, owner: &str, id: &str) -> Result<i64, StoreError> {
     let sql = format!("SELECT row FROM conversations WHERE id = ?1 AND owner = ?2 AND {VISIBLE}");
     connection.query_row(&sql, [id, owner], |row| row.get(0)).optional()?.ok_or_else(|| missing(id))
 }

@@ -3,6 +3,7 @@
 //! A file is begun, gets its parts, and is completed; before that nobody else sees it.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::json;
 
 use super::{Order, Page, PageQuery, Progress, Store, StoreError, new_id};
 
@@ -38,6 +39,26 @@ pub struct FileDetails {
     pub purpose: String,
     /// When it is deleted, in Unix seconds.
     pub expires_at: u64,
+}
+
+/// Which files a list shall have. All if nothing is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileFilter {
+    /// With this purpose.
+    pub purpose: Option<String>,
+    /// With this text in their names, in whatever case.
+    pub search: Option<String>,
+    /// Of one of these kinds.
+    pub kinds: Option<Vec<FileKind>>,
+}
+
+/// Files that are told from others by what their owner calls them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileKind {
+    /// What they are for.
+    pub purpose: &'static str,
+    /// What their names end with, or, if false, do not end with.
+    pub ending: Option<(&'static str, bool)>,
 }
 
 impl Store {
@@ -76,9 +97,9 @@ impl Store {
         self.call(move |connection| find(connection, &id, VISIBLE)).await
     }
 
-    /// Complete files, of one purpose or of all.
-    pub async fn files(&self, purpose: Option<String>, query: PageQuery) -> Result<Page<StoredFile>, StoreError> {
-        self.call(move |connection| list(connection, purpose.as_deref(), &query)).await
+    /// Complete files that the filter lets through.
+    pub async fn files(&self, filter: FileFilter, query: PageQuery) -> Result<Page<StoredFile>, StoreError> {
+        self.call(move |connection| list(connection, &filter, &query)).await
     }
 
     /// One part of a file's content, counted from 0; `None` behind the last. A file that is gone, or has passed its time,
@@ -175,13 +196,25 @@ fn find(connection: &Connection, id: &str, condition: &str) -> Result<StoredFile
     connection.query_row(&sql, [id], read).optional()?.ok_or_else(|| missing(id))
 }
 
-fn list(connection: &Connection, purpose: Option<&str>, query: &PageQuery) -> Result<Page<StoredFile>, StoreError> {
+fn list(connection: &Connection, filter: &FileFilter, query: &PageQuery) -> Result<Page<StoredFile>, StoreError> {
     let after = query.after.as_deref().map(|id| row_of(connection, id, VISIBLE)).transpose()?;
-    let wanted = format!("FROM files WHERE {VISIBLE} AND (?1 IS NULL OR purpose = ?1)");
-    let total = connection.query_row(&format!("SELECT count(*) {wanted}"), [purpose], |row| row.get(0))?;
-    let sql = format!("SELECT {COLUMNS} {wanted} {}", Order::tail(query.order, 2));
+    let wanted = format!(
+        "FROM files WHERE {VISIBLE} AND (?1 IS NULL OR purpose = ?1) \
+         AND (?2 IS NULL OR instr(lower(filename), lower(?2))) \
+         AND (?3 IS NULL OR EXISTS (SELECT 1 FROM json_each(?3) AS kind \
+              WHERE purpose = kind.value ->> 0 AND (kind.value ->> 1 IS NULL OR \
+                    (substr(filename, -length(kind.value ->> 1)) = kind.value ->> 1) = kind.value ->> 2)))"
+    );
+    let FileFilter { purpose, search, kinds } = filter;
+    let kind =
+        |kind: &FileKind| json!([kind.purpose, kind.ending.map(|(text, _)| text), kind.ending.map(|(_, is)| is)]);
+    let kinds = kinds.as_ref().map(|kinds| kinds.iter().map(kind).collect::<serde_json::Value>().to_string());
+    let total = connection
+        .query_row(&format!("SELECT count(*) {wanted}"), params![purpose, search, kinds], |row| row.get(0))?;
+    let sql = format!("SELECT {COLUMNS} {wanted} {}", Order::tail(query.order, 4));
     let mut statement = connection.prepare_cached(&sql)?;
-    let items = statement.query_map(params![purpose, after, query.limit.saturating_add(1), query.skip], read)?;
+    let limit = query.limit.saturating_add(1);
+    let items = statement.query_map(params![purpose, search, kinds, after, limit, query.skip], read)?;
     Ok(Page::new(items.collect::<Result<_, _>>()?, query, total))
 }
 

@@ -11,8 +11,10 @@ mod batches;
 mod conversations;
 mod error;
 mod files;
+mod items;
 mod lines;
 mod page;
+mod removal;
 mod responses;
 mod results;
 mod schema;
@@ -29,12 +31,13 @@ use std::{
 use rusqlite::{Connection, OptionalExtension};
 use tokio::{sync::Mutex, task::JoinError};
 
+use self::removal::Which;
 pub use self::{
     agents::{Agent, AgentAlias, AgentDefinition, AgentFilter, AgentVersion},
     batches::{Batch, BatchFilter, BatchRequest, BatchState, BatchTimes, LineCounts},
     conversations::{Append, Conversation, ConversationChange, Item, NewConversation, NewItem},
     error::StoreError,
-    files::{FileDetails, StoredFile},
+    files::{FileDetails, FileFilter, FileKind, StoredFile},
     lines::{Line, NewLine, Outcome},
     page::{Order, Page, PageQuery},
     responses::{NewResponse, ResponseEnd, ResponseState, StoredResponse, WaitingResponse},
@@ -84,7 +87,8 @@ impl Store {
         Self::prepare(Connection::open_in_memory()?, None, limit_bytes)
     }
 
-    /// Deletes what is past its time, and uploads that began before `unfinished_before` and never ended.
+    /// Deletes what is past its time, what was not deleted to its end, and uploads that began before `unfinished_before`
+    /// and never ended.
     pub async fn sweep(&self, now: u64, unfinished_before: u64) -> Result<(), StoreError> {
         loop {
             let due = self.call(move |connection| {
@@ -96,13 +100,11 @@ impl Store {
             let Some(file) = due.await? else { break };
             self.remove_file(&file).await?;
         }
+        for kind in [&removal::CONVERSATIONS, &removal::RESPONSES] {
+            self.remove(kind, Which::Expired(now)).await?;
+        }
         let delete = move |connection: &mut Connection| {
-            let transaction = connection.transaction()?;
-            let batches = transaction.execute("DELETE FROM batches WHERE delete_at <= ?1", [now])?;
-            let conversations = transaction.execute("DELETE FROM conversations WHERE expires_at <= ?1", [now])?;
-            let responses = transaction.execute("DELETE FROM responses WHERE expires_at <= ?1", [now])?;
-            transaction.commit()?;
-            Ok(batches + conversations + responses)
+            Ok(connection.execute("DELETE FROM batches WHERE delete_at <= ?1", [now])?)
         };
         if self.call(delete).await? > 0 { self.erase().await } else { Ok(()) }
     }

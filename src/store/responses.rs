@@ -6,7 +6,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Append, Item, NewItem, Page, PageQuery, Store, StoreError, conversations, erase_leftovers};
+use super::{Append, Item, NewItem, Page, PageQuery, Store, StoreError, conversations};
 
 const COLUMNS: &str = "id, state, previous, created_at, body";
 const VISIBLE: &str = "expires_at > unixepoch()";
@@ -84,6 +84,14 @@ pub struct WaitingResponse {
     pub input: Vec<String>,
 }
 
+/// What a response is known by, without its body.
+pub(super) struct Head {
+    pub(super) row: i64,
+    state: ResponseState,
+    previous: Option<String>,
+    created_at: u64,
+}
+
 /// Which of a response's items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
@@ -156,23 +164,18 @@ impl Store {
         .await
     }
 
-    /// Deletes a response with its items, so that they are in the database no more.
-    pub async fn delete_response(&self, id: &str) -> Result<(), StoreError> {
+    /// Where a response is.
+    pub async fn response_state(&self, id: &str) -> Result<ResponseState, StoreError> {
         let id = id.to_owned();
-        self.call(move |connection| {
-            let (row, _) = find(connection, &id)?;
-            connection.execute("DELETE FROM responses WHERE row = ?1", [row])?;
-            erase_leftovers(connection)
-        })
-        .await
+        self.call(move |connection| Ok(head(connection, &id)?.state)).await
     }
 
     /// The items that a response was asked with.
     pub async fn response_input(&self, id: &str, query: PageQuery) -> Result<Page<Item>, StoreError> {
         let id = id.to_owned();
         self.call(move |connection| {
-            let (row, response) = find(connection, &id)?;
-            list_input(connection, row, response.created_at, &query)
+            let head = head(connection, &id)?;
+            list_input(connection, head.row, head.created_at, &query)
         })
         .await
     }
@@ -181,26 +184,6 @@ impl Store {
     pub async fn response_chain(&self, id: &str, max_bytes: usize) -> Result<Vec<String>, StoreError> {
         let id = id.to_owned();
         self.call(move |connection| chain(connection, id, max_bytes)).await
-    }
-
-    /// An item of any response, or of any conversation of `owner`, by its id, unless it is longer than `max_bytes`.
-    pub async fn any_item(&self, owner: &'static str, id: &str, max_bytes: usize) -> Result<String, StoreError> {
-        let id = id.to_owned();
-        self.call(move |connection| {
-            let sql = format!(
-                "SELECT CASE WHEN length(CAST(response_items.body AS BLOB)) <= ?3 THEN response_items.body END \
-                 FROM response_items JOIN responses ON response = responses.row \
-                 WHERE response_items.id = ?1 AND {VISIBLE} \
-                 UNION ALL SELECT CASE WHEN length(CAST(items.body AS BLOB)) <= ?3 THEN items.body END \
-                 FROM items JOIN conversations ON conversation = conversations.row \
-                 WHERE items.id = ?1 AND owner = ?2 AND {VISIBLE} LIMIT 1"
-            );
-            let read = |row: &Row<'_>| row.get::<_, Option<String>>(0);
-            let found = connection.query_row(&sql, params![id, owner, max_bytes as u64], read).optional()?;
-            let body = found.ok_or_else(|| StoreError::Missing { kind: "item", id })?;
-            body.ok_or(StoreError::TooLong { limit: max_bytes })
-        })
-        .await
     }
 
     /// Takes the response that has waited longest.
@@ -244,8 +227,7 @@ impl Store {
             if changed == 0 {
                 return Ok(false);
             }
-            let (row, _) = find(&transaction, &id)?;
-            add(&transaction, row, Part::Output, &output)?;
+            add(&transaction, head(&transaction, &id)?.row, Part::Output, &output)?;
             if let Some(append) = append {
                 conversations::append(&transaction, append)?;
             }
@@ -311,6 +293,22 @@ fn find(connection: &Connection, id: &str) -> Result<(i64, StoredResponse), Stor
     found.ok_or_else(|| StoreError::Missing { kind: "response", id: id.to_owned() })
 }
 
+/// A response by its id, without what it says.
+pub(super) fn head(connection: &Connection, id: &str) -> Result<Head, StoreError> {
+    let sql = format!("SELECT row, state, previous, created_at FROM responses WHERE id = ?1 AND {VISIBLE}");
+    let read = |row: &Row<'_>| {
+        Ok(Head { row: row.get(0)?, state: read_state(row.get(1)?)?, previous: row.get(2)?, created_at: row.get(3)? })
+    };
+    let found = connection.prepare_cached(&sql)?.query_row([id], read).optional()?;
+    found.ok_or_else(|| StoreError::Missing { kind: "response", id: id.to_owned() })
+}
+
+/// Length of all items of a response.
+fn body_bytes(connection: &Connection, response: i64) -> Result<u64, StoreError> {
+    let sql = "SELECT ifnull(sum(octet_length(body)), 0) FROM response_items WHERE response = ?1";
+    Ok(connection.prepare_cached(sql)?.query_row([response], |row| row.get(0))?)
+}
+
 fn bodies(connection: &Connection, response: i64, part: Part) -> Result<Vec<String>, StoreError> {
     let sql = "SELECT body FROM response_items WHERE response = ?1 AND part = ?2 ORDER BY row";
     let mut statement = connection.prepare_cached(sql)?;
@@ -321,15 +319,15 @@ fn bodies(connection: &Connection, response: i64, part: Part) -> Result<Vec<Stri
 fn chain(connection: &Connection, last: String, max_bytes: usize) -> Result<Vec<String>, StoreError> {
     let (mut newest_first, mut next, mut bytes) = (Vec::new(), Some(last), 0);
     while let Some(id) = next {
-        let (row, response) = find(connection, &id)?;
-        let mut items = bodies(connection, row, Part::Input)?;
-        items.extend(bodies(connection, row, Part::Output)?);
-        bytes += items.iter().map(String::len).sum::<usize>();
-        newest_first.push(items);
-        if bytes > max_bytes || newest_first.len() > MAX_CHAIN {
+        let Head { row, previous, .. } = head(connection, &id)?;
+        bytes += body_bytes(connection, row)?;
+        if bytes > max_bytes as u64 || newest_first.len() == MAX_CHAIN {
             return Err(StoreError::TooLong { limit: max_bytes });
         }
-        next = response.previous;
+        let mut items = bodies(connection, row, Part::Input)?;
+        items.extend(bodies(connection, row, Part::Output)?);
+        newest_first.push(items);
+        next = previous;
     }
     Ok(newest_first.into_iter().rev().flatten().collect())
 }
@@ -358,15 +356,18 @@ fn list_input(
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<StoredResponse> {
-    let state: String = row.get(1)?;
-    let known = ResponseState::ALL.into_iter().find(|known| known.as_str() == state);
     Ok(StoredResponse {
         id: row.get(0)?,
-        state: known.ok_or(rusqlite::Error::InvalidColumnName(state))?,
+        state: read_state(row.get(1)?)?,
         previous: row.get(2)?,
         created_at: row.get(3)?,
         body: row.get(4)?,
     })
+}
+
+fn read_state(word: String) -> rusqlite::Result<ResponseState> {
+    let known = ResponseState::ALL.into_iter().find(|known| known.as_str() == word);
+    known.ok_or(rusqlite::Error::InvalidColumnName(word))
 }
 
 #[cfg(test)]

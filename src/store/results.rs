@@ -1,7 +1,10 @@
 //! The end of a batch: what became of its lines goes into its files, step by step.
 //!
-//! Invariant: a line is a row or a part of a file, never both, whenever the process ends: each step is one transaction.
-//! So no step takes more room than it gives back, but for what the lines that nobody answered are told.
+//! Invariants: a line with an outcome is a row or in a file, never both and never neither, whenever the process ends or the
+//! database fails: each step is one transaction. What was answered goes first, and takes no more room than it gives back;
+//! what the lines that nobody answered are told may take more, and comes behind it.
+
+use std::sync::Arc;
 
 use rusqlite::{Connection, Row, params};
 
@@ -45,13 +48,18 @@ pub struct BatchEnd {
 struct Taken {
     output: Vec<u8>,
     error: Vec<u8>,
-    /// Number of the last line.
-    last: Option<u64>,
+    /// Numbers of the lines.
+    lines: Vec<u64>,
 }
 
+/// Lines that have an outcome. The others are looked up in an index of their own, so that nobody reads past their requests.
+const ANSWERED: &str =
+    "line NOT IN (SELECT line FROM lines INDEXED BY lines_to_do WHERE batch = ?1 AND outcome IS NULL)";
+const UNANSWERED: &str = "outcome IS NULL";
+
 impl Store {
-    /// Moves results, in the order of their lines, to the files of a batch, about `bytes` of them. A line without one
-    /// is given up: its entry is made from its `custom_id`.
+    /// Moves results to the files of a batch, about `bytes` of them: those of lines that have one, in the order of the
+    /// lines; then the others are given up, whose entries are made from their `custom_id`.
     pub async fn move_results(
         &self,
         batch: &str,
@@ -64,41 +72,33 @@ impl Store {
             let transaction = connection.transaction()?;
             let row = batches::row_of(&transaction, &batch)?;
             count_lines(&transaction, row)?;
-            let taken = take(&transaction, row, bytes, given_up)?;
-            let Some(last) = taken.last else { return Ok(Progress::Complete) };
-            // Before the parts are added, which take the place.
-            transaction.execute("DELETE FROM lines WHERE batch = ?1 AND line <= ?2", params![row, last])?;
-            append(&transaction, row, "output_file", &taken.output, at)?;
-            append(&transaction, row, "error_file", &taken.error, at)?;
+            let mut taken = take(&transaction, row, ANSWERED, bytes, &given_up)?;
+            if taken.lines.is_empty() {
+                taken = take(&transaction, row, UNANSWERED, bytes, &given_up)?;
+            }
+            let progress = put_into_files(&transaction, row, taken, at)?;
             transaction.commit()?;
-            Ok(Progress::Partial)
+            Ok(progress)
         })
         .await
     }
 
-    /// Ends a batch: its files are shown, in one step. Lines that are left are deleted before.
-    pub async fn end_batch(&self, id: &str, end: BatchEnd) -> Result<(), StoreError> {
-        self.discard_lines(id).await?;
-        let id = id.to_owned();
-        self.call_reserved(move |connection| {
-            let transaction = connection.transaction()?;
-            let row = batches::row_of(&transaction, &id)?;
-            for (column, details) in [("output_file", &end.output), ("error_file", &end.error)] {
-                if let Some(file) = file_of(&transaction, row, column)? {
-                    files::complete(&transaction, &file, details)?;
-                }
+    /// Ends a batch: its files are shown, in one step. What was answered and is not in them yet is moved before, about
+    /// `bytes` at once; lines that nobody answered are deleted.
+    pub async fn end_batch(&self, id: &str, bytes: usize, end: BatchEnd) -> Result<(), StoreError> {
+        let end = Arc::new(end);
+        loop {
+            let (id, end) = (id.to_owned(), Arc::clone(&end));
+            let step = move |connection: &mut Connection| {
+                let transaction = connection.transaction()?;
+                let progress = end_some(&transaction, batches::row_of(&transaction, &id)?, bytes, &end)?;
+                transaction.commit()?;
+                Ok(progress)
+            };
+            if self.call_reserved(step).await? == Progress::Complete {
+                return self.erase().await;
             }
-            transaction.execute(
-                &format!(
-                    "UPDATE batches SET state = ?2, ended_at = ?3, delete_at = ?4, errors = coalesce(errors, ?5) \
-                     WHERE row = ?1 AND {UNFINISHED}"
-                ),
-                params![row, end.state.as_str(), end.at, end.delete_at, end.errors],
-            )?;
-            Ok(transaction.commit()?)
-        })
-        .await?;
-        self.erase().await
+        }
     }
 
     /// Deletes the lines of a batch.
@@ -119,6 +119,34 @@ impl Store {
     }
 }
 
+/// The next step to the end of a batch, and the end once nothing else is left to do.
+fn end_some(connection: &Connection, row: i64, bytes: usize, end: &BatchEnd) -> Result<Progress, StoreError> {
+    let answered = take(connection, row, ANSWERED, bytes, &|_| String::new())?;
+    if put_into_files(connection, row, answered, end.at)? == Progress::Partial {
+        return Ok(Progress::Partial);
+    }
+    let deleted = connection.execute(
+        "DELETE FROM lines WHERE batch = ?1 AND line IN (SELECT line FROM lines WHERE batch = ?1 LIMIT ?2)",
+        params![row, LINES_AT_ONCE],
+    )?;
+    if deleted > 0 {
+        return Ok(Progress::Partial);
+    }
+    for (column, details) in [("output_file", &end.output), ("error_file", &end.error)] {
+        if let Some(file) = file_of(connection, row, column)? {
+            files::complete(connection, &file, details)?;
+        }
+    }
+    connection.execute(
+        &format!(
+            "UPDATE batches SET state = ?2, ended_at = ?3, delete_at = ?4, errors = coalesce(errors, ?5) \
+             WHERE row = ?1 AND {UNFINISHED}"
+        ),
+        params![row, end.state.as_str(), end.at, end.delete_at, end.errors],
+    )?;
+    Ok(Progress::Complete)
+}
+
 /// Of a batch that was cancelled before all its lines were read: those that were.
 fn count_lines(connection: &Connection, row: i64) -> Result<(), StoreError> {
     connection.execute(
@@ -130,20 +158,23 @@ fn count_lines(connection: &Connection, row: i64) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Results of lines that fulfil a condition, about `bytes` of them.
 fn take(
     connection: &Connection,
     row: i64,
+    condition: &str,
     bytes: usize,
-    given_up: impl Fn(Option<&str>) -> String,
+    given_up: &impl Fn(Option<&str>) -> String,
 ) -> Result<Taken, StoreError> {
-    let mut select = connection
-        .prepare_cached("SELECT line, custom_id, outcome, result FROM lines WHERE batch = ?1 ORDER BY line")?;
+    let mut select = connection.prepare_cached(&format!(
+        "SELECT line, custom_id, outcome, result FROM lines WHERE batch = ?1 AND {condition} ORDER BY line"
+    ))?;
     let mut lines = select.query([row])?;
     let mut taken = Taken::default();
     while taken.output.len() + taken.error.len() < bytes
         && let Some(line) = lines.next()?
     {
-        taken.last = Some(line.get(0)?);
+        taken.lines.push(line.get(0)?);
         let (file, result) = match result_of(line)? {
             Some((Outcome::Completed, result)) => (&mut taken.output, result),
             Some((Outcome::Failed, result)) => (&mut taken.error, result),
@@ -153,6 +184,21 @@ fn take(
         file.push(b'\n');
     }
     Ok(taken)
+}
+
+/// Puts results into the files of a batch, in place of their lines. Complete if there are none.
+fn put_into_files(connection: &Connection, row: i64, taken: Taken, at: u64) -> Result<Progress, StoreError> {
+    if taken.lines.is_empty() {
+        return Ok(Progress::Complete);
+    }
+    // Before the parts are added, which take the place.
+    let mut delete = connection.prepare_cached("DELETE FROM lines WHERE batch = ?1 AND line = ?2")?;
+    for line in taken.lines {
+        delete.execute(params![row, line])?;
+    }
+    append(connection, row, "output_file", &taken.output, at)?;
+    append(connection, row, "error_file", &taken.error, at)?;
+    Ok(Progress::Partial)
 }
 
 fn result_of(row: &Row<'_>) -> rusqlite::Result<Option<(Outcome, String)>> {

@@ -18,6 +18,8 @@ pub enum Pooling {
         width: usize,
         /// Does the checkpoint want vectors of length 1?
         normalized: bool,
+        /// Most tokens of a text, those around it included, where the checkpoint wants fewer than the model could take.
+        max_seq_length: Option<usize>,
     },
     /// A score per label, from the last token's hidden state.
     Classes {
@@ -50,6 +52,14 @@ impl Pooling {
         match self {
             Self::Embedding { width, .. } => *width,
             Self::Classes { labels, .. } => labels.len(),
+        }
+    }
+
+    /// Most tokens of a text, if the checkpoint says so.
+    pub fn max_seq_length(&self) -> Option<usize> {
+        match self {
+            Self::Embedding { max_seq_length, .. } => *max_seq_length,
+            Self::Classes { .. } => None,
         }
     }
 }

@@ -166,6 +166,11 @@ def test_a_batch_from_a_file(client):
     content = "\n".join(lines).encode()
     file = client.files.upload(file={"file_name": "lines.jsonl", "content": content}, purpose="batch")
     assert file.id in [each.id for each in client.files.list().data]
+    found = client.files.list(
+        page_size=1, search="LINES", purpose="batch", source=["upload"], sample_type=["batch_request"]
+    )
+    assert [each.id for each in found.data] == [file.id] and found.total >= 1
+    assert client.files.list(search=file.id, include_total=False).total is None
     assert client.files.retrieve(file_id=file.id).size_bytes == len(content)
     job = client.batch.jobs.create(
         input_files=[file.id], model=MODEL, endpoint="/v1/chat/completions", metadata={"run": "1"}

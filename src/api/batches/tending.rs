@@ -122,14 +122,15 @@ impl Worker {
         self.end(batch, state, None).await
     }
 
-    /// Shows the files that a batch has.
+    /// Shows the files that a batch has, with all that was answered.
     pub(super) async fn end(&self, batch: &Batch, state: BatchState, errors: Option<String>) -> Result<(), StoreError> {
         let at = unix_seconds();
         let delete_at = at.saturating_add(self.retention());
         let expires_at = batch.request.keep_output_s.map_or(delete_at, |seconds| at.saturating_add(seconds));
         let file = |filename| FileDetails { filename, purpose: BATCH_OUTPUT.to_owned(), expires_at };
         let (output, error) = (file(format!("{}_output.jsonl", batch.id)), file(error_filename(&batch.id)));
-        self.store().end_batch(&batch.id, BatchEnd { state, at, delete_at, errors, output, error }).await?;
+        let end = BatchEnd { state, at, delete_at, errors, output, error };
+        self.store().end_batch(&batch.id, PART_BYTES, end).await?;
         tracing::info!(batch = batch.id, state = state.as_str(), "batch ended");
         Ok(())
     }

@@ -64,7 +64,7 @@ impl EmbeddingCall {
 impl VectorForm {
     fn take(fields: &mut Fields, model: &ServedModel) -> Result<Self, ApiError> {
         let (width, normalized) = match &model.pooling {
-            Pooling::Embedding { width, normalized } => (*width, *normalized),
+            Pooling::Embedding { width, normalized, .. } => (*width, *normalized),
             Pooling::Classes { .. } => {
                 let message = "This model classifies texts and has no embeddings: use `/classify`.";
                 return Err(ApiError::invalid("model", message));

@@ -381,7 +381,8 @@ const GENERATION: &[Field] = &[
         "structured_outputs",
         r#""structured_outputs": {"regex": "[0-9]{3}"}"#,
         r#""structured_outputs": {"structural_tag": "a"}"#,
-        "One of `json`, `json_object`, `regex`, `choice`, `grammar` (Lark, as llguidance reads it); with JSON `whitespace_pattern`.",
+        "One of `json`, `json_object`, `regex`, `choice`, `grammar` (Lark, as llguidance reads it), `structural_tag` \
+         (`structures` and `triggers`); with JSON `whitespace_pattern`.",
     ),
     neutral("use_beam_search", &["false"], r#""use_beam_search": true"#, "There is no beam search."),
     neutral("length_penalty", &["1.0", "1"], r#""length_penalty": 2"#, "There is no beam search."),

@@ -49,7 +49,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         tag: TAG,
         summary: "Answers a conversation as an agent.",
         required: &["agent_id", "messages"],
-        answer: Answer::JsonOrEvents("ChatCompletion"),
+        answer: Answer::JsonOrEvents("ChatCompletion", "ChatCompletionEvent"),
         ..post("/v1/agents/completions", &AGENT_COMPLETIONS)
     },
     Operation {
@@ -148,7 +148,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         tag: TAG,
         summary: "A new conversation that goes on from an entry of this one (Mistral's API).",
         required: &["from_entry_id"],
-        answer: Answer::JsonOrEvents("ConversationResponse"),
+        answer: Answer::JsonOrEvents("ConversationResponse", "ConversationEvent"),
         ..post("/v1/conversations/{id}/restart", &MISTRAL_RESTART)
     },
 ];
@@ -289,6 +289,7 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
             ]}),
         ),
         ("MistralConversationList", list(reference("MistralConversation"))),
+        ("ConversationUsage", usage),
         ("ConversationHistory", part_of_it("entries", "conversation.history")),
         ("ConversationMessages", part_of_it("messages", "conversation.messages")),
         (
@@ -297,7 +298,7 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
                 ("object", constant("conversation.response")),
                 ("conversation_id", text()),
                 ("outputs", list(reference("Entry"))),
-                ("usage", usage),
+                ("usage", reference("ConversationUsage")),
                 ("guardrails", null()),
             ]),
         ),

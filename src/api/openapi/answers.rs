@@ -6,15 +6,22 @@ use serde_json::{Value, json};
 use super::{
     agents, responses,
     schema::{constant, flag, integer, list, map_of, null, number, object, or_null, reference, text, words},
-    whole_texts,
+    streams, whole_texts,
 };
 
 /// All of them: `components.schemas` of the document.
 pub(super) fn schemas() -> Value {
-    let schemas =
-        [generation(), whole_texts::schemas(), responses::schemas(), agents::schemas(), stored(), operation()]
-            .into_iter()
-            .flatten();
+    let schemas = [
+        generation(),
+        whole_texts::schemas(),
+        responses::schemas(),
+        agents::schemas(),
+        streams::schemas(),
+        stored(),
+        operation(),
+    ]
+    .into_iter()
+    .flatten();
     Value::Object(schemas.map(|(name, schema)| (name.to_owned(), schema)).collect())
 }
 
@@ -26,16 +33,16 @@ fn generation() -> Vec<(&'static str, Value)> {
         ("function", object(&[("name", text()), ("arguments", text())])),
         ("index?", integer()),
     ]);
-    let chunks = list(json!({ "anyOf": [
+    let chunk = json!({ "anyOf": [
         object(&[("type", constant("text")), ("text", text())]),
         object(&[
             ("type", constant("thinking")),
             ("thinking", list(object(&[("type", constant("text")), ("text", text())]))),
         ]),
-    ]}));
+    ]});
     let message = object(&[
         ("role", constant("assistant")),
-        ("content", json!({ "anyOf": [text(), { "type": "null" }, chunks] })),
+        ("content", json!({ "anyOf": [text(), { "type": "null" }, list(reference("ContentChunk"))] })),
         ("refusal", null()),
         ("reasoning?", text()),
         ("tool_calls?", list(tool_call)),
@@ -66,7 +73,7 @@ fn generation() -> Vec<(&'static str, Value)> {
     let completion_choice = object(&[
         ("index", integer()),
         ("text", text()),
-        ("logprobs", or_null(completion_logprobs)),
+        ("logprobs", or_null(reference("CompletionLogprobs"))),
         ("finish_reason", finish_reason),
         ("stop_reason", json!({ "type": ["string", "integer", "null"] })),
         ("prompt_logprobs?", prompt_logprobs.clone()),
@@ -95,6 +102,8 @@ fn generation() -> Vec<(&'static str, Value)> {
     vec![
         ("ChatCompletion", object(&[&head("chat.completion", chat_choice)[..], &of_prompt[..]].concat())),
         ("ChatLogprobs", logprobs),
+        ("ContentChunk", chunk),
+        ("CompletionLogprobs", completion_logprobs),
         ("Completion", object(&head("text_completion", completion_choice))),
         ("Usage", usage),
         (
@@ -206,7 +215,7 @@ fn stored() -> Vec<(&'static str, Value)> {
     let page_of = |name: &str| [&page[..], &[("data", list(reference(name)))]].concat();
     vec![
         ("File", file),
-        ("FileList", object(&[&page_of("File")[..], &[("total", integer())]].concat())),
+        ("FileList", object(&[&page_of("File")[..], &[("total", or_null(integer()))]].concat())),
         ("Deleted", object(&[("id", text()), ("object", text()), ("deleted", flag())])),
         ("Batch", batch),
         ("BatchList", object(&page_of("Batch"))),

@@ -145,6 +145,7 @@ fn conversation(field: &str) -> Option<Value> {
                 "regex": { "type": ["string", "null"] },
                 "choice": { "type": ["array", "null"], "items": { "type": "string" }, "minItems": 1, "maxItems": 1024 },
                 "grammar": { "type": ["string", "null"] },
+                "structural_tag": { "type": ["object", "string", "null"] },
                 "whitespace_pattern": { "type": ["string", "null"] },
             },
         }),

@@ -38,10 +38,12 @@ pub(super) enum Body {
 /// What the answer is when all goes well; names are those of `answers`.
 pub(super) enum Answer {
     Json(&'static str),
-    /// Events if the request says `stream`.
-    JsonOrEvents(&'static str),
+    /// One object, or events of the second name if the request says `stream`.
+    JsonOrEvents(&'static str, &'static str),
     /// One of two, by the dialect.
     Either(&'static str, &'static str),
+    /// The same; the second also as events.
+    EitherOrEvents(&'static str, &'static str, &'static str),
     Text,
     Bytes,
     /// 204.
@@ -74,7 +76,7 @@ const GENERATION: &[Operation] = &[
         tag: "Generation",
         summary: "Answers a conversation, in either dialect.",
         required: &["messages"],
-        answer: Answer::JsonOrEvents("ChatCompletion"),
+        answer: Answer::JsonOrEvents("ChatCompletion", "ChatCompletionEvent"),
         ..post("/v1/chat/completions", &CHAT)
     },
     Operation {
@@ -82,7 +84,7 @@ const GENERATION: &[Operation] = &[
         tag: "Generation",
         summary: "Continues texts or token ids.",
         required: &["prompt"],
-        answer: Answer::JsonOrEvents("Completion"),
+        answer: Answer::JsonOrEvents("Completion", "CompletionEvent"),
         ..post("/v1/completions", &COMPLETIONS)
     },
     Operation {
@@ -90,7 +92,7 @@ const GENERATION: &[Operation] = &[
         tag: "Generation",
         summary: "Fills the gap between two texts (Mistral's API).",
         required: &["prompt"],
-        answer: Answer::JsonOrEvents("ChatCompletion"),
+        answer: Answer::JsonOrEvents("ChatCompletion", "ChatCompletionEvent"),
         ..post("/v1/fim/completions", &FIM)
     },
 ];
@@ -325,9 +327,25 @@ const FILE_LIST: &[Parameter] = &[
     PAGE_SIZE,
     Parameter { name: "purpose", schema: r#"{ "type": "string" }"#, note: "Only files with this purpose." },
     Parameter {
+        name: "search",
+        schema: r#"{ "type": "string" }"#,
+        note: "Mistral's: only files with this text in their names, in whatever case.",
+    },
+    Parameter {
+        name: "source",
+        schema: r#"{ "type": "array", "items": { "type": "string", "enum": ["upload", "repository", "mistral"] } }"#,
+        note: "Mistral's: only files with one of these.",
+    },
+    Parameter {
+        name: "sample_type",
+        schema: r#"{ "type": "array", "items": { "type": "string",
+            "enum": ["pretrain", "instruct", "batch_request", "batch_result", "batch_error"] } }"#,
+        note: "Mistral's: only files with one of these.",
+    },
+    Parameter {
         name: "include_total",
         schema: r#"{ "type": "boolean" }"#,
-        note: "Mistral's; `total` is there in any case.",
+        note: "Mistral's: false leaves `total` null.",
     },
 ];
 

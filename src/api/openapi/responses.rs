@@ -18,7 +18,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "createResponse",
         tag: TAG,
         summary: "Answers items, and what they continue; keeps both unless `store` is false.",
-        answer: Answer::JsonOrEvents("Response"),
+        answer: Answer::JsonOrEvents("Response", "ResponseEvent"),
         ..post("/v1/responses", &RESPONSES)
     },
     Operation {
@@ -81,7 +81,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         tag: TAG,
         summary: "Begins a conversation: in OpenAI's API with items, in Mistral's with an answer.",
         body: Body::Either(&CONVERSATIONS, &MISTRAL_CONVERSATIONS),
-        answer: Answer::Either("Conversation", "ConversationResponse"),
+        answer: Answer::EitherOrEvents("Conversation", "ConversationResponse", "ConversationEvent"),
         ..post("/v1/conversations", &CONVERSATIONS)
     },
     Operation {
@@ -112,7 +112,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         tag: TAG,
         summary: "In OpenAI's API changes the labels of a conversation; in Mistral's goes on with it.",
         body: Body::Either(&CONVERSATION, &MISTRAL_APPEND),
-        answer: Answer::Either("Conversation", "ConversationResponse"),
+        answer: Answer::EitherOrEvents("Conversation", "ConversationResponse", "ConversationEvent"),
         ..post("/v1/conversations/{id}", &CONVERSATION)
     },
     Operation {
@@ -233,15 +233,12 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
         ("logprobs?", list(json!({ "type": "object", "required": ["token", "logprob", "bytes", "top_logprobs"] }))),
     ]);
     let part = json!({ "anyOf": [
-        output_text,
+        reference("OutputText"),
         object(&[("type", constant("input_text")), ("text", text())]),
         object(&[("type", constant("refusal")), ("refusal", text())]),
     ]});
     let message = [("role", words(&["user", "assistant", "system", "developer"])), ("content", list(part))];
-    let reasoning = [
-        ("summary", list(json!({ "type": "object" }))),
-        ("content?", list(object(&[("type", constant("reasoning_text")), ("text", text())]))),
-    ];
+    let reasoning = [("summary", list(json!({ "type": "object" }))), ("content?", list(reference("ReasoningText")))];
     let call = [("call_id", text()), ("name", text()), ("arguments", text())];
     let output = json!({ "anyOf": [text(), list(object(&[("type", text()), ("text", text())]))] });
     let result = [("call_id", text()), ("output", output)];
@@ -301,6 +298,8 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
     vec![
         ("Response", response),
         ("Item", item),
+        ("OutputText", output_text),
+        ("ReasoningText", object(&[("type", constant("reasoning_text")), ("text", text())])),
         (
             "ItemList",
             object(&[

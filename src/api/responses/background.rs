@@ -95,8 +95,8 @@ impl Worker {
     async fn drop_unwanted(&mut self) -> Result<(), StoreError> {
         let ids: Vec<String> = self.by_id.keys().cloned().collect();
         for id in ids {
-            let is_wanted = match self.state.store().response(&id).await {
-                Ok((response, _)) => response.state == ResponseState::InProgress,
+            let is_wanted = match self.state.store().response_state(&id).await {
+                Ok(state) => state == ResponseState::InProgress,
                 Err(StoreError::Missing { .. }) => false,
                 Err(error) => return Err(error),
             };

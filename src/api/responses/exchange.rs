@@ -209,11 +209,11 @@ fn check_references(items: &[Given]) -> Result<(), ApiError> {
 async fn check_ended(store: &Store, id: &str) -> Result<(), ApiError> {
     use crate::store::ResponseState::{Cancelled, Completed, Failed, InProgress, Incomplete, Queued};
     let field = "previous_response_id";
-    let (response, _) = store.response(id).await.map_err(named_by(field))?;
-    match response.state {
+    let state = store.response_state(id).await.map_err(named_by(field))?;
+    match state {
         Completed | Incomplete => Ok(()),
         Queued | InProgress | Failed | Cancelled => {
-            let state = response.state.as_str();
+            let state = state.as_str();
             Err(ApiError::invalid(field, format!("`{field}`: the response is {state} and cannot be continued.")))
         }
     }

@@ -78,7 +78,7 @@ pub(in crate::api) async fn input_items(
     let page = query.page(LISTED, MOST_LISTED)?;
     query.finish()?;
     let store = work.state.store();
-    store.response(&id).await?; // so that only the item can be what `after` lacks
+    store.response_state(&id).await?; // so that only the item can be what `after` lacks
     let items = store.response_input(&id, page).await.map_err(named_by("after"))?;
     Ok(Json(item_list(&items)?))
 }

@@ -62,8 +62,8 @@ pub(super) fn read(dir: &Path, head: HeadSettings, width: usize) -> Result<Pooli
         HeadSettings::Classes { labels, activation } => Ok(Pooling::Classes { labels, activation }),
         HeadSettings::Logits | HeadSettings::Nothing => {
             check_prompts(dir)?;
-            check_letters(dir)?;
-            Ok(Pooling::Embedding { width, normalized: is_normalized(dir, width)? })
+            let max_seq_length = max_seq_length(dir)?;
+            Ok(Pooling::Embedding { width, normalized: is_normalized(dir, width)?, max_seq_length })
         }
     }
 }
@@ -149,17 +149,18 @@ fn check_prompts(dir: &Path) -> Result<(), CheckpointError> {
     }
 }
 
-/// Refuses texts that would have to be written in small letters before they are tokenized.
-fn check_letters(dir: &Path) -> Result<(), CheckpointError> {
+/// Reads `sentence_bert_config.json`, which says what a text is before it is embedded: how long it may be, and that it
+/// would have to be written in small letters, which is refused.
+fn max_seq_length(dir: &Path) -> Result<Option<usize>, CheckpointError> {
     let path = dir.join("sentence_bert_config.json");
     if !path.is_file() {
-        return Ok(());
+        return Ok(None);
     }
     let value = read_config(&path)?;
     let root = Section::root(&path, &value)?;
     match root.flag("do_lower_case")? {
         Some(true) => Err(root.refuse("do_lower_case", "false: texts are embedded in the letters that they have")),
-        Some(false) | None => Ok(()),
+        Some(false) | None => root.count("max_seq_length", 1..=usize::MAX),
     }
 }
 

@@ -198,6 +198,6 @@ fn of_type(name: &str) -> Object {
 }
 
 /// A text as a string of Lark, which is one of JSON.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     Value::from(text).to_json().replace('\u{7f}', "\\u007f")
 }

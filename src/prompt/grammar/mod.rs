@@ -1,4 +1,4 @@
-//! The form of an answer: JSON of a schema, a regular expression, a choice, a grammar, calls of tools.
+//! The form of an answer: JSON of a schema, a regular expression, a choice, a grammar, tags in a text, calls of tools.
 //!
 //! Main types: [`AnswerForm`], what a request wants, and [`Grammars`], which makes constraints of it for one tokenizer.
 //! The work is llguidance's; this module says in its dialect of Lark what Mistral's models write around a form: control
@@ -11,6 +11,7 @@
 
 mod lark;
 mod matcher;
+mod tags;
 mod vocabulary;
 
 use std::{
@@ -27,6 +28,7 @@ use llguidance::{
     toktrie::InferenceCapabilities,
 };
 
+pub use self::tags::{StructuralTag, StructuralTags};
 use self::{
     lark::{Frame, schema_text},
     matcher::AnswerMatcher,
@@ -82,6 +84,8 @@ pub enum ContentKind {
     Choice(Vec<String>),
     /// A grammar in llguidance's dialect of Lark, beginning with the rule `start`.
     Lark(String),
+    /// A text with tags.
+    Tags(StructuralTags),
 }
 
 /// How tools may be called.
@@ -241,6 +245,7 @@ fn grammar(frame: &Frame, form: &AnswerForm) -> Result<TopLevelGrammar, String> 
             return Err(format!("it is longer than {LONGEST_LARK} bytes"));
         }
         Some(ContentKind::Lark(text)) => Some(GrammarWithLexer::from_lark(text.clone())),
+        Some(ContentKind::Tags(tags)) => Some(GrammarWithLexer::from_lark(tags::grammar(tags)?)),
     };
     match (content, &form.calls) {
         (None, calls) => Ok(TopLevelGrammar::from_lark(frame.calls(calls.as_ref())?)),

@@ -61,7 +61,7 @@ async fn end(store: &Store, batch: &Batch) -> Batch {
     };
     let (state, at, delete_at, errors) = (BatchState::Completed, 5, u64::MAX >> 1, None);
     let end = BatchEnd { state, at, delete_at, errors, output: file("output"), error: file("error") };
-    store.end_batch(&batch.id, end).await.expect("it ends");
+    store.end_batch(&batch.id, STEP_BYTES, end).await.expect("it ends");
     store.batch(&batch.id).await.expect("it is there")
 }
 
@@ -140,6 +140,36 @@ async fn a_full_storage_says_so_and_lets_a_batch_end() {
     let ended = end(&store, &batch).await;
     assert!(content(&store, ended.output_file).await == lines_with(Outcome::Completed, 1..=recorded));
     assert_eq!(content(&store, ended.error_file).await.matches("given up").count() as u64, 40 - recorded);
+}
+
+#[tokio::test]
+async fn what_was_answered_is_kept_where_the_rest_has_no_place() {
+    let store = Store::in_memory(2 << 20).expect("memory");
+    let batch = batch_of(&store, 400).await;
+    answer(&store, &batch, 386..=400).await;
+    // What the lines before them are told does not fit.
+    let full = loop {
+        let given_up = |_: Option<&str>| "given up".repeat(2000);
+        match store.move_results(&batch.id, 4, STEP_BYTES, given_up).await {
+            Ok(Progress::Partial) => {}
+            Ok(Progress::Complete) => panic!("the storage is larger than it may be"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, StoreError::Full), "{full}");
+    let ended = end(&store, &batch).await;
+    assert!(content(&store, ended.output_file).await == lines_with(Outcome::Completed, 386..=400));
+    assert!(content(&store, ended.error_file).await.starts_with(&lines_with(Outcome::Failed, 386..=400)));
+}
+
+#[tokio::test]
+async fn what_was_answered_and_not_moved_is_in_the_files_of_whatever_ends() {
+    let store = memory();
+    let batch = batch_of(&store, 20).await;
+    answer(&store, &batch, 8..=20).await;
+    let ended = end(&store, &batch).await;
+    assert!(content(&store, ended.output_file).await == lines_with(Outcome::Completed, 8..=20));
+    assert!(content(&store, ended.error_file).await == lines_with(Outcome::Failed, 8..=20));
 }
 
 #[tokio::test]

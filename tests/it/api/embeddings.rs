@@ -70,6 +70,42 @@ async fn texts_and_tokens_are_embedded() {
 }
 
 #[tokio::test]
+async fn texts_are_no_longer_than_the_checkpoint_wants() {
+    let wanted = |max_seq_length| {
+        Harness::pooling(Pooling::Embedding { width: EMBEDDING_WIDTH, normalized: true, max_seq_length })
+    };
+    let harness = wanted(Some(8));
+    let ids = |count: usize| json!({ "input": [vec![1, 2], vec![1; count]] });
+    assert_eq!(embed(&harness, ids(8)).await.status, 200);
+    assert_eq!(
+        refusal(&embed(&harness, ids(9)).await, "input[1]"),
+        "`input[1]` has 9 tokens; this model takes texts of up to 8, the max_seq_length of its \
+         sentence_bert_config.json (max_model_len is 4096)."
+    );
+    // The tokens around a text count; what is cut fits.
+    let text = json!({ "input": "Hello there, how do you do? I am fine." });
+    assert_eq!(embed(&harness, text.clone()).await.error(), r#"400 "input" "context_length_exceeded""#);
+    assert_eq!(embed(&harness, merged(text, json!({ "truncate_prompt_tokens": -1 }))).await.status, 200);
+    let pair = json!({ "model": "tiny", "queries": "Hi", "documents": "Hello there, how do you do? I am fine." });
+    let scored = harness.post("/v1/score", &pair).await;
+    assert_eq!(scored.error(), r#"400 "documents" "context_length_exceeded""#);
+
+    let harness = wanted(Some(1 << 40));
+    assert_eq!(
+        refusal(&embed(&harness, ids(4096)).await, "input[1]"),
+        "`input[1]` has 4096 tokens; this model takes texts of up to 4095, one less than max_model_len (the \
+         max_seq_length of its sentence_bert_config.json is 1099511627776)."
+    );
+}
+
+/// What a client is told whose text, at `param`, is too long.
+#[track_caller]
+fn refusal(answer: &Answer, param: &str) -> String {
+    assert_eq!(answer.error(), format!(r#"400 "{param}" "context_length_exceeded""#));
+    answer.json()["error"]["message"].as_str().expect("a text").to_owned()
+}
+
+#[tokio::test]
 async fn more_texts_than_fit_are_embedded_one_after_the_other() {
     let harness = Harness::new(babbles());
     let inputs: Vec<Vec<u32>> = (0..100).map(|index| vec![1, 3 + index, 9]).collect();

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use axum::http::Method;
 use serde_json::{Value, json};
 use tramontane::{
     api::{
@@ -21,9 +22,26 @@ const BEGIN: &str = "<!-- generated from src/api/fields/tables.rs: do not edit -
 const BEGIN_UNSERVED: &str = "<!-- generated from src/api/unserved.rs: do not edit -->\n";
 const END: &str = "<!-- end of the generated part -->\n";
 
+/// A request with a body of JSON.
+pub(super) struct Prepared {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) body: Value,
+}
+
+/// A request that is as it should be but for these members, and its answer.
 pub(super) async fn ask(harness: &Harness, table: &Table, members: &str) -> Answer {
-    if let Some(answer) = mistral_conversations::ask_for_fields(harness, table, members).await {
-        return answer;
+    if table.resource == "POST /v1/files" {
+        return harness.post_form("/v1/files", file_form(&as_object(members))).await;
+    }
+    let Prepared { method, path, body } = prepared(harness, table, members).await;
+    harness.ask(method, &path, &body).await
+}
+
+/// The same without asking, for all tables but that of a form. What it names is there.
+pub(super) async fn prepared(harness: &Harness, table: &Table, members: &str) -> Prepared {
+    if let Some(prepared) = mistral_conversations::prepared(harness, table, members).await {
+        return prepared;
     }
     // The file of the samples is one that there is.
     let stored = match table.resource {
@@ -44,12 +62,11 @@ pub(super) async fn ask(harness: &Harness, table: &Table, members: &str) -> Answ
         }
         _ => (members, None),
     };
-    let more: Value = serde_json::from_str(&format!("{{{members}}}")).unwrap_or_else(|e| panic!("{members}: {e}"));
+    let more = as_object(&members);
     let message = json!([{ "role": "user", "content": "Hello there, how do you do?" }]);
     let base = match table.resource {
         "POST /v1/chat/completions" => json!({ "model": "tiny", "messages": message, "max_tokens": 4 }),
         "POST /v1/completions" => json!({ "model": "tiny", "prompt": "Hello there", "max_tokens": 4 }),
-        "POST /v1/files" => return harness.post_form("/v1/files", file_form(&more)).await,
         "POST /v1/batches" => {
             json!({ "input_file_id": stored, "endpoint": "/v1/completions", "completion_window": "24h" })
         }
@@ -79,7 +96,11 @@ pub(super) async fn ask(harness: &Harness, table: &Table, members: &str) -> Answ
         body.as_object_mut().expect("an object").remove("max_tokens");
     }
     let path = path.unwrap_or_else(|| table.resource.strip_prefix("POST ").expect("a POST").to_owned());
-    harness.post(&path, &body).await
+    Prepared { method: Method::POST, path, body }
+}
+
+fn as_object(members: &str) -> Value {
+    serde_json::from_str(&format!("{{{members}}}")).unwrap_or_else(|error| panic!("{members}: {error}"))
 }
 
 /// The id of a conversation without items.

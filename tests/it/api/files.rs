@@ -120,10 +120,50 @@ async fn lists_come_in_parts_of_either_dialect() {
         ("after=file-x", r#"400 "after" "not_found""#),
         ("limit=1&limit=2", r#"400 "limit" null"#),
         ("limit=1&page=0", r#"400 "page" null"#),
-        ("search=a", r#"400 "search" "unknown_parameter""#),
+        ("colour=red", r#"400 "colour" "unknown_parameter""#),
+        ("mimetypes=text/plain", r#"400 "mimetypes" "unsupported_value""#),
+        ("source=upload&source=moon", r#"400 "source" null"#),
+        ("sample_type=batch", r#"400 "sample_type" null"#),
     ] {
         assert_eq!(harness.get(&format!("/v1/files?{query}")).await.error(), error, "{query}");
     }
+}
+
+#[tokio::test]
+async fn lists_are_filtered_as_mistrals_clients_ask() {
+    let store = Store::in_memory(8 << 20).expect("memory");
+    let harness = Harness::storing(babbles(), HttpLimits::default(), store.clone());
+    let mut stored = Vec::new();
+    // The first is an input, whatever it is called.
+    for (filename, purpose) in
+        [("My_error.jsonl", "batch"), ("batch_1_output.jsonl", "batch_output"), ("batch_1_error.jsonl", "batch_output")]
+    {
+        let id = store.begin_file(1).await.expect("a file");
+        let (filename, purpose) = (filename.to_owned(), purpose.to_owned());
+        let details = FileDetails { filename, purpose, expires_at: 1 << 40 };
+        stored.push(store.complete_file(&id, details).await.expect("complete").id);
+    }
+    for (query, expected) in [
+        ("sample_type=batch_request", &[0][..]),
+        ("sample_type=batch_result", &[1]),
+        ("sample_type=batch_error", &[2]),
+        ("sample_type=batch_request&sample_type=batch_error", &[2, 0]),
+        ("sample_type=instruct", &[]),
+        ("source=mistral", &[2, 1]),
+        ("source=upload&source=repository", &[0]),
+        ("source=upload&sample_type=batch_error", &[]),
+        ("source=&sample_type=&search=&mimetypes=&purpose=", &[2, 1, 0]),
+        ("search=ERROR.json", &[2, 0]),
+        ("search=my_&purpose=batch", &[0]),
+        ("search=%25&purpose=batch", &[]),
+        ("source=mistral&search=1&page=1&page_size=1", &[1]),
+    ] {
+        let expected: Vec<String> = expected.iter().map(|index: &usize| stored[*index].clone()).collect();
+        assert_eq!(ids(&harness, &format!("?{query}")).await, expected, "{query}");
+    }
+    let counted = harness.get("/v1/files?source=mistral&page_size=1").await.json();
+    assert_eq!((&counted["total"], &counted["has_more"]), (&json!(2), &json!(true)));
+    assert_eq!(harness.get("/v1/files?include_total=False").await.json()["total"], Value::Null);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// A model that answers as the one of these texts that its prompt has wants it to.
-fn as_told(roles: Vec<(&str, Vec<u32>)>) -> Script {
+pub fn as_told(roles: Vec<(&str, Vec<u32>)>) -> Script {
     let roles: Vec<(Vec<u32>, Vec<u32>)> = roles.into_iter().map(|(told, says)| (ids(told), says)).collect();
     let ends = [super::support::END_OF_INSTRUCTION, control("[/TOOL_RESULTS]")];
     Box::new(move |history| {
@@ -22,13 +22,13 @@ fn as_told(roles: Vec<(&str, Vec<u32>)>) -> Script {
 }
 
 /// Ann hands over to Bob, who says so. Gives Ann.
-async fn ann_and_bob(harness: &Harness) -> (String, String) {
+pub async fn ann_and_bob(harness: &Harness) -> (String, String) {
     let bob = harness.agent(json!({ "name": "Bob", "instructions": "Speak.", "description": "Speaks." })).await;
     let ann = harness.agent(json!({ "name": "Ann", "instructions": "Route.", "handoffs": [bob] })).await;
     (ann, bob)
 }
 
-fn routes_and_speaks() -> Harness {
+pub fn routes_and_speaks() -> Harness {
     Harness::new(as_told(vec![("Route.", call("transfer_to_Bob")), ("Speak.", ids("I am Bob."))]))
 }
 

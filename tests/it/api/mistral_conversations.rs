@@ -7,6 +7,7 @@ use tramontane::api::{HttpLimits, fields::Table};
 
 use super::{
     agents::{function, repeats},
+    fields::Prepared,
     storage::{is_on_disk, reopened},
     support::{Answer, EOS, Harness, answers, control, eventually, ids, memory, merged},
     support::{mistral_error, says, thinks},
@@ -78,8 +79,8 @@ fn rolls() -> Harness {
     }))
 }
 
-/// For the test that walks the tables of fields; none if the table is of something else.
-pub async fn ask_for_fields(harness: &Harness, table: &Table, members: &str) -> Option<Answer> {
+/// For the tests that walk the tables of fields; none if the table is of something else.
+pub async fn prepared(harness: &Harness, table: &Table, members: &str) -> Option<Prepared> {
     let briefly = json!({ "max_tokens": 4 });
     let message = json!([{ "role": "user", "content": "Hello there" }]);
     let (method, path, base) = match table.resource {
@@ -104,7 +105,7 @@ pub async fn ask_for_fields(harness: &Harness, table: &Table, members: &str) -> 
             let members = members.replace("msg_abc123", &entry);
             let more: Value = serde_json::from_str(&format!("{{{members}}}")).expect("JSON");
             let body = merged(json!({ "from_entry_id": entry, "inputs": "Hello" }), more);
-            return Some(harness.post(&path(&conversation, "/restart"), &body).await);
+            return Some(Prepared { method: Method::POST, path: path(&conversation, "/restart"), body });
         }
         _ => return None,
     };
@@ -114,7 +115,7 @@ pub async fn ask_for_fields(harness: &Harness, table: &Table, members: &str) -> 
     if body.get("max_completion_tokens").is_some() {
         body.as_object_mut().expect("an object").remove("max_tokens");
     }
-    Some(harness.ask(method, &path, &body).await)
+    Some(Prepared { method, path, body })
 }
 
 #[tokio::test]

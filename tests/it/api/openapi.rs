@@ -15,7 +15,7 @@ use super::{
 };
 
 /// A validator of one place of the document.
-fn validator(mut document: Value, pointer: &str) -> jsonschema::Validator {
+pub(super) fn validator(mut document: Value, pointer: &str) -> jsonschema::Validator {
     let schema = document.pointer(pointer).unwrap_or_else(|| panic!("{pointer}")).clone();
     let components = document["components"].take();
     let whole = json!({ "allOf": [schema], "components": components });
@@ -23,7 +23,7 @@ fn validator(mut document: Value, pointer: &str) -> jsonschema::Validator {
 }
 
 /// The document with answers that may have no keys but those it names.
-fn strict() -> Value {
+pub(super) fn strict() -> Value {
     fn close(value: &mut Value) {
         match value {
             Value::Object(map) => {

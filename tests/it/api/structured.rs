@@ -37,6 +37,14 @@ fn aimless(seed: u64) -> Harness {
     harness
 }
 
+fn tags(structural_tag: Value) -> Value {
+    json!({ "structured_outputs": { "structural_tag": structural_tag } })
+}
+
+fn tag(begin: &str, schema: Value) -> Value {
+    json!({ "begin": begin, "schema": schema, "end": ">" })
+}
+
 fn kind_and_days(arguments: &Value) -> bool {
     let known = arguments.as_object().is_some_and(|members| members.len() == 2);
     known
@@ -180,9 +188,35 @@ async fn what_cannot_be_is_refused_by_name() {
             r#"400 "structured_outputs.whitespace_pattern" null"#,
         ),
         (json!({ "structured_outputs": { "grammar": "start: nowhere" } }), r#"400 "structured_outputs.grammar" null"#),
+        (tags(json!("{}")), r#"400 "structured_outputs.structural_tag.triggers" null"#),
+        (tags(json!("{")), r#"400 "structured_outputs.structural_tag" null"#),
         (
-            json!({ "structured_outputs": { "structural_tag": "{}" } }),
-            r#"400 "structured_outputs.structural_tag" "unknown_parameter""#,
+            tags(json!({ "type": "structural_tag", "format": { "type": "any_text" } })),
+            r#"400 "structured_outputs.structural_tag.format" "unknown_parameter""#,
+        ),
+        (
+            tags(json!({ "triggers": ["<"], "structures": [] })),
+            r#"400 "structured_outputs.structural_tag.structures" null"#,
+        ),
+        (
+            tags(json!({ "triggers": ["<", "<a"], "structures": [tag("<a", json!({}))] })),
+            r#"400 "structured_outputs.structural_tag.triggers[1]" null"#,
+        ),
+        (
+            tags(json!({ "triggers": ["<", ">"], "structures": [tag("<a", json!({}))] })),
+            r#"400 "structured_outputs.structural_tag.triggers[1]" null"#,
+        ),
+        (
+            tags(json!({ "triggers": ["<"], "structures": [tag("<a", json!({})), tag("a", json!({}))] })),
+            r#"400 "structured_outputs.structural_tag.structures[1].begin" null"#,
+        ),
+        (
+            tags(json!({ "triggers": ["<"], "structures": [tag("<a", json!({ "type": "thing" }))] })),
+            r#"400 "structured_outputs.structural_tag.structures[0].schema.type" null"#,
+        ),
+        (
+            tags(json!({ "triggers": ["<"], "structures": [tag("<a", json!({ "not": {} }))] })),
+            r#"400 "structured_outputs.structural_tag" null"#,
         ),
         (json!({ "structured_outputs": {} }), r#"400 "structured_outputs" null"#),
         (
@@ -207,6 +241,16 @@ async fn what_cannot_be_is_refused_by_name() {
         assert_eq!(answer.error(), expected, "{more}: {}", answer.body);
     }
     harness.idle().await;
+}
+
+#[tokio::test]
+async fn tags_have_the_content_that_their_schema_wants() {
+    let wanted = json!({ "triggers": ["<f"], "structures": [tag("<f=", json!({ "enum": [77] }))] });
+    for wanted in [wanted.clone(), wanted.to_string().into()] {
+        let harness = Harness::new(says("Well: <f=1> or so"));
+        let answer = harness.chat(merged(tags(wanted), json!({ "max_tokens": 12 }))).await.text();
+        assert!(answer.starts_with("Well: <f=77>"), "{answer}");
+    }
 }
 
 #[tokio::test]

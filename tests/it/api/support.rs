@@ -281,7 +281,7 @@ impl Harness {
         limits: HttpLimits,
         store: Store,
     ) -> Self {
-        let pooling = Pooling::Embedding { width: EMBEDDING_WIDTH, normalized: true };
+        let pooling = Pooling::Embedding { width: EMBEDDING_WIDTH, normalized: true, max_seq_length: None };
         Self::build_pooling(preferences, codec, pooling, (engine, limits), store)
     }
 

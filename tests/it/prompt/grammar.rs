@@ -4,7 +4,8 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tramontane::prompt::{
-    AnswerForm, CallForm, ChatRequest, Codec, ContentForm, ContentKind, ResponseFormat, json as spelled,
+    AnswerForm, CallForm, ChatRequest, Codec, ContentForm, ContentKind, ResponseFormat, StructuralTag, StructuralTags,
+    json as spelled,
 };
 
 use super::output::ids_of;
@@ -235,6 +236,47 @@ fn answers_of_one_form_do_not_know_of_each_other() {
     for other in &mut others {
         ids.iter().for_each(|&id| other.advance(id).expect("it fits"));
         assert!(other.allowed().expect("a set").contains(eos));
+    }
+}
+
+#[test]
+fn a_trigger_begins_one_of_its_tags_and_everything_else_is_free() {
+    let tag = |begin: &str, schema: &str, end: &str| StructuralTag {
+        begin: begin.to_owned(),
+        schema: spelled::Value::parse(schema).expect("JSON"),
+        end: end.to_owned(),
+    };
+    let whole = r#"{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}"#;
+    let tags = StructuralTags {
+        triggers: vec!["<f=".to_owned(), "\"%\n".to_owned()],
+        tags: vec![
+            tag("<f=one>", whole, "</f>"),
+            tag("<f=two>", r#"{"enum": [1, "x"]}"#, ""),
+            tag("\"%\n", r#"{"type": "boolean"}"#, "<[3]>"),
+        ],
+    };
+    let kind = ContentKind::Tags(tags);
+    let form = AnswerForm { content: Some(ContentForm { field: "tags".to_owned(), kind }), calls: None };
+    for name in ["v13-tekken", "v3-spm"] {
+        let codec = codec(name);
+        for (answer, expected) in [
+            ("", true),
+            ("Hi", true),
+            ("a < b, f=1 <f and \"% are texts\n", true),
+            ("<f=one>{\"a\": 1}</f>", true),
+            ("Let me see.<f=one>{\"a\": 1}</f> And: <f=two>\"x\"<f=two>1 and so on", true),
+            ("say \"%\ntrue<[3]>", true),
+            ("<f=", false),
+            ("Let me see. <f=three>", false),
+            ("<f=one>{\"b\": 1}</f>", false),
+            ("<f=one>{\"a\": 1}", false),
+            ("<f=one>{\"a\": 1}</f><f=one>x", false),
+            ("<f=two>\"y\"", false),
+            ("\"%\nmaybe<[3]>", false),
+        ] {
+            let ids = codec.encode_text(answer, false);
+            assert_eq!(accepts(codec, &form, &ids), expected, "{name}: {answer:?}");
+        }
     }
 }
 

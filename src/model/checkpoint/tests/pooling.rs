@@ -30,7 +30,7 @@ fn check(case: &str, file: &str, change: impl FnOnce(&mut Value), expected: Expe
 fn an_embedding_checkpoint_has_no_head() {
     let checkpoint = Checkpoint::open(&golden("embed-e5")).unwrap();
     assert!(!checkpoint.generates() && !checkpoint.config().tie_word_embeddings);
-    assert_eq!(checkpoint.pooling(), &Pooling::Embedding { width: 64, normalized: true });
+    assert_eq!(checkpoint.pooling(), &Pooling::Embedding { width: 64, normalized: true, max_seq_length: None });
     let weights = checkpoint.load(ComputeDtype::F32, &Device::Cpu, &NoProgress).unwrap();
     assert!(matches!(weights.head, Head::Nothing));
     let summary = checkpoint.summary();
@@ -44,22 +44,22 @@ fn a_checkpoint_that_generates_embeds_too() {
     let checkpoint = Checkpoint::open(&golden("mistral-v03")).unwrap();
     assert!(checkpoint.generates());
     let width = checkpoint.config().hidden_size;
-    assert_eq!(checkpoint.pooling(), &Pooling::Embedding { width, normalized: true });
+    assert_eq!(checkpoint.pooling(), &Pooling::Embedding { width, normalized: true, max_seq_length: None });
 }
 
 #[test]
 fn modules_are_done_or_refused() {
     let keep = |_: &mut Value| {};
-    check_e5("modules.json", keep, expect![[r#"Embedding { width: 64, normalized: true }"#]]);
+    check_e5("modules.json", keep, expect![[r#"Embedding { width: 64, normalized: true, max_seq_length: None }"#]]);
     check_e5(
         "modules.json",
         |modules| modules.as_array_mut().unwrap().truncate(2),
-        expect![[r#"Embedding { width: 64, normalized: false }"#]],
+        expect![[r#"Embedding { width: 64, normalized: false, max_seq_length: None }"#]],
     );
     check_e5(
         "modules.json",
         |modules| modules[2]["type"] = json!("sentence_transformers.sentence_transformer.modules.Normalize"),
-        expect![[r#"Embedding { width: 64, normalized: true }"#]],
+        expect![[r#"Embedding { width: 64, normalized: true, max_seq_length: None }"#]],
     );
     check_e5(
         "modules.json",
@@ -100,11 +100,16 @@ fn a_prompt_in_front_of_every_text_is_refused() {
 }
 
 #[test]
-fn texts_in_small_letters_are_refused() {
+fn texts_have_the_length_that_the_checkpoint_wants_and_the_letters_that_they_have() {
     let dir = copy_of("embed-e5");
     let file = dir.path().join("sentence_bert_config.json");
     fs::write(&file, r#"{"max_seq_length": 4096, "do_lower_case": false}"#).unwrap();
-    assert!(Checkpoint::open(dir.path()).is_ok());
+    assert_eq!(Checkpoint::open(dir.path()).unwrap().pooling().max_seq_length(), Some(4096));
+    edit(&file, |config| config["max_seq_length"] = json!(null));
+    assert_eq!(Checkpoint::open(dir.path()).unwrap().pooling().max_seq_length(), None);
+    edit(&file, |config| config["max_seq_length"] = json!(0));
+    let error = Checkpoint::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("max_seq_length is 0, expected a whole number from 1 to"), "{error}");
     edit(&file, |config| config["do_lower_case"] = json!(true));
     let error = Checkpoint::open(dir.path()).unwrap_err().to_string();
     let expected = "do_lower_case is true, expected false: texts are embedded in the letters that they have";
