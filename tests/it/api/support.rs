@@ -298,7 +298,7 @@ impl Harness {
     /// For those alone who have a key, with an open gate.
     pub fn governed(script: Script, governance: Governance) -> Self {
         let state = AppState::governed(HttpLimits::default(), Stores::in_memory(64 << 20), governance).expect("memory");
-        let pooling = Pooling::Embedding { width: EMBEDDING_WIDTH, normalized: true };
+        let pooling = Pooling::Embedding { width: EMBEDDING_WIDTH, normalized: true, max_seq_length: None };
         let harness = Self::serving(state, sure(script), codec(), pooling, small_engine());
         harness.gate.open();
         harness
