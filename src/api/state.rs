@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::error::ApiError;
+use super::{error::ApiError, responses::Streams};
 use crate::{
     engine::{EngineHandle, Health},
     prompt::{AnswerForm, Codec},
@@ -179,6 +179,7 @@ struct Inner {
     store: Store,
     batches_changed: Notify,
     responses_changed: Notify,
+    response_streams: Arc<Streams>,
 }
 
 struct Served {
@@ -210,6 +211,7 @@ impl AppState {
             store,
             batches_changed: Notify::new(),
             responses_changed: Notify::new(),
+            response_streams: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -243,7 +245,7 @@ impl AppState {
     /// Can this server take work?
     pub fn readiness(&self) -> Readiness {
         let Some(model) = self.loaded_model() else { return Readiness::Loading };
-        if self.inner.draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             return Readiness::Draining;
         }
         match model.engine.health() {
@@ -256,6 +258,12 @@ impl AppState {
     /// From now on no new work is taken.
     pub fn start_draining(&self) {
         self.inner.draining.store(true, Ordering::Release);
+        self.inner.response_streams.ring_all();
+    }
+
+    /// Will it take no new work any more?
+    pub(super) fn is_draining(&self) -> bool {
+        self.inner.draining.load(Ordering::Acquire)
     }
 
     /// The limits as configured.
@@ -281,6 +289,11 @@ impl AppState {
     /// Rings when there is a response to begin, or one that is not wanted any more.
     pub(super) fn responses_changed(&self) -> &Notify {
         &self.inner.responses_changed
+    }
+
+    /// Where responses in the background are followed.
+    pub(super) fn response_streams(&self) -> &Arc<Streams> {
+        &self.inner.response_streams
     }
 
     /// When the model was loaded, in Unix seconds.

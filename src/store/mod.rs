@@ -16,6 +16,7 @@ mod page;
 mod responses;
 mod results;
 mod schema;
+mod waiting;
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -36,8 +37,9 @@ pub use self::{
     files::{FileDetails, StoredFile},
     lines::{Line, NewLine, Outcome},
     page::{Order, Page, PageQuery},
-    responses::{NewResponse, ResponseEnd, ResponseState, StoredResponse, WaitingResponse},
+    responses::{NewResponse, ResponseState, StoredResponse},
     results::{BatchEnd, Progress},
+    waiting::{ResponseEnd, WaitingResponse},
 };
 
 const DATABASE: &str = "tramontane.sqlite";

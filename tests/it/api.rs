@@ -16,6 +16,7 @@ mod errors;
 mod fields;
 mod files;
 mod fim;
+mod following;
 mod handoffs;
 mod http2;
 mod isolation;
