@@ -1,6 +1,6 @@
 //! Log-probabilities as clients see them: token ids become text and bytes.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{dialect::Dialect, generation::ScoredToken};
@@ -28,7 +28,7 @@ pub(super) struct ChatLogprobs {
 }
 
 /// One token in chat's form.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct ChatToken {
     token: String,
     logprob: f32,
@@ -38,7 +38,7 @@ pub(super) struct ChatToken {
     top_logprobs: Vec<TopToken>,
 }
 
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct TopToken {
     token: String,
     logprob: f32,

@@ -2,16 +2,18 @@
 //!
 //! A request becomes an [`exchange`](self::exchange) (its items and all that they continue), that a turn of a chat
 //! (`thread`), whose pieces become items and events again (`output`) and a response (`object`). What waits is answered
-//! by [`run`] (`background`). Templates, tools and forms are the chat's; here is nothing but the other form.
+//! by [`run`] (`background`), and can be watched meanwhile (`following`). Templates, tools and forms are the chat's; here is nothing but the other form.
 
 mod background;
 mod create;
 mod exchange;
+mod following;
 mod items;
 mod object;
 mod output;
 mod request;
 mod stored;
+mod streams;
 mod thread;
 mod tools;
 
@@ -24,6 +26,7 @@ pub use self::background::run;
 pub(super) use self::{
     items::{Given, from_store, normalized, to_store},
     stored::{item_list, take_include},
+    streams::Streams,
 };
 use super::{error::ApiError, state::AppState};
 

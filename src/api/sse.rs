@@ -72,7 +72,7 @@ impl From<Dialect> for Framing {
 pub(super) struct Sender {
     events: mpsc::Sender<Bytes>,
     stall_timeout: Duration,
-    /// Typed events so far.
+    /// Number of the next typed event.
     sequence: Arc<AtomicU64>,
 }
 
@@ -87,11 +87,27 @@ impl Sender {
 
     /// Sends an event of that type with the next `sequence_number`.
     pub(super) async fn send_typed(&self, kind: &str, members: Map<String, Value>) -> Result<(), Broken> {
+        self.send_numbered(self.sequence.load(Ordering::Relaxed), kind, members).await
+    }
+
+    /// Sends an event of that type with this `sequence_number`; the next one has the next.
+    pub(super) async fn send_numbered(
+        &self,
+        number: u64,
+        kind: &str,
+        members: Map<String, Value>,
+    ) -> Result<(), Broken> {
+        self.count_from(number.saturating_add(1));
         let mut event = Map::new();
         event.insert("type".to_owned(), kind.into());
-        event.insert("sequence_number".to_owned(), self.sequence.fetch_add(1, Ordering::Relaxed).into());
+        event.insert("sequence_number".to_owned(), number.into());
         event.extend(members);
         self.send_bytes(format!("event: {kind}\ndata: {}\n\n", Value::Object(event)).into()).await
+    }
+
+    /// The next typed event has this number.
+    pub(super) fn count_from(&self, number: u64) {
+        self.sequence.store(number, Ordering::Relaxed);
     }
 
     /// Sends an event of that type without a number.

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
     error::ApiError,
+    responses::Streams,
     tenancy::{Tenancies, Tenancy},
 };
 use crate::{
@@ -183,6 +184,7 @@ struct Inner {
     served: OnceLock<Served>,
     tenancies: Arc<Tenancies>,
     governance: Governance,
+    response_streams: Arc<Streams>,
 }
 
 struct Served {
@@ -227,6 +229,7 @@ impl AppState {
             served: OnceLock::new(),
             tenancies: Arc::new(Tenancies::new(stores, Arc::clone(&tenancy))),
             governance,
+            response_streams: Arc::default(),
         };
         Self { inner: Arc::new(inner), tenancy }
     }
@@ -260,7 +263,7 @@ impl AppState {
     /// Can this server take work?
     pub fn readiness(&self) -> Readiness {
         let Some(model) = self.loaded_model() else { return Readiness::Loading };
-        if self.inner.draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             return Readiness::Draining;
         }
         match model.engine.health() {
@@ -273,6 +276,12 @@ impl AppState {
     /// From now on no new work is taken.
     pub fn start_draining(&self) {
         self.inner.draining.store(true, Ordering::Release);
+        self.inner.response_streams.ring_all();
+    }
+
+    /// Will it take no new work any more?
+    pub(super) fn is_draining(&self) -> bool {
+        self.inner.draining.load(Ordering::Acquire)
     }
 
     /// The limits as configured.
@@ -323,6 +332,11 @@ impl AppState {
     /// Rings when there is a response to begin, or one that is not wanted any more.
     pub(super) fn responses_changed(&self) -> &Notify {
         &self.tenancy.responses_changed
+    }
+
+    /// Where responses in the background are followed.
+    pub(super) fn response_streams(&self) -> &Arc<Streams> {
+        &self.inner.response_streams
     }
 
     /// When the model was loaded, in Unix seconds.

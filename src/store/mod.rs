@@ -19,6 +19,7 @@ mod responses;
 mod results;
 mod schema;
 mod stores;
+mod waiting;
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -40,9 +41,10 @@ pub use self::{
     files::{FileDetails, FileFilter, FileKind, StoredFile},
     lines::{Line, NewLine, Outcome},
     page::{Order, Page, PageQuery},
-    responses::{NewResponse, ResponseEnd, ResponseState, StoredResponse, WaitingResponse},
+    responses::{NewResponse, ResponseState, StoredResponse},
     results::{BatchEnd, Progress},
     stores::Stores,
+    waiting::{ResponseEnd, WaitingResponse},
 };
 
 const DATABASE: &str = "tramontane.sqlite";

@@ -1,15 +1,15 @@
-//! Responses: what was answered, the items it was made of, and those that still wait to be answered.
+//! Responses: what was answered, and the items it was made of.
 //!
 //! A response names the one it continues, so a conversation is a chain of them. What an item or a body says is its
-//! owner's business. Each change of state names the state before it, so that a change which comes too late (a response
-//! was cancelled or deleted meanwhile) changes nothing.
+//! owner's business. `waiting` has what happens to a response before it is answered.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Append, Item, NewItem, Page, PageQuery, Store, StoreError, conversations};
 
-const COLUMNS: &str = "id, state, previous, created_at, body";
-const VISIBLE: &str = "expires_at > unixepoch()";
+pub(super) const COLUMNS: &str = "id, state, previous, created_at, body, attempts, events";
+pub(super) const COLUMNS_LEN: usize = 7;
+pub(super) const VISIBLE: &str = "expires_at > unixepoch()";
 /// Longest chain of responses; each of them is a turn.
 const MAX_CHAIN: usize = 1000;
 
@@ -26,6 +26,10 @@ pub struct StoredResponse {
     pub created_at: u64,
     /// All else.
     pub body: String,
+    /// How often somebody has begun to answer it while it waited.
+    pub attempts: u64,
+    /// What is known of the events of its stream, if it waited with one; its owner's business.
+    pub events: Option<String>,
 }
 
 /// A response that is to be stored.
@@ -60,30 +64,6 @@ pub enum ResponseState {
     Cancelled,
 }
 
-/// How a response that waited has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResponseEnd {
-    /// The last state.
-    pub state: ResponseState,
-    /// The body from now on.
-    pub body: String,
-    /// What was answered.
-    pub output: Vec<NewItem>,
-    /// What a conversation gets of it.
-    pub append: Option<Append>,
-}
-
-/// A response that waits, with what has to be asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WaitingResponse {
-    /// The response without items.
-    pub response: StoredResponse,
-    /// What has to be asked.
-    pub request: String,
-    /// The items of the input.
-    pub input: Vec<String>,
-}
-
 /// What a response is known by, without its body.
 pub(super) struct Head {
     pub(super) row: i64,
@@ -94,7 +74,7 @@ pub(super) struct Head {
 
 /// Which of a response's items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     Input,
     Output,
 }
@@ -139,21 +119,6 @@ impl Store {
         .await
     }
 
-    /// Stores a response that is to be answered later, unless `limit` others wait.
-    pub async fn queue_response(&self, new: NewResponse, limit: u64) -> Result<(), StoreError> {
-        self.call(move |connection| {
-            let transaction = connection.transaction()?;
-            let sql = "SELECT count(*) FROM responses WHERE state IN ('queued', 'in_progress')";
-            let waiting: u64 = transaction.query_row(sql, [], |row| row.get(0))?;
-            if waiting >= limit {
-                return Err(StoreError::TooManyResponses { limit });
-            }
-            insert(&transaction, &new)?;
-            Ok(transaction.commit()?)
-        })
-        .await
-    }
-
     /// A response and the items of its output.
     pub async fn response(&self, id: &str) -> Result<(StoredResponse, Vec<String>), StoreError> {
         let id = id.to_owned();
@@ -185,100 +150,21 @@ impl Store {
         let id = id.to_owned();
         self.call(move |connection| chain(connection, id, max_bytes)).await
     }
-
-    /// Takes the response that has waited longest.
-    pub async fn take_response(&self) -> Result<Option<WaitingResponse>, StoreError> {
-        self.call(|connection| {
-            let transaction = connection.transaction()?;
-            let sql = format!(
-                "SELECT {COLUMNS}, row, request FROM responses WHERE state = 'queued' AND {VISIBLE} ORDER BY row LIMIT 1"
-            );
-            let read = |row: &Row<'_>| Ok((read(row)?, row.get(5)?, row.get(6)?));
-            let found: Option<(StoredResponse, i64, Option<String>)> =
-                transaction.query_row(&sql, [], read).optional()?;
-            let Some((response, row, request)) = found else { return Ok(None) };
-            transaction.execute("UPDATE responses SET state = 'in_progress' WHERE row = ?1", [row])?;
-            let input = bodies(&transaction, row, Part::Input)?;
-            transaction.commit()?;
-            Ok(Some(WaitingResponse { response, request: request.unwrap_or_default(), input }))
-        })
-        .await
-    }
-
-    /// Puts responses back that an earlier process was answering.
-    pub async fn requeue_responses(&self) -> Result<(), StoreError> {
-        self.call(|connection| {
-            connection.execute("UPDATE responses SET state = 'queued' WHERE state = 'in_progress'", [])?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Ends a response that is being answered. False if it is not any more.
-    pub async fn end_response(&self, id: &str, end: ResponseEnd) -> Result<bool, StoreError> {
-        let id = id.to_owned();
-        self.call(move |connection| {
-            let transaction = connection.transaction()?;
-            let ResponseEnd { state, body, output, append } = end;
-            let changed = transaction.execute(
-                "UPDATE responses SET state = ?2, body = ?3, request = NULL WHERE id = ?1 AND state = 'in_progress'",
-                params![id, state.as_str(), body],
-            )?;
-            if changed == 0 {
-                return Ok(false);
-            }
-            add(&transaction, head(&transaction, &id)?.row, Part::Output, &output)?;
-            if let Some(append) = append {
-                conversations::append(&transaction, append)?;
-            }
-            transaction.commit()?;
-            Ok(true)
-        })
-        .await
-    }
-
-    /// Ends a response that is being answered as failed and without output, also where nothing more can be stored.
-    pub async fn fail_response(&self, id: &str, body: String) -> Result<(), StoreError> {
-        let id = id.to_owned();
-        self.call_reserved(move |connection| {
-            connection.execute(
-                "UPDATE responses SET state = 'failed', body = ?2, request = NULL \
-                 WHERE id = ?1 AND state = 'in_progress'",
-                params![id, body],
-            )?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Cancels a response that waits or is being answered; one that has ended stays as it is.
-    pub async fn cancel_response(&self, id: &str) -> Result<(), StoreError> {
-        let id = id.to_owned();
-        self.call(move |connection| {
-            connection.execute(
-                "UPDATE responses SET state = 'cancelled', request = NULL \
-                 WHERE id = ?1 AND state IN ('queued', 'in_progress')",
-                [id],
-            )?;
-            Ok(())
-        })
-        .await
-    }
 }
 
-fn insert(connection: &Connection, new: &NewResponse) -> Result<(), StoreError> {
-    let StoredResponse { id, state, previous, created_at, body } = &new.response;
+pub(super) fn insert(connection: &Connection, new: &NewResponse) -> Result<(), StoreError> {
+    let StoredResponse { id, state, previous, created_at, body, attempts, events } = &new.response;
     connection.execute(
-        "INSERT INTO responses (id, state, previous, created_at, expires_at, request, body) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![id, state.as_str(), previous, created_at, new.expires_at, new.request, body],
+        "INSERT INTO responses (id, state, previous, created_at, expires_at, request, body, attempts, events) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![id, state.as_str(), previous, created_at, new.expires_at, new.request, body, attempts, events],
     )?;
     let row = connection.last_insert_rowid();
     add(connection, row, Part::Input, &new.input)?;
     add(connection, row, Part::Output, &new.output)
 }
 
-fn add(connection: &Connection, response: i64, part: Part, items: &[NewItem]) -> Result<(), StoreError> {
+pub(super) fn add(connection: &Connection, response: i64, part: Part, items: &[NewItem]) -> Result<(), StoreError> {
     let mut insert =
         connection.prepare_cached("INSERT INTO response_items (response, part, id, body) VALUES (?1, ?2, ?3, ?4)")?;
     for NewItem { id, body } in items {
@@ -287,9 +173,9 @@ fn add(connection: &Connection, response: i64, part: Part, items: &[NewItem]) ->
     Ok(())
 }
 
-fn find(connection: &Connection, id: &str) -> Result<(i64, StoredResponse), StoreError> {
+pub(super) fn find(connection: &Connection, id: &str) -> Result<(i64, StoredResponse), StoreError> {
     let sql = format!("SELECT {COLUMNS}, row FROM responses WHERE id = ?1 AND {VISIBLE}");
-    let found = connection.query_row(&sql, [id], |row| Ok((row.get(5)?, read(row)?))).optional()?;
+    let found = connection.query_row(&sql, [id], |row| Ok((row.get(COLUMNS_LEN)?, read(row)?))).optional()?;
     found.ok_or_else(|| StoreError::Missing { kind: "response", id: id.to_owned() })
 }
 
@@ -309,7 +195,7 @@ fn body_bytes(connection: &Connection, response: i64) -> Result<u64, StoreError>
     Ok(connection.prepare_cached(sql)?.query_row([response], |row| row.get(0))?)
 }
 
-fn bodies(connection: &Connection, response: i64, part: Part) -> Result<Vec<String>, StoreError> {
+pub(super) fn bodies(connection: &Connection, response: i64, part: Part) -> Result<Vec<String>, StoreError> {
     let sql = "SELECT body FROM response_items WHERE response = ?1 AND part = ?2 ORDER BY row";
     let mut statement = connection.prepare_cached(sql)?;
     let bodies = statement.query_map(params![response, part.as_str()], |row| row.get(0))?;
@@ -355,13 +241,15 @@ fn list_input(
     Ok(Page::new(items.collect::<Result<_, _>>()?, query, total))
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<StoredResponse> {
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<StoredResponse> {
     Ok(StoredResponse {
         id: row.get(0)?,
         state: read_state(row.get(1)?)?,
         previous: row.get(2)?,
         created_at: row.get(3)?,
         body: row.get(4)?,
+        attempts: row.get(5)?,
+        events: row.get(6)?,
     })
 }
 
@@ -371,29 +259,25 @@ fn read_state(word: String) -> rusqlite::Result<ResponseState> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::store::NewConversation;
 
-    const NEVER: u64 = 1 << 40;
+    pub(in crate::store) const NEVER: u64 = 1 << 40;
 
-    fn store() -> Store {
+    pub(in crate::store) fn store() -> Store {
         Store::in_memory(1 << 20).expect("memory")
     }
 
-    fn item(id: &str) -> NewItem {
+    pub(in crate::store) fn item(id: &str) -> NewItem {
         NewItem { id: id.to_owned(), body: format!("body of {id}") }
     }
 
-    fn new(id: &str, state: ResponseState, previous: Option<&str>) -> NewResponse {
+    pub(in crate::store) fn new(id: &str, state: ResponseState, previous: Option<&str>) -> NewResponse {
         let previous = previous.map(str::to_owned);
-        let response = StoredResponse { id: id.to_owned(), state, previous, created_at: 1, body: "{}".to_owned() };
+        let (owned, body) = (id.to_owned(), "{}".to_owned());
+        let response = StoredResponse { id: owned, state, previous, created_at: 1, body, attempts: 0, events: None };
         let (input, output) = (vec![item(&format!("{id}-in"))], vec![item(&format!("{id}-out"))]);
         NewResponse { response, request: Some("asked".to_owned()), expires_at: NEVER, input, output }
-    }
-
-    fn end(append: Option<Append>) -> ResponseEnd {
-        ResponseEnd { state: ResponseState::Completed, body: "done".to_owned(), output: vec![item("x")], append }
     }
 
     #[tokio::test]
@@ -413,60 +297,6 @@ mod tests {
         let error = store.response_chain("c", 1 << 10).await.expect_err("its beginning is gone");
         assert!(matches!(&error, StoreError::Missing { kind: "response", id } if id == "a"), "{error}");
         assert!(store.any_item("openai", "a-out", 99).await.is_err());
-    }
-
-    #[tokio::test]
-    async fn what_waits_is_taken_once_and_ended_once() {
-        let store = store();
-        for id in ["a", "b"] {
-            store.queue_response(new(id, ResponseState::Queued, None), 2).await.expect("queued");
-        }
-        let full = store.queue_response(new("c", ResponseState::Queued, None), 2).await;
-        assert!(matches!(full, Err(StoreError::TooManyResponses { limit: 2 })), "{full:?}");
-        let taken = store.take_response().await.expect("a query").expect("a response");
-        assert_eq!((taken.response.id.as_str(), taken.request.as_str()), ("a", "asked"));
-        assert_eq!(taken.input, ["body of a-in"]);
-        store.cancel_response("b").await.expect("cancelled");
-        assert!(store.take_response().await.expect("a query").is_none());
-        store.requeue_responses().await.expect("put back");
-        store.take_response().await.expect("a query").expect("it waits again");
-        assert!(store.end_response("a", end(None)).await.expect("ended"));
-        for id in ["a", "b"] {
-            assert!(!store.end_response(id, end(None)).await.expect("a query"), "{id} is not being answered");
-        }
-        let (ended, output) = store.response("a").await.expect("it is there");
-        assert_eq!((ended.state, ended.body.as_str()), (ResponseState::Completed, "done"));
-        assert_eq!(output.last().map(String::as_str), Some("body of x"));
-    }
-
-    #[tokio::test]
-    async fn a_response_ends_together_with_its_conversation_or_not_at_all() {
-        let store = store();
-        let made = NewConversation {
-            prefix: "conv_",
-            owner: "openai",
-            created_at: 1,
-            expires_at: NEVER,
-            metadata: None,
-            details: None,
-        };
-        let conversation = store.create_conversation(made, vec![item("first")]).await.expect("created").id;
-        let append = |after| Append {
-            conversation: conversation.clone(),
-            owner: "openai",
-            after: Some(after),
-            items: vec![item("second")],
-            at: 2,
-            expires_at: NEVER,
-            limit: 10,
-        };
-        store.queue_response(new("a", ResponseState::Queued, None), 2).await.expect("queued");
-        store.take_response().await.expect("a query").expect("a response");
-        let moved = store.end_response("a", end(Some(append(0)))).await;
-        assert!(matches!(moved, Err(StoreError::Moved { .. })), "{moved:?}");
-        assert_eq!(store.response("a").await.expect("it is there").0.state, ResponseState::InProgress);
-        assert!(store.end_response("a", end(Some(append(1)))).await.expect("ended"));
-        assert_eq!(store.conversation("openai", &conversation).await.expect("it is there").last_position, 2);
     }
 
     #[tokio::test]

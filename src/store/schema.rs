@@ -6,7 +6,8 @@ use rusqlite::Connection;
 
 use super::{StoreError, agents};
 
-const MIGRATIONS: [&str; 5] = [FILES_AND_BATCHES, CONVERSATIONS, RESPONSES, agents::TABLES, WHO_ASKED_FOR_BATCHES];
+const MIGRATIONS: [&str; 6] =
+    [FILES_AND_BATCHES, CONVERSATIONS, RESPONSES, agents::TABLES, WHO_ASKED_FOR_BATCHES, STREAMS_OF_RESPONSES];
 
 /// Rows of deleted objects leave nothing that a later object could be taken for: ids of rows are not used again.
 const FILES_AND_BATCHES: &str = "
@@ -118,6 +119,11 @@ ALTER TABLE batches ADD COLUMN owns_input INTEGER NOT NULL DEFAULT FALSE;
 ALTER TABLE batches ADD COLUMN keep_output_s INTEGER;
 ";
 
+const STREAMS_OF_RESPONSES: &str = "
+ALTER TABLE responses ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE responses ADD COLUMN events TEXT;
+";
+
 /// Brings a database up to date, each migration whole or not at all.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let had: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -144,6 +150,6 @@ mod tests {
         migrate(&mut connection).expect("nothing is left to do");
         connection.pragma_update(None, "user_version", 99).expect("a number");
         let error = migrate(&mut connection).expect_err("this one is from the future");
-        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 5");
+        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 6");
     }
 }

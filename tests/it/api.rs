@@ -17,6 +17,7 @@ mod errors;
 mod fields;
 mod files;
 mod fim;
+mod following;
 mod handoffs;
 mod http2;
 mod isolation;

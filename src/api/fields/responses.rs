@@ -113,7 +113,7 @@ const ANSWER: &[Field] = &[
         "background",
         r#""background": true"#,
         r#""background": true, "store": false"#,
-        "Answered after everybody else, whether the client waits or not; excludes `stream`.",
+        "Answered after everybody else, whether the client waits or not; with `stream` it can be followed, left and resumed.",
     ),
     honoured(
         "max_output_tokens",

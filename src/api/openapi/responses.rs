@@ -39,17 +39,26 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation {
         id: "getResponse",
         tag: TAG,
-        summary: "A response as it is now.",
+        summary: "A response as it is now, or the events of its stream.",
         query: &[
             INCLUDE,
-            Parameter { name: "stream", schema: r#"{ "const": false }"#, note: "Streams begin where responses do." },
+            Parameter {
+                name: "stream",
+                schema: r#"{ "type": "boolean" }"#,
+                note: "Follows a response that was created with `background` and `stream` true.",
+            },
+            Parameter {
+                name: "starting_after",
+                schema: r#"{ "type": "integer", "minimum": 0 }"#,
+                note: "Only events after the one of this number; needs `stream`.",
+            },
             Parameter {
                 name: "include_obfuscation",
                 schema: r#"{ "type": "boolean" }"#,
-                note: "Of a stream: means nothing here.",
+                note: "Of a stream, which has none.",
             },
         ],
-        answer: Answer::Json("Response"),
+        answer: Answer::JsonOrEvents("Response", "ResponseEvent"),
         ..get("/v1/responses/{id}")
     },
     Operation {

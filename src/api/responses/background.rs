@@ -18,10 +18,11 @@ use tokio::{
 use super::{
     create::{Record, last_status, state_after},
     exchange::Exchange,
+    following::Kept,
     items::{Given, from_store, to_store},
     object::{Draft, Ending},
-    output::{ItemStatus, Output},
     request::Asked,
+    streams::Telling,
 };
 use crate::{
     api::{
@@ -119,7 +120,7 @@ impl Worker {
                     Ok((response, _)) => {
                         let message = "The request failed; this is a bug of the server.".to_owned();
                         let ending = Ending { usage: None, error: Some(ApiError::Internal { message }) };
-                        break fail(&self.state, &response, &ending).await;
+                        break fail(&self.state, &response, &ending, None).await;
                     }
                     Err(StoreError::Missing { .. }) => break, // it was deleted
                     Err(error) => {
@@ -132,10 +133,11 @@ impl Worker {
     }
 }
 
-/// How an answer has ended: its state, its items, and what else is to be told.
+/// How an answer has ended: its state, its items with what is to be kept of their events, and what else is to be told.
 struct Ended {
     state: ResponseState,
     output: Vec<Value>,
+    events: Kept,
     ending: Ending,
     record: Option<Record>,
 }
@@ -143,13 +145,19 @@ struct Ended {
 /// Answers one response, however often that has to be tried, and gives its id.
 async fn answer(state: AppState, waiting: WaitingResponse) -> String {
     let id = waiting.response.id.clone();
+    let telling = state.response_streams().enter(&id).tell(waiting.response.attempts);
     let deadline = Instant::now() + PATIENCE;
     let mut pause = RETRY;
     let ended = loop {
-        let error = match attempt(&state, &waiting, deadline).await {
+        let error = match attempt(&state, &waiting, &telling, deadline).await {
             Ok(ended) => break ended,
             Err(ApiError::Busy { .. } | ApiError::Unavailable { .. }) if Instant::now() + pause < deadline => {
                 sleep(pause).await;
+                if telling.events_len() > 0 {
+                    // What was told is not taken back: it begins again with numbers of its own.
+                    requeue(&state, &id).await;
+                    return id;
+                }
                 pause = (pause * 2).min(LONGEST_RETRY);
                 continue;
             }
@@ -157,13 +165,19 @@ async fn answer(state: AppState, waiting: WaitingResponse) -> String {
             Err(error) => error,
         };
         let ending = Ending { usage: None, error: Some(error) };
-        break Ended { state: ResponseState::Failed, output: Vec::new(), ending, record: None };
+        let events = Kept::cut(telling.events_len());
+        break Ended { state: ResponseState::Failed, output: Vec::new(), events, ending, record: None };
     };
-    keep(&state, &waiting, ended).await;
+    keep(&state, &waiting, ended, telling.events_len()).await;
     id
 }
 
-async fn attempt(state: &AppState, waiting: &WaitingResponse, deadline: Instant) -> Result<Ended, ApiError> {
+async fn attempt(
+    state: &AppState,
+    waiting: &WaitingResponse,
+    telling: &Telling,
+    deadline: Instant,
+) -> Result<Ended, ApiError> {
     let work = Work::in_background(state, deadline)?;
     let (text, len) = (waiting.request.clone(), waiting.request.len());
     let mut asked = off_thread(state, len, move || Asked::parse(&text, &fields::RESPONSES)).await?;
@@ -173,32 +187,35 @@ async fn attempt(state: &AppState, waiting: &WaitingResponse, deadline: Instant)
     let exchange = Exchange::new(asked, state).await?;
     let mut stream = exchange.prepare(&work).await?.start()?;
     let record = Record::of_stored(&exchange, Draft::stored(&waiting.response)?, state);
-    let mut output = Output::default();
     while let Some(event) = stream.next().await {
         match event? {
             TurnEvent::Finished { finish, usage } => {
                 let ended = state_after(finish);
-                output.finish(last_status(ended));
+                let (output, events) = telling.change(|output| {
+                    output.finish(last_status(ended));
+                    (output.items(), Kept::whole(output))
+                });
                 let ending = Ending { usage: Some(usage), error: None };
-                let output = output.items().to_vec();
-                return Ok(Ended { state: ended, output, ending, record: Some(record) });
+                return Ok(Ended { state: ended, output, events, ending, record: Some(record) });
             }
-            event => drop(output.push(event)),
+            event => telling.change(|output| output.push(event)),
         }
     }
-    output.finish(ItemStatus::Incomplete);
     Err(ApiError::Internal { message: "The answer has no end.".to_owned() })
 }
 
 /// Stores the end of a response. If that cannot be, because its conversation has gone on without it or nothing more can
 /// be stored, it has failed.
-async fn keep(state: &AppState, waiting: &WaitingResponse, ended: Ended) {
+async fn keep(state: &AppState, waiting: &WaitingResponse, ended: Ended, told: usize) {
     let id = &waiting.response.id;
-    let Ended { state: last, output, ending, record } = ended;
+    let has_stream = waiting.response.events.is_some();
+    let Ended { state: last, output, events, ending, record } = ended;
     let stored = match Draft::stored(&waiting.response) {
         Ok(draft) => {
             let append = record.and_then(|record| record.append(&output));
-            let end = ResponseEnd { state: last, body: draft.body(last, &ending), output: to_store(&output), append };
+            let events = has_stream.then(|| events.to_store());
+            let body = draft.body(last, &ending);
+            let end = ResponseEnd { state: last, body, output: to_store(&output), events, append };
             state.store().end_response(id, end).await.map_err(ApiError::from)
         }
         Err(error) => Err(error),
@@ -206,17 +223,27 @@ async fn keep(state: &AppState, waiting: &WaitingResponse, ended: Ended) {
     if let Err(error) = stored {
         tracing::warn!(%error, response = id, "the end of a response could not be stored");
         let ending = Ending { usage: ending.usage, error: ending.error.or(Some(error)) };
-        fail(state, &waiting.response, &ending).await;
+        fail(state, &waiting.response, &ending, has_stream.then(|| Kept::cut(told))).await;
     }
 }
 
 /// Ends a response as failed, without output, however often that has to be tried.
-async fn fail(state: &AppState, response: &StoredResponse, ending: &Ending) {
+async fn fail(state: &AppState, response: &StoredResponse, ending: &Ending, events: Option<Kept>) {
     let id = &response.id;
     let failed = ResponseState::Failed;
     let body = Draft::stored(response).map_or_else(|_| response.body.clone(), |draft| draft.body(failed, ending));
-    while let Err(error) = state.store().fail_response(id, body.clone()).await {
+    let events = events.map(|events| events.to_store());
+    while let Err(error) = state.store().fail_response(id, body.clone(), events.clone()).await {
         tracing::warn!(%error, response = id, "a response cannot even fail");
+        sleep(FAILURE_PAUSE).await;
+    }
+    state.response_streams().ring(id);
+}
+
+/// Puts a response back into the queue, however often that has to be tried.
+async fn requeue(state: &AppState, id: &str) {
+    while let Err(error) = state.store().requeue_response(id).await {
+        tracing::warn!(%error, response = id, "a response in the background has to wait");
         sleep(FAILURE_PAUSE).await;
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{
     MAX_CONVERSATION_ITEMS, MAX_WAITING, OWNER,
     exchange::Exchange,
+    following::Following,
     items::to_store,
     object::{Draft, Ending},
     output::{ItemStatus, Output},
@@ -43,9 +44,9 @@ pub(in crate::api) async fn create(work: Work, JsonText(text): JsonText) -> Resu
     let record = Record::new(&exchange, draft, &work.state);
     let (streamed, stored) = match exchange.asked.delivery {
         Delivery::Now { streamed, stored } => (streamed, stored),
-        Delivery::Later => {
+        Delivery::Later { streamed } => {
             drop(turn);
-            return queue(&work.state, record, text.to_string()).await;
+            return queue(work, record, text.to_string(), streamed).await;
         }
     };
     let stream = turn.start()?;
@@ -118,6 +119,8 @@ impl Record {
             previous: self.previous.clone(),
             created_at: self.draft.created_at,
             body: self.draft.body(state, ending),
+            attempts: 0,
+            events: None,
         };
         let input = self.input.clone();
         NewResponse { response, request: None, expires_at: self.expires_at, input, output: Vec::new() }
@@ -144,11 +147,20 @@ pub(super) fn last_status(state: ResponseState) -> ItemStatus {
     }
 }
 
-async fn queue(state: &AppState, record: Record, request: String) -> Result<Response, ApiError> {
-    let queued = record.stored(ResponseState::Queued, &Ending::default());
+/// Puts the response into the queue; with a stream its client may watch what becomes of it.
+async fn queue(work: Work, record: Record, request: String, streamed: bool) -> Result<Response, ApiError> {
+    let Work { state, in_flight, deadline, .. } = work;
+    // Whoever watches takes no place from those who wait for an answer of their own.
+    let watching = if streamed { Some(state.admit_to_storage()?) } else { None };
+    let mut queued = record.stored(ResponseState::Queued, &Ending::default());
+    queued.response.events = streamed.then(String::new);
     state.store().queue_response(NewResponse { request: Some(request), ..queued }, MAX_WAITING).await?;
     state.responses_changed().notify_one();
-    Ok(Json(record.draft.object(ResponseState::Queued, &[], &Ending::default())).into_response())
+    drop(in_flight);
+    match watching {
+        None => Ok(Json(record.draft.object(ResponseState::Queued, &[], &Ending::default())).into_response()),
+        Some(place) => Ok(Following::new(state, record.draft.id, deadline).respond(place)),
+    }
 }
 
 /// A response that is being answered while its client waits.
@@ -167,7 +179,7 @@ impl Answering {
                     self.output.finish(last_status(ended));
                     return self.end(ended, &stream, state).await;
                 }
-                event => drop(self.output.push(event)),
+                event => self.output.push(event),
             }
         }
         Err(ApiError::Internal { message: "The answer has no end.".to_owned() })
@@ -187,7 +199,7 @@ impl Answering {
                 if let Err(error) = self.keep(ResponseState::Failed, &ending, None, state).await {
                     tracing::warn!(%error, "a failed response could not be stored");
                 }
-                let object = self.record.draft.object(ResponseState::Failed, self.output.items(), &ending);
+                let object = self.record.draft.object(ResponseState::Failed, &self.output.items(), &ending);
                 sender.send_typed("response.failed", with_response(object)).await
             }
             told => told,
@@ -195,6 +207,7 @@ impl Answering {
     }
 
     async fn tell(&mut self, stream: &mut TurnStream, state: &AppState, sender: &Sender) -> Result<(), Broken> {
+        let mut told = 0;
         while let Some(event) = stream.next().await {
             let event = event?;
             let ended = match &event {
@@ -205,12 +218,13 @@ impl Answering {
                 | TurnEvent::CallBegin { .. }
                 | TurnEvent::CallArguments { .. } => None,
             };
-            let events = match ended {
+            match ended {
                 None => self.output.push(event),
                 Some(ended) => self.output.finish(last_status(ended)),
-            };
-            for (kind, members) in events {
+            }
+            while let Some((kind, members)) = self.output.event(told) {
                 sender.send_typed(kind, members).await?;
+                told += 1;
             }
             if let Some(ended) = ended {
                 let object = self.end(ended, stream, state).await?;
@@ -224,8 +238,9 @@ impl Answering {
     /// Keeps the answer before the client is told of its end, so that it can be continued at once.
     async fn end(&self, ended: ResponseState, stream: &TurnStream, state: &AppState) -> Result<Value, ApiError> {
         let ending = Ending { usage: Some(stream.usage().clone()), error: None };
-        self.keep(ended, &ending, self.record.append(self.output.items()), state).await?;
-        Ok(self.record.draft.object(ended, self.output.items(), &ending))
+        let items = self.output.items();
+        self.keep(ended, &ending, self.record.append(&items), state).await?;
+        Ok(self.record.draft.object(ended, &items, &ending))
     }
 
     async fn keep(
@@ -238,11 +253,11 @@ impl Answering {
         if !self.stored {
             return Ok(());
         }
-        let new = NewResponse { output: to_store(self.output.items()), ..self.record.stored(ended, ending) };
+        let new = NewResponse { output: to_store(&self.output.items()), ..self.record.stored(ended, ending) };
         Ok(state.store().store_response(new, append).await?)
     }
 }
 
-fn with_response(response: Value) -> Map<String, Value> {
+pub(super) fn with_response(response: Value) -> Map<String, Value> {
     Map::from_iter([("response".to_owned(), response)])
 }

@@ -39,7 +39,7 @@ impl Draft {
         let mut members = Map::new();
         for (key, value) in [
             ("model", turn.model_name().into()),
-            ("background", (asked.delivery == Delivery::Later).into()),
+            ("background", matches!(asked.delivery, Delivery::Later { .. }).into()),
             ("store", (!matches!(asked.delivery, Delivery::Now { stored: false, .. })).into()),
             ("previous_response_id", previous),
             ("conversation", conversation),

@@ -61,8 +61,8 @@ pub(super) enum Continued {
 pub(super) enum Delivery {
     /// It is sent, and perhaps kept.
     Now { streamed: bool, stored: bool },
-    /// It is kept until it is asked for.
-    Later,
+    /// It is kept until it is asked for, and perhaps told as it comes.
+    Later { streamed: bool },
 }
 
 /// What is done with an input that is too long.
@@ -209,11 +209,7 @@ fn take_delivery(fields: &mut Optional) -> Result<Delivery, ApiError> {
             let message = "`background` needs `store` to be true: the answer is kept until it is asked for.";
             Err(ApiError::invalid("background", message))
         }
-        (true, true, true) => {
-            let message = "`background` and `stream` exclude each other here: ask for the response until it is there.";
-            Err(ApiError::invalid("background", message))
-        }
-        (true, true, false) => Ok(Delivery::Later),
+        (true, true, streamed) => Ok(Delivery::Later { streamed }),
         (false, stored, streamed) => Ok(Delivery::Now { streamed, stored }),
     }
 }
@@ -225,7 +221,7 @@ fn check_place(continued: Option<&Continued>, delivery: Delivery) -> Result<(), 
             let message = "`conversation` needs `store` to be true: input and output are added to it.";
             Err(ApiError::invalid("conversation", message))
         }
-        (_, Delivery::Now { .. } | Delivery::Later) => Ok(()),
+        (_, Delivery::Now { .. } | Delivery::Later { .. }) => Ok(()),
     }
 }
 

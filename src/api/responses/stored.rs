@@ -1,9 +1,17 @@
 //! Responses that are there already: `GET`, `DELETE`, `cancel`, `input_items`.
 
-use axum::Json;
+use axum::{
+    Json,
+    response::{IntoResponse, Response},
+};
 use serde_json::{Value, json};
 
-use super::{items::from_store, object::shown, request::check_included};
+use super::{
+    following::{Following, Kept},
+    items::from_store,
+    object::shown,
+    request::check_included,
+};
 use crate::{
     api::{
         error::ApiError,
@@ -16,22 +24,31 @@ use crate::{
 
 const MOST_LISTED: u64 = 100;
 const LISTED: u64 = 20;
+/// Largest whole number that every reader of JSON has.
+const LAST_NUMBER: u64 = (1 << 53) - 1;
 
-/// A response as it is now.
+/// A response as it is now, or the events of its stream.
 pub(in crate::api) async fn get(
     work: StorageWork,
     ObjectId(id): ObjectId,
     mut query: QueryFields,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     take_include(&mut query)?;
-    if query.flag("stream")? == Some(true) {
-        let message = "`stream` is there only where a response is created; ask for this one until it is there.";
-        return Err(ApiError::invalid("stream", message));
+    let is_streamed = query.flag("stream")?.unwrap_or(false);
+    let starting_after = query.integer("starting_after", 0..=LAST_NUMBER)?;
+    if starting_after.is_some() && !is_streamed {
+        return Err(ApiError::invalid("starting_after", "`starting_after` needs `stream` to be true."));
     }
-    query.flag("include_obfuscation")?; // of a stream
+    if query.flag("include_obfuscation")? == Some(true) && is_streamed {
+        return Err(ApiError::invalid("include_obfuscation", "`include_obfuscation` is not supported."));
+    }
     query.finish()?;
-    let (response, output) = work.state.store().response(&id).await?;
-    Ok(Json(shown(&response, &output)?))
+    let StorageWork { state, in_flight, .. } = work;
+    if is_streamed {
+        return Ok(Following::resumed(state, id, starting_after).await?.respond(in_flight));
+    }
+    let (response, output) = state.store().response(&id).await?;
+    Ok(Json(shown(&response, &output)?).into_response())
 }
 
 /// Deletes a response; it is gone when this answers. One that is being answered will not be.
@@ -43,6 +60,7 @@ pub(in crate::api) async fn delete(
     query.finish()?;
     work.state.store().delete_response(&id).await?;
     work.state.responses_changed().notify_one();
+    work.state.response_streams().ring(&id);
     Ok(Json(json!({ "id": id, "object": "response", "deleted": true })))
 }
 
@@ -53,9 +71,12 @@ pub(in crate::api) async fn cancel(
     query: QueryFields,
 ) -> Result<Json<Value>, ApiError> {
     query.finish()?;
-    let store = work.state.store();
-    store.cancel_response(&id).await?;
+    let (store, streams) = (work.state.store(), work.state.response_streams());
+    // In this order, so that nobody has been told more than what the store will know of.
+    let told = streams.stop(&id);
+    store.cancel_response(&id, Kept::cut(told).to_store()).await?;
     work.state.responses_changed().notify_one();
+    streams.ring(&id);
     let (response, output) = store.response(&id).await?;
     let object = shown(&response, &output)?;
     if response.state == ResponseState::Cancelled {

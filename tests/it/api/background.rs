@@ -17,7 +17,7 @@ use super::{
 
 impl Harness {
     /// The worker of responses in the background, until it is dropped.
-    fn background(&self) -> JoinSet<()> {
+    pub fn background(&self) -> JoinSet<()> {
         let mut worker = JoinSet::new();
         worker.spawn(run_background_responses(self.state.clone()));
         worker

@@ -43,6 +43,8 @@ async fn response(store: &Store) {
         previous: None,
         created_at: 1,
         body: MARKER.repeat(1000),
+        attempts: 0,
+        events: None,
     };
     let output = vec![NewItem { id: "output".to_owned(), body: MARKER.to_owned() }];
     let new = NewResponse { response, request: None, expires_at: NEVER, input: items(), output };

@@ -423,7 +423,6 @@ async fn mistakes_are_told_where_they_were_made() {
         (json!({ "max_output_tokens": 100_000 }), r#"400 "max_output_tokens" "context_length_exceeded""#),
         (json!({ "temperature": 9 }), r#"400 "temperature" null"#),
         (json!({ "model": "huge" }), r#"404 "model" "model_not_found""#),
-        (json!({ "background": true, "stream": true }), r#"400 "background" null"#),
         (json!({ "conversation": "c", "store": false }), r#"400 "conversation" null"#),
         (json!({ "colour": 1 }), r#"400 "colour" "unknown_parameter""#),
     ] {
