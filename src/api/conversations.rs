@@ -1,6 +1,6 @@
 //! `/v1/conversations` as OpenAI has them: items that responses continue and extend.
 
-use axum::{Json, Router, extract::FromRequestParts, http::request::Parts, routing::get};
+use axum::{Json, Router, routing::get};
 use serde_json::{Value, json};
 
 use super::{
@@ -121,37 +121,26 @@ async fn list_items(
     Ok(Json(item_list(&store.items(OWNER, &id, page).await.map_err(named_by("after"))?)?))
 }
 
-async fn get_item(work: StorageWork, ids: ItemId, mut query: QueryFields) -> Result<Json<Value>, ApiError> {
+async fn get_item(
+    work: StorageWork,
+    ObjectId((id, item)): ObjectId<(String, String)>,
+    mut query: QueryFields,
+) -> Result<Json<Value>, ApiError> {
     take_include(&mut query)?;
     query.finish()?;
-    let item = work.state.store().item(OWNER, &ids.conversation, &ids.item).await?;
+    let item = work.state.store().item(OWNER, &id, &item).await?;
     Ok(Json(from_store(&item.body)?))
 }
 
 /// Deletes one item; answers with the conversation.
-async fn delete_item(work: StorageWork, ids: ItemId, query: QueryFields) -> Result<Json<Value>, ApiError> {
+async fn delete_item(
+    work: StorageWork,
+    ObjectId((id, item)): ObjectId<(String, String)>,
+    query: QueryFields,
+) -> Result<Json<Value>, ApiError> {
     query.finish()?;
-    let ItemId { conversation, item } = ids;
-    let conversation = work.state.store().delete_item(OWNER, &conversation, &item, unix_seconds()).await?;
+    let conversation = work.state.store().delete_item(OWNER, &id, &item, unix_seconds()).await?;
     Ok(Json(object(&conversation)))
-}
-
-/// The two ids of a path.
-struct ItemId {
-    conversation: String,
-    item: String,
-}
-
-impl FromRequestParts<AppState> for ItemId {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        match axum::extract::Path::from_request_parts(parts, state).await {
-            Ok(axum::extract::Path((conversation, item))) => Ok(Self { conversation, item }),
-            // One is not UTF-8, so it is nobody's.
-            Err(_) => Err(ApiError::RouteNotFound { path: parts.uri.path().to_owned() }),
-        }
-    }
 }
 
 fn take_items(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {

@@ -10,16 +10,13 @@ use crate::{
 };
 
 const LISTED: u64 = 100;
-const MOST_LISTED: u64 = 1000;
 
 /// Conversations, newest first.
 pub(super) async fn list(state: &AppState, mut query: QueryFields) -> Result<Json<Value>, ApiError> {
-    let page = query.integer("page", 0..=1 << 32)?.unwrap_or(0);
-    let limit = query.integer("page_size", 1..=MOST_LISTED)?.unwrap_or(LISTED);
+    let page = query.numbered_page(LISTED)?;
     let labels = take_labels(&mut query)?;
     query.finish()?;
-    let query = PageQuery { after: None, skip: page * limit, limit, order: Order::Descending };
-    let found = state.store().conversations(OWNER, labels, query).await?;
+    let found = state.store().conversations(OWNER, labels, page).await?;
     Ok(Json(found.items.iter().map(object).collect::<Result<_, _>>()?))
 }
 
