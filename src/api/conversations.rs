@@ -4,7 +4,7 @@ use axum::{Json, Router, routing::get};
 use serde_json::{Value, json};
 
 use super::{
-    batches::{metadata, take_metadata},
+    batches::{metadata_object, take_metadata},
     body::{Fields, JsonText, wrong},
     error::ApiError,
     fields,
@@ -35,7 +35,7 @@ pub(super) async fn create(work: StorageWork, JsonText(text): JsonText) -> Resul
     let metadata = take_metadata(&mut fields)?;
     fields.finish()?;
     let created_at = unix_seconds();
-    let expires_at = expiry(&work.state);
+    let expires_at = work.state.expiry(created_at);
     let new = NewConversation { prefix: "conv_", owner: OWNER, created_at, expires_at, metadata, details: None };
     let conversation = work.state.store().create_conversation(new, to_store(&items)).await?;
     Ok(Json(object(&conversation)))
@@ -93,13 +93,14 @@ async fn create_items(
     if items.is_empty() {
         return Err(wrong("items", format_args!("1 to {MAX_NEW_ITEMS} items"), &Value::Null));
     }
+    let at = unix_seconds();
     let append = Append {
         conversation: id,
         owner: OWNER,
         after: None,
         items: to_store(&items),
-        at: unix_seconds(),
-        expires_at: expiry(&work.state),
+        at,
+        expires_at: work.state.expiry(at),
         limit: MAX_CONVERSATION_ITEMS,
     };
     let items = work.state.store().append_items(append).await?;
@@ -158,16 +159,11 @@ fn take_items(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
     normalized(given, "items")?.into_iter().map(own).collect()
 }
 
-fn expiry(state: &AppState) -> u64 {
-    unix_seconds().saturating_add(state.limits().storage.retention.as_secs())
-}
-
 fn object(conversation: &Conversation) -> Value {
-    let labels = metadata(conversation.metadata.as_ref());
     json!({
         "id": conversation.id,
         "object": "conversation",
         "created_at": conversation.created_at,
-        "metadata": if labels.is_null() { json!({}) } else { labels },
+        "metadata": metadata_object(conversation.metadata.as_ref()),
     })
 }

@@ -172,7 +172,7 @@ async fn attempt(state: &AppState, waiting: &WaitingResponse, deadline: Instant)
     asked.input.items = stored.collect::<Result<_, _>>()?;
     let exchange = Exchange::new(asked, state).await?;
     let mut stream = exchange.prepare(&work).await?.start()?;
-    let record = Record::of_stored(&exchange, Draft::stored(&waiting.response)?, state);
+    let record = Record::new(&exchange, Draft::stored(&waiting.response)?, state);
     let mut output = Output::default();
     while let Some(event) = stream.next().await {
         match event? {
