@@ -87,17 +87,15 @@ impl Sender {
 
     /// Sends an event of that type with the next `sequence_number`.
     pub(super) async fn send_typed(&self, kind: &str, members: Map<String, Value>) -> Result<(), Broken> {
-        let mut event = Map::new();
-        event.insert("type".to_owned(), kind.into());
-        event.insert("sequence_number".to_owned(), self.sequence.fetch_add(1, Ordering::Relaxed).into());
-        event.extend(members);
-        self.send_bytes(format!("event: {kind}\ndata: {}\n\n", Value::Object(event)).into()).await
+        let number = self.sequence.fetch_add(1, Ordering::Relaxed);
+        let mut numbered = Map::from_iter([("sequence_number".to_owned(), number.into())]);
+        numbered.extend(members);
+        self.send_event(kind, numbered).await
     }
 
     /// Sends an event of that type without a number.
     pub(super) async fn send_event(&self, kind: &str, members: Map<String, Value>) -> Result<(), Broken> {
-        let mut event = Map::new();
-        event.insert("type".to_owned(), kind.into());
+        let mut event = Map::from_iter([("type".to_owned(), kind.into())]);
         event.extend(members);
         self.send_bytes(format!("event: {kind}\ndata: {}\n\n", Value::Object(event)).into()).await
     }
