@@ -265,7 +265,7 @@ impl AppState {
 
     /// When what is stored at that moment is deleted, both in Unix seconds.
     pub(super) fn expiry(&self, stored_at: u64) -> u64 {
-        stored_at.saturating_add(self.inner.limits.storage.retention.as_secs())
+        stored_at.saturating_add(self.limits().storage.retention.as_secs())
     }
 
     /// Requests handled now: those that take work from the engine, the tokenizer or the storage, and lines of batches.
