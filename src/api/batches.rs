@@ -19,7 +19,7 @@ pub use self::runner::run;
 pub(super) use self::{
     mistral::{cancel as cancel_job, create as create_job, delete as delete_job, get as get_job, list as list_jobs},
     openai::{cancel, create, get, list},
-    request::{ENDPOINTS, metadata, take_metadata},
+    request::{ENDPOINTS, metadata_object, take_metadata},
     runner::keep_running,
 };
 

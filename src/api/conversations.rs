@@ -1,10 +1,10 @@
 //! `/v1/conversations` as OpenAI has them: items that responses continue and extend.
 
-use axum::{Json, Router, extract::FromRequestParts, http::request::Parts, routing::get};
+use axum::{Json, Router, routing::get};
 use serde_json::{Value, json};
 
 use super::{
-    batches::{metadata, take_metadata},
+    batches::{metadata_object, take_metadata},
     body::{Fields, JsonText, wrong},
     error::ApiError,
     fields,
@@ -35,7 +35,7 @@ pub(super) async fn create(work: StorageWork, JsonText(text): JsonText) -> Resul
     let metadata = take_metadata(&mut fields)?;
     fields.finish()?;
     let created_at = unix_seconds();
-    let expires_at = expiry(&work.state);
+    let expires_at = work.state.expiry(created_at);
     let new = NewConversation { prefix: "conv_", owner: OWNER, created_at, expires_at, metadata, details: None };
     let conversation = work.state.store().create_conversation(new, to_store(&items)).await?;
     Ok(Json(object(&conversation)))
@@ -93,13 +93,14 @@ async fn create_items(
     if items.is_empty() {
         return Err(wrong("items", format_args!("1 to {MAX_NEW_ITEMS} items"), &Value::Null));
     }
+    let at = unix_seconds();
     let append = Append {
         conversation: id,
         owner: OWNER,
         after: None,
         items: to_store(&items),
-        at: unix_seconds(),
-        expires_at: expiry(&work.state),
+        at,
+        expires_at: work.state.expiry(at),
         limit: MAX_CONVERSATION_ITEMS,
     };
     let items = work.state.store().append_items(append).await?;
@@ -121,37 +122,26 @@ async fn list_items(
     Ok(Json(item_list(&store.items(OWNER, &id, page).await.map_err(named_by("after"))?)?))
 }
 
-async fn get_item(work: StorageWork, ids: ItemId, mut query: QueryFields) -> Result<Json<Value>, ApiError> {
+async fn get_item(
+    work: StorageWork,
+    ObjectId((id, item)): ObjectId<(String, String)>,
+    mut query: QueryFields,
+) -> Result<Json<Value>, ApiError> {
     take_include(&mut query)?;
     query.finish()?;
-    let item = work.state.store().item(OWNER, &ids.conversation, &ids.item).await?;
+    let item = work.state.store().item(OWNER, &id, &item).await?;
     Ok(Json(from_store(&item.body)?))
 }
 
 /// Deletes one item; answers with the conversation.
-async fn delete_item(work: StorageWork, ids: ItemId, query: QueryFields) -> Result<Json<Value>, ApiError> {
+async fn delete_item(
+    work: StorageWork,
+    ObjectId((id, item)): ObjectId<(String, String)>,
+    query: QueryFields,
+) -> Result<Json<Value>, ApiError> {
     query.finish()?;
-    let ItemId { conversation, item } = ids;
-    let conversation = work.state.store().delete_item(OWNER, &conversation, &item, unix_seconds()).await?;
+    let conversation = work.state.store().delete_item(OWNER, &id, &item, unix_seconds()).await?;
     Ok(Json(object(&conversation)))
-}
-
-/// The two ids of a path.
-struct ItemId {
-    conversation: String,
-    item: String,
-}
-
-impl FromRequestParts<AppState> for ItemId {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        match axum::extract::Path::from_request_parts(parts, state).await {
-            Ok(axum::extract::Path((conversation, item))) => Ok(Self { conversation, item }),
-            // One is not UTF-8, so it is nobody's.
-            Err(_) => Err(ApiError::RouteNotFound { path: parts.uri.path().to_owned() }),
-        }
-    }
 }
 
 fn take_items(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
@@ -169,16 +159,11 @@ fn take_items(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
     normalized(given, "items")?.into_iter().map(own).collect()
 }
 
-fn expiry(state: &AppState) -> u64 {
-    unix_seconds().saturating_add(state.limits().storage.retention.as_secs())
-}
-
 fn object(conversation: &Conversation) -> Value {
-    let labels = metadata(conversation.metadata.as_ref());
     json!({
         "id": conversation.id,
         "object": "conversation",
         "created_at": conversation.created_at,
-        "metadata": if labels.is_null() { json!({}) } else { labels },
+        "metadata": metadata_object(conversation.metadata.as_ref()),
     })
 }

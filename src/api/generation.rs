@@ -3,9 +3,7 @@
 //! [`start`] hands a [`Job`] to the engine and gives one [`Generation`] per choice. Dropping a `Generation`
 //! cancels it. Shared by all resources and by the command line; knows nothing of HTTP but the error it reports.
 
-use std::{collections::VecDeque, time::Duration};
-
-use tokio::time::Instant;
+use std::{collections::VecDeque, time::Instant};
 
 pub use super::assembler::{Delta, ScoredToken, TokenCounts};
 use super::{
@@ -13,15 +11,13 @@ use super::{
     error::ApiError,
     params::GenerationParams,
     state::ServedModel,
+    updates::next_update,
 };
 use crate::{
     engine::{FinishReason, Request, RequestStream, StopRules, Task, TokenLogprobs, Update},
     prompt::{SpecialTokens, ToolsOffered},
     types::Constraint,
 };
-
-/// The engine ends a request at its deadline by itself; this much later it is taken to be stuck.
-const DEADLINE_GRACE: Duration = Duration::from_secs(5);
 
 /// So many tokens before a continuation decide how its text begins: a first space, a broken character.
 const CONTEXT_TOKENS: usize = 16;
@@ -128,7 +124,7 @@ pub struct Generation {
     updates: Option<RequestStream>,
     assembler: Assembler,
     queue: VecDeque<Event>,
-    give_up_at: Option<Instant>,
+    deadline: Option<Instant>,
 }
 
 /// Hands a job to the engine: one generation per choice. All of them are taken, or none.
@@ -142,7 +138,7 @@ pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError
             updates: Some(model.engine.submit(request)?),
             assembler: assembler(model, job),
             queue: VecDeque::new(),
-            give_up_at: job.params.scheduling.deadline.map(|deadline| Instant::from_std(deadline) + DEADLINE_GRACE),
+            deadline: job.params.scheduling.deadline,
         })
     });
     generations.collect()
@@ -174,24 +170,17 @@ impl Generation {
                 return Some(Ok(event));
             }
             let updates = self.updates.as_mut()?;
-            let update = match self.give_up_at {
-                None => updates.next().await,
-                Some(moment) => match tokio::time::timeout_at(moment, updates.next()).await {
-                    Ok(update) => update,
-                    Err(_) => return self.fail(ApiError::DeadlineExceeded),
-                },
-            };
-            match update {
-                Some(Update::Started { cached_tokens }) => self.queue.push_back(Event::Started { cached_tokens }),
-                Some(Update::PromptLogprobs(logprobs)) => self.queue.push_back(Event::PromptLogprobs(logprobs)),
-                Some(Update::Values(_)) => {} // of requests that generate nothing
-                Some(Update::Token { id, logprobs }) => self.token(id, logprobs),
-                Some(Update::Finished(reason)) => {
+            match next_update(updates, self.deadline).await {
+                Ok(Update::Started { cached_tokens }) => self.queue.push_back(Event::Started { cached_tokens }),
+                Ok(Update::PromptLogprobs(logprobs)) => self.queue.push_back(Event::PromptLogprobs(logprobs)),
+                Ok(Update::Values(_)) => {} // of requests that generate nothing
+                Ok(Update::Token { id, logprobs }) => self.token(id, logprobs),
+                Ok(Update::Finished(reason)) => {
                     if let Err(error) = self.finish(reason) {
                         return self.fail(error);
                     }
                 }
-                None => return self.fail(ApiError::Internal { message: "The engine has stopped.".to_owned() }),
+                Err(error) => return self.fail(error),
             }
         }
     }

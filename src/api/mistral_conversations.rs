@@ -71,9 +71,8 @@ pub(super) async fn append(
         let read = move || parse_append(&text, unix_seconds());
         let Wishes { inputs, completion_args, delivery, storage, handoffs } =
             off_thread(&work.state, cost, read).await?;
-        let conversation = work.state.store().conversation(OWNER, &id).await?;
+        let (conversation, known) = resource::whole(&work.state, &id).await?;
         let details = resource::details(&conversation)?;
-        let known = resource::entries(&work.state, &id).await?;
         let kept = Place::Behind { position: conversation.last_position, known: known.len() };
         let entries = continued(known, inputs)?;
         let plan =
@@ -94,7 +93,7 @@ pub(super) async fn restart(
     let restarted = async {
         let read = move || Restart::parse(&text, unix_seconds());
         let Restart { wishes, from_entry_id, metadata, agent_version } = off_thread(&work.state, cost, read).await?;
-        let conversation = work.state.store().conversation(OWNER, &id).await?;
+        let (conversation, mut known) = resource::whole(&work.state, &id).await?;
         let mut details = resource::details(&conversation)?;
         let names_version = agent_version.is_some();
         if let Some(wanted) = agent_version {
@@ -105,7 +104,6 @@ pub(super) async fn restart(
                 }
             }
         }
-        let mut known = resource::entries(&work.state, &id).await?;
         let Some(last) = known.iter().position(|recorded| recorded.id == from_entry_id) else {
             let expected = "the id of an entry of this conversation";
             return Err(wrong("from_entry_id", expected, &from_entry_id.into()));

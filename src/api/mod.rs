@@ -54,6 +54,7 @@ mod timestamp;
 mod tokenize;
 mod turn;
 pub mod unserved;
+mod updates;
 
 use axum::{
     Router,

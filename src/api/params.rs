@@ -161,11 +161,7 @@ impl ResponseOptions {
         if options.is_some() && !stream {
             return Err(ApiError::invalid("stream_options", "`stream_options` needs `stream` to be true."));
         }
-        let request_id = fields.string("request_id")?;
-        if let Some(id) = request_id.as_deref().filter(|id| !is_request_id(id)) {
-            let expected = format!("1 to {MAX_REQUEST_ID_CHARACTERS} visible ASCII characters");
-            return Err(wrong("request_id", expected, &id.into()));
-        }
+        let request_id = take_request_id(fields)?;
         Ok(Self {
             stream: stream.then(|| options.unwrap_or_default()),
             return_token_ids: fields.flag("return_token_ids")?.unwrap_or(false),
@@ -240,10 +236,25 @@ pub(super) fn take_labels(fields: &mut Fields) -> Result<(), ApiError> {
     for name in ["user", "safety_identifier", "session_id", "prompt_cache_key"] {
         fields.string(name)?;
     }
+    drop_metadata(fields)
+}
+
+/// Takes `metadata`, which is kept nowhere.
+pub(super) fn drop_metadata(fields: &mut Fields) -> Result<(), ApiError> {
     match fields.take("metadata") {
         None | Some(Value::Object(_)) => Ok(()),
         Some(other) => Err(wrong("metadata", "an object", &other)),
     }
+}
+
+/// Takes `request_id`.
+pub(super) fn take_request_id(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    let request_id = fields.string("request_id")?;
+    if let Some(id) = request_id.as_deref().filter(|id| !is_request_id(id)) {
+        let expected = format!("1 to {MAX_REQUEST_ID_CHARACTERS} visible ASCII characters");
+        return Err(wrong("request_id", expected, &id.into()));
+    }
+    Ok(request_id)
 }
 
 /// A request id that may stand in a header and in a log line.

@@ -4,18 +4,15 @@
 //! Invariant: a client's request has few of its texts in the engine at once, however many it has, so that others find
 //! places; it gives up its own when the client leaves.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, time::Instant};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::time::{Instant, timeout_at};
 
-use super::{answer::UsageCounter, error::ApiError, params::Scheduling, state::ServedModel};
+use super::{answer::UsageCounter, error::ApiError, params::Scheduling, state::ServedModel, updates::next_update};
 use crate::engine::{FinishReason, Request, RequestStream, SubmitError, Task, Update};
 
 /// Texts of one client's request in the engine at once.
 const AT_ONCE: usize = 16;
-/// The engine ends a request at its deadline by itself; this much later it is taken to be stuck.
-const DEADLINE_GRACE: Duration = Duration::from_secs(5);
 
 /// One text, as tokens, and what is asked of it.
 #[derive(Clone, Debug)]
@@ -66,7 +63,7 @@ pub(super) async fn compute(
             && let Some(&(index, question)) = waiting.peek()
         {
             match model.engine.submit(request(question, scheduling)) {
-                Ok(stream) => under_way.push(read(index, stream, scheduling.deadline.map(Instant::from_std))),
+                Ok(stream) => under_way.push(read(index, stream, scheduling.deadline)),
                 // One of our own makes room when it ends.
                 Err(SubmitError::QueueFull { .. }) if !under_way.is_empty() => break,
                 Err(error) => return Err(error.into()),
@@ -103,17 +100,9 @@ async fn read(
     mut stream: RequestStream,
     deadline: Option<Instant>,
 ) -> Result<(usize, Vec<f32>, usize), ApiError> {
-    let stopped = || ApiError::Internal { message: "The engine has stopped.".to_owned() };
     let (mut values, mut cached) = (None, 0);
     loop {
-        let update = match deadline {
-            None => stream.next().await,
-            Some(deadline) => {
-                let next = timeout_at(deadline + DEADLINE_GRACE, stream.next()).await;
-                next.map_err(|_| ApiError::DeadlineExceeded)?
-            }
-        };
-        match update.ok_or_else(stopped)? {
+        match next_update(&mut stream, deadline).await? {
             Update::Started { cached_tokens } => cached = cached_tokens,
             Update::Values(found) => values = Some(found),
             Update::PromptLogprobs(_) | Update::Token { .. } => {} // of requests that generate

@@ -5,6 +5,7 @@ use axum::{
     extract::{FromRequestParts, Path, Query},
     http::request::Parts,
 };
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
@@ -14,16 +15,20 @@ use super::{
 };
 use crate::store::{Order, PageQuery};
 
-/// The id in a path.
-pub(super) struct ObjectId(pub(super) String);
+/// Pages that are numbered have so many items unless told otherwise, at most [`MOST_NUMBERED`].
+const NUMBERED: u64 = 100;
+const MOST_NUMBERED: u64 = 1000;
 
-impl FromRequestParts<AppState> for ObjectId {
+/// The id in a path, or its two ids where `Id` is a pair.
+pub(super) struct ObjectId<Id = String>(pub(super) Id);
+
+impl<Id: DeserializeOwned + Send> FromRequestParts<AppState> for ObjectId<Id> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         match Path::from_request_parts(parts, state).await {
             Ok(Path(id)) => Ok(Self(id)),
-            // It is not UTF-8, so it is nobody's.
+            // One that is not UTF-8 is nobody's.
             Err(_) => Err(ApiError::RouteNotFound { path: parts.uri.path().to_owned() }),
         }
     }
@@ -125,13 +130,21 @@ impl QueryFields {
     pub(super) fn page(&mut self, default_limit: u64, most: u64) -> Result<PageQuery, ApiError> {
         let (limit, after) = (self.integer("limit", 1..=most)?, self.text("after")?);
         let order = self.word("order", &[("asc", Order::Ascending), ("desc", Order::Descending)])?;
-        let (page, size) = (self.integer("page", 0..=1 << 32)?, self.integer("page_size", 1..=1000)?);
-        let mistral = page.is_some() || size.is_some();
-        if mistral && (limit.is_some() || after.is_some()) {
-            return Err(ApiError::invalid("page", "Give `page` and `page_size`, or `after` and `limit`, not both."));
+        let order = order.unwrap_or(Order::Descending);
+        let is_numbered = self.says("page") || self.says("page_size");
+        let numbered = self.numbered_page(NUMBERED)?;
+        match is_numbered {
+            false => Ok(PageQuery { after, skip: 0, limit: limit.unwrap_or(default_limit), order }),
+            true if limit.is_none() && after.is_none() => Ok(PageQuery { order, ..numbered }),
+            true => Err(ApiError::invalid("page", "Give `page` and `page_size`, or `after` and `limit`, not both.")),
         }
-        let limit = if mistral { size.unwrap_or(100) } else { limit.unwrap_or(default_limit) };
-        Ok(PageQuery { after, skip: page.unwrap_or(0) * limit, limit, order: order.unwrap_or(Order::Descending) })
+    }
+
+    /// Takes `page`, counted from 0, and `page_size`: a part of a list that has its newest item first.
+    pub(super) fn numbered_page(&mut self, default_size: u64) -> Result<PageQuery, ApiError> {
+        let page = self.integer("page", 0..=1 << 32)?.unwrap_or(0);
+        let limit = self.integer("page_size", 1..=MOST_NUMBERED)?.unwrap_or(default_size);
+        Ok(PageQuery { after: None, skip: page * limit, limit, order: Order::Descending })
     }
 
     /// Refuses what nobody took.
@@ -143,5 +156,10 @@ impl QueryFields {
             param: Some(name),
             code: Some("unknown_parameter"),
         })
+    }
+
+    /// Is there a parameter of this name that is not empty?
+    fn says(&self, name: &str) -> bool {
+        self.pairs.iter().any(|(key, value)| key == name && !value.is_empty())
     }
 }

@@ -98,11 +98,9 @@ impl Sender {
         members: Map<String, Value>,
     ) -> Result<(), Broken> {
         self.count_from(number.saturating_add(1));
-        let mut event = Map::new();
-        event.insert("type".to_owned(), kind.into());
-        event.insert("sequence_number".to_owned(), number.into());
-        event.extend(members);
-        self.send_bytes(format!("event: {kind}\ndata: {}\n\n", Value::Object(event)).into()).await
+        let mut numbered = Map::from_iter([("sequence_number".to_owned(), number.into())]);
+        numbered.extend(members);
+        self.send_event(kind, numbered).await
     }
 
     /// The next typed event has this number.
@@ -112,8 +110,7 @@ impl Sender {
 
     /// Sends an event of that type without a number.
     pub(super) async fn send_event(&self, kind: &str, members: Map<String, Value>) -> Result<(), Broken> {
-        let mut event = Map::new();
-        event.insert("type".to_owned(), kind.into());
+        let mut event = Map::from_iter([("type".to_owned(), kind.into())]);
         event.extend(members);
         self.send_bytes(format!("event: {kind}\ndata: {}\n\n", Value::Object(event)).into()).await
     }

@@ -289,6 +289,11 @@ impl AppState {
         &self.inner.limits
     }
 
+    /// When what is stored at that moment is deleted, both in Unix seconds.
+    pub(super) fn expiry(&self, stored_at: u64) -> u64 {
+        stored_at.saturating_add(self.limits().storage.retention.as_secs())
+    }
+
     /// Requests handled now: those that take work from the engine, the tokenizer or the storage, and lines of batches.
     pub fn in_flight(&self) -> usize {
         self.inner.in_flight.load(Ordering::Relaxed)

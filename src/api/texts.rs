@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{
     body::{Fields, as_token_ids, wrong},
     error::ApiError,
-    params::{Scheduling, Side, Truncation, is_request_id, take_scheduling},
+    params::{Scheduling, Side, Truncation, drop_metadata, take_request_id, take_scheduling},
     state::ServedModel,
 };
 
@@ -30,15 +30,10 @@ impl TextOptions {
     /// Takes the fields; the answer must be there by `deadline`. Labels are checked and dropped.
     pub(super) fn take(fields: &mut Fields, deadline: Instant) -> Result<Self, ApiError> {
         fields.string("user")?;
-        if let Some(metadata) = fields.take("metadata").filter(|metadata| !metadata.is_object()) {
-            return Err(wrong("metadata", "an object", &metadata));
-        }
+        drop_metadata(fields)?;
         let mut scheduling = take_scheduling(fields)?;
         scheduling.deadline = Some(deadline);
-        let request_id = fields.string("request_id")?;
-        if let Some(id) = request_id.as_deref().filter(|id| !is_request_id(id)) {
-            return Err(wrong("request_id", "1 to 128 visible ASCII characters", &id.into()));
-        }
+        let request_id = take_request_id(fields)?;
         Ok(Self {
             add_special_tokens: fields.flag("add_special_tokens")?.unwrap_or(true),
             // The beginning of a text says most about it.

@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Page, PageQuery, Store, StoreError, erase_leftovers, new_id};
+use super::{Page, PageQuery, Store, StoreError, erase_leftovers, new_id, page::Listing};
 
 const COLUMNS: &str = "id, endpoint, model, input_files, completion_window, metadata, state, created_at, expires_at, \
                        started_at, finalizing_at, cancelling_at, ended_at, total, completed, failed, output_file, error_file, errors, dialect, owns_input, keep_output_s";
@@ -321,15 +321,10 @@ fn list(connection: &Connection, filter: &BatchFilter, query: &PageQuery) -> Res
         |states: &Vec<BatchState>| states.iter().map(|state| format!("'{}'", state.as_str())).collect::<Vec<_>>();
     let states =
         filter.states.as_ref().map_or("TRUE".to_owned(), |states| format!("state IN ({})", names(states).join(", ")));
-    let wanted =
+    let rows =
         format!("FROM batches WHERE {states} AND (?1 IS NULL OR model = ?1) AND (?2 IS NULL OR created_at > ?2)");
-    let BatchFilter { model, created_after, .. } = filter;
-    let total =
-        connection.query_row(&format!("SELECT count(*) {wanted}"), params![model, created_after], |row| row.get(0))?;
-    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} {wanted} {}", query.order.tail(3)))?;
-    let limit = query.limit.saturating_add(1);
-    let items = statement.query_map(params![model, created_after, after, limit, query.skip], read)?;
-    Ok(Page::new(items.collect::<Result<_, _>>()?, query, total))
+    let parameters = params![filter.model, filter.created_after];
+    Listing { columns: COLUMNS, rows: &rows, parameters, after }.page(connection, query, read)
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Batch> {

@@ -5,7 +5,10 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Order, Page, PageQuery, Store, StoreError, erase_leftovers, new_id, page::has_labels};
+use super::{
+    Order, Page, PageQuery, Store, StoreError, erase_leftovers, new_id,
+    page::{Listing, has_labels},
+};
 
 const COLUMNS: &str = "id, owner, created_at, updated_at, expires_at, metadata, details, last_position";
 const VISIBLE: &str = "expires_at > unixepoch()";
@@ -328,12 +331,8 @@ fn list(
     query: &PageQuery,
 ) -> Result<Page<Conversation>, StoreError> {
     let after = query.after.as_deref().map(|id| row_of(connection, owner, id)).transpose()?;
-    let wanted = format!("FROM conversations WHERE owner = ?1 AND {VISIBLE} AND {}", has_labels("metadata", 2));
-    let count = format!("SELECT count(*) {wanted}");
-    let total = connection.query_row(&count, params![owner, labels], |row| row.get(0))?;
-    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} {wanted} {}", query.order.tail(3)))?;
-    let items = statement.query_map(params![owner, labels, after, query.limit.saturating_add(1), query.skip], read)?;
-    Ok(Page::new(items.collect::<Result<_, _>>()?, query, total))
+    let rows = format!("FROM conversations WHERE owner = ?1 AND {VISIBLE} AND {}", has_labels("metadata", 2));
+    Listing { columns: COLUMNS, rows: &rows, parameters: params![owner, labels], after }.page(connection, query, read)
 }
 
 fn list_items(connection: &Connection, conversation: i64, query: &PageQuery) -> Result<Page<Item>, StoreError> {
@@ -343,13 +342,8 @@ fn list_items(connection: &Connection, conversation: i64, query: &PageQuery) -> 
         row.ok_or_else(|| StoreError::Missing { kind: "item", id: id.to_owned() })
     };
     let after = query.after.as_deref().map(place).transpose()?;
-    let wanted = "FROM items WHERE conversation = ?1";
-    let total = connection.query_row(&format!("SELECT count(*) {wanted}"), [conversation], |row| row.get(0))?;
-    let sql = format!("SELECT id, position, created_at, body {wanted} {}", query.order.tail(2));
-    let mut statement = connection.prepare_cached(&sql)?;
-    let limit = query.limit.saturating_add(1);
-    let items = statement.query_map(params![conversation, after, limit, query.skip], read_item)?;
-    Ok(Page::new(items.collect::<Result<_, _>>()?, query, total))
+    let (columns, rows) = ("id, position, created_at, body", "FROM items WHERE conversation = ?1");
+    Listing { columns, rows, parameters: params![conversation], after }.page(connection, query, read_item)
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Conversation> {

@@ -1,5 +1,9 @@
 //! Lists that may be longer than one answer.
 
+use rusqlite::{Connection, Row, ToSql};
+
+use super::StoreError;
+
 /// Which part of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageQuery {
@@ -31,6 +35,36 @@ pub struct Page<T> {
     pub has_more: bool,
     /// How many the whole list has.
     pub total: u64,
+}
+
+/// A list in the database.
+pub(super) struct Listing<'a> {
+    /// What is read of each row.
+    pub(super) columns: &'a str,
+    /// `FROM .. WHERE ..`, with the parameters `?1` and so on.
+    pub(super) rows: &'a str,
+    pub(super) parameters: &'a [&'a dyn ToSql],
+    /// Begin behind this row.
+    pub(super) after: Option<i64>,
+}
+
+impl Listing<'_> {
+    /// Reads a part of it.
+    pub(super) fn page<T>(
+        &self,
+        connection: &Connection,
+        query: &PageQuery,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Page<T>, StoreError> {
+        let Self { columns, rows, parameters, after } = *self;
+        let total = connection.query_row(&format!("SELECT count(*) {rows}"), parameters, |row| row.get(0))?;
+        let sql = format!("SELECT {columns} {rows} {}", query.order.tail(parameters.len() + 1));
+        let limit = query.limit.saturating_add(1);
+        let tail: [&dyn ToSql; 3] = [&after, &limit, &query.skip];
+        let mut statement = connection.prepare_cached(&sql)?;
+        let items = statement.query_map(&*[parameters, &tail].concat(), read)?;
+        Ok(Page::new(items.collect::<Result<_, _>>()?, query, total))
+    }
 }
 
 impl<T> Page<T> {

@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Append, Item, NewItem, Page, PageQuery, Store, StoreError, conversations};
+use super::{Append, Item, NewItem, Page, PageQuery, Store, StoreError, conversations, page::Listing};
 
 pub(super) const COLUMNS: &str = "id, state, previous, created_at, body, attempts, events";
 pub(super) const COLUMNS_LEN: usize = 7;
@@ -230,15 +230,10 @@ fn list_input(
         row.ok_or_else(|| StoreError::Missing { kind: "item", id: id.to_owned() })
     };
     let after = query.after.as_deref().map(place).transpose()?;
-    let wanted = "FROM response_items WHERE response = ?1 AND part = 'input'";
-    let total = connection.query_row(&format!("SELECT count(*) {wanted}"), [response], |row| row.get(0))?;
-    let sql = format!("SELECT id, row AS position, body {wanted} {}", query.order.tail(2));
-    let mut statement = connection.prepare_cached(&sql)?;
-    let limit = query.limit.saturating_add(1);
-    let items = statement.query_map(params![response, after, limit, query.skip], |row| {
-        Ok(Item { id: row.get(0)?, position: row.get(1)?, created_at, body: row.get(2)? })
-    })?;
-    Ok(Page::new(items.collect::<Result<_, _>>()?, query, total))
+    let rows = "FROM response_items WHERE response = ?1 AND part = 'input'";
+    let listing = Listing { columns: "id, row AS position, body", rows, parameters: params![response], after };
+    let read = |row: &Row<'_>| Ok(Item { id: row.get(0)?, position: row.get(1)?, created_at, body: row.get(2)? });
+    listing.page(connection, query, read)
 }
 
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<StoredResponse> {

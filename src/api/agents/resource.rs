@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{FromRequestParts, Path},
-    http::{StatusCode, request::Parts},
-};
+use axum::{Json, http::StatusCode};
 use serde_json::{Value, json};
 
 use super::definition::{Definition, object};
@@ -17,7 +13,7 @@ use crate::{
         form::parsing_cost,
         query::{ObjectId, QueryFields},
         request::{StorageWork, TokenizerWork, off_thread},
-        state::{AppState, ServedModel, unix_seconds},
+        state::{AppState, unix_seconds},
         stored_error::named_by,
         timestamp::timestamp,
     },
@@ -75,8 +71,7 @@ pub(super) async fn get(
 
 /// Agents, newest first, as a list.
 pub(super) async fn list(work: StorageWork, mut query: QueryFields) -> Result<Json<Value>, ApiError> {
-    let (skip, limit) = take_page(&mut query)?;
-    let page = PageQuery { after: None, skip, limit, order: Order::Descending };
+    let page = query.numbered_page(LISTED)?;
     let (agents, _) = listed(&work.state, query, page).await?;
     Ok(Json(Value::Array(agents)))
 }
@@ -120,7 +115,7 @@ pub(super) async fn versions(
     ObjectId(id): ObjectId,
     mut query: QueryFields,
 ) -> Result<Json<Value>, ApiError> {
-    let (skip, limit) = take_page(&mut query)?;
+    let PageQuery { skip, limit, .. } = query.numbered_page(LISTED)?;
     query.finish()?;
     let versions = work.state.store().agent_versions(&id, skip, limit).await?;
     Ok(Json(versions.iter().map(object).collect::<Result<_, _>>()?))
@@ -129,7 +124,7 @@ pub(super) async fn versions(
 /// One version, by its number or an alias.
 pub(super) async fn version(
     work: StorageWork,
-    VersionOfAgent { id, version }: VersionOfAgent,
+    ObjectId((id, version)): ObjectId<(String, String)>,
     query: QueryFields,
 ) -> Result<Json<Value>, ApiError> {
     query.finish()?;
@@ -182,28 +177,9 @@ pub(in crate::api) fn version_named(text: String) -> AgentVersion {
     }
 }
 
-/// The ids in `/v1/agents/{id}/versions/{version}`.
-pub(super) struct VersionOfAgent {
-    id: String,
-    version: String,
-}
-
-impl FromRequestParts<AppState> for VersionOfAgent {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        match Path::from_request_parts(parts, state).await {
-            Ok(Path((id, version))) => Ok(Self { id, version }),
-            // It is not UTF-8, so it is nobody's.
-            Err(_) => Err(ApiError::RouteNotFound { path: parts.uri.path().to_owned() }),
-        }
-    }
-}
-
 async fn checked(work: &TokenizerWork, definition: Definition, cost: usize) -> Result<AgentDefinition, ApiError> {
-    let model: &Arc<ServedModel> = &work.model;
     let functions = definition.handoff_functions(&work.state).await?;
-    let model = Arc::clone(model);
+    let model = Arc::clone(&work.model);
     off_thread(&work.state, cost, move || {
         definition.check(&functions, &model)?;
         definition.stored()
@@ -237,13 +213,6 @@ pub(in crate::api) fn take_labels(query: &mut QueryFields) -> Result<Option<Stri
         Ok(Value::Object(labels)) => Ok(Some(Value::Object(labels).to_string())),
         Ok(_) | Err(_) => Err(wrong("metadata", "a JSON object", &text.into())),
     }
-}
-
-/// Takes `page`, counted from 0, and `page_size`: what to leave out, and the most to give.
-fn take_page(query: &mut QueryFields) -> Result<(u64, u64), ApiError> {
-    let page = query.integer("page", 0..=1 << 32)?.unwrap_or(0);
-    let size = query.integer("page_size", 1..=MOST_LISTED)?.unwrap_or(LISTED);
-    Ok((page * size, size))
 }
 
 fn take_version(query: &mut QueryFields) -> Result<u64, ApiError> {

@@ -269,14 +269,13 @@ async fn inline_results(state: &AppState, file: &str) -> Result<Value, ApiError>
 
 /// Writes inline requests to a file like any other.
 async fn store_inline(state: &AppState, lines: String, created_at: u64) -> Result<String, ApiError> {
-    let limits = &state.limits().storage;
-    if lines.len() > limits.file_bytes {
-        return Err(StoredError::FileTooLarge { limit: limits.file_bytes }.into());
+    let limit = state.limits().storage.file_bytes;
+    if lines.len() > limit {
+        return Err(StoredError::FileTooLarge { limit }.into());
     }
     let store: &Store = state.store();
     let id = store.begin_file(created_at).await?;
-    let expires_at = created_at.saturating_add(limits.retention.as_secs());
-    match fill(store, &id, &lines, expires_at).await {
+    match fill(store, &id, &lines, state.expiry(created_at)).await {
         Ok(()) => Ok(id),
         Err(error) => {
             delete_all(store, &[id]).await;

@@ -1,6 +1,6 @@
 //! What both dialects ask for, checked.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::{
     body::{Fields, wrong},
@@ -55,7 +55,15 @@ pub(in crate::api) fn take_metadata(fields: &mut Fields) -> Result<Option<String
     Ok(Some(Value::Object(map).to_string()))
 }
 
-/// Labels as they were written, for an answer.
-pub(in crate::api) fn metadata(stored: Option<&String>) -> Value {
+/// Labels as they were written, for an answer; null if there are none.
+pub(super) fn metadata(stored: Option<&String>) -> Value {
     stored.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null)
+}
+
+/// The same where no labels are an empty object.
+pub(in crate::api) fn metadata_object(stored: Option<&String>) -> Value {
+    match metadata(stored) {
+        Value::Null => json!({}),
+        labels => labels,
+    }
 }

@@ -76,10 +76,6 @@ impl Worker {
         self.state.store()
     }
 
-    pub(super) fn retention(&self) -> u64 {
-        self.state.limits().storage.retention.as_secs()
-    }
-
     async fn sweep(&self) {
         loop {
             let now = unix_seconds();
@@ -158,7 +154,7 @@ impl Worker {
         let (store, id, now) = (self.store(), &batch.id, unix_seconds());
         let errors = Value::from(vec![reason]).to_string();
         match store.batch(id).await?.state {
-            BatchState::Validating => store.fail_batch(id, errors, now, now.saturating_add(self.retention())).await,
+            BatchState::Validating => store.fail_batch(id, errors, now, self.state.expiry(now)).await,
             BatchState::InProgress => store.finalize_batch(id, Some(errors), now).await,
             BatchState::Finalizing | BatchState::Cancelling => self.end(batch, BatchState::Failed, Some(errors)).await,
             BatchState::Completed | BatchState::Failed | BatchState::Expired | BatchState::Cancelled => Ok(()),

@@ -346,19 +346,9 @@ const GENERATION: &[Field] = &[
         r#""prompt_logprobs": 21"#,
         "0 to 20, or true; not with `stream`.",
     ),
-    honoured("priority", r#""priority": 1"#, r#""priority": 0.5"#, "Lower is scheduled earlier."),
-    honoured(
-        "request_id",
-        r#""request_id": "abc""#,
-        r#""request_id": 1"#,
-        "Becomes part of `id` and the answer's `x-request-id`.",
-    ),
-    honoured(
-        "cache_salt",
-        r#""cache_salt": "abc""#,
-        r#""cache_salt": """#,
-        "1 to 1024 characters; prefixes are shared only within the same salt.",
-    ),
+    PRIORITY,
+    REQUEST_ID,
+    CACHE_SALT,
     honoured(
         "return_token_ids",
         r#""return_token_ids": true"#,
@@ -401,10 +391,27 @@ const GENERATION: &[Field] = &[
     neutral("vllm_xargs", &["{}"], r#""vllm_xargs": {"a": 1}"#, "There are no extensions."),
 ];
 
+pub(super) const PRIORITY: Field =
+    honoured("priority", r#""priority": 1"#, r#""priority": 0.5"#, "Lower is scheduled earlier.");
+
+pub(super) const REQUEST_ID: Field = honoured(
+    "request_id",
+    r#""request_id": "abc""#,
+    r#""request_id": 1"#,
+    "Becomes part of `id` and the answer's `x-request-id`.",
+);
+
+pub(super) const CACHE_SALT: Field = honoured(
+    "cache_salt",
+    r#""cache_salt": "abc""#,
+    r#""cache_salt": """#,
+    "1 to 1024 characters; prefixes are shared only within the same salt.",
+);
+
 /// Fields that say something about the request rather than ask for something.
 const LABELS: &[Field] = &[
-    label("user", r#""user": "u""#, r#""user": 1"#, "Not stored, not used."),
-    label("metadata", r#""metadata": {"a": "b"}"#, r#""metadata": "x""#, "Not stored, not used."),
+    USER,
+    METADATA,
     label("safety_identifier", r#""safety_identifier": "u""#, r#""safety_identifier": 1"#, "Not stored, not used."),
     label("session_id", r#""session_id": "u""#, r#""session_id": 1"#, "Not stored, not used."),
     label(
@@ -433,3 +440,8 @@ const LABELS: &[Field] = &[
         "There is one tier; see `priority`.",
     ),
 ];
+
+pub(super) const USER: Field = label("user", r#""user": "u""#, r#""user": 1"#, "Not stored, not used.");
+
+pub(super) const METADATA: Field =
+    label("metadata", r#""metadata": {"a": "b"}"#, r#""metadata": "x""#, "Not stored, not used.");

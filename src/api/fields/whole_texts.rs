@@ -1,6 +1,9 @@
 //! The rows of what is asked of whole texts: embeddings, similarities, classes and moderation.
 
-use super::{Field, Table, honoured, label, neutral};
+use super::{
+    Field, Table, honoured, neutral,
+    tables::{CACHE_SALT, METADATA, PRIORITY, REQUEST_ID, USER},
+};
 
 /// `POST /v1/embeddings`.
 pub static EMBEDDINGS: Table = Table {
@@ -157,7 +160,7 @@ pub static MODERATIONS: Table = Table {
             ),
             MODEL,
         ],
-        METADATA,
+        &[METADATA],
     ],
 };
 
@@ -174,7 +177,7 @@ pub static CHAT_MODERATIONS: Table = Table {
             ),
             MODEL,
         ],
-        METADATA,
+        &[METADATA],
     ],
 };
 
@@ -215,26 +218,6 @@ const TOKENS: &[Field] = &[
 ];
 
 /// When it is computed.
-const QUEUE: &[Field] = &[
-    honoured("priority", r#""priority": 1"#, r#""priority": 0.5"#, "Lower is scheduled earlier."),
-    honoured(
-        "request_id",
-        r#""request_id": "abc""#,
-        r#""request_id": 1"#,
-        "Becomes part of `id` and the answer's `x-request-id`.",
-    ),
-    honoured(
-        "cache_salt",
-        r#""cache_salt": "abc""#,
-        r#""cache_salt": """#,
-        "1 to 1024 characters; prefixes are shared only within the same salt.",
-    ),
-];
+const QUEUE: &[Field] = &[PRIORITY, REQUEST_ID, CACHE_SALT];
 
-const LABELS: &[Field] = &[
-    label("user", r#""user": "u""#, r#""user": 1"#, "Not stored, not used."),
-    label("metadata", r#""metadata": {"a": "b"}"#, r#""metadata": "x""#, "Not stored, not used."),
-];
-
-const METADATA: &[Field] =
-    &[label("metadata", r#""metadata": {"a": "b"}"#, r#""metadata": "x""#, "Not stored, not used.")];
+const LABELS: &[Field] = &[USER, METADATA];

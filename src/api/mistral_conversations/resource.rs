@@ -6,20 +6,17 @@ use serde_json::{Value, json};
 use super::{entry::Recorded, request::Details, run::OWNER, speaker::Who};
 use crate::{
     api::{agents::take_labels, error::ApiError, query::QueryFields, state::AppState, timestamp::timestamp},
-    store::{Conversation, Order, PageQuery},
+    store::Conversation,
 };
 
 const LISTED: u64 = 100;
-const MOST_LISTED: u64 = 1000;
 
 /// Conversations, newest first.
 pub(super) async fn list(state: &AppState, mut query: QueryFields) -> Result<Json<Value>, ApiError> {
-    let page = query.integer("page", 0..=1 << 32)?.unwrap_or(0);
-    let limit = query.integer("page_size", 1..=MOST_LISTED)?.unwrap_or(LISTED);
+    let page = query.numbered_page(LISTED)?;
     let labels = take_labels(&mut query)?;
     query.finish()?;
-    let query = PageQuery { after: None, skip: page * limit, limit, order: Order::Descending };
-    let found = state.store().conversations(OWNER, labels, query).await?;
+    let found = state.store().conversations(OWNER, labels, page).await?;
     Ok(Json(found.items.iter().map(object).collect::<Result<_, _>>()?))
 }
 
@@ -39,24 +36,24 @@ pub(super) async fn delete(state: &AppState, id: &str, query: QueryFields) -> Re
 /// All entries, oldest first.
 pub(super) async fn history(state: &AppState, id: &str, query: QueryFields) -> Result<Json<Value>, ApiError> {
     query.finish()?;
-    let entries: Vec<Value> = entries(state, id).await?.iter().map(Recorded::object).collect();
+    let (_, entries) = whole(state, id).await?;
+    let entries: Vec<Value> = entries.iter().map(Recorded::object).collect();
     Ok(Json(json!({ "object": "conversation.history", "conversation_id": id, "entries": entries })))
 }
 
 /// What was said, oldest first.
 pub(super) async fn messages(state: &AppState, id: &str, query: QueryFields) -> Result<Json<Value>, ApiError> {
     query.finish()?;
-    let entries = entries(state, id).await?;
+    let (_, entries) = whole(state, id).await?;
     let said = entries.iter().filter(|recorded| recorded.entry.is_message());
     let messages: Vec<Value> = said.map(Recorded::object).collect();
     Ok(Json(json!({ "object": "conversation.messages", "conversation_id": id, "messages": messages })))
 }
 
-/// All entries of a conversation, oldest first.
-pub(super) async fn entries(state: &AppState, id: &str) -> Result<Vec<Recorded>, ApiError> {
-    let all = PageQuery { after: None, skip: 0, limit: u64::from(u32::MAX), order: Order::Ascending };
-    let items = state.store().items(OWNER, id, all).await?.items;
-    items.into_iter().map(Recorded::stored).collect()
+/// A conversation with all its entries, oldest first.
+pub(super) async fn whole(state: &AppState, id: &str) -> Result<(Conversation, Vec<Recorded>), ApiError> {
+    let (conversation, items) = state.store().whole_conversation(OWNER, id, usize::MAX).await?;
+    Ok((conversation, items.into_iter().map(Recorded::stored).collect::<Result<_, _>>()?))
 }
 
 /// What is known of a conversation beside its entries.

@@ -3,8 +3,6 @@
 //! Main type: [`Run`]. The same code answers at once and as a stream; a stream also hears of everything as it happens.
 //! Invariant: the conversation is stored with all of it in one step at the end, or stays as it was.
 
-use std::time::Duration;
-
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -186,7 +184,7 @@ impl Run {
         let items = new.map(Recorded::item).collect::<Result<Vec<_>, _>>()?;
         let store = self.work.state.store();
         let at = unix_seconds();
-        let expires_at = at.saturating_add(self.retention().as_secs());
+        let expires_at = self.work.state.expiry(at);
         match &self.plan.place {
             Place::Nowhere => {}
             Place::Behind { position, .. } => {
@@ -216,10 +214,6 @@ impl Run {
             }
         }
         Ok(())
-    }
-
-    fn retention(&self) -> Duration {
-        self.work.state.limits().storage.retention
     }
 
     /// Mistral's `ConversationResponse`.

@@ -6,7 +6,7 @@ use crate::api::{
     body::{Fields, unknown_key, wrong},
     error::ApiError,
     fields,
-    params::{Scheduling, take_model},
+    params::{Scheduling, drop_metadata, take_model},
     pooling::Question,
     state::ServedModel,
     texts::{check_count, check_fits},
@@ -120,9 +120,7 @@ impl ModerationCall {
     }
 
     fn finish(mut fields: Fields, model_name: String, texts: Vec<Quoted>) -> Result<Self, ApiError> {
-        if let Some(metadata) = fields.take("metadata").filter(|metadata| !metadata.is_object()) {
-            return Err(wrong("metadata", "an object", &metadata));
-        }
+        drop_metadata(&mut fields)?;
         fields.finish()?;
         Ok(Self { model_name, scheduling: Scheduling::default(), texts })
     }

@@ -186,7 +186,7 @@ async fn attempt(
     asked.input.items = stored.collect::<Result<_, _>>()?;
     let exchange = Exchange::new(asked, state).await?;
     let mut stream = exchange.prepare(&work).await?.start()?;
-    let record = Record::of_stored(&exchange, Draft::stored(&waiting.response)?, state);
+    let record = Record::new(&exchange, Draft::stored(&waiting.response)?, state);
     while let Some(event) = stream.next().await {
         match event? {
             TurnEvent::Finished { finish, usage } => {

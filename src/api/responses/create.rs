@@ -83,19 +83,14 @@ pub(super) struct Record {
 }
 
 impl Record {
-    fn new(exchange: &Exchange, draft: Draft, state: &AppState) -> Self {
+    pub(super) fn new(exchange: &Exchange, draft: Draft, state: &AppState) -> Self {
         let (previous, conversation) = match &exchange.asked.continued {
             None => (None, None),
             Some(Continued::Response(id)) => (Some(id.clone()), None),
             Some(Continued::Conversation(id)) => (None, Some((id.clone(), exchange.position))),
         };
-        let expires_at = unix_seconds().saturating_add(state.limits().storage.retention.as_secs());
+        let expires_at = state.expiry(unix_seconds());
         Self { draft, previous, input: to_store(&exchange.input), conversation, expires_at }
-    }
-
-    /// The record of a response that was stored before it was answered.
-    pub(super) fn of_stored(exchange: &Exchange, draft: Draft, state: &AppState) -> Self {
-        Self::new(exchange, draft, state)
     }
 
     /// What the conversation gets of the exchange.

@@ -10,7 +10,7 @@ use super::{
     tools,
 };
 use crate::api::{
-    batches::{metadata, take_metadata},
+    batches::{metadata_object, take_metadata},
     body::{Fields, as_bool, as_integer, unknown_key, wrong},
     error::ApiError,
     fields::Table,
@@ -347,7 +347,6 @@ fn take_labels(fields: &mut Optional, shown: &mut Map<String, Value>) -> Result<
         shown.insert(name.to_owned(), fields.string(name)?.into());
     }
     let labels = if fields.fields.knows("metadata") { take_metadata(&mut fields.fields)? } else { None };
-    let labels = metadata(labels.as_ref());
-    shown.insert("metadata".to_owned(), if labels.is_null() { json!({}) } else { labels });
+    shown.insert("metadata".to_owned(), metadata_object(labels.as_ref()));
     Ok(())
 }
