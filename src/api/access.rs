@@ -1,7 +1,7 @@
 //! Who asks, and whether they may: the credential of a request becomes its [`Caller`], policies allow what it asks for, or the
 //! request goes no further.
 //!
-//! This stands before every route, those that do not exist included. Where there is no source of identities everybody who reaches the server is its user. When a key is revoked, what its
+//! This stands before every route, those that do not exist included. Where there is no source of identities everybody who reaches the server is its user. When a key is revoked or a token's time is over, what its
 //! bearers are being answered ends: with a refusal if nothing was sent, with a broken body otherwise.
 
 use std::{
@@ -35,6 +35,8 @@ use crate::governance::{
 const SCHEME: &str = "Bearer";
 /// How long what is being answered may go on after another process has revoked its key. New requests always look.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// How often it is asked whether issuers' keys are due to be read.
+const ISSUERS_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest value of a header in which a request says something of itself, in bytes.
 const LONGEST_CIRCUMSTANCE: usize = 256;
 /// Longest credential, in bytes.
@@ -47,6 +49,16 @@ pub(super) struct Caller {
     pub(super) circumstances: Arc<Circumstances>,
 }
 
+/// Reads issuers' keys again and again, which may wait for them. Does not end.
+pub(super) async fn watch_issuers(governance: Governance) {
+    loop {
+        tokio::time::sleep(ISSUERS_INTERVAL).await;
+        let governance = governance.clone();
+        // A panic would be logged where it happens.
+        drop(tokio::task::spawn_blocking(move || governance.refresh_issuers(unix_seconds())).await);
+    }
+}
+
 /// Looks again and again whether somebody beside this process has revoked a key. Does not end.
 pub(super) async fn watch_keys(governance: Governance) {
     loop {
@@ -54,9 +66,6 @@ pub(super) async fn watch_keys(governance: Governance) {
         if let Err(error) = governance.refresh() {
             tracing::warn!(%error, "cannot see whether keys were revoked");
         }
-        let governance = governance.clone();
-        // It may wait for an issuer; a panic would be logged where it happens.
-        drop(tokio::task::spawn_blocking(move || governance.refresh_issuers(unix_seconds())).await);
     }
 }
 
@@ -71,8 +80,8 @@ pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Re
     let request = Request::from_parts(head, body);
     let Some(principal) = caller.principal else { return next.run(request).await };
     tokio::select! {
-        response = next.run(request) => response.map(|body| until_revoked(body, principal)),
-        () = principal.revoked() => ApiError::from(AccessError::Refused(Refusal::Revoked)).into_response(),
+        response = next.run(request) => response.map(|body| until_over(body, principal)),
+        refusal = principal.until_over() => ApiError::from(AccessError::Refused(refusal)).into_response(),
     }
 }
 
@@ -89,13 +98,14 @@ async fn admit(state: &AppState, head: &Parts) -> Result<Caller, ApiError> {
     if let Some(route) = route {
         let needs = needs(&head.method, route);
         for (action, target) in needs.ok_or_else(|| caller.forbidden("this", "known to no policy".to_owned()))? {
-            let model = state.loaded_model();
             let resource = match target {
                 Target::Kind(kind) => Resource::Kind(kind),
-                Target::Model => Resource::Model {
-                    name: model.map_or("", |model| model.name()),
-                    digest: model.map_or("", |model| &model.digest),
-                },
+                // Nothing is decided about a model that is not known yet.
+                Target::Model => {
+                    let model = state.loaded_model();
+                    let model = model.ok_or(ApiError::Unavailable { reason: "the model is loading" })?;
+                    Resource::Model { name: model.name(), digest: &model.digest }
+                }
             };
             caller.check(governance, action, resource)?;
         }
@@ -189,27 +199,27 @@ impl From<GovernanceError> for ApiError {
     }
 }
 
-/// A body that breaks when the key of its reader is revoked.
-fn until_revoked(body: Body, principal: Arc<Principal>) -> Body {
+/// A body that breaks when the credential of its reader is not good any more.
+fn until_over(body: Body, principal: Arc<Principal>) -> Body {
     if body.size_hint().exact().is_some() {
         return body; // it is there already
     }
-    let revoked = Box::pin(async move { principal.revoked().await });
-    Body::new(UntilRevoked { body, revoked })
+    let over = Box::pin(async move { principal.until_over().await });
+    Body::new(UntilOver { body, over })
 }
 
-struct UntilRevoked {
+struct UntilOver {
     body: Body,
-    revoked: Pin<Box<dyn Future<Output = ()> + Send>>,
+    over: Pin<Box<dyn Future<Output = Refusal> + Send>>,
 }
 
-impl HttpBody for UntilRevoked {
+impl HttpBody for UntilOver {
     type Data = Bytes;
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.revoked.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Some(Err(axum::Error::new(AccessError::Refused(Refusal::Revoked)))));
+        if let Poll::Ready(refusal) = self.over.as_mut().poll(context) {
+            return Poll::Ready(Some(Err(axum::Error::new(AccessError::Refused(refusal)))));
         }
         Pin::new(&mut self.body).poll_frame(context)
     }

@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 
-use crate::governance::Refusal;
+use crate::governance::{Refusal, jwt::JwtError};
 
 /// What governance says against a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +44,8 @@ pub enum AccessError {
 impl AccessError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
+            // Its issuer could not be reached yet.
+            Self::Refused(Refusal::Token(JwtError::NoKeys)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden { .. } => StatusCode::FORBIDDEN,
             Self::Circumstance { .. } => StatusCode::BAD_REQUEST,

@@ -23,7 +23,6 @@ const INFERENCE: &[&str] = &[
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/fim/completions",
-    "/v1/agents/completions",
     "/v1/embeddings",
     "/v1/moderations",
     "/v1/chat/moderations",
@@ -63,8 +62,16 @@ pub(super) fn needs(method: &Method, route: &str) -> Option<Needs> {
     if INFERENCE.contains(&route) {
         return (*method == Method::POST).then(|| vec![(Action::Infer, Target::Model)]);
     }
+    if route == "/v1/agents/completions" {
+        let needs = vec![(Action::Infer, Target::Model), (Action::ReadStored, Target::Kind("agents"))];
+        return (*method == Method::POST).then_some(needs);
+    }
     match route {
-        "/tokenize" | "/detokenize" | "/v1/responses/input_tokens" => {
+        "/v1/responses/input_tokens" => {
+            let needs = vec![(Action::Tokenize, Target::Model), (Action::ReadStored, Target::Kind("responses"))];
+            return (*method == Method::POST).then_some(needs);
+        }
+        "/tokenize" | "/detokenize" => {
             return (*method == Method::POST).then(|| vec![(Action::Tokenize, Target::Model)]);
         }
         "/v1/models" | "/v1/models/{*model}" if reads => return Some(vec![(Action::ReadModel, Target::Model)]),
@@ -82,7 +89,9 @@ pub(super) fn needs(method: &Method, route: &str) -> Option<Needs> {
         _ => return None,
     };
     if *method == Method::POST && STORING_INFERENCE.contains(&route) {
-        needs.push((Action::Infer, Target::Model));
+        // They go on from what is stored, or read their lines from a file.
+        let read = if kind == Target::Kind("batches") { Target::Kind("files") } else { kind };
+        needs.extend([(Action::Infer, Target::Model), (Action::ReadStored, read)]);
     }
     Some(needs)
 }

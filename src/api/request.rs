@@ -59,7 +59,7 @@ pub(super) struct Work {
 #[derive(Clone, Debug)]
 pub(super) struct Share {
     precedence: Precedence,
-    cache_group: Option<String>,
+    cache_group: String,
 }
 
 impl Share {
@@ -67,10 +67,8 @@ impl Share {
     /// (CVE-2025-46570).
     pub(super) fn apply(&self, scheduling: &mut Scheduling) {
         scheduling.precedence = self.precedence;
-        if let Some(group) = &self.cache_group {
-            let salt = scheduling.cache_salt.take().unwrap_or_default();
-            scheduling.cache_salt = Some(format!("{group}\n{salt}"));
-        }
+        let salt = scheduling.cache_salt.take().unwrap_or_default();
+        scheduling.cache_salt = Some(format!("{}\n{salt}", self.cache_group));
     }
 }
 
@@ -78,6 +76,7 @@ impl Work {
     /// Leave for a request that has its place already.
     fn admitted(state: AppState, in_flight: InFlight, parts: &Parts) -> Result<Self, ApiError> {
         let background = parts.extensions.get::<Background>();
+        let principal = parts.extensions.get::<Caller>().and_then(|caller| caller.principal.as_ref());
         Ok(Self {
             model: state.model()?,
             in_flight,
@@ -85,7 +84,7 @@ impl Work {
             deadline: background.map_or_else(|| Instant::now() + state.limits().request_timeout, |line| line.deadline),
             share: Share {
                 precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
-                cache_group: state.cache_group().map(str::to_owned),
+                cache_group: principal.map_or(state.cache_group(), |principal| &principal.place.cache_group).to_owned(),
             },
             dialect: background
                 .and_then(|line| line.dialect)
@@ -102,7 +101,7 @@ impl Work {
             request_id: new_id(),
             dialect: None,
             deadline,
-            share: Share { precedence: Precedence::Background, cache_group: state.cache_group().map(str::to_owned) },
+            share: Share { precedence: Precedence::Background, cache_group: state.cache_group().to_owned() },
             state: state.clone(),
         })
     }

@@ -29,7 +29,7 @@ use tokio::{
 use tower::util::MapFuture;
 
 use super::{
-    access::watch_keys,
+    access::{watch_issuers, watch_keys},
     app,
     batches::run as run_batches,
     idle::OpenRequests,
@@ -63,7 +63,10 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
     // Ends with this function however that ends.
     let mut workers = JoinSet::new();
     workers.spawn(work_for_tenants(server.state.clone()));
-    workers.spawn(watch_keys(server.state.governance().clone()));
+    // Until the last request has ended: what is being answered must end with its key.
+    let mut watchers = JoinSet::new();
+    watchers.spawn(watch_keys(server.state.governance().clone()));
+    watchers.spawn(watch_issuers(server.state.governance().clone()));
     let running = watch::Sender::new(());
     let mut shutdown = pin!(shutdown);
     loop {
@@ -85,7 +88,9 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
     drop(listener);
     // Lines and responses under way are asked again by the next process.
     workers.shutdown().await;
-    server.drain(running, connections).await
+    let drained = server.drain(running, connections).await;
+    watchers.shutdown().await;
+    drained
 }
 
 /// Works on what each tenant has left to be done, for as long as it is polled.

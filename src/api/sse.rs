@@ -57,6 +57,9 @@ pub(super) enum Framing {
     Chunks(Dialect),
     /// Events with a type, which say themselves that they are the last.
     Typed,
+    /// The same, but an error has the number of the event before it: a client that goes on behind the last number that it
+    /// has seen misses nothing.
+    Resumable,
     /// The same in Mistral's conversations, where nothing is numbered.
     Conversation,
 }
@@ -101,6 +104,11 @@ impl Sender {
         let mut numbered = Map::from_iter([("sequence_number".to_owned(), number.into())]);
         numbered.extend(members);
         self.send_event(kind, numbered).await
+    }
+
+    /// The number of the last typed event.
+    fn last_number(&self) -> u64 {
+        self.sequence.load(Ordering::Relaxed).saturating_sub(1)
     }
 
     /// The next typed event has this number.
@@ -174,17 +182,21 @@ async fn run(sender: Sender, producer: impl Future<Output = Result<(), Broken>>,
     tracing::warn!(%error, "stream failed");
     let _ = match framing {
         Framing::Chunks(dialect) => sender.send(&dialect.error_event(&error)).await,
-        Framing::Typed => {
-            let told = json!({ "code": error.code(), "message": error.to_string(), "param": error.param() });
-            let Value::Object(members) = told else { return };
-            sender.send_typed("error", members).await
-        }
+        Framing::Typed => sender.send_typed("error", told_of(&error)).await,
+        Framing::Resumable => sender.send_numbered(sender.last_number(), "error", told_of(&error)).await,
         Framing::Conversation => {
             let told = json!({ "message": error.to_string(), "code": error.status().as_u16() });
             let Value::Object(members) = told else { return };
             sender.send_event("conversation.response.error", members).await
         }
     };
+}
+
+/// An error as the members of an event.
+fn told_of(error: &ApiError) -> Map<String, Value> {
+    let members =
+        [("code", error.code().into()), ("message", error.to_string().into()), ("param", error.param().into())];
+    members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// The events, and a ping whenever none has come for so long. There is one timer, which is moved only when it fires: at a

@@ -69,7 +69,7 @@ pub struct StorageLimits {
     pub file_bytes: usize,
     /// Age at which files, responses, conversations, and batches that have ended, are deleted.
     pub retention: Duration,
-    /// Answers that are generated at once for lines of batches. A line may want several; one that wants more than these is
+    /// Answers that are generated at once for lines of batches of a tenant, and as many for its responses in the background. A line may want several; one that wants more than these is
     /// asked alone.
     pub answers_at_once: usize,
 }
@@ -177,6 +177,7 @@ struct Inner {
     http_metrics: HttpMetrics,
     slots: Arc<Semaphore>,
     storage_slots: Arc<Semaphore>,
+    follower_slots: Arc<Semaphore>,
     long_bodies: Arc<Semaphore>,
     body_memory: Arc<Semaphore>,
     in_flight: AtomicUsize,
@@ -184,7 +185,6 @@ struct Inner {
     served: OnceLock<Served>,
     tenancies: Arc<Tenancies>,
     governance: Governance,
-    response_streams: Arc<Streams>,
 }
 
 struct Served {
@@ -208,20 +208,20 @@ impl AppState {
     /// The same for those alone who are let in, each tenant's data apart. What tenants have stored before is opened.
     pub fn governed(limits: HttpLimits, stores: Stores, governance: Governance) -> Result<Self, StoreError> {
         let state = Self::build(limits, stores.of_default()?, stores, governance);
-        state.inner.tenancies.open_all(&state.inner.governance)?;
+        state.inner.tenancies.open_all()?;
         Ok(state)
     }
 
     fn build(limits: HttpLimits, store: Store, stores: Stores, governance: Governance) -> Self {
-        let cache_group = governance.cache_group(DEFAULT_TENANT).ok();
-        let tenancy = Arc::new(Tenancy::new(store, cache_group));
-        let [slots, storage_slots] = [(); 2].map(|()| Arc::new(Semaphore::new(limits.max_requests)));
+        let tenancy = Arc::new(Tenancy::new(store, format!("tenant {DEFAULT_TENANT}")));
+        let [slots, storage_slots, follower_slots] = [(); 3].map(|()| Arc::new(Semaphore::new(limits.max_requests)));
         let body_pieces = (limits.all_bodies_bytes / BODY_PIECE_BYTES).min(Semaphore::MAX_PERMITS);
         let inner = Inner {
             limits,
             http_metrics: HttpMetrics::default(),
             slots,
             storage_slots,
+            follower_slots,
             long_bodies: Arc::new(Semaphore::new(LONG_BODIES_AT_ONCE)),
             body_memory: Arc::new(Semaphore::new(body_pieces)),
             in_flight: AtomicUsize::new(0),
@@ -229,7 +229,6 @@ impl AppState {
             served: OnceLock::new(),
             tenancies: Arc::new(Tenancies::new(stores, Arc::clone(&tenancy))),
             governance,
-            response_streams: Arc::default(),
         };
         Self { inner: Arc::new(inner), tenancy }
     }
@@ -276,7 +275,7 @@ impl AppState {
     /// From now on no new work is taken.
     pub fn start_draining(&self) {
         self.inner.draining.store(true, Ordering::Release);
-        self.inner.response_streams.ring_all();
+        self.inner.tenancies.ring_all();
     }
 
     /// Will it take no new work any more?
@@ -320,8 +319,8 @@ impl AppState {
     }
 
     /// Who shares cached prefixes with its tenant: everybody, if it does not matter who asks.
-    pub(super) fn cache_group(&self) -> Option<&str> {
-        self.tenancy.cache_group.as_deref()
+    pub(super) fn cache_group(&self) -> &str {
+        &self.tenancy.cache_group
     }
 
     /// Who may ask.
@@ -341,7 +340,7 @@ impl AppState {
 
     /// Where responses in the background are followed.
     pub(super) fn response_streams(&self) -> &Arc<Streams> {
-        &self.inner.response_streams
+        &self.tenancy.response_streams
     }
 
     /// When the model was loaded, in Unix seconds.
@@ -385,6 +384,11 @@ impl AppState {
     /// A place for what is stored: there are as many again, so that whoever downloads takes none from those who chat.
     pub(super) fn admit_to_storage(&self) -> Result<InFlight, ApiError> {
         self.admit_to(&self.inner.storage_slots)
+    }
+
+    /// A place for whoever follows a response, which may take long: as many again.
+    pub(super) fn admit_follower(&self) -> Result<InFlight, ApiError> {
+        self.admit_to(&self.inner.follower_slots)
     }
 
     /// What nobody waits for takes no place from clients: its worker knows itself how much it may ask.

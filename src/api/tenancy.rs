@@ -9,8 +9,9 @@ use std::{
 
 use tokio::sync::{Notify, mpsc};
 
+use super::responses::Streams;
 use crate::{
-    governance::{DEFAULT_TENANT, Governance, Principal},
+    governance::{DEFAULT_TENANT, Principal},
     store::{Store, StoreError, Stores},
 };
 
@@ -21,13 +22,21 @@ pub(super) struct Tenancy {
     pub(super) batches_changed: Notify,
     /// Rings when there is a response to begin, or one that is not wanted any more.
     pub(super) responses_changed: Notify,
-    /// Who shares cached prefixes with it.
-    pub(super) cache_group: Option<String>,
+    /// Where its responses in the background are followed.
+    pub(super) response_streams: Arc<Streams>,
+    /// Who shares cached prefixes with what nobody in particular has asked for, such as its batches.
+    pub(super) cache_group: String,
 }
 
 impl Tenancy {
-    pub(super) fn new(store: Store, cache_group: Option<String>) -> Self {
-        Self { store, batches_changed: Notify::new(), responses_changed: Notify::new(), cache_group }
+    pub(super) fn new(store: Store, cache_group: String) -> Self {
+        Self {
+            store,
+            batches_changed: Notify::new(),
+            responses_changed: Notify::new(),
+            response_streams: Arc::default(),
+            cache_group,
+        }
     }
 }
 
@@ -52,22 +61,27 @@ impl Tenancies {
 
     /// That of a caller.
     pub(super) async fn of(self: &Arc<Self>, principal: &Principal) -> Result<Arc<Tenancy>, StoreError> {
-        if let Some(open) = self.open().get(&principal.tenant) {
+        if let Some(open) = self.open().get(&principal.place.id) {
             return Ok(Arc::clone(open));
         }
-        let (tenancies, tenant) = (Arc::clone(self), principal.tenant.clone());
-        let cache_group = Some(principal.cache_group.clone());
-        let opening = tokio::task::spawn_blocking(move || tenancies.open_store(&tenant, cache_group));
+        let (tenancies, place) = (Arc::clone(self), principal.place.clone());
+        let opening = tokio::task::spawn_blocking(move || tenancies.open_store(&place.id, place.cache_group));
         opening.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// Opens those that have stored something before.
-    pub(super) fn open_all(&self, governance: &Governance) -> Result<(), StoreError> {
-        for tenant in self.stores.tenants()? {
-            let cache_group = governance.cache_group(&tenant).ok();
-            self.open_store(&tenant, cache_group)?;
+    /// Opens those that have stored something before, so that what they have left to be done is done, and what is past its
+    /// time is deleted, also that of tenants that are there no more. Requests of the latter would share prefixes with nobody.
+    pub(super) fn open_all(&self) -> Result<(), StoreError> {
+        for id in self.stores.tenants()? {
+            let cache_group = format!("tenant {id}");
+            self.open_store(&id, cache_group)?;
         }
         Ok(())
+    }
+
+    /// Tells all who follow a response that something has changed.
+    pub(super) fn ring_all(&self) {
+        self.open().values().for_each(|tenancy| tenancy.response_streams.ring_all());
     }
 
     /// The default one first, then each that is opened; for one taker.
@@ -76,7 +90,7 @@ impl Tenancies {
     }
 
     /// Others wait, as two could not open one store.
-    fn open_store(&self, tenant: &str, cache_group: Option<String>) -> Result<Arc<Tenancy>, StoreError> {
+    fn open_store(&self, tenant: &str, cache_group: String) -> Result<Arc<Tenancy>, StoreError> {
         let mut open = self.open();
         if let Some(open) = open.get(tenant) {
             return Ok(Arc::clone(open));

@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+/// A key that may ask this, for a server that has keys.
+const API_KEY: &str = "TRAMONTANE_API_KEY";
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Ask a running server whether it is ready
@@ -17,17 +19,16 @@ pub(super) struct HealthArgs {
     /// Address of the server
     #[arg(long, env = "TRAMONTANE_BIND", hide_env = true, default_value = "127.0.0.1:8000", value_name = "ADDR:PORT")]
     bind: SocketAddr,
-    /// Key that the server lets in, if it has any
-    #[arg(env = "TRAMONTANE_API_KEY", hide = true, hide_env_values = true)]
-    api_key: Option<String>,
 }
 
 impl HealthArgs {
     pub(super) fn run(&self) -> Result<()> {
-        let key = self.api_key.as_deref();
-        let status = ask(reachable(self.bind), key).with_context(|| format!("no answer from {}", self.bind))?;
+        // Not an argument, which every process of the machine could read.
+        let key = std::env::var(API_KEY).ok();
+        let status =
+            ask(reachable(self.bind), key.as_deref()).with_context(|| format!("no answer from {}", self.bind))?;
         if status.contains(" 401 ") {
-            bail!("{} lets nobody in without a key: set TRAMONTANE_API_KEY to one that may ask this", self.bind);
+            bail!("{} lets nobody in without a key: set {API_KEY} to one that may ask this", self.bind);
         }
         if !status.contains(" 200 ") {
             bail!("{} is not ready: {status}", self.bind);

@@ -26,12 +26,13 @@ pub(super) fn open(config: &Config) -> Result<Issuers> {
     })
 }
 
-/// What is at an address, which is never another than the one that was configured.
+/// What is at an address: one that was configured, or that a document names which is there.
 fn fetch(url: &str) -> io::Result<Vec<u8>> {
     let agent = ureq::AgentBuilder::new()
         .timeout(PATIENCE)
         .redirects(0)
-        .try_proxy_from_env(true)
+        // Plain http is for addresses of this machine alone, which a proxy would take for its own.
+        .try_proxy_from_env(!url.starts_with("http://"))
         .user_agent(concat!("tramontane/", env!("CARGO_PKG_VERSION")))
         .build();
     let response = agent.get(url).call().map_err(io::Error::other)?;

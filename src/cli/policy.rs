@@ -49,10 +49,10 @@ enum PolicyCommand {
 
 #[derive(Debug, clap::Args)]
 struct ExplainArgs {
-    /// infer, tokenize, readModel, useTool, readStored, writeStored, deleteStored, readStatus, readAdministration or
+    /// infer, tokenize, readModel, readStored, writeStored, deleteStored, readStatus, readAdministration or
     /// changeAdministration
     action: String,
-    /// The model's name, the tool's, or the kind of thing (files, keys, server, ..)
+    /// The model's name, or the kind of thing (files, keys, server, ..)
     resource: String,
     /// Of whoever asks; may be given several times
     #[arg(long, value_name = "ROLE")]
@@ -118,7 +118,6 @@ impl PolicyArgs {
             Action::Infer | Action::Tokenize | Action::ReadModel => {
                 Resource::Model { name: &args.resource, digest: "" }
             }
-            Action::UseTool => Resource::Tool(&args.resource),
             Action::ReadStored
             | Action::WriteStored
             | Action::DeleteStored

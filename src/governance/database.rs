@@ -22,6 +22,7 @@ const MIGRATIONS: [&str; 1] = [TENANTS_AND_KEYS];
 const TENANTS_AND_KEYS: &str = "
 CREATE TABLE tenants (
     name TEXT PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
     created_at INTEGER NOT NULL,
     share_group TEXT
 ) STRICT;
@@ -81,8 +82,10 @@ fn migrate(connection: &mut Connection) -> Result<(), GovernanceError> {
     for migration in missing {
         transaction.execute_batch(migration)?;
     }
-    transaction
-        .execute("INSERT OR IGNORE INTO tenants (name, created_at) VALUES (?1, unixepoch())", [DEFAULT_TENANT])?;
+    transaction.execute(
+        "INSERT OR IGNORE INTO tenants (name, id, created_at) VALUES (?1, ?1, unixepoch())",
+        [DEFAULT_TENANT],
+    )?;
     transaction.pragma_update(None, "user_version", known)?;
     transaction.commit()?;
     Ok(())

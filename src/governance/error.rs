@@ -102,7 +102,7 @@ pub enum Refusal {
     #[error("the API key was revoked")]
     Revoked,
     /// It was, until its time was over.
-    #[error("the API key has expired")]
+    #[error("the API key or token has expired")]
     Expired,
     /// No token of an issuer that is believed.
     #[error("{0}")]

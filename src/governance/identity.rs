@@ -1,11 +1,14 @@
 //! A caller, once it is known who that is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, SystemTime},
+};
 
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::{GovernanceError, policy::Asker};
+use super::{GovernanceError, Refusal, policy::Asker, tenants::Place};
 
 /// What somebody does here. What a role may do is for the policy to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -79,29 +82,49 @@ pub struct Principal {
     pub source: Source,
     /// Whose it is.
     pub tenant: String,
-    /// Who shares cached prefixes with it.
-    pub cache_group: String,
+    /// Where that one's data is.
+    pub place: Place,
     /// What it does here.
     pub roles: BTreeSet<Role>,
     /// What else is known, for policies.
     pub attributes: BTreeMap<String, String>,
     /// The same in the terms of policies.
     pub(super) asker: Asker,
-    pub(super) revoked: watch::Receiver<bool>,
+    /// From when on its credential is refused, in Unix seconds; 0 if it was revoked.
+    pub(super) over: watch::Receiver<Option<u64>>,
 }
 
 impl Principal {
-    /// Was its credential revoked after it was shown?
-    pub fn is_revoked(&self) -> bool {
-        *self.revoked.borrow()
-    }
-
-    /// Resolves when its credential is revoked.
-    pub async fn revoked(&self) {
-        let mut revoked = self.revoked.clone();
-        if revoked.wait_for(|revoked| *revoked).await.is_err() {
-            // Nobody is left who could revoke it.
-            std::future::pending::<()>().await;
+    /// Resolves when its credential is not good any more, and says why: its time is over, or it was revoked.
+    pub async fn until_over(&self) -> Refusal {
+        let mut over = self.over.clone();
+        loop {
+            let left = match *over.borrow_and_update() {
+                None => None,
+                Some(end) => match end.saturating_sub(unix_seconds()) {
+                    0 if end == 0 => return Refusal::Revoked,
+                    0 => return Refusal::Expired,
+                    seconds => Some(Duration::from_secs(seconds)),
+                },
+            };
+            tokio::select! {
+                () = end_after(left) => {}
+                changed = over.changed() => if changed.is_err() {
+                    end_after(left).await; // nobody is left who could change it
+                    return Refusal::Expired;
+                },
+            }
         }
     }
+}
+
+async fn end_after(left: Option<Duration>) {
+    match left {
+        Some(left) => tokio::time::sleep(left).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

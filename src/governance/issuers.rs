@@ -9,6 +9,7 @@ use super::{
     GovernanceError, Principal, Role, Source,
     jwt::{Claims, Fetch, JwtConfig, JwtError, JwtVerifier, Occasion, Refreshed},
     policy::Asker,
+    tenants::Place,
 };
 
 /// Gets what is at an address that the operator has named.
@@ -34,6 +35,9 @@ impl Issuers {
         let wrong = |reason: String| GovernanceError::Identities { path: path.into(), reason };
         let text = fs::read_to_string(path).map_err(unusable)?;
         let file: IdentityFile = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        if file.issuer.is_empty() {
+            return Err(wrong("issuer = []: expected at least one".to_owned()));
+        }
         let mut verifiers: Vec<JwtVerifier> = Vec::new();
         for config in file.issuer {
             let issuer = config.issuer().to_owned();
@@ -98,9 +102,9 @@ impl Issuers {
     }
 }
 
-/// Whom the claims are about. Nobody can revoke it before its time.
-pub(super) fn principal(claims: Claims, tenant: String, cache_group: String) -> Principal {
-    let Claims { issuer, subject, roles, attributes, .. } = claims;
+/// Whom the claims are about. Nobody can end it before its time.
+pub(super) fn principal(claims: Claims, tenant: String, place: Place) -> Principal {
+    let Claims { issuer, subject, roles, attributes, expires_at, .. } = claims;
     // Names were checked when the file was read.
     let roles: BTreeSet<Role> = roles.iter().filter_map(|role| Role::of_name(role).ok()).collect();
     let id = format!("{issuer}#{subject}");
@@ -112,8 +116,8 @@ pub(super) fn principal(claims: Claims, tenant: String, cache_group: String) -> 
         roles: roles.iter().map(|role| role.name().to_owned()).collect(),
         attributes: attributes.clone(),
     };
-    let (_, revoked) = watch::channel(false);
-    Principal { id, name: subject, source: Source::Token, tenant, cache_group, roles, attributes, asker, revoked }
+    let (_, over) = watch::channel(Some(expires_at));
+    Principal { id, name: subject, source: Source::Token, tenant, place, roles, attributes, asker, over }
 }
 
 /// Does it look like a token of an issuer?

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::{
     Governance, GovernanceError, Principal, Refusal, Role, Source, database,
     policy::Asker,
-    tenants::{cache_group, check_name},
+    tenants::{self, Place, check_name},
 };
 
 const PREFIX: &str = "tmk_";
@@ -135,11 +135,12 @@ impl Governance {
         if found.is_empty() && name.len() > PREFIX.len() {
             found = self.keys()?.into_iter().filter(|key| key.id.starts_with(name)).collect();
         }
-        // A name goes on to its newest key when that replaces another.
-        if found.len() > 1
-            && found.iter().filter(|key| key.replaced_by.is_none() && key.revoked_at.is_none()).count() == 1
-        {
-            found.retain(|key| key.replaced_by.is_none() && key.revoked_at.is_none());
+        // A name goes on to the key that replaces another, and from one that was revoked to one that is not.
+        let is_meant: [fn(&Key) -> bool; 2] = [|key| key.replaced_by.is_none(), |key| key.revoked_at.is_none()];
+        for is_meant in is_meant {
+            if found.len() > 1 && found.iter().any(is_meant) {
+                found.retain(is_meant);
+            }
         }
         match found.len() {
             0 => Err(GovernanceError::Missing { kind: "key", name: name.to_owned() }),
@@ -148,7 +149,8 @@ impl Governance {
         }
     }
 
-    /// A key in place of another, with all that is said of that; the old one is still good for `overlap_seconds`.
+    /// A key in place of another, with all that is said of that, its lifetime too unless another end is given; the old one is
+    /// still good for `overlap_seconds`.
     pub fn rotate_key(
         &self,
         name: &str,
@@ -167,7 +169,7 @@ impl Governance {
             tenant: old.tenant.clone(),
             roles: old.roles.clone(),
             attributes: old.attributes.clone(),
-            expires_at,
+            expires_at: expires_at.or_else(|| Some(now.saturating_add(old.expires_at?.saturating_sub(old.created_at)))),
         };
         check(&new, now)?;
         self.change(|connection| {
@@ -187,12 +189,18 @@ impl Governance {
         })
     }
 
-    /// Ends a key, and what its bearers are being answered. Ending it twice is no error.
+    /// Ends a key, and what its bearers are being answered; a name's with those that it has replaced. Ending it twice is no
+    /// error.
     pub fn revoke_key(&self, name: &str, now: u64) -> Result<Key, GovernanceError> {
         let key = self.key(name)?;
         self.change(|connection| {
-            connection
-                .execute("UPDATE keys SET revoked_at = coalesce(revoked_at, ?2) WHERE id = ?1", (&key.id, now))?;
+            let replaced = "UNION SELECT keys.id FROM keys JOIN chain ON replaced_by = chain.id";
+            let sql = format!(
+                "WITH RECURSIVE chain (id) AS (SELECT ?1 {})
+                 UPDATE keys SET revoked_at = coalesce(revoked_at, ?2) WHERE id IN chain",
+                if name == key.name { replaced } else { "" },
+            );
+            connection.execute(&sql, (&key.id, now))?;
             let select = format!("SELECT {COLUMNS} FROM keys WHERE id = ?1");
             Ok(connection.query_row(&select, [&key.id], read_key)?)
         })
@@ -291,48 +299,51 @@ fn read_key(row: &Row) -> rusqlite::Result<Key> {
     })
 }
 
-/// All keys of one moment, by their hashes.
-pub(super) struct KnownKeys {
+/// All keys and tenants of one moment.
+pub(super) struct Known {
     version: i64,
+    /// By their hashes.
     keys: HashMap<[u8; 32], KnownKey>,
+    /// By their names.
+    tenants: HashMap<String, Place>,
 }
 
 struct KnownKey {
     key: Key,
     principal: Arc<Principal>,
-    revoked: watch::Sender<bool>,
+    /// From when on it is refused, in Unix seconds; 0 if it was revoked.
+    over: watch::Sender<Option<u64>>,
 }
 
-impl KnownKeys {
-    /// Reads them. Whoever was recognised by a key of `before` learns whether it has been revoked since.
+impl Known {
+    /// Reads them. Whoever was recognised by a key of `before` learns when that is over now.
     pub(super) fn read(connection: &Connection, before: Option<&Self>) -> Result<Self, GovernanceError> {
         let version = database::version(connection)?;
-        let mut rows = connection.prepare_cached(&format!(
-            "SELECT {COLUMNS}, hash, (SELECT share_group FROM tenants WHERE tenants.name = keys.tenant) FROM keys"
-        ))?;
-        let read = rows
-            .query_map([], |row| Ok((row.get::<_, [u8; 32]>(9)?, row.get::<_, Option<String>>(10)?, read_key(row)?)))?;
+        let tenants = tenants::places(connection)?;
+        let mut rows = connection.prepare_cached(&format!("SELECT {COLUMNS}, hash FROM keys"))?;
+        let read = rows.query_map([], |row| Ok((row.get::<_, [u8; 32]>(9)?, read_key(row)?)))?;
         let mut keys = HashMap::new();
         for row in read {
-            let (hash, share_group, key) = row?;
-            let known = before.and_then(|before| before.keys.get(&hash)).map(|known| known.revoked.clone());
-            keys.insert(hash, KnownKey::new(key, share_group, known.unwrap_or_else(|| watch::Sender::new(false))));
+            let (hash, key) = row?;
+            let Some(place) = tenants.get(&key.tenant) else { continue }; // a key has a tenant
+            let over = before.and_then(|before| before.keys.get(&hash)).map(|known| known.over.clone());
+            keys.insert(hash, KnownKey::new(key, place, over.unwrap_or_else(|| watch::Sender::new(None))));
         }
-        for (hash, known) in before.iter().flat_map(|before| &before.keys) {
-            if !keys.contains_key(hash) {
-                known.revoked.send_replace(true);
-            }
-        }
-        Ok(Self { version, keys })
+        Ok(Self { version, keys, tenants })
     }
 
     pub(super) fn version(&self) -> i64 {
         self.version
     }
 
-    /// Was there never a key?
-    pub(super) fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+    /// Was there ever a key?
+    pub(super) fn has_keys(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    /// Where a tenant's data is.
+    pub(super) fn place(&self, tenant: &str) -> Option<&Place> {
+        self.tenants.get(tenant)
     }
 
     pub(super) fn authenticate(&self, token: &str, now: u64) -> Result<Arc<Principal>, Refusal> {
@@ -346,28 +357,28 @@ impl KnownKeys {
 }
 
 impl KnownKey {
-    fn new(key: Key, share_group: Option<String>, revoked: watch::Sender<bool>) -> Self {
-        if key.revoked_at.is_some() {
-            revoked.send_replace(true);
-        }
+    fn new(key: Key, place: &Place, over: watch::Sender<Option<u64>>) -> Self {
+        let end = if key.revoked_at.is_some() { Some(0) } else { key.expires_at };
+        over.send_if_modified(|known| std::mem::replace(known, end) != end);
+        let asker = Asker {
+            id: key.id.clone(),
+            name: key.name.clone(),
+            tenant: key.tenant.clone(),
+            source: Source::Key.name().to_owned(),
+            roles: key.roles.iter().map(|role| role.name().to_owned()).collect(),
+            attributes: key.attributes.clone(),
+        };
         let principal = Principal {
             id: key.id.clone(),
             name: key.name.clone(),
             source: Source::Key,
             tenant: key.tenant.clone(),
-            cache_group: cache_group(&key.tenant, share_group.as_deref()),
+            place: place.clone(),
             roles: key.roles.clone(),
             attributes: key.attributes.clone(),
-            asker: Asker {
-                id: key.id.clone(),
-                name: key.name.clone(),
-                tenant: key.tenant.clone(),
-                source: Source::Key.name().to_owned(),
-                roles: key.roles.iter().map(|role| role.name().to_owned()).collect(),
-                attributes: key.attributes.clone(),
-            },
-            revoked: revoked.subscribe(),
+            asker,
+            over: over.subscribe(),
         };
-        Self { key, principal: Arc::new(principal), revoked }
+        Self { key, principal: Arc::new(principal), over }
     }
 }

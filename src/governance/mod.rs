@@ -29,7 +29,7 @@ use rusqlite::Connection;
 use self::{
     database::DATABASE,
     jwt::{Claims, JwtError},
-    keys::KnownKeys,
+    keys::Known,
     policy::{Action, Circumstances, Decision, Policies, Question, Resource},
 };
 pub use self::{
@@ -37,7 +37,7 @@ pub use self::{
     identity::{Principal, Role, Source},
     issuers::{FetchKeys, Issuers},
     keys::{CreatedKey, Key, KeyState, NewKey},
-    tenants::Tenant,
+    tenants::{Place, Tenant},
 };
 
 /// The tenant of keys that name none. It is always there.
@@ -53,7 +53,7 @@ pub struct Governance {
 
 struct Inner {
     database: Mutex<Connection>,
-    known: RwLock<Arc<KnownKeys>>,
+    known: RwLock<Arc<Known>>,
 }
 
 impl Governance {
@@ -83,6 +83,11 @@ impl Governance {
         &self.policies
     }
 
+    /// Where a tenant's data is.
+    pub fn place(&self, tenant: &str) -> Result<Option<Place>, GovernanceError> {
+        Ok(self.look()?.place(tenant).cloned())
+    }
+
     /// May a principal do this?
     pub fn decide(
         &self,
@@ -97,13 +102,13 @@ impl Governance {
 
     /// Is there any source of identities? If not, whoever reaches the server is its user.
     pub fn is_configured(&self) -> Result<bool, GovernanceError> {
-        Ok(!self.issuers.is_empty() || !self.known_keys()?.is_empty())
+        Ok(!self.issuers.is_empty() || self.look()?.has_keys())
     }
 
     /// Who presents this bearer token at `now`, in Unix seconds. It waits for nobody.
     pub fn authenticate(&self, token: &str, now: u64) -> Result<Arc<Principal>, GovernanceError> {
         if self.issuers.is_empty() || !issuers::is_token(token) {
-            return Ok(self.known_keys()?.authenticate(token, now)?);
+            return Ok(self.look()?.authenticate(token, now)?);
         }
         self.believed(self.issuers.verify(token, now))
     }
@@ -115,7 +120,7 @@ impl Governance {
 
     /// Reads what other processes have changed, and ends the standing of keys that they have revoked.
     pub fn refresh(&self) -> Result<(), GovernanceError> {
-        self.known_keys().map(drop)
+        self.look().map(drop)
     }
 
     /// Reads issuers' keys again where it is time, which may take its time.
@@ -126,21 +131,18 @@ impl Governance {
     fn believed(&self, claims: Result<Claims, JwtError>) -> Result<Arc<Principal>, GovernanceError> {
         let mut claims = claims.map_err(Refusal::Token)?;
         let tenant = claims.tenant.take().unwrap_or_else(|| DEFAULT_TENANT.to_owned());
-        let cache_group = match self.cache_group(&tenant) {
-            Err(GovernanceError::Missing { .. }) => return Err(Refusal::UnknownTenant.into()),
-            cache_group => cache_group?,
-        };
-        Ok(Arc::new(issuers::principal(claims, tenant, cache_group)))
+        let place = self.look()?.place(&tenant).cloned().ok_or(Refusal::UnknownTenant)?;
+        Ok(Arc::new(issuers::principal(claims, tenant, place)))
     }
 
     fn prepare(connection: Connection) -> Result<Self, GovernanceError> {
-        let known = KnownKeys::read(&connection, None)?;
+        let known = Known::read(&connection, None)?;
         let inner = Inner { database: Mutex::new(connection), known: RwLock::new(Arc::new(known)) };
         Ok(Self { inner: Arc::new(inner), policies: Policies::built_in()?, issuers: Arc::default() })
     }
 
-    /// The keys as they are now, whoever changed them last.
-    fn known_keys(&self) -> Result<Arc<KnownKeys>, GovernanceError> {
+    /// Keys and tenants as they are now, whoever changed them last.
+    fn look(&self) -> Result<Arc<Known>, GovernanceError> {
         let known = self.inner.known.read().unwrap_or_else(PoisonError::into_inner).clone();
         let connection = self.connection();
         if database::version(&connection)? == known.version() {
@@ -161,9 +163,9 @@ impl Governance {
     }
 
     /// Whoever calls this holds the connection, so that an older state never replaces a newer one.
-    fn read_again(&self, connection: &Connection) -> Result<Arc<KnownKeys>, GovernanceError> {
+    fn read_again(&self, connection: &Connection) -> Result<Arc<Known>, GovernanceError> {
         let mut known = self.inner.known.write().unwrap_or_else(PoisonError::into_inner);
-        *known = Arc::new(KnownKeys::read(connection, Some(&known))?);
+        *known = Arc::new(Known::read(connection, Some(&known))?);
         Ok(Arc::clone(&known))
     }
 

@@ -1,6 +1,8 @@
 //! Tenants: whose keys, stored objects and cached prefixes are kept apart.
 
-use rusqlite::OptionalExtension;
+use std::collections::HashMap;
+
+use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 
 use super::{DEFAULT_TENANT, Governance, GovernanceError};
@@ -20,14 +22,24 @@ pub struct Tenant {
     pub keys: u64,
 }
 
+/// Where a tenant's data is. Another tenant of the same name, made after it was deleted, has another place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Fit to be the name of a directory.
+    pub id: String,
+    /// Who shares cached prefixes with it.
+    pub cache_group: String,
+}
+
 impl Governance {
     /// A new tenant.
     pub fn create_tenant(&self, name: &str, share_group: Option<&str>, now: u64) -> Result<(), GovernanceError> {
         check_name("tenant", name)?;
         share_group.map_or(Ok(()), |group| check_name("share_group", group))?;
         self.change(|connection| {
-            let sql = "INSERT OR IGNORE INTO tenants (name, created_at, share_group) VALUES (?1, ?2, ?3)";
-            let made = connection.execute(sql, (name, now, share_group))?;
+            let sql = "INSERT OR IGNORE INTO tenants (name, id, created_at, share_group) VALUES (?1, ?2, ?3, ?4)";
+            let id = uuid::Uuid::new_v4().simple().to_string();
+            let made = connection.execute(sql, (name, id, now, share_group))?;
             if made == 0 {
                 return Err(GovernanceError::Exists { kind: "tenant", name: name.to_owned() });
             }
@@ -48,14 +60,8 @@ impl Governance {
         Ok(tenants.collect::<Result<_, _>>()?)
     }
 
-    /// Who shares cached prefixes with a tenant.
-    pub fn cache_group(&self, tenant: &str) -> Result<String, GovernanceError> {
-        let found = self.tenants()?.into_iter().find(|found| found.name == tenant);
-        let found = found.ok_or_else(|| GovernanceError::Missing { kind: "tenant", name: tenant.to_owned() })?;
-        Ok(cache_group(tenant, found.share_group.as_deref()))
-    }
-
-    /// Forgets a tenant that has no key that could be used.
+    /// Forgets a tenant that has no key that could be used. What it has stored is nobody's from then on, and deleted when its
+    /// time is over.
     pub fn delete_tenant(&self, name: &str) -> Result<(), GovernanceError> {
         if name == DEFAULT_TENANT {
             let expected = "another tenant: keys that name none belong to this one";
@@ -85,9 +91,16 @@ impl Governance {
     }
 }
 
-/// A tenant cannot be named so that it gets into a group, nor the other way round.
-pub(super) fn cache_group(tenant: &str, share_group: Option<&str>) -> String {
-    share_group.map_or_else(|| format!("tenant {tenant}"), |group| format!("group {group}"))
+/// Where the places of tenants are.
+pub(super) fn places(connection: &Connection) -> Result<HashMap<String, Place>, GovernanceError> {
+    let mut rows = connection.prepare_cached("SELECT name, id, share_group FROM tenants")?;
+    let read = rows.query_map([], |row| {
+        let (name, id, group): (String, String, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        // A tenant cannot be named so that it gets into a group, nor the other way round.
+        let cache_group = group.map_or_else(|| format!("tenant {id}"), |group| format!("group {group}"));
+        Ok((name, Place { id, cache_group }))
+    })?;
+    Ok(read.collect::<Result<_, _>>()?)
 }
 
 /// A name that is the same in a path, a log and a policy.

@@ -78,12 +78,12 @@ fn a_revoked_key_is_refused_and_its_bearers_learn_it() {
     let other = governance.create_key(&new_key("other", &[Role::Service]), NOW).expect("it is made");
     let bearer = governance.authenticate(&created.secret, NOW).expect("it is known");
     let stranger = governance.authenticate(&other.secret, NOW).expect("it is known");
-    assert!(bearer.revoked().now_or_never().is_none());
+    assert!(bearer.until_over().now_or_never().is_none());
     let revoked = governance.revoke_key("app", NOW + 1).expect("it is there");
     assert_eq!((revoked.revoked_at, revoked.state(NOW + 1)), (Some(NOW + 1), KeyState::Revoked));
     assert_eq!(refusal(&governance, &created.secret, NOW + 1), Some(Refusal::Revoked));
-    assert!(bearer.is_revoked() && bearer.revoked().now_or_never().is_some());
-    assert!(!stranger.is_revoked());
+    assert_eq!(bearer.until_over().now_or_never(), Some(Refusal::Revoked));
+    assert!(stranger.until_over().now_or_never().is_none());
     let again = governance.revoke_key(&created.key.id, NOW + 9).expect("it is there");
     assert_eq!(again.revoked_at, Some(NOW + 1));
     assert!(governance.is_configured().expect("it can be read"), "the server does not open when the last key ends");
@@ -105,6 +105,55 @@ fn a_replaced_key_is_good_for_a_while() {
     governance.revoke_key(&new.key.id, NOW).expect("it is there");
     let ended = message(governance.rotate_key(&new.key.id, 9, None, NOW));
     assert_eq!(ended, format!("the key {} is revoked and cannot be replaced: create another", new.key.id));
+}
+
+#[test]
+fn a_name_is_revoked_with_all_its_keys() {
+    let governance = governance();
+    let new = NewKey { expires_at: Some(NOW + 90), ..new_key("app", &[Role::Developer]) };
+    let old = governance.create_key(&new, NOW).expect("it is made");
+    let next = governance.rotate_key("app", 3600, None, NOW + 10).expect("it is there");
+    assert_eq!(next.key.expires_at, Some(NOW + 100), "it lasts as long as the one before");
+    let last = governance.rotate_key("app", 3600, Some(NOW + 50), NOW + 20).expect("it is there");
+    assert_eq!(last.key.expires_at, Some(NOW + 50));
+    for _ in ["once", "twice"] {
+        governance.revoke_key("app", NOW + 30).expect("it is there");
+    }
+    for key in [&old, &next, &last] {
+        assert_eq!(refusal(&governance, &key.secret, NOW + 30), Some(Refusal::Revoked));
+    }
+    // An id is that key's alone.
+    let old = governance.create_key(&new_key("other", &[Role::Developer]), NOW).expect("it is made");
+    let next = governance.rotate_key("other", 3600, None, NOW).expect("it is there");
+    governance.revoke_key(&next.key.id, NOW).expect("it is there");
+    assert_eq!(refusal(&governance, &old.secret, NOW), None);
+    governance.create_key(&new_key("app", &[Role::Developer]), NOW + 40).expect("it is made");
+    assert_eq!(governance.key("app").expect("the one that is not revoked").created_at, NOW + 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bearers_learn_that_the_time_of_their_key_is_over() {
+    let governance = governance();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let new = NewKey { expires_at: Some(now + 3600), ..new_key("app", &[Role::Service]) };
+    let created = governance.create_key(&new, now).expect("it is made");
+    let bearer = governance.authenticate(&created.secret, now).expect("it is known");
+    assert!(bearer.until_over().now_or_never().is_none());
+    governance.rotate_key("app", 0, None, now).expect("it is there");
+    assert_eq!(bearer.until_over().now_or_never(), Some(Refusal::Expired), "its end has come nearer");
+}
+
+#[test]
+fn a_tenant_that_is_made_again_is_another() {
+    let governance = governance();
+    let place = |governance: &Governance| governance.place("acme").expect("it can be read").expect("it is there");
+    governance.create_tenant("acme", None, NOW).expect("it is made");
+    let first = place(&governance);
+    governance.delete_tenant("acme").expect("it is there");
+    assert_eq!(governance.place("acme").expect("it can be read"), None);
+    governance.create_tenant("acme", None, NOW).expect("it is made");
+    let second = place(&governance);
+    assert!(first.id != second.id && first.cache_group != second.cache_group);
 }
 
 #[test]
@@ -182,9 +231,9 @@ fn what_one_process_changes_the_other_sees_at_once() {
     assert!(server.is_configured().expect("it can be read"));
     let bearer = server.authenticate(&created.secret, NOW).expect("it is known");
     command.revoke_key("app", NOW).expect("it is there");
-    assert!(!bearer.is_revoked(), "nobody has looked yet");
+    assert!(bearer.until_over().now_or_never().is_none(), "nobody has looked yet");
     server.refresh().expect("it can be read");
-    assert!(bearer.is_revoked());
+    assert_eq!(bearer.until_over().now_or_never(), Some(Refusal::Revoked));
     assert_eq!(refusal(&server, &created.secret, NOW), Some(Refusal::Revoked));
 }
 

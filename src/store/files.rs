@@ -46,7 +46,7 @@ pub struct FileDetails {
 pub struct FileFilter {
     /// With this purpose.
     pub purpose: Option<String>,
-    /// With this text in their names, in whatever case.
+    /// With this text in their names, letters of ASCII in whatever case.
     pub search: Option<String>,
     /// Of one of these kinds.
     pub kinds: Option<Vec<FileKind>>,

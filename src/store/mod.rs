@@ -41,6 +41,7 @@ pub use self::{
     files::{FileDetails, FileFilter, FileKind, StoredFile},
     lines::{Line, NewLine, Outcome},
     page::{Order, Page, PageQuery},
+    removal::HiddenResponse,
     responses::{NewResponse, ResponseState, StoredResponse},
     results::{BatchEnd, Progress},
     stores::Stores,

@@ -44,21 +44,30 @@ pub(super) enum Which {
     Expired(u64),
 }
 
+/// A response that nobody sees, and that is still to be removed.
+#[derive(Debug)]
+pub struct HiddenResponse {
+    row: i64,
+}
+
 impl Store {
-    /// Deletes a response with its items, so that they are in the database no more. Nobody sees it from the first moment.
-    pub async fn delete_response(&self, id: &str) -> Result<(), StoreError> {
+    /// From now on nobody sees the response, and whoever is answering it has nothing to end any more.
+    pub async fn hide_response(&self, id: &str) -> Result<HiddenResponse, StoreError> {
         let id = id.to_owned();
         let hide = move |connection: &mut Connection| {
             let row = responses::head(connection, &id)?.row;
-            // Whoever is answering it has nothing to end any more.
             connection.execute(
                 "UPDATE responses SET expires_at = 0, \
                      state = CASE WHEN state IN ('queued', 'in_progress') THEN 'cancelled' ELSE state END WHERE row = ?1",
                 [row],
             )?;
-            Ok(row)
+            Ok(HiddenResponse { row })
         };
-        let row = self.call_reserved(hide).await?;
+        self.call_reserved(hide).await
+    }
+
+    /// Deletes a hidden response with its items, so that they are in the database no more.
+    pub async fn remove_response(&self, HiddenResponse { row }: HiddenResponse) -> Result<(), StoreError> {
         self.remove(&RESPONSES, Which::Row(row)).await
     }
 

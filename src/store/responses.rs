@@ -288,7 +288,8 @@ pub(super) mod tests {
         assert_eq!(store.any_item("openai", "b-out", 13).await.expect("an item"), "body of b-out");
         let error = store.any_item("openai", "b-out", 12).await.expect_err("it is longer");
         assert!(matches!(error, StoreError::TooLong { limit: 12 }), "{error}");
-        store.delete_response("a").await.expect("deleted");
+        let hidden = store.hide_response("a").await.expect("hidden");
+        store.remove_response(hidden).await.expect("removed");
         let error = store.response_chain("c", 1 << 10).await.expect_err("its beginning is gone");
         assert!(matches!(&error, StoreError::Missing { kind: "response", id } if id == "a"), "{error}");
         assert!(store.any_item("openai", "a-out", 99).await.is_err());

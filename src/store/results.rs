@@ -121,6 +121,8 @@ impl Store {
 
 /// The next step to the end of a batch, and the end once nothing else is left to do.
 fn end_some(connection: &Connection, row: i64, bytes: usize, end: &BatchEnd) -> Result<Progress, StoreError> {
+    // Why it failed is not forgotten if the process ends between two steps.
+    connection.execute("UPDATE batches SET errors = coalesce(errors, ?2) WHERE row = ?1", params![row, end.errors])?;
     let answered = take(connection, row, ANSWERED, bytes, &|_| String::new())?;
     if put_into_files(connection, row, answered, end.at)? == Progress::Partial {
         return Ok(Progress::Partial);
@@ -138,11 +140,8 @@ fn end_some(connection: &Connection, row: i64, bytes: usize, end: &BatchEnd) -> 
         }
     }
     connection.execute(
-        &format!(
-            "UPDATE batches SET state = ?2, ended_at = ?3, delete_at = ?4, errors = coalesce(errors, ?5) \
-             WHERE row = ?1 AND {UNFINISHED}"
-        ),
-        params![row, end.state.as_str(), end.at, end.delete_at, end.errors],
+        &format!("UPDATE batches SET state = ?2, ended_at = ?3, delete_at = ?4 WHERE row = ?1 AND {UNFINISHED}"),
+        params![row, end.state.as_str(), end.at, end.delete_at],
     )?;
     Ok(Progress::Complete)
 }

@@ -6,8 +6,21 @@ use rusqlite::Connection;
 
 use super::{StoreError, agents};
 
-const MIGRATIONS: [&str; 6] =
-    [FILES_AND_BATCHES, CONVERSATIONS, RESPONSES, agents::TABLES, WHO_ASKED_FOR_BATCHES, STREAMS_OF_RESPONSES];
+const MIGRATIONS: [&str; 7] = [
+    FILES_AND_BATCHES,
+    CONVERSATIONS,
+    RESPONSES,
+    agents::TABLES,
+    WHO_ASKED_FOR_BATCHES,
+    STREAMS_OF_RESPONSES,
+    WHAT_IS_PAST_ITS_TIME,
+];
+
+/// So that what is past its time is found without looking at all that is stored.
+const WHAT_IS_PAST_ITS_TIME: &str = "
+CREATE INDEX conversations_by_expiry ON conversations (expires_at);
+CREATE INDEX responses_by_expiry ON responses (expires_at);
+";
 
 /// Rows of deleted objects leave nothing that a later object could be taken for: ids of rows are not used again.
 const FILES_AND_BATCHES: &str = "

@@ -1,7 +1,7 @@
 //! One store per tenant, so that nothing which looks something up can find another tenant's.
 //!
 //! The store of the default tenant lies in the data directory itself, where it lies when there are no tenants; those of
-//! others in `tenants/NAME` below it.
+//! others in `tenants/ID` below it.
 
 use std::{
     fs, io,
@@ -39,7 +39,7 @@ impl Stores {
         }
     }
 
-    /// The store of another tenant, whose name must be fit to be that of a directory.
+    /// The store of another tenant by its id, which must be fit to be the name of a directory.
     pub fn of(&self, tenant: &str) -> Result<Store, StoreError> {
         match &self.directory {
             Some(directory) => Store::open(&directory.join(TENANTS).join(tenant), self.limit_bytes),
@@ -47,7 +47,7 @@ impl Stores {
         }
     }
 
-    /// Tenants that have a store already, the default one aside.
+    /// Ids of tenants that have a store already, the default one aside.
     pub fn tenants(&self) -> Result<Vec<String>, StoreError> {
         let Some(directory) = &self.directory else { return Ok(Vec::new()) };
         let path = directory.join(TENANTS);

@@ -132,16 +132,14 @@ impl Store {
         .await
     }
 
-    /// Cancels a response that waits or is being answered; one that has ended stays as it is. `events` is what is known of
-    /// its events if it was being answered and has a stream.
-    pub async fn cancel_response(&self, id: &str, events: String) -> Result<(), StoreError> {
+    /// Cancels a response that waits or is being answered; one that has ended stays as it is. Of its events nothing is kept.
+    pub async fn cancel_response(&self, id: &str) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.call(move |connection| {
             connection.execute(
-                "UPDATE responses SET state = 'cancelled', request = NULL, \
-                 events = CASE WHEN events IS NOT NULL AND state = 'in_progress' THEN ?2 ELSE events END \
+                "UPDATE responses SET state = 'cancelled', request = NULL \
                  WHERE id = ?1 AND state IN ('queued', 'in_progress')",
-                [id, events],
+                [id],
             )?;
             Ok(())
         })
@@ -173,7 +171,7 @@ mod tests {
         let taken = store.take_response().await.expect("a query").expect("a response");
         assert_eq!((taken.response.id.as_str(), taken.response.attempts, taken.request.as_str()), ("a", 1, "asked"));
         assert_eq!(taken.input, ["body of a-in"]);
-        store.cancel_response("b", "told".to_owned()).await.expect("cancelled");
+        store.cancel_response("b").await.expect("cancelled");
         assert!(store.take_response().await.expect("a query").is_none());
         store.requeue_responses().await.expect("put back");
         let again = store.take_response().await.expect("a query").expect("it waits again");
@@ -230,13 +228,13 @@ mod tests {
         }
         store.fail_response("b", "failed".to_owned(), None).await.expect("failed");
         for id in ["a", "b", "c", "d"] {
-            store.cancel_response(id, "told".to_owned()).await.expect("no error");
+            store.cancel_response(id).await.expect("no error");
         }
         for (id, state, events) in [
-            ("a", ResponseState::Cancelled, Some("told")),
+            ("a", ResponseState::Cancelled, Some("")),
             ("b", ResponseState::Failed, Some("")), // it had failed before
             ("c", ResponseState::Cancelled, None),
-            ("d", ResponseState::Cancelled, Some("")), // nobody had begun with it
+            ("d", ResponseState::Cancelled, Some("")),
         ] {
             let (response, _) = store.response(id).await.expect("it is there");
             assert_eq!((response.state, response.events.as_deref()), (state, events), "{id}");

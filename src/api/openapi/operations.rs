@@ -329,7 +329,7 @@ const FILE_LIST: &[Parameter] = &[
     Parameter {
         name: "search",
         schema: r#"{ "type": "string" }"#,
-        note: "Mistral's: only files with this text in their names, in whatever case.",
+        note: "Mistral's: only files with this text in their names, letters of ASCII in whatever case.",
     },
     Parameter {
         name: "source",

@@ -109,6 +109,7 @@ fn of_responses() -> Vec<(&'static str, Vec<(&'static str, Value)>)> {
     let error = [("code", or_null(text())), ("message", text()), ("param", or_null(text()))];
     vec![
         ("response.created", whole()),
+        ("response.queued", whole()),
         ("response.in_progress", whole()),
         ("response.output_item.added", of_item()),
         ("response.content_part.added", in_part(&[("part", part.clone())])),

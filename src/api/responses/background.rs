@@ -30,7 +30,7 @@ use crate::{
         error::ApiError,
         fields,
         request::{Work, off_thread},
-        state::AppState,
+        state::{AppState, unix_seconds},
         turn::TurnEvent,
     },
     store::{ResponseEnd, ResponseState, StoreError, StoredResponse, WaitingResponse},
@@ -83,8 +83,9 @@ impl Worker {
         tokio::select! {
             Some(ended) = self.running.join_next() => {
                 match ended {
-                    Ok(id) => drop(self.by_id.remove(&id)),
-                    // One that was aborted has been forgotten already, so this was a panic.
+                    // It may be answered again by now, by another task.
+                    Ok(id) => drop(self.by_id.extract_if(|known, task| *known == id && task.is_finished()).next()),
+                    // One that was aborted has been forgotten already.
                     Err(_) => self.fail_finished().await,
                 }
             }
@@ -107,9 +108,7 @@ impl Worker {
         }
         Ok(())
     }
-}
 
-impl Worker {
     /// Fails the responses whose tasks have ended without saying so.
     async fn fail_finished(&mut self) {
         let finished = self.by_id.extract_if(|_, handle| handle.is_finished());
@@ -146,7 +145,9 @@ struct Ended {
 async fn answer(state: AppState, waiting: WaitingResponse) -> String {
     let id = waiting.response.id.clone();
     let telling = state.response_streams().enter(&id).tell(waiting.response.attempts);
-    let deadline = Instant::now() + PATIENCE;
+    // However often it is begun.
+    let age = Duration::from_secs(unix_seconds().saturating_sub(waiting.response.created_at));
+    let deadline = Instant::now() + PATIENCE.saturating_sub(age);
     let mut pause = RETRY;
     let ended = loop {
         let error = match attempt(&state, &waiting, &telling, deadline).await {

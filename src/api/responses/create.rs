@@ -146,7 +146,7 @@ pub(super) fn last_status(state: ResponseState) -> ItemStatus {
 async fn queue(work: Work, record: Record, request: String, streamed: bool) -> Result<Response, ApiError> {
     let Work { state, in_flight, deadline, .. } = work;
     // Whoever watches takes no place from those who wait for an answer of their own.
-    let watching = if streamed { Some(state.admit_to_storage()?) } else { None };
+    let watching = if streamed { Some(state.admit_follower()?) } else { None };
     let mut queued = record.stored(ResponseState::Queued, &Ending::default());
     queued.response.events = streamed.then(String::new);
     state.store().queue_response(NewResponse { request: Some(request), ..queued }, MAX_WAITING).await?;

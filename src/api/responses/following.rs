@@ -108,7 +108,7 @@ impl Following {
     /// The stream. `place` is what counts it.
     pub(super) fn respond(self, place: InFlight) -> Response {
         let limits = self.state.limits().clone();
-        sse::respond(Framing::Typed, &limits, place, move |sender| self.follow(sender))
+        sse::respond(Framing::Resumable, &limits, place, move |sender| self.follow(sender))
     }
 
     async fn follow(mut self, sender: Sender) -> Result<(), Broken> {
@@ -139,6 +139,7 @@ impl Following {
             self.wait(&mut changes).await?;
         }
     }
+
     /// What comes before the answer.
     async fn tell_beginning(&mut self, position: &Position, sender: &Sender) -> Result<(), Broken> {
         use ResponseState::{InProgress, Queued};
@@ -272,7 +273,8 @@ impl Position {
         }
     }
 
-    /// The number of the last event of a response that has ended.
+    /// The number of the last event of a response that has ended. Where it is not known how many were told, because the response
+    /// was cancelled meanwhile, it is that of a next attempt, which is behind all of them.
     fn last(&self) -> u64 {
         match &self.kept {
             Some(kept) => number_of(self.attempt(), kept.told),
@@ -314,7 +316,7 @@ fn number_of(attempt: u64, index: usize) -> u64 {
 }
 
 fn begun_again(param: Option<&str>) -> ApiError {
-    let message = "The response is answered from its beginning again, since the server was restarted: follow it without \
+    let message = "The response is answered from its beginning again, as its answer broke off: follow it without \
                    `starting_after`, and forget what came before.";
     ApiError::Invalid { message: message.to_owned(), param: param.map(str::to_owned), code: Some("stream_restarted") }
 }

@@ -5,18 +5,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
+use tokio::task::JoinError;
 
-use super::{
-    following::{Following, Kept},
-    items::from_store,
-    object::shown,
-    request::check_included,
-};
+use super::{following::Following, items::from_store, object::shown, request::check_included};
 use crate::{
     api::{
         error::ApiError,
         query::{ObjectId, QueryFields},
         request::StorageWork,
+        state::AppState,
         stored_error::named_by,
     },
     store::{Item, Page, ResponseState},
@@ -45,7 +42,10 @@ pub(in crate::api) async fn get(
     query.finish()?;
     let StorageWork { state, in_flight, .. } = work;
     if is_streamed {
-        return Ok(Following::resumed(state, id, starting_after).await?.respond(in_flight));
+        // It may take long, and others want to look at what is stored.
+        let place = state.admit_follower()?;
+        drop(in_flight);
+        return Ok(Following::resumed(state, id, starting_after).await?.respond(place));
     }
     let (response, output) = state.store().response(&id).await?;
     Ok(Json(shown(&response, &output)?).into_response())
@@ -58,10 +58,15 @@ pub(in crate::api) async fn delete(
     query: QueryFields,
 ) -> Result<Json<Value>, ApiError> {
     query.finish()?;
-    work.state.store().delete_response(&id).await?;
-    work.state.responses_changed().notify_one();
-    work.state.response_streams().ring(&id);
-    Ok(Json(json!({ "id": id, "object": "response", "deleted": true })))
+    let state = work.state.clone();
+    to_its_end(async move {
+        let hidden = state.store().hide_response(&id).await?;
+        state.responses_changed().notify_one();
+        state.response_streams().ring(&id);
+        state.store().remove_response(hidden).await?;
+        Ok(Json(json!({ "id": id, "object": "response", "deleted": true })))
+    })
+    .await
 }
 
 /// A response in the background that will not be answered.
@@ -71,15 +76,20 @@ pub(in crate::api) async fn cancel(
     query: QueryFields,
 ) -> Result<Json<Value>, ApiError> {
     query.finish()?;
-    let (store, streams) = (work.state.store(), work.state.response_streams());
-    // In this order, so that nobody has been told more than what the store will know of.
-    let told = streams.stop(&id);
-    store.cancel_response(&id, Kept::cut(told).to_store()).await?;
-    work.state.responses_changed().notify_one();
-    streams.ring(&id);
+    let state = work.state.clone();
+    to_its_end(cancelled(state, id)).await
+}
+
+async fn cancelled(state: AppState, id: String) -> Result<Json<Value>, ApiError> {
+    let (store, streams) = (state.store(), state.response_streams());
+    store.cancel_response(&id).await?;
     let (response, output) = store.response(&id).await?;
     let object = shown(&response, &output)?;
     if response.state == ResponseState::Cancelled {
+        // Those who follow it learn the end from the store, whose number is behind whatever they were told meanwhile.
+        streams.stop(&id);
+        streams.ring(&id);
+        state.responses_changed().notify_one();
         return Ok(Json(object));
     }
     let message = match object["background"].as_bool() {
@@ -87,6 +97,17 @@ pub(in crate::api) async fn cancel(
         Some(false) | None => "Only a response with `background` true can be cancelled.".to_owned(),
     };
     Err(ApiError::Invalid { message, param: Some("id".to_owned()), code: Some("not_cancellable") })
+}
+
+/// Goes on when the client leaves: half of it would be seen by others.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::spawn(work).await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => Err(ApiError::Unavailable { reason: "it is shutting down" }),
+    }
 }
 
 /// What a response was asked with, newest first.

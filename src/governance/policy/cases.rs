@@ -25,7 +25,6 @@ struct Case {
     attributes: BTreeMap<String, String>,
     action: String,
     model: Option<String>,
-    tool: Option<String>,
     kind: Option<String>,
     #[serde(default)]
     digest: String,
@@ -79,11 +78,10 @@ impl Case {
             let known: Vec<&str> = Action::ALL.iter().map(|action| action.name()).collect();
             format!("action = {:?}: expected one of {}", self.action, known.join(", "))
         })?;
-        let resource = match (&self.model, &self.tool, &self.kind) {
-            (Some(name), None, None) => Resource::Model { name, digest: &self.digest },
-            (None, Some(name), None) => Resource::Tool(name),
-            (None, None, Some(name)) => Resource::Kind(name),
-            _ => return Err("expected one of model, tool and kind".to_owned()),
+        let resource = match (&self.model, &self.kind) {
+            (Some(name), None) => Resource::Model { name, digest: &self.digest },
+            (None, Some(name)) => Resource::Kind(name),
+            _ => return Err("expected either model or kind".to_owned()),
         };
         let asker = Asker {
             id: "case".to_owned(),

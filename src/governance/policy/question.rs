@@ -19,8 +19,6 @@ pub enum Action {
     Tokenize,
     /// Know what is served.
     ReadModel,
-    /// Let the model call a function.
-    UseTool,
     /// Look at what is stored.
     ReadStored,
     /// Store something, or change it.
@@ -37,11 +35,10 @@ pub enum Action {
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::Infer,
         Self::Tokenize,
         Self::ReadModel,
-        Self::UseTool,
         Self::ReadStored,
         Self::WriteStored,
         Self::DeleteStored,
@@ -56,7 +53,6 @@ impl Action {
             Self::Infer => "infer",
             Self::Tokenize => "tokenize",
             Self::ReadModel => "readModel",
-            Self::UseTool => "useTool",
             Self::ReadStored => "readStored",
             Self::WriteStored => "writeStored",
             Self::DeleteStored => "deleteStored",
@@ -81,7 +77,7 @@ pub struct Asker {
     pub name: String,
     /// Whose it is.
     pub tenant: String,
-    /// Where it is from: `key`, or `anonymous`.
+    /// Where it is from: `key` or `token`.
     pub source: String,
     /// Any names; those without a policy give nothing.
     pub roles: Vec<String>,
@@ -99,8 +95,6 @@ pub enum Resource<'a> {
         /// Of its weights.
         digest: &'a str,
     },
-    /// A function that the model may call.
-    Tool(&'a str),
     /// A kind of thing.
     Kind(&'a str),
 }
@@ -137,7 +131,6 @@ pub(super) struct Names {
     role: EntityTypeName,
     tenant: EntityTypeName,
     model: EntityTypeName,
-    tool: EntityTypeName,
     kind: EntityTypeName,
     action: EntityTypeName,
 }
@@ -150,7 +143,6 @@ impl Names {
             role: name("Role")?,
             tenant: name("Tenant")?,
             model: name("Model")?,
-            tool: name("Tool")?,
             kind: name("Kind")?,
             action: name("Action")?,
         })
@@ -180,7 +172,6 @@ impl Names {
                 let attributes = [("digest".to_owned(), string(digest))];
                 Entity::new_with_tags(uid(&self.model, name), attributes, [], []).map_err(wrong)
             }
-            Resource::Tool(name) => Ok(Entity::with_uid(uid(&self.tool, name))),
             Resource::Kind(name) => Ok(Entity::with_uid(uid(&self.kind, name))),
         }
     }
