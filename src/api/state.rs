@@ -214,7 +214,7 @@ impl AppState {
 
     fn build(limits: HttpLimits, store: Store, stores: Stores, governance: Governance) -> Self {
         let cache_group = governance.cache_group(DEFAULT_TENANT).ok();
-        let tenancy = Arc::new(Tenancy::new(store, cache_group));
+        let tenancy = Arc::new(Tenancy::new(DEFAULT_TENANT, store, cache_group));
         let [slots, storage_slots] = [(); 2].map(|()| Arc::new(Semaphore::new(limits.max_requests)));
         let body_pieces = (limits.all_bodies_bytes / BODY_PIECE_BYTES).min(Semaphore::MAX_PERMITS);
         let inner = Inner {
@@ -322,6 +322,11 @@ impl AppState {
     /// Who shares cached prefixes with its tenant: everybody, if it does not matter who asks.
     pub(super) fn cache_group(&self) -> Option<&str> {
         self.tenancy.cache_group.as_deref()
+    }
+
+    /// Its tenant's name.
+    pub(super) fn tenant(&self) -> &str {
+        &self.tenancy.name
     }
 
     /// Who may ask.

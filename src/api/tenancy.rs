@@ -16,6 +16,7 @@ use crate::{
 
 /// A tenant's own part of the server.
 pub(super) struct Tenancy {
+    pub(super) name: String,
     pub(super) store: Store,
     /// Rings when there is a batch to begin or to cancel.
     pub(super) batches_changed: Notify,
@@ -26,8 +27,9 @@ pub(super) struct Tenancy {
 }
 
 impl Tenancy {
-    pub(super) fn new(store: Store, cache_group: Option<String>) -> Self {
-        Self { store, batches_changed: Notify::new(), responses_changed: Notify::new(), cache_group }
+    pub(super) fn new(name: &str, store: Store, cache_group: Option<String>) -> Self {
+        let name = name.to_owned();
+        Self { name, store, batches_changed: Notify::new(), responses_changed: Notify::new(), cache_group }
     }
 }
 
@@ -81,7 +83,7 @@ impl Tenancies {
         if let Some(open) = open.get(tenant) {
             return Ok(Arc::clone(open));
         }
-        let opened = Arc::new(Tenancy::new(self.stores.of(tenant)?, cache_group));
+        let opened = Arc::new(Tenancy::new(tenant, self.stores.of(tenant)?, cache_group));
         open.insert(tenant.to_owned(), Arc::clone(&opened));
         // Nobody takes them where nothing is worked on in the background.
         let _ = self.opened.send(Arc::clone(&opened));
