@@ -131,37 +131,12 @@ impl RequestGuard {
         if let ResponseFormat::JsonSchema(schema) = &mut chat.response_format {
             slots.push(Slot::Json(schema));
         }
-        // Arguments are judged as what they say, not as JSON escapes it.
-        let arguments: Vec<Option<json::Value>> = slots.iter().map(Slot::parsed).collect();
         let mut texts = Vec::new();
-        for (slot, parsed) in slots.iter().zip(&arguments) {
-            match (slot, parsed) {
-                (Slot::Json(value), _) => guarded_json::texts(value, &mut texts),
-                (_, Some(value)) => guarded_json::texts(value, &mut texts),
-                (Slot::Text(text) | Slot::Arguments(text), None) => texts.push(text.as_str()),
-            }
-        }
+        slots.iter().for_each(|slot| slot.texts(&mut texts));
         let (checked, answer) = self.texts(&texts)?;
-        if checked.iter().all(|text| matches!(text, Cow::Borrowed(_))) {
-            return Ok(answer);
-        }
-        let mut checked = checked.into_iter().map(Cow::into_owned).collect::<Vec<_>>().into_iter();
-        for (slot, parsed) in slots.into_iter().zip(&arguments) {
-            match (slot, parsed) {
-                (Slot::Json(value), _) => *value = guarded_json::replace(value, &mut checked),
-                (Slot::Text(text) | Slot::Arguments(text), Some(value)) => {
-                    let replaced = guarded_json::replace(value, &mut checked);
-                    if replaced != *value {
-                        *text = replaced.to_json();
-                    }
-                }
-                (Slot::Text(text) | Slot::Arguments(text), None) => {
-                    if let Some(new) = checked.next() {
-                        *text = new;
-                    }
-                }
-            }
-        }
+        let checked: Vec<String> = checked.into_iter().map(Cow::into_owned).collect();
+        let mut checked = checked.into_iter();
+        slots.into_iter().for_each(|slot| slot.fill(&mut checked));
         Ok(answer)
     }
 }
@@ -169,16 +144,38 @@ impl RequestGuard {
 /// A place of a conversation that has text.
 enum Slot<'c> {
     Text(&'c mut String),
-    /// JSON written as a text, if it is that.
-    Arguments(&'c mut String),
     Json(&'c mut json::Value),
+    /// JSON that is written in a text: what it says is judged, not how that is escaped.
+    Arguments(&'c mut String, json::Value),
 }
 
-impl Slot<'_> {
-    fn parsed(&self) -> Option<json::Value> {
+impl<'c> Slot<'c> {
+    /// What is no JSON is a text like others.
+    fn of_arguments(text: &'c mut String) -> Self {
+        match json::Value::parse(text) {
+            Ok(value) => Self::Arguments(text, value),
+            Err(_) => Self::Text(text),
+        }
+    }
+
+    fn texts<'s>(&'s self, texts: &mut Vec<&'s str>) {
         match self {
-            Self::Arguments(text) => json::Value::parse(text).ok(),
-            Self::Text(_) | Self::Json(_) => None,
+            Self::Text(text) => texts.push(text),
+            Self::Json(value) => guarded_json::texts(value, texts),
+            Self::Arguments(_, value) => guarded_json::texts(value, texts),
+        }
+    }
+
+    /// Arguments are written anew, so that nothing stays that was not read: a member that comes twice.
+    fn fill(self, with: &mut impl Iterator<Item = String>) {
+        match self {
+            Self::Text(text) => {
+                if let Some(new) = with.next() {
+                    *text = new;
+                }
+            }
+            Self::Json(value) => *value = guarded_json::replace(value, with),
+            Self::Arguments(text, value) => *text = guarded_json::replace(&value, with).to_json(),
         }
     }
 }
@@ -203,6 +200,6 @@ fn slots_of_message<'c>(message: &'c mut Message, slots: &mut Vec<Slot<'c>>) {
     }
     for call in calls.into_iter().flatten() {
         slots.push(Slot::Text(&mut call.name));
-        slots.push(Slot::Arguments(&mut call.arguments));
+        slots.push(Slot::of_arguments(&mut call.arguments));
     }
 }

@@ -255,6 +255,11 @@ async fn arguments_of_calls_are_checked_as_what_they_say() {
     assert_eq!(arguments, r#"{"to": "ada@example.org", "n": 1.50}"#);
     assert_eq!(answer["choices"][0]["finish_reason"], "tool_calls");
 
+    let harness = guarded(calls(r#"{"of": "Project Crane", "of": "nothing"}"#), BOTH);
+    let answer = harness.chat(ask.clone()).await;
+    let call = &answer.json()["choices"][0]["message"]["tool_calls"][0];
+    assert_eq!(call["function"]["arguments"], r#"{"of": "nothing"}"#);
+
     let harness = guarded(calls(r#"{"of": "Project\u0020Crane"}"#), BOTH);
     let answer = harness.chat(merged(ask, json!({ "stream": true }))).await;
     assert_eq!(finish(&answer), "content_filter");
