@@ -156,6 +156,8 @@ pub struct AccessConfig {
     pub identity_file: Option<PathBuf>,
     /// Policies in place of the built-in ones.
     pub policy_dir: Option<PathBuf>,
+    /// What is checked of what is said.
+    pub guardrails: Option<PathBuf>,
 }
 
 /// What is logged, and how it looks.
@@ -214,6 +216,7 @@ impl Config {
             insecure_open: layers.take("insecure_open", Switch::Off)?,
             identity_file: layers.take_optional("identity_file", "no issuer's tokens are believed")?,
             policy_dir: layers.take_optional("policy_dir", "the built-in policies")?,
+            guardrails: layers.take_optional("guardrails", "nothing that is said is checked")?,
         };
         let log = LogConfig {
             format: layers.take("log_format", LogFormat::Auto)?,

@@ -31,6 +31,7 @@ use super::{
     error::ApiError,
     form::parsing_cost,
     generation,
+    guard::Terms,
     request::{Work, off_thread, set_request_id},
     sse,
     state::ServedModel,
@@ -39,21 +40,21 @@ use super::{
 /// Answers a chat request, at once or as a stream.
 pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, Refusal> {
     let mut call = {
-        let (model, head, deadline) = (Arc::clone(&work.model), work.dialect, work.deadline);
-        off_thread(&work.state, parsing_cost(&text), move || ChatCall::parse(&text, head, &model, deadline)).await?
+        let (model, head, terms) = (Arc::clone(&work.model), work.dialect, work.terms.clone());
+        off_thread(&work.state, parsing_cost(&text), move || ChatCall::parse(&text, head, &model, &terms)).await?
     };
     work.share.apply(&mut call.job.params.scheduling);
     respond(work, call).await
 }
 
 /// Reads the body of a chat that the server has put together for a request in Mistral's dialect.
-pub(super) fn parse(text: &str, model: &ServedModel, deadline: Instant) -> Result<ChatCall, ApiError> {
-    ChatCall::parse_mistral(text, model, deadline)
+pub(super) fn parse(text: &str, model: &ServedModel, terms: &Terms) -> Result<ChatCall, ApiError> {
+    ChatCall::parse_mistral(text, model, terms)
 }
 
 /// Refuses what [`parse`] would refuse, and a `prompt` that leaves no room for an answer.
 pub(super) fn check(text: &str, model: &ServedModel) -> Result<(), ApiError> {
-    let call = parse(text, model, Instant::now())?;
+    let call = parse(text, model, &Terms::unguarded(Instant::now()))?;
     let (tokens, most) = (call.job.prompt_ids.len(), model.max_model_len);
     if tokens < most {
         return Ok(());

@@ -1,6 +1,6 @@
 //! `POST /classify`, as vLLM has it: texts in, probabilities of a classification head's labels out.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -13,6 +13,7 @@ use super::{
     body::{Fields, JsonText},
     error::ApiError,
     fields,
+    guard::Terms,
     params::take_model,
     pooling::{Answers, Question, compute},
     request::{Work, off_thread, set_request_id},
@@ -41,10 +42,10 @@ struct Classified {
 
 /// Classifies texts.
 pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
-    let Work { state, model, in_flight: _in_flight, request_id, deadline, share, .. } = work;
+    let Work { state, model, in_flight: _in_flight, request_id, terms, share, .. } = work;
     let mut call = {
         let model = Arc::clone(&model);
-        off_thread(&state, text.len(), move || ClassifyCall::parse(&text, &model, deadline)).await?
+        off_thread(&state, text.len(), move || ClassifyCall::parse(&text, &model, &terms)).await?
     };
     share.apply(&mut call.options.scheduling);
     let request_id = call.options.request_id.clone().unwrap_or(request_id);
@@ -65,7 +66,7 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
 }
 
 impl ClassifyCall {
-    fn parse(text: &str, model: &ServedModel, deadline: Instant) -> Result<Self, ApiError> {
+    fn parse(text: &str, model: &ServedModel, terms: &Terms) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(text, &fields::CLASSIFY)?;
         let model_name = take_model(&mut fields, model)?;
         let Pooling::Classes { labels, activation } = &model.pooling else {
@@ -76,7 +77,7 @@ impl ClassifyCall {
             Some(false) => Activation::Identity,
             Some(true) | None => *activation,
         };
-        let options = TextOptions::take(&mut fields, deadline)?;
+        let options = TextOptions::take(&mut fields, terms)?;
         let inputs = options.take_inputs(&mut fields, "input", model)?;
         fields.finish()?;
         Ok(Self { model_name, labels: labels.clone(), activation, options, inputs })

@@ -27,10 +27,10 @@ use super::{
 
 /// Answers a completion request, at once or as a stream.
 pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
-    let Work { state, model, in_flight, request_id, dialect, deadline, share } = work;
+    let Work { state, model, in_flight, request_id, dialect, terms, share } = work;
     let mut call = {
         let model = Arc::clone(&model);
-        off_thread(&state, parsing_cost(&text), move || CompletionCall::parse(&text, &model, deadline)).await?
+        off_thread(&state, parsing_cost(&text), move || CompletionCall::parse(&text, &model, &terms)).await?
     };
     call.jobs.iter_mut().for_each(|job| share.apply(&mut job.params.scheduling));
     let request_id = call.options.request_id.clone().unwrap_or(request_id);

@@ -176,6 +176,8 @@ fn in_mistrals_form(error: &ApiError, part: &str) -> (StatusCode, Value) {
                 json!({ "loc": location(part, param.as_deref()), "msg": message, "type": kind_of_mistake(*code) });
             (StatusCode::UNPROCESSABLE_ENTITY, json!({ "detail": [detail] }))
         }
+        // What Mistral's own guardrails answer.
+        ApiError::Guardrail(_) => (StatusCode::FORBIDDEN, flat(error)),
         ApiError::ModelNotFound { .. }
         | ApiError::RouteNotFound { .. }
         | ApiError::NotServed { .. }

@@ -50,8 +50,8 @@ const VALUE_BYTES: usize = 12;
 /// Embeds texts.
 pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, Refusal> {
     let (mut call, form) = {
-        let (model, head, deadline) = (Arc::clone(&work.model), work.dialect, work.deadline);
-        off_thread(&work.state, text.len(), move || EmbeddingCall::parse(&text, head, &model, deadline)).await?
+        let (model, head, terms) = (Arc::clone(&work.model), work.dialect, work.terms.clone());
+        off_thread(&work.state, text.len(), move || EmbeddingCall::parse(&text, head, &model, &terms)).await?
     };
     work.share.apply(&mut call.options.scheduling);
     let dialect = call.dialect;

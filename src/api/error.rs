@@ -11,7 +11,7 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{access_error::AccessError, stored_error::StoredError};
+use super::{access_error::AccessError, guardrail_error::GuardrailError, stored_error::StoredError};
 use crate::{engine::SubmitError, prompt::PromptError, types::InvalidSampling};
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -93,6 +93,9 @@ pub enum ApiError {
     /// The caller is not let in, or may not do this.
     #[error("{0}")]
     Access(#[from] AccessError),
+    /// Guardrails do not let it through.
+    #[error("{0}")]
+    Guardrail(#[from] GuardrailError),
     /// The request's time is over.
     #[error("The request was not finished in time.")]
     DeadlineExceeded,
@@ -124,6 +127,7 @@ impl ApiError {
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Stored(error) => error.status(),
             Self::Access(error) => error.status(),
+            Self::Guardrail(error) => error.status(),
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -154,7 +158,8 @@ impl ApiError {
             | Self::MethodNotAllowed { .. }
             | Self::BodyTimeout { .. }
             | Self::BodyTooLarge { .. }
-            | Self::NotJson { .. } => "invalid_request_error",
+            | Self::NotJson { .. }
+            | Self::Guardrail(_) => "invalid_request_error",
         }
     }
 
@@ -163,6 +168,7 @@ impl ApiError {
             Self::Invalid { param, .. } => param.as_deref(),
             Self::ModelNotFound { .. } => Some("model"),
             Self::Stored(error) => error.param(),
+            Self::Guardrail(error) => error.param(),
             Self::Access(_)
             | Self::RouteNotFound { .. }
             | Self::NotServed { .. }
@@ -191,6 +197,7 @@ impl ApiError {
             Self::Unavailable { .. } => Some("unavailable"),
             Self::Stored(error) => Some(error.code()),
             Self::Access(error) => Some(error.code()),
+            Self::Guardrail(error) => Some(error.code()),
             Self::DeadlineExceeded => Some("deadline_exceeded"),
             Self::Internal { .. } => Some("internal_error"),
         }
@@ -211,6 +218,7 @@ impl ApiError {
             | Self::NotJson { .. }
             | Self::Stored(_)
             | Self::Access(_)
+            | Self::Guardrail(_)
             | Self::DeadlineExceeded
             | Self::Internal { .. } => None,
         }

@@ -7,6 +7,7 @@ use std::{collections::VecDeque, time::Instant};
 
 pub use super::assembler::{Delta, ScoredToken, TokenCounts};
 use super::{
+    answer_guard::{AnswerGuard, Blocked, GuardedAnswer},
     assembler::{Assembler, EndRules, TextSource},
     error::ApiError,
     params::GenerationParams,
@@ -33,6 +34,8 @@ pub struct Job {
     pub format: OutputFormat,
     /// The form of each choice's answer.
     pub constraint: Option<Box<dyn Constraint>>,
+    /// What the answer passes before it leaves.
+    pub guard: AnswerGuard,
 }
 
 impl Job {
@@ -97,6 +100,8 @@ pub enum Finish {
     Length,
     /// The model ended it after calling a tool.
     ToolCalls,
+    /// A guardrail ended it.
+    ContentFilter,
 }
 
 impl Finish {
@@ -106,6 +111,7 @@ impl Finish {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::ToolCalls => "tool_calls",
+            Self::ContentFilter => "content_filter",
         }
     }
 }
@@ -123,6 +129,7 @@ pub enum StopReason {
 pub struct Generation {
     updates: Option<RequestStream>,
     assembler: Assembler,
+    guard: Option<GuardedAnswer>,
     queue: VecDeque<Event>,
     deadline: Option<Instant>,
 }
@@ -137,6 +144,7 @@ pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError
         Ok(Generation {
             updates: Some(model.engine.submit(request)?),
             assembler: assembler(model, job),
+            guard: job.guard.of_choice(),
             queue: VecDeque::new(),
             deadline: job.params.scheduling.deadline,
         })
@@ -188,12 +196,20 @@ impl Generation {
     fn token(&mut self, id: u32, logprobs: Option<TokenLogprobs>) {
         let mut delta = Delta::default();
         let stop = self.assembler.push(id, logprobs, &mut delta);
+        let passed = self.guard.as_mut().map_or(Ok(()), |guard| match stop {
+            Some(_) => guard.pass_last(&mut delta),
+            None => guard.pass(&mut delta),
+        });
         self.queue.push_back(Event::Delta(delta));
-        if let Some(stop) = stop {
-            if let Some(updates) = self.updates.take() {
-                updates.stop(); // counted as a stop, not as an abort
-            }
-            self.end(Finish::Stop, Some(StopReason::Text(stop)));
+        if passed.is_ok() && stop.is_none() {
+            return;
+        }
+        if let Some(updates) = self.updates.take() {
+            updates.stop(); // counted as a stop, not as an abort
+        }
+        match passed {
+            Ok(()) => self.end(Finish::Stop, stop.map(StopReason::Text)),
+            Err(Blocked) => self.end(Finish::ContentFilter, None),
         }
     }
 
@@ -212,8 +228,10 @@ impl Generation {
         };
         let mut delta = Delta::default();
         let stop = self.assembler.finish(finish == Finish::Stop, &mut delta);
+        let passed = self.guard.as_mut().map_or(Ok(()), |guard| guard.pass_last(&mut delta));
         self.queue.push_back(Event::Delta(delta));
         match stop {
+            _ if passed.is_err() => self.end(Finish::ContentFilter, None),
             Some(stop) => self.end(Finish::Stop, Some(StopReason::Text(stop))),
             None if finish == Finish::Stop && self.assembler.called_tools() => self.end(Finish::ToolCalls, stop_reason),
             None => self.end(finish, stop_reason),

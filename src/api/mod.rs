@@ -13,6 +13,7 @@ mod access_error;
 mod actions;
 mod agents;
 mod answer;
+mod answer_guard;
 mod assembler;
 mod batches;
 mod body;
@@ -29,6 +30,9 @@ pub mod fields;
 mod files;
 mod form;
 pub mod generation;
+mod guard;
+mod guarded_json;
+mod guardrail_error;
 mod health;
 mod idle;
 mod logprobs;
@@ -65,7 +69,9 @@ use axum::{
 use self::error::ApiError;
 pub use self::{
     access_error::AccessError,
+    answer_guard::AnswerGuard,
     batches::run as run_batches,
+    guardrail_error::GuardrailError,
     params::{GenerationParams, Scheduling, Stopping},
     request::layers,
     responses::run as run_background_responses,

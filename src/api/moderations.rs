@@ -25,6 +25,7 @@ use super::{
     body::{BodyText, JsonText},
     dialect::{Dialect, Refusal},
     error::ApiError,
+    guard::RequestGuard,
     pooling::{Answers, Question, compute},
     request::{Work, off_thread, set_request_id},
     state::ServedModel,
@@ -63,10 +64,10 @@ pub(super) fn can_judge(model: &ServedModel) -> bool {
     Judge::of(model, OPENAI).is_ok() || Judge::of(model, MISTRAL).is_ok()
 }
 
-type Parse = fn(&str, &ServedModel) -> Result<ModerationCall, ApiError>;
+type Parse = fn(&str, &ServedModel, &RequestGuard) -> Result<ModerationCall, ApiError>;
 
 async fn respond(work: Work, text: BodyText, parse: Parse) -> Result<Response, ApiError> {
-    let Work { state, model, in_flight: _in_flight, request_id, deadline, share, dialect } = work;
+    let Work { state, model, in_flight: _in_flight, request_id, terms, share, dialect } = work;
     let dialect = dialect.unwrap_or(Dialect::OpenAi);
     let categories = match dialect {
         Dialect::OpenAi => OPENAI,
@@ -75,16 +76,16 @@ async fn respond(work: Work, text: BodyText, parse: Parse) -> Result<Response, A
     // Every text is written into a prompt per category.
     let cost = text.len().saturating_mul(categories.len());
     let (model_name, mut scheduling, judge, rounds) = {
-        let model = Arc::clone(&model);
+        let (model, guard) = (Arc::clone(&model), terms.guard);
         let questions = move || {
-            let call = parse(&text, &model)?;
+            let call = parse(&text, &model, &guard)?;
             let judge = Judge::of(&model, categories)?;
             let rounds = judge.questions(&call, categories, &model)?;
             Ok::<_, ApiError>((call.model_name, call.scheduling, judge, rounds))
         };
         off_thread(&state, cost, questions).await?
     };
-    scheduling.deadline = Some(deadline);
+    scheduling.deadline = Some(terms.deadline);
     share.apply(&mut scheduling);
     let mut values = Vec::new();
     for questions in &rounds {

@@ -19,6 +19,7 @@ use super::{
     access::{self, Caller},
     dialect::Dialect,
     error::ApiError,
+    guard::{RequestGuard, Terms},
     params::{Scheduling, is_request_id},
     state::{AppState, InFlight, ServedModel},
 };
@@ -49,8 +50,8 @@ pub(super) struct Work {
     pub(super) request_id: String,
     /// Whose API the request's head shows it is written for, if it shows it.
     pub(super) dialect: Option<Dialect>,
-    /// When the request must be finished.
-    pub(super) deadline: Instant,
+    /// When it must be answered, and what may be said.
+    pub(super) terms: Terms,
     /// Whose it is, and does somebody wait for the answer?
     pub(super) share: Share,
 }
@@ -77,11 +78,17 @@ impl Work {
     fn admitted(state: AppState, in_flight: InFlight, parts: &Parts) -> Result<Self, ApiError> {
         let background = parts.extensions.get::<Background>();
         let principal = parts.extensions.get::<Caller>().and_then(|caller| caller.principal.as_ref());
+        let model = state.model()?;
+        let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
         Ok(Self {
-            model: state.model()?,
             in_flight,
             request_id: parts.extensions.get::<RequestId>().map_or_else(new_id, |id| id.0.clone()),
-            deadline: background.map_or_else(|| Instant::now() + state.limits().request_timeout, |line| line.deadline),
+            terms: Terms {
+                deadline: background
+                    .map_or_else(|| Instant::now() + state.limits().request_timeout, |line| line.deadline),
+                guard: RequestGuard::new(&state, model.name(), route),
+            },
+            model,
             share: Share {
                 precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
                 cache_group: principal.map_or(state.cache_group(), |principal| &principal.place.cache_group).to_owned(),
@@ -93,14 +100,15 @@ impl Work {
         })
     }
 
-    /// Leave for a request that nobody waits for: it takes no place from those of clients.
-    pub(super) fn in_background(state: &AppState, deadline: Instant) -> Result<Self, ApiError> {
+    /// Leave for a request to a route that nobody waits for: it takes no place from those of clients.
+    pub(super) fn in_background(state: &AppState, route: &str, deadline: Instant) -> Result<Self, ApiError> {
+        let model = state.model()?;
         Ok(Self {
-            model: state.model()?,
+            terms: Terms { deadline, guard: RequestGuard::new(state, model.name(), route) },
+            model,
             in_flight: state.admit_line(),
             request_id: new_id(),
             dialect: None,
-            deadline,
             share: Share { precedence: Precedence::Background, cache_group: state.cache_group().to_owned() },
             state: state.clone(),
         })

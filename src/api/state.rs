@@ -208,12 +208,12 @@ impl AppState {
     /// The same for those alone who are let in, each tenant's data apart. What tenants have stored before is opened.
     pub fn governed(limits: HttpLimits, stores: Stores, governance: Governance) -> Result<Self, StoreError> {
         let state = Self::build(limits, stores.of_default()?, stores, governance);
-        state.inner.tenancies.open_all()?;
+        state.inner.tenancies.open_all(&state.inner.governance)?;
         Ok(state)
     }
 
     fn build(limits: HttpLimits, store: Store, stores: Stores, governance: Governance) -> Self {
-        let tenancy = Arc::new(Tenancy::new(store, format!("tenant {DEFAULT_TENANT}")));
+        let tenancy = Arc::new(Tenancy::new(DEFAULT_TENANT.to_owned(), store, format!("tenant {DEFAULT_TENANT}")));
         let [slots, storage_slots, follower_slots] = [(); 3].map(|()| Arc::new(Semaphore::new(limits.max_requests)));
         let body_pieces = (limits.all_bodies_bytes / BODY_PIECE_BYTES).min(Semaphore::MAX_PERMITS);
         let inner = Inner {
@@ -321,6 +321,11 @@ impl AppState {
     /// Who shares cached prefixes with its tenant: everybody, if it does not matter who asks.
     pub(super) fn cache_group(&self) -> &str {
         &self.tenancy.cache_group
+    }
+
+    /// Its tenant's name.
+    pub(super) fn tenant(&self) -> &str {
+        &self.tenancy.name
     }
 
     /// Who may ask.

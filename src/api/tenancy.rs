@@ -11,12 +11,13 @@ use tokio::sync::{Notify, mpsc};
 
 use super::responses::Streams;
 use crate::{
-    governance::{DEFAULT_TENANT, Principal},
+    governance::{DEFAULT_TENANT, Governance, Place, Principal},
     store::{Store, StoreError, Stores},
 };
 
 /// A tenant's own part of the server.
 pub(super) struct Tenancy {
+    pub(super) name: String,
     pub(super) store: Store,
     /// Rings when there is a batch to begin or to cancel.
     pub(super) batches_changed: Notify,
@@ -29,8 +30,9 @@ pub(super) struct Tenancy {
 }
 
 impl Tenancy {
-    pub(super) fn new(store: Store, cache_group: String) -> Self {
+    pub(super) fn new(name: String, store: Store, cache_group: String) -> Self {
         Self {
+            name,
             store,
             batches_changed: Notify::new(),
             responses_changed: Notify::new(),
@@ -64,17 +66,18 @@ impl Tenancies {
         if let Some(open) = self.open().get(&principal.place.id) {
             return Ok(Arc::clone(open));
         }
-        let (tenancies, place) = (Arc::clone(self), principal.place.clone());
-        let opening = tokio::task::spawn_blocking(move || tenancies.open_store(&place.id, place.cache_group));
+        let (tenancies, name, place) = (Arc::clone(self), principal.tenant.clone(), principal.place.clone());
+        let opening = tokio::task::spawn_blocking(move || tenancies.open_store(name, place));
         opening.await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Opens those that have stored something before, so that what they have left to be done is done, and what is past its
     /// time is deleted, also that of tenants that are there no more. Requests of the latter would share prefixes with nobody.
-    pub(super) fn open_all(&self) -> Result<(), StoreError> {
+    pub(super) fn open_all(&self, governance: &Governance) -> Result<(), StoreError> {
         for id in self.stores.tenants()? {
+            let name = governance.tenant_at(&id).map_err(|_| StoreError::Closed)?.unwrap_or_else(|| id.clone());
             let cache_group = format!("tenant {id}");
-            self.open_store(&id, cache_group)?;
+            self.open_store(name, Place { id, cache_group })?;
         }
         Ok(())
     }
@@ -90,13 +93,13 @@ impl Tenancies {
     }
 
     /// Others wait, as two could not open one store.
-    fn open_store(&self, tenant: &str, cache_group: String) -> Result<Arc<Tenancy>, StoreError> {
+    fn open_store(&self, name: String, Place { id, cache_group }: Place) -> Result<Arc<Tenancy>, StoreError> {
         let mut open = self.open();
-        if let Some(open) = open.get(tenant) {
+        if let Some(open) = open.get(&id) {
             return Ok(Arc::clone(open));
         }
-        let opened = Arc::new(Tenancy::new(self.stores.of(tenant)?, cache_group));
-        open.insert(tenant.to_owned(), Arc::clone(&opened));
+        let opened = Arc::new(Tenancy::new(name, self.stores.of(&id)?, cache_group));
+        open.insert(id, Arc::clone(&opened));
         // Nobody takes them where nothing is worked on in the background.
         let _ = self.opened.send(Arc::clone(&opened));
         Ok(opened)

@@ -3,13 +3,12 @@
 //! Main type: [`TextOptions`]. Texts get the tokens around them that the checkpoint's tokenizer puts there
 //! ([`Codec::ends`](crate::prompt::Codec::ends)); lists of token ids are taken as they are.
 
-use std::time::Instant;
-
 use serde_json::Value;
 
 use super::{
     body::{Fields, as_token_ids, wrong},
     error::ApiError,
+    guard::{RequestGuard, Terms},
     params::{Scheduling, Side, Truncation, drop_metadata, take_request_id, take_scheduling},
     state::ServedModel,
 };
@@ -18,8 +17,8 @@ use super::{
 pub(super) const MAX_INPUTS: usize = 2048;
 
 /// How texts become tokens, and when they are computed.
-#[derive(Debug)]
 pub(super) struct TextOptions {
+    guard: RequestGuard,
     add_special_tokens: bool,
     truncation: Option<Truncation>,
     pub(super) scheduling: Scheduling,
@@ -27,14 +26,15 @@ pub(super) struct TextOptions {
 }
 
 impl TextOptions {
-    /// Takes the fields; the answer must be there by `deadline`. Labels are checked and dropped.
-    pub(super) fn take(fields: &mut Fields, deadline: Instant) -> Result<Self, ApiError> {
+    /// Takes the fields; labels are checked and dropped.
+    pub(super) fn take(fields: &mut Fields, terms: &Terms) -> Result<Self, ApiError> {
         fields.string("user")?;
         drop_metadata(fields)?;
         let mut scheduling = take_scheduling(fields)?;
-        scheduling.deadline = Some(deadline);
+        scheduling.deadline = Some(terms.deadline);
         let request_id = take_request_id(fields)?;
         Ok(Self {
+            guard: terms.guard.clone(),
             add_special_tokens: fields.flag("add_special_tokens")?.unwrap_or(true),
             // The beginning of a text says most about it.
             truncation: Truncation::take_or(fields, Side::Right)?,
@@ -47,7 +47,7 @@ impl TextOptions {
     pub(super) fn encode(&self, text: &str, path: &str, model: &ServedModel) -> Result<Vec<u32>, ApiError> {
         let [bos, eos] = if self.add_special_tokens { model.codec.ends() } else { [None, None] };
         let around = usize::from(bos.is_some()) + usize::from(eos.is_some());
-        let mut ids = model.codec.encode_text(text, false);
+        let mut ids = model.codec.encode_text(&self.guard.text(text)?, false);
         if let Some(truncation) = self.truncation {
             truncation.cut_around(&mut ids, longest(model), around);
         }
@@ -57,6 +57,7 @@ impl TextOptions {
 
     /// Tokens that came as such.
     fn cut(&self, mut ids: Vec<u32>, path: &str, model: &ServedModel) -> Result<Vec<u32>, ApiError> {
+        self.guard.check_ids(path)?;
         if let Some(truncation) = self.truncation {
             truncation.cut(&mut ids, longest(model));
         }

@@ -135,11 +135,11 @@ impl TurnRequest {
     /// Checks the request and writes its prompt, away from the threads that serve connections if that takes long.
     pub(super) async fn prepare(self, work: &Work) -> Result<Turn, ApiError> {
         let Self { body, names, dialect } = self;
-        let (model, deadline) = (Arc::clone(&work.model), work.deadline);
+        let (model, terms) = (Arc::clone(&work.model), work.terms.clone());
         let text = Value::Object(body).to_string();
         let cost = parsing_cost(&text);
         let parsed = move || {
-            let call = ChatCall::parse(&text, Some(Dialect::OpenAi), &model, deadline);
+            let call = ChatCall::parse(&text, Some(Dialect::OpenAi), &model, &terms);
             match call {
                 Ok(call) => Ok(Turn { call, model, names, dialect }),
                 Err(refusal) => Err(names.translated(refusal.into_error())),

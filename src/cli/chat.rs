@@ -26,7 +26,7 @@ use super::{
     locate::Network,
 };
 use crate::{
-    api::{ServedModel, generation::Job},
+    api::{AnswerGuard, ServedModel, generation::Job},
     config::{Args, Config, EngineArgs, ModelArgs},
     prompt::{Content, Message},
     telemetry::logs::LogStyle,
@@ -148,7 +148,13 @@ impl Conversation<'_> {
         let messages = system.into_iter().chain(self.exchanges.iter().cloned()).chain([user]);
         let prompt = self.model.codec.encode_chat_prompt(&chat_request(messages.collect()))?;
         let format = answer::message_format(prompt.n_continued);
-        let job = Job { prompt_ids: prompt.ids, params: self.sampling.params(self.model)?, format, constraint: None };
+        let job = Job {
+            prompt_ids: prompt.ids,
+            params: self.sampling.params(self.model)?,
+            format,
+            constraint: None,
+            guard: AnswerGuard::default(),
+        };
         tokio::select! {
             answer = answer::write(self.model, &job) => {
                 let answer = answer?;

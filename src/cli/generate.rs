@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{
-        ServedModel,
+        AnswerGuard, ServedModel,
         generation::{Job, OutputFormat},
     },
     config::{Args, Config, EngineArgs, ModelArgs},
@@ -71,14 +71,20 @@ impl GenerateArgs {
         let params = self.sampling.params(model)?;
         if self.raw {
             let prompt_ids = model.codec.encode_text(&prompt, true);
-            return Ok(Job { prompt_ids, params, format: OutputFormat::Text, constraint: None });
+            return Ok(Job {
+                prompt_ids,
+                params,
+                format: OutputFormat::Text,
+                constraint: None,
+                guard: AnswerGuard::default(),
+            });
         }
         let system = self.system.clone().map(|text| Message::System { content: Content::Text(text) });
         let user = Message::User { content: Content::Text(prompt) };
         let request = chat_request(system.into_iter().chain([user]).collect());
         let prompt = model.codec.encode_chat_prompt(&request).context("with --raw no chat format is needed")?;
         let format = answer::message_format(prompt.n_continued);
-        Ok(Job { prompt_ids: prompt.ids, params, format, constraint: None })
+        Ok(Job { prompt_ids: prompt.ids, params, format, constraint: None, guard: AnswerGuard::default() })
     }
 }
 

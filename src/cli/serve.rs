@@ -4,7 +4,7 @@
 //! `/health/live` answers, requests are served. SIGTERM or SIGINT lets running requests finish within
 //! `drain_timeout`; if some are cut then, the exit code is 1. A second signal ends the process at once.
 
-use std::{net::SocketAddr, process};
+use std::{net::SocketAddr, path::Path, process};
 
 use anyhow::{Context, Result, bail};
 use tokio::{
@@ -13,12 +13,12 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{data, issuers, loading, locate::Network, policy};
+use super::{data, error::UsageError, issuers, loading, locate::Network, policy};
 use crate::{
     api::{self, AppState, Drained, HttpLimits, ServedModel, StorageLimits},
     config::{AccessArgs, Args, Config, ConfigError, EngineArgs, HttpArgs, ModelArgs, StorageArgs},
     engine::EngineConfig,
-    governance::{Governance, policy::Policies},
+    governance::{Governance, GuardrailFile},
     telemetry::logs::LogStyle,
     types::Pooling,
 };
@@ -71,8 +71,9 @@ async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) ->
     let (stores, governance) = (data::stores(&config.storage)?, data::governance(&config.storage.place)?);
     let governance = governance
         .with_policies(policy::load(config.access.policy_dir.as_deref())?)
-        .with_issuers(issuers::open(config)?);
-    reload_policies(governance.policies().clone())?;
+        .with_issuers(issuers::open(config)?)
+        .with_guardrails(guardrails(config.access.guardrails.as_deref())?);
+    reload_rules(&governance)?;
     let let_in = check_openness(config, &governance)?;
     let state = AppState::governed(http_limits(config), stores, governance)
         .with_context(|| data::cannot_store(&config.storage))?;
@@ -142,14 +143,25 @@ fn check_openness(config: &Config, governance: &Governance) -> Result<&'static s
     Err(ConfigError::Unfit { key: "bind", value: bind.to_string(), reason: reason.to_owned() }.into())
 }
 
-/// Reads policies again at every SIGHUP.
-fn reload_policies(policies: Policies) -> Result<()> {
+/// Those of a file, if there is one.
+fn guardrails(file: Option<&Path>) -> Result<GuardrailFile> {
+    let opened = file.map_or_else(|| Ok(GuardrailFile::default()), GuardrailFile::open);
+    Ok(opened.map_err(|error| UsageError(format!("guardrails: {error}")))?)
+}
+
+/// Reads policies and guardrails again at every SIGHUP.
+fn reload_rules(governance: &Governance) -> Result<()> {
+    let (policies, guardrails) = (governance.policies().clone(), governance.guardrails().clone());
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             match policies.reload() {
                 Ok(()) => tracing::info!(digest = policies.digest(), "the policies were read again"),
                 Err(error) => tracing::error!(%error, "the policies are wrong, so those from before go on to apply"),
+            }
+            match guardrails.reload() {
+                Ok(()) => tracing::info!("the guardrails were read again"),
+                Err(error) => tracing::error!(%error, "the guardrails are wrong, so those from before go on to apply"),
             }
         }
     });

@@ -193,6 +193,9 @@ pub struct AccessArgs {
     /// Directory of Cedar policies (*.cedar) that say who may do what [default: the built-in ones, see `policy show`]
     #[arg(long, env = "TRAMONTANE_POLICY_DIR", hide_env = true, value_name = "DIR")]
     pub policy_dir: Option<String>,
+    /// TOML file of guardrails that check what clients send and what is answered (docs/guardrails.md) [default: none]
+    #[arg(long, env = "TRAMONTANE_GUARDRAILS", hide_env = true, value_name = "FILE")]
+    pub guardrails: Option<String>,
 }
 
 /// Logs and the configuration itself; every subcommand has these.

@@ -346,6 +346,11 @@ impl Known {
         self.tenants.get(tenant)
     }
 
+    /// The tenant whose data is at a place.
+    pub(super) fn tenant_at(&self, id: &str) -> Option<&str> {
+        self.tenants.iter().find(|(_, place)| place.id == id).map(|(name, _)| name.as_str())
+    }
+
     pub(super) fn authenticate(&self, token: &str, now: u64) -> Result<Arc<Principal>, Refusal> {
         let known = self.keys.get(&hash(token)).ok_or(Refusal::UnknownKey)?;
         match known.key.state(now) {

@@ -1,4 +1,4 @@
-//! Who may ask what: tenants, API keys, policies.
+//! Who may ask what, and what may be said: tenants, API keys, policies, guardrails.
 //!
 //! [`Governance`] is the seam: a credential goes in, a [`Principal`] or the reason for none comes out; a principal and what it
 //! wants go in, and a [`Decision`] comes out. Its state is one
@@ -10,6 +10,8 @@
 
 mod database;
 mod error;
+mod guardrail_file;
+pub mod guardrails;
 mod identity;
 mod issuers;
 pub mod jwt;
@@ -34,6 +36,7 @@ use self::{
 };
 pub use self::{
     error::{GovernanceError, Refusal},
+    guardrail_file::{GuardrailFile, GuardrailFileError},
     identity::{Principal, Role, Source},
     issuers::{FetchKeys, Issuers},
     keys::{CreatedKey, Key, KeyState, NewKey},
@@ -49,6 +52,7 @@ pub struct Governance {
     inner: Arc<Inner>,
     policies: Policies,
     issuers: Arc<Issuers>,
+    guardrails: GuardrailFile,
 }
 
 struct Inner {
@@ -78,6 +82,16 @@ impl Governance {
         Self { issuers: Arc::new(issuers), ..self }
     }
 
+    /// The same with guardrails over what is said.
+    pub fn with_guardrails(self, guardrails: GuardrailFile) -> Self {
+        Self { guardrails, ..self }
+    }
+
+    /// What checks requests and answers.
+    pub fn guardrails(&self) -> &GuardrailFile {
+        &self.guardrails
+    }
+
     /// What decides who may do what.
     pub fn policies(&self) -> &Policies {
         &self.policies
@@ -86,6 +100,11 @@ impl Governance {
     /// Where a tenant's data is.
     pub fn place(&self, tenant: &str) -> Result<Option<Place>, GovernanceError> {
         Ok(self.look()?.place(tenant).cloned())
+    }
+
+    /// The tenant whose data is at a place.
+    pub fn tenant_at(&self, place: &str) -> Result<Option<String>, GovernanceError> {
+        Ok(self.look()?.tenant_at(place).map(str::to_owned))
     }
 
     /// May a principal do this?
@@ -138,7 +157,8 @@ impl Governance {
     fn prepare(connection: Connection) -> Result<Self, GovernanceError> {
         let known = Known::read(&connection, None)?;
         let inner = Inner { database: Mutex::new(connection), known: RwLock::new(Arc::new(known)) };
-        Ok(Self { inner: Arc::new(inner), policies: Policies::built_in()?, issuers: Arc::default() })
+        let guardrails = GuardrailFile::default();
+        Ok(Self { inner: Arc::new(inner), policies: Policies::built_in()?, issuers: Arc::default(), guardrails })
     }
 
     /// Keys and tenants as they are now, whoever changed them last.

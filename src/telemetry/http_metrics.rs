@@ -9,6 +9,13 @@ use super::metrics::render;
 pub struct HttpMetrics {
     registry: Registry,
     requests: IntCounterVec,
+    guardrails: GuardrailMetrics,
+}
+
+/// What guardrails found. Cheap to clone; all clones count together.
+#[derive(Clone, Debug)]
+pub struct GuardrailMetrics {
+    findings: IntCounterVec,
 }
 
 impl Default for HttpMetrics {
@@ -17,7 +24,18 @@ impl Default for HttpMetrics {
         let registry = Registry::new();
         let requests = IntCounterVec::new(opts, &["route", "status"]).expect("a valid metric name");
         registry.register(Box::new(requests.clone())).expect("the registry is empty");
-        Self { registry, requests }
+        let opts = Opts::new("tramontane:guardrail_findings_total", "What guardrails found, in requests and answers.");
+        let findings = IntCounterVec::new(opts, &["guardrail", "detector", "action", "stage"]);
+        let guardrails = GuardrailMetrics { findings: findings.expect("a valid metric name") };
+        registry.register(Box::new(guardrails.findings.clone())).expect("another name");
+        Self { registry, requests, guardrails }
+    }
+}
+
+impl GuardrailMetrics {
+    /// Something was found. All four are names of the operator's file or of ours, never a client's text.
+    pub fn found(&self, guardrail: &str, detector: &str, action: &str, stage: &str) {
+        self.findings.with_label_values(&[guardrail, detector, action, stage]).inc();
     }
 }
 
@@ -25,6 +43,11 @@ impl HttpMetrics {
     /// The head of a response was made. `route` is a path template of the router, never a client's path.
     pub fn answered(&self, route: &str, status: u16) {
         self.requests.with_label_values(&[route, &status.to_string()]).inc();
+    }
+
+    /// Where findings of guardrails are counted.
+    pub fn guardrails(&self) -> &GuardrailMetrics {
+        &self.guardrails
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.

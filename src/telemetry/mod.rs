@@ -4,5 +4,5 @@ mod http_metrics;
 pub mod logs;
 mod metrics;
 
-pub use http_metrics::HttpMetrics;
+pub use http_metrics::{GuardrailMetrics, HttpMetrics};
 pub use metrics::{EngineMetrics, RequestTimings};

@@ -18,6 +18,7 @@ mod fields;
 mod files;
 mod fim;
 mod following;
+mod guardrails;
 mod handoffs;
 mod http2;
 mod isolation;

@@ -40,13 +40,13 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
     let agent = agent.map_err(named_by(AGENT_ID)).map_err(refused)?;
     let settings = Definition::of(&agent.definition).map_err(refused)?.body.settings;
     let cost = cost.max(parsing_cost(&agent.definition.body));
-    let (model, deadline) = (Arc::clone(&work.model), work.deadline);
+    let (model, terms) = (Arc::clone(&work.model), work.terms.clone());
     let call = off_thread(&work.state, cost, move || {
         let body = merged(&text, &settings)?;
-        chat::parse(&body, &model, deadline).map_err(|error| {
+        chat::parse(&body, &model, &terms).map_err(|error| {
             // The request's own mistakes are told by the places that its author knows.
             let plain = Settings { instructions: None, completion_args: serde_json::Map::new(), ..settings };
-            match merged(&text, &plain).and_then(|body| chat::parse(&body, &model, deadline)) {
+            match merged(&text, &plain).and_then(|body| chat::parse(&body, &model, &terms)) {
                 Err(own) => own,
                 Ok(_) => ApiError::invalid(AGENT_ID, format!("With the settings of the agent: {error}")),
             }

@@ -2,7 +2,7 @@
 //!
 //! The body becomes a [`ChatCall`], whose job reads the answer as plain text: there are no roles, tools or thoughts.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use axum::response::Response;
 use serde_json::Value;
@@ -21,6 +21,7 @@ use crate::{
         fields,
         form::{parsing_cost, take_content_form},
         generation::{Job, OutputFormat},
+        guard::Terms,
         params::{GenerationParams, ResponseOptions, Truncation, take_labels, take_model},
         request::{Work, off_thread},
         state::ServedModel,
@@ -30,19 +31,19 @@ use crate::{
 
 /// Fills a gap, at once or as a stream.
 pub(in crate::api) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, Refusal> {
-    let (cost, model, deadline) = (parsing_cost(&text), Arc::clone(&work.model), work.deadline);
-    let parsed = move || parse(&text, &model, deadline).map_err(|error| Dialect::Mistral.refuse(error));
+    let (cost, model, terms) = (parsing_cost(&text), Arc::clone(&work.model), work.terms.clone());
+    let parsed = move || parse(&text, &model, &terms).map_err(|error| Dialect::Mistral.refuse(error));
     let mut call = off_thread(&work.state, cost, parsed).await?;
     work.share.apply(&mut call.job.params.scheduling);
     respond(work, call).await
 }
 
-fn parse(text: &str, model: &ServedModel, deadline: Instant) -> Result<ChatCall, ApiError> {
+fn parse(text: &str, model: &ServedModel, terms: &Terms) -> Result<ChatCall, ApiError> {
     let mut fields = Fields::parse(text, &fields::FIM)?;
     let model_name = take_model(&mut fields, model)?;
     let mut params = GenerationParams::take(&mut fields, &model.defaults, &model.codec)?;
     params.logprobs = take_logprobs(&mut fields)?;
-    params.scheduling.deadline = Some(deadline);
+    params.scheduling.deadline = Some(terms.deadline);
     check_max_tokens(&params)?;
     let options = ResponseOptions::take(&mut fields)?.in_dialect(Dialect::Mistral);
     check_prompt_logprobs(&params, &options)?;
@@ -53,12 +54,16 @@ fn parse(text: &str, model: &ServedModel, deadline: Instant) -> Result<ChatCall,
     take_labels(&mut fields)?;
     fields.finish()?;
 
-    let mut prompt_ids = model.codec.encode_fim(&prompt, suffix.as_deref()).map_err(no_gap)?;
+    let sent: Vec<&str> = std::iter::once(&*prompt).chain(suffix.as_deref()).collect();
+    let (checked, guard) = terms.guard.texts(&sent)?;
+    guard.check_raw(params.logprobs.is_some(), options.return_token_ids)?;
+    let prompt = checked.first().map_or(&*prompt, AsRef::as_ref);
+    let mut prompt_ids = model.codec.encode_fim(prompt, checked.get(1).map(AsRef::as_ref)).map_err(no_gap)?;
     if let Some(truncation) = truncation {
         truncation.apply(&mut prompt_ids, model, params.stopping.max_tokens);
     }
     let constraint = model.constraint(&form, &[])?;
-    let job = Job { prompt_ids, params, format: OutputFormat::Text, constraint };
+    let job = Job { prompt_ids, params, format: OutputFormat::Text, constraint, guard };
     let (dialect, beginning) = (Dialect::Mistral, Beginning::default());
     Ok(ChatCall { model_name, job, options, include_reasoning: true, dialect, beginning })
 }

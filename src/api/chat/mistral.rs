@@ -6,7 +6,10 @@
 
 use serde::Serialize;
 
-use crate::prompt::{Chunk, Codec, Content, Message, OutputEvent, SpecialTokens, ToolsOffered};
+use crate::{
+    api::AnswerGuard,
+    prompt::{Chunk, Codec, Content, Message, OutputEvent, SpecialTokens, ToolsOffered},
+};
 
 /// What `safe_prompt` puts in front of a conversation: <https://docs.mistral.ai/deprecated/safe_prompt>.
 const SAFETY_PROMPT: &str = "Always assist with care, respect, and truth. Respond with utmost utility yet securely. Avoid \
@@ -71,6 +74,11 @@ impl Beginning {
             }
         }
         beginning
+    }
+
+    /// The same as the client has sent it.
+    pub(super) fn restored(self, guard: &AnswerGuard) -> Self {
+        Self { reasoning: guard.restore(self.reasoning), content: guard.restore(self.content) }
     }
 }
 

@@ -1,7 +1,5 @@
 //! The body of a chat request -> a checked job.
 
-use std::time::Instant;
-
 use super::tool_choice::CallWishes;
 use crate::api::{
     body::{Fields, wrong},
@@ -15,6 +13,7 @@ use crate::api::{
     fields,
     form::take_content_form,
     generation::{Finish, Job, OutputFormat},
+    guard::Terms,
     params::{GenerationParams, MAX_LOGPROBS, ResponseOptions, Truncation, take_labels, take_model},
     state::ServedModel,
 };
@@ -37,21 +36,21 @@ pub(in crate::api) struct ChatCall {
 }
 
 impl ChatCall {
-    /// Reads a body; the answer must be there by `deadline`. `head` is the dialect if the request's head shows it.
+    /// Reads a body. `head` is the dialect if the request's head shows it.
     pub(in crate::api) fn parse(
         text: &str,
         head: Option<Dialect>,
         model: &ServedModel,
-        deadline: Instant,
+        terms: &Terms,
     ) -> Result<Self, Refusal> {
         let fields = Fields::parse(text, &fields::CHAT)?;
         let dialect = Dialect::of_chat(head, &fields);
-        Self::read(text, fields, dialect, model, deadline).map_err(|error| dialect.refuse(error))
+        Self::read(text, fields, dialect, model, terms).map_err(|error| dialect.refuse(error))
     }
 
     /// Reads a body that is known to be in Mistral's dialect.
-    pub(super) fn parse_mistral(text: &str, model: &ServedModel, deadline: Instant) -> Result<Self, ApiError> {
-        Self::read(text, Fields::parse(text, &fields::CHAT)?, Dialect::Mistral, model, deadline)
+    pub(super) fn parse_mistral(text: &str, model: &ServedModel, terms: &Terms) -> Result<Self, ApiError> {
+        Self::read(text, Fields::parse(text, &fields::CHAT)?, Dialect::Mistral, model, terms)
     }
 
     fn read(
@@ -59,7 +58,7 @@ impl ChatCall {
         mut fields: Fields,
         dialect: Dialect,
         model: &ServedModel,
-        deadline: Instant,
+        terms: &Terms,
     ) -> Result<Self, ApiError> {
         let model_name = take_model(&mut fields, model)?;
         check_conversation(fields.peek("messages"), fields.peek("tools"))?;
@@ -68,7 +67,7 @@ impl ChatCall {
         let mut params = GenerationParams::take(&mut fields, &model.defaults, &model.codec)?;
         params.logprobs = take_logprobs(&mut fields)?;
         params.prediction = take_prediction(&mut fields, model)?;
-        params.scheduling.deadline = Some(deadline);
+        params.scheduling.deadline = Some(terms.deadline);
         check_max_tokens(&params)?;
         check_generation_prompt(&mut fields)?;
         let options = ResponseOptions::take(&mut fields)?.in_dialect(dialect);
@@ -80,7 +79,9 @@ impl ChatCall {
         fields.forget(PROMPT_FIELDS);
         fields.finish()?;
 
-        let chat = chat_request(text, &model_name, calls.tools_offered(), &model.codec)?;
+        let mut chat = chat_request(text, &model_name, calls.tools_offered(), &model.codec)?;
+        let guard = terms.guard.chat(&mut chat)?;
+        guard.check_raw(params.logprobs.is_some(), options.return_token_ids)?;
         let tools = if chat.tools.is_empty() { ToolsOffered::No } else { ToolsOffered::Yes };
         let form = calls.form(content, &chat)?;
         if form.binds() && !params.prediction.is_empty() {
@@ -93,13 +94,15 @@ impl ChatCall {
         let constraint = model.constraint(&form, &ids[ids.len() - n_continued..])?;
         let beginning = match dialect {
             Dialect::OpenAi => Beginning::default(),
-            Dialect::Mistral => Beginning::of(&ids[ids.len() - n_continued..], &model.codec, params.special_tokens),
+            Dialect::Mistral => {
+                Beginning::of(&ids[ids.len() - n_continued..], &model.codec, params.special_tokens).restored(&guard)
+            }
         };
         if let Some(truncation) = truncation {
             truncation.apply(&mut ids, model, params.stopping.max_tokens);
         }
         let format = OutputFormat::Message { tools, n_continued };
-        let job = Job { prompt_ids: ids, params, format, constraint };
+        let job = Job { prompt_ids: ids, params, format, constraint, guard };
         Ok(Self { model_name, job, options, include_reasoning, dialect, beginning })
     }
 
@@ -107,7 +110,7 @@ impl ChatCall {
     pub(super) fn finish_reason(&self, finish: Finish) -> &'static str {
         match (self.dialect, finish) {
             (Dialect::Mistral, Finish::Length) if self.job.params.stopping.max_tokens.is_none() => "model_length",
-            (Dialect::OpenAi | Dialect::Mistral, Finish::Stop | Finish::Length | Finish::ToolCalls) => finish.as_str(),
+            (Dialect::OpenAi | Dialect::Mistral, finish) => finish.as_str(),
         }
     }
 }

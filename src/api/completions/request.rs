@@ -1,16 +1,16 @@
 //! The body of a completion request -> checked jobs, one per prompt.
 
-use std::time::Instant;
-
 use serde_json::Value;
 
 use crate::api::{
+    AnswerGuard,
     body::{Fields, as_token_ids, wrong},
     chat::check_prompt_logprobs,
     error::ApiError,
     fields,
     form::take_content_form,
     generation::{Job, OutputFormat},
+    guard::{RequestGuard, Terms},
     params::{GenerationParams, MAX_CHOICES, MAX_LOGPROBS, ResponseOptions, Truncation, take_labels, take_model},
     state::ServedModel,
 };
@@ -32,13 +32,13 @@ pub(super) struct CompletionCall {
 }
 
 impl CompletionCall {
-    /// Reads a body; the answer must be there by `deadline`.
-    pub(super) fn parse(text: &str, model: &ServedModel, deadline: Instant) -> Result<Self, ApiError> {
+    /// Reads a body.
+    pub(super) fn parse(text: &str, model: &ServedModel, terms: &Terms) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(text, &fields::COMPLETIONS)?;
         let model_name = take_model(&mut fields, model)?;
         let mut params = GenerationParams::take(&mut fields, &model.defaults, &model.codec)?;
         params.logprobs = fields.count("logprobs", 0..=MAX_LOGPROBS)?;
-        params.scheduling.deadline = Some(deadline);
+        params.scheduling.deadline = Some(terms.deadline);
         check_best_of(&mut fields, params.n)?;
         let options = ResponseOptions::take(&mut fields)?;
         check_prompt_logprobs(&params, &options)?;
@@ -51,17 +51,21 @@ impl CompletionCall {
             params.prompt_logprobs = params.prompt_logprobs.max(params.logprobs);
         }
         let form = AnswerForm { content: take_content_form(&mut fields, text)?, calls: None };
-        let prompts = take_prompts(&mut fields, model, &params)?;
+        let prompts = take_prompts(&mut fields, model, &params, &terms.guard)?;
+        for prompt in &prompts {
+            prompt.guard.check_raw(params.logprobs.is_some(), options.return_token_ids)?;
+        }
         take_labels(&mut fields)?;
         fields.finish()?;
         let logprobs = params.logprobs;
         let n = params.n;
         let constraint = model.constraint(&form, &[])?;
-        let job = |prompt_ids| Job {
-            prompt_ids,
+        let job = |Prompt { ids, guard }| Job {
+            prompt_ids: ids,
             params: params.clone(),
             format: OutputFormat::Text,
             constraint: constraint.clone(),
+            guard,
         };
         let jobs = prompts.into_iter().map(job).collect();
         Ok(Self { model_name, jobs, n, options, echo, logprobs, show_prompt_logprobs })
@@ -84,23 +88,24 @@ fn take_prompts(
     fields: &mut Fields,
     model: &ServedModel,
     params: &GenerationParams,
-) -> Result<Vec<Vec<u32>>, ApiError> {
+    guard: &RequestGuard,
+) -> Result<Vec<Prompt>, ApiError> {
     let add_bos = fields.flag("add_special_tokens")?.unwrap_or(true);
     let truncation = Truncation::take(fields)?;
     let suffix = fields.string("suffix")?;
     let Some(prompt) = fields.take("prompt") else { return Err(wrong("prompt", EXPECTED_PROMPT, &Value::Null)) };
     let mut prompts = match suffix {
         Some(suffix) => match prompt.as_str() {
-            Some(prompt) => vec![model.codec.encode_fim(prompt, Some(&suffix)).map_err(no_suffix)?],
+            Some(prompt) => vec![Prompt::of_gap(prompt, &suffix, model, guard)?],
             None => return Err(wrong("prompt", "one text, as there is a `suffix`", &prompt)),
         },
-        None => encode(&prompt, model, add_bos)?,
+        None => encode(&prompt, guard, model, add_bos)?,
     };
     if prompts.is_empty() || prompts.len() * params.n > MAX_CHOICES {
         let message = format!("`prompt` must be 1 to {} prompts, got {}.", MAX_CHOICES / params.n, prompts.len());
         return Err(ApiError::invalid("prompt", message));
     }
-    for ids in &mut prompts {
+    for Prompt { ids, .. } in &mut prompts {
         if let Some(truncation) = truncation {
             truncation.apply(ids, model, params.stopping.max_tokens);
         }
@@ -113,17 +118,44 @@ fn take_prompts(
 
 const EXPECTED_PROMPT: &str = "a text, a list of texts, a list of token ids, or a list of such lists";
 
-fn encode(prompt: &Value, model: &ServedModel, add_bos: bool) -> Result<Vec<Vec<u32>>, ApiError> {
+/// Tokens, and what the answer to them passes.
+struct Prompt {
+    ids: Vec<u32>,
+    guard: AnswerGuard,
+}
+
+impl Prompt {
+    fn of_text(text: &str, guard: &RequestGuard, encode: impl Fn(&str) -> Vec<u32>) -> Result<Self, ApiError> {
+        let (checked, guard) = guard.texts(&[text])?;
+        Ok(Self { ids: encode(checked.first().map_or(text, AsRef::as_ref)), guard })
+    }
+
+    fn of_gap(prompt: &str, suffix: &str, model: &ServedModel, guard: &RequestGuard) -> Result<Self, ApiError> {
+        let (checked, guard) = guard.texts(&[prompt, suffix])?;
+        let text = |index: usize, sent: &str| checked.get(index).map_or(sent.to_owned(), |text| text.to_string());
+        let ids = model.codec.encode_fim(&text(0, prompt), Some(&text(1, suffix))).map_err(no_suffix)?;
+        Ok(Self { ids, guard })
+    }
+
+    fn of_ids(ids: &[Value], path: &str, guard: &RequestGuard, vocab_size: usize) -> Result<Self, ApiError> {
+        guard.check_ids(path)?;
+        let (_, guard) = guard.texts(&[])?; // the answer is checked all the same
+        Ok(Self { ids: as_token_ids(ids, path, vocab_size)?, guard })
+    }
+}
+
+fn encode(prompt: &Value, guard: &RequestGuard, model: &ServedModel, add_bos: bool) -> Result<Vec<Prompt>, ApiError> {
+    let of_text = |text: &str| Prompt::of_text(text, guard, |text| model.codec.encode_text(text, add_bos));
     let vocab_size = model.codec.vocab_size();
     let items = match prompt {
-        Value::String(text) => return Ok(vec![model.codec.encode_text(text, add_bos)]),
+        Value::String(text) => return Ok(vec![of_text(text)?]),
         Value::Array(items) => items,
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
             return Err(wrong("prompt", EXPECTED_PROMPT, prompt));
         }
     };
     if items.first().is_some_and(Value::is_number) {
-        return Ok(vec![as_token_ids(items, "prompt", vocab_size)?]);
+        return Ok(vec![Prompt::of_ids(items, "prompt", guard, vocab_size)?]);
     }
     if items.len() > MAX_CHOICES {
         return Err(ApiError::invalid(
@@ -132,8 +164,8 @@ fn encode(prompt: &Value, model: &ServedModel, add_bos: bool) -> Result<Vec<Vec<
         ));
     }
     let one = |(index, item): (usize, &Value)| match item {
-        Value::String(text) => Ok(model.codec.encode_text(text, add_bos)),
-        Value::Array(ids) => as_token_ids(ids, &format!("prompt[{index}]"), vocab_size),
+        Value::String(text) => of_text(text),
+        Value::Array(ids) => Prompt::of_ids(ids, &format!("prompt[{index}]"), guard, vocab_size),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
             Err(wrong(&format!("prompt[{index}]"), "a text or a list of token ids", item))
         }

@@ -64,7 +64,8 @@ fn choice(index: usize, answer: Answer, call: &CompletionCall, names: &TokenName
     let job = &call.jobs[index / call.n];
     let (mut text, mut logprobs) = if call.echo {
         let prompt_logprobs = answer.prompt_logprobs.as_deref().filter(|_| call.logprobs.is_some());
-        names.echo(&job.prompt_ids, job.params.special_tokens, prompt_logprobs)
+        let (text, logprobs) = names.echo(&job.prompt_ids, job.params.special_tokens, prompt_logprobs);
+        (job.guard.restore(text), logprobs)
     } else {
         (String::new(), CompletionLogprobs::default())
     };

@@ -57,6 +57,7 @@ impl CompletionChoices {
     fn prompt(&mut self, index: usize, logprobs: Option<&[Option<TokenLogprobs>]>) -> ChunkChoice {
         let job = &self.call.jobs[index / self.call.n];
         let (text, entries) = self.names().echo(&job.prompt_ids, job.params.special_tokens, logprobs);
+        let text = job.guard.restore(text);
         self.choices[index].echoed_chars = text.chars().count();
         ChunkChoice { index, text, logprobs: logprobs.map(|_| entries), ..ChunkChoice::default() }
     }

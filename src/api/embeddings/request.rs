@@ -1,13 +1,12 @@
 //! The body of an embedding request -> tokens of each text, and the form of the vectors.
 
-use std::time::Instant;
-
 use super::encoding::{BITS, ValueType, Vector, normalize};
 use crate::api::{
     body::{Fields, wrong},
     dialect::{Dialect, Refusal},
     error::ApiError,
     fields,
+    guard::Terms,
     params::take_model,
     state::ServedModel,
     texts::TextOptions,
@@ -15,7 +14,6 @@ use crate::api::{
 use crate::types::Pooling;
 
 /// An embedding request, checked.
-#[derive(Debug)]
 pub(super) struct EmbeddingCall {
     pub(super) model_name: String,
     pub(super) dialect: Dialect,
@@ -34,27 +32,27 @@ pub(super) struct VectorForm {
 }
 
 impl EmbeddingCall {
-    /// Reads a body; the answer must be there by `deadline`.
+    /// Reads a body.
     pub(super) fn parse(
         text: &str,
         head: Option<Dialect>,
         model: &ServedModel,
-        deadline: Instant,
+        terms: &Terms,
     ) -> Result<(Self, VectorForm), Refusal> {
         let fields = Fields::parse(text, &fields::EMBEDDINGS)?;
         let dialect = Dialect::of_embedding(head, &fields);
-        Self::read(fields, dialect, model, deadline).map_err(|error| dialect.refuse(error))
+        Self::read(fields, dialect, model, terms).map_err(|error| dialect.refuse(error))
     }
 
     fn read(
         mut fields: Fields,
         dialect: Dialect,
         model: &ServedModel,
-        deadline: Instant,
+        terms: &Terms,
     ) -> Result<(Self, VectorForm), ApiError> {
         let model_name = take_model(&mut fields, model)?;
         let form = VectorForm::take(&mut fields, model)?;
-        let options = TextOptions::take(&mut fields, deadline)?;
+        let options = TextOptions::take(&mut fields, terms)?;
         let inputs = options.take_inputs(&mut fields, "input", model)?;
         fields.finish()?;
         Ok((Self { model_name, dialect, options, inputs }, form))

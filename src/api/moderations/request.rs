@@ -1,11 +1,14 @@
 //! The bodies of moderation requests -> quoted texts.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use crate::api::{
     body::{Fields, unknown_key, wrong},
     error::ApiError,
     fields,
+    guard::RequestGuard,
     params::{Scheduling, drop_metadata, take_model},
     pooling::Question,
     state::ServedModel,
@@ -41,9 +44,9 @@ pub(super) struct Quoted {
 }
 
 impl Quoted {
-    fn text(path: String, text: String) -> Self {
-        let quotation = Value::from(text.as_str()).to_string();
-        Self { path, text, quotation, what: "a text", subject: "the text" }
+    fn text(path: String, text: Cow<'_, str>) -> Self {
+        let quotation = Value::from(&*text).to_string();
+        Self { path, text: text.into_owned(), quotation, what: "a text", subject: "the text" }
     }
 
     /// The last message counts; those before are what it answers.
@@ -69,21 +72,21 @@ impl Quoted {
 
 impl ModerationCall {
     /// A text, a list of texts, or one text as a list of parts.
-    pub(super) fn of_texts(body: &str, model: &ServedModel) -> Result<Self, ApiError> {
+    pub(super) fn of_texts(body: &str, model: &ServedModel, guard: &RequestGuard) -> Result<Self, ApiError> {
         const EXPECTED: &str = "a text, a list of texts, or a list of text parts";
         let mut fields = Fields::parse(body, &fields::MODERATIONS)?;
         let model_name = take_model(&mut fields, model)?;
         let texts = match fields.take("input") {
-            Some(Value::String(text)) => vec![Quoted::text("input".to_owned(), text)],
+            Some(Value::String(text)) => vec![Quoted::text("input".to_owned(), guard.text(&text)?)],
             Some(Value::Array(items)) if items.first().is_some_and(Value::is_object) => {
-                vec![Quoted::text("input".to_owned(), parts(&items, "input")?)]
+                vec![Quoted::text("input".to_owned(), guard.text(&parts(&items, "input")?)?)]
             }
             Some(Value::Array(items)) => {
                 check_count("input", items.len(), MAX_TEXTS)?;
                 let one = |(index, item)| {
                     let path = format!("input[{index}]");
                     match item {
-                        Value::String(text) => Ok(Quoted::text(path, text)),
+                        Value::String(text) => Ok(Quoted::text(path, guard.text(&text)?)),
                         other => Err(wrong(&path, "a text", &other)),
                     }
                 };
@@ -95,7 +98,7 @@ impl ModerationCall {
     }
 
     /// A conversation, or a list of them.
-    pub(super) fn of_chats(body: &str, model: &ServedModel) -> Result<Self, ApiError> {
+    pub(super) fn of_chats(body: &str, model: &ServedModel, guard: &RequestGuard) -> Result<Self, ApiError> {
         const EXPECTED: &str = "a list of messages, or a list of such lists";
         let mut fields = Fields::parse(body, &fields::CHAT_MODERATIONS)?;
         let model_name = take_model(&mut fields, model)?;
@@ -104,13 +107,13 @@ impl ModerationCall {
             other => return Err(wrong("input", EXPECTED, &other.unwrap_or(Value::Null))),
         };
         let texts = if items.first().is_some_and(Value::is_object) {
-            vec![conversation("input".to_owned(), &items)?]
+            vec![conversation("input".to_owned(), &items, guard)?]
         } else {
             check_count("input", items.len(), MAX_TEXTS)?;
             let one = |(index, item): (usize, &Value)| {
                 let path = format!("input[{index}]");
                 match item {
-                    Value::Array(messages) => conversation(path, messages),
+                    Value::Array(messages) => conversation(path, messages, guard),
                     other => Err(wrong(&path, "a list of messages", other)),
                 }
             };
@@ -126,12 +129,12 @@ impl ModerationCall {
     }
 }
 
-fn conversation(path: String, messages: &[Value]) -> Result<Quoted, ApiError> {
+fn conversation(path: String, messages: &[Value], guard: &RequestGuard) -> Result<Quoted, ApiError> {
     check_count(&path, messages.len(), MAX_MESSAGES)?;
     for (index, message) in messages.iter().enumerate() {
         check_message(message, &format!("{path}[{index}]"))?;
     }
-    Ok(Quoted::conversation(path, messages))
+    Ok(Quoted::conversation(path, &guard.messages(messages)?))
 }
 
 /// Whatever a message has is quoted, so only what a model would not understand is refused.

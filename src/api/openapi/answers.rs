@@ -26,7 +26,7 @@ pub(super) fn schemas() -> Value {
 }
 
 fn generation() -> Vec<(&'static str, Value)> {
-    let finish_reason = words(&["stop", "length", "tool_calls", "model_length"]);
+    let finish_reason = words(&["stop", "length", "tool_calls", "content_filter", "model_length"]);
     let tool_call = object(&[
         ("id", text()),
         ("type", constant("function")),

@@ -278,7 +278,7 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
         ("status", words(&["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"])),
         ("completed_at", or_null(integer())),
         ("error", or_null(error)),
-        ("incomplete_details", or_null(object(&[("reason", constant("max_output_tokens"))]))),
+        ("incomplete_details", or_null(object(&[("reason", words(&["max_output_tokens", "content_filter"]))]))),
         ("output", list(reference("Item"))),
         ("model", text()),
         ("background", flag()),

@@ -55,7 +55,7 @@ fn chunk(kind: &str, choice: Value) -> Value {
 }
 
 fn finish_reason() -> Value {
-    or_null(words(&["stop", "length", "tool_calls"]))
+    or_null(words(&["stop", "length", "tool_calls", "content_filter"]))
 }
 
 fn stop_reason() -> Value {

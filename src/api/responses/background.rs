@@ -36,6 +36,8 @@ use crate::{
     store::{ResponseEnd, ResponseState, StoreError, StoredResponse, WaitingResponse},
 };
 
+/// Where they were asked for.
+const ROUTE: &str = "/v1/responses";
 /// After something that was not possible just now; twice as long after each further time.
 const RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
@@ -118,7 +120,7 @@ impl Worker {
                 match self.state.store().response(&id).await {
                     Ok((response, _)) => {
                         let message = "The request failed; this is a bug of the server.".to_owned();
-                        let ending = Ending { usage: None, error: Some(ApiError::Internal { message }) };
+                        let ending = Ending { error: Some(ApiError::Internal { message }), ..Ending::default() };
                         break fail(&self.state, &response, &ending, None).await;
                     }
                     Err(StoreError::Missing { .. }) => break, // it was deleted
@@ -165,7 +167,7 @@ async fn answer(state: AppState, waiting: WaitingResponse) -> String {
             Err(ApiError::Busy { .. } | ApiError::Unavailable { .. }) => ApiError::DeadlineExceeded,
             Err(error) => error,
         };
-        let ending = Ending { usage: None, error: Some(error) };
+        let ending = Ending { error: Some(error), ..Ending::default() };
         let events = Kept::cut(telling.events_len());
         break Ended { state: ResponseState::Failed, output: Vec::new(), events, ending, record: None };
     };
@@ -179,7 +181,7 @@ async fn attempt(
     telling: &Telling,
     deadline: Instant,
 ) -> Result<Ended, ApiError> {
-    let work = Work::in_background(state, deadline)?;
+    let work = Work::in_background(state, ROUTE, deadline)?;
     let (text, len) = (waiting.request.clone(), waiting.request.len());
     let mut asked = off_thread(state, len, move || Asked::parse(&text, &fields::RESPONSES)).await?;
     // The items have the ids that their client knows by now.
@@ -196,7 +198,7 @@ async fn attempt(
                     output.finish(last_status(ended));
                     (output.items(), Kept::whole(output))
                 });
-                let ending = Ending { usage: Some(usage), error: None };
+                let ending = Ending { usage: Some(usage), finish: Some(finish), error: None };
                 return Ok(Ended { state: ended, output, events, ending, record: Some(record) });
             }
             event => telling.change(|output| output.push(event)),
@@ -223,7 +225,7 @@ async fn keep(state: &AppState, waiting: &WaitingResponse, ended: Ended, told: u
     };
     if let Err(error) = stored {
         tracing::warn!(%error, response = id, "the end of a response could not be stored");
-        let ending = Ending { usage: ending.usage, error: ending.error.or(Some(error)) };
+        let ending = Ending { error: ending.error.clone().or(Some(error)), ..ending };
         fail(state, &waiting.response, &ending, has_stream.then(|| Kept::cut(told))).await;
     }
 }

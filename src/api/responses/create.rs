@@ -126,7 +126,7 @@ impl Record {
 pub(super) fn state_after(finish: Finish) -> ResponseState {
     match finish {
         Finish::Stop | Finish::ToolCalls => ResponseState::Completed,
-        Finish::Length => ResponseState::Incomplete,
+        Finish::Length | Finish::ContentFilter => ResponseState::Incomplete,
     }
 }
 
@@ -144,7 +144,7 @@ pub(super) fn last_status(state: ResponseState) -> ItemStatus {
 
 /// Puts the response into the queue; with a stream its client may watch what becomes of it.
 async fn queue(work: Work, record: Record, request: String, streamed: bool) -> Result<Response, ApiError> {
-    let Work { state, in_flight, deadline, .. } = work;
+    let Work { state, in_flight, terms, .. } = work;
     // Whoever watches takes no place from those who wait for an answer of their own.
     let watching = if streamed { Some(state.admit_follower()?) } else { None };
     let mut queued = record.stored(ResponseState::Queued, &Ending::default());
@@ -154,7 +154,7 @@ async fn queue(work: Work, record: Record, request: String, streamed: bool) -> R
     drop(in_flight);
     match watching {
         None => Ok(Json(record.draft.object(ResponseState::Queued, &[], &Ending::default())).into_response()),
-        Some(place) => Ok(Following::new(state, record.draft.id, deadline).respond(place)),
+        Some(place) => Ok(Following::new(state, record.draft.id, terms.deadline).respond(place)),
     }
 }
 
@@ -172,7 +172,7 @@ impl Answering {
                 TurnEvent::Finished { finish, .. } => {
                     let ended = state_after(finish);
                     self.output.finish(last_status(ended));
-                    return self.end(ended, &stream, state).await;
+                    return self.end(finish, &stream, state).await;
                 }
                 event => self.output.push(event),
             }
@@ -189,7 +189,7 @@ impl Answering {
             Err(Broken::Failed(error)) => {
                 tracing::warn!(%error, "response failed");
                 self.output.finish(ItemStatus::Incomplete);
-                let ending = Ending { usage: Some(stream.usage().clone()), error: Some(error) };
+                let ending = Ending { usage: Some(stream.usage().clone()), error: Some(error), finish: None };
                 // What cannot be kept is at least told.
                 if let Err(error) = self.keep(ResponseState::Failed, &ending, None, state).await {
                     tracing::warn!(%error, "a failed response could not be stored");
@@ -206,7 +206,7 @@ impl Answering {
         while let Some(event) = stream.next().await {
             let event = event?;
             let ended = match &event {
-                TurnEvent::Finished { finish, .. } => Some(state_after(*finish)),
+                TurnEvent::Finished { finish, .. } => Some(*finish),
                 TurnEvent::Started
                 | TurnEvent::Reasoning(_)
                 | TurnEvent::Content { .. }
@@ -215,15 +215,19 @@ impl Answering {
             };
             match ended {
                 None => self.output.push(event),
-                Some(ended) => self.output.finish(last_status(ended)),
+                Some(finish) => self.output.finish(last_status(state_after(finish))),
             }
             while let Some((kind, members)) = self.output.event(told) {
                 sender.send_typed(kind, members).await?;
                 told += 1;
             }
-            if let Some(ended) = ended {
-                let object = self.end(ended, stream, state).await?;
-                let kind = if ended == ResponseState::Completed { "response.completed" } else { "response.incomplete" };
+            if let Some(finish) = ended {
+                let object = self.end(finish, stream, state).await?;
+                let kind = if state_after(finish) == ResponseState::Completed {
+                    "response.completed"
+                } else {
+                    "response.incomplete"
+                };
                 return sender.send_typed(kind, with_response(object)).await;
             }
         }
@@ -231,8 +235,9 @@ impl Answering {
     }
 
     /// Keeps the answer before the client is told of its end, so that it can be continued at once.
-    async fn end(&self, ended: ResponseState, stream: &TurnStream, state: &AppState) -> Result<Value, ApiError> {
-        let ending = Ending { usage: Some(stream.usage().clone()), error: None };
+    async fn end(&self, finish: Finish, stream: &TurnStream, state: &AppState) -> Result<Value, ApiError> {
+        let ended = state_after(finish);
+        let ending = Ending { usage: Some(stream.usage().clone()), finish: Some(finish), error: None };
         let items = self.output.items();
         self.keep(ended, &ending, self.record.append(&items), state).await?;
         Ok(self.record.draft.object(ended, &items, &ending))

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::request::{Asked, Continued, Delivery};
 use crate::{
-    api::{answer::UsageCounter, error::ApiError, state::unix_seconds, turn::Turn},
+    api::{answer::UsageCounter, error::ApiError, generation::Finish, state::unix_seconds, turn::Turn},
     store::{ResponseState, StoredResponse, new_id},
 };
 
@@ -23,6 +23,8 @@ pub(super) struct Draft {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ending {
     pub(super) usage: Option<UsageCounter>,
+    /// How the answer has ended, if it has.
+    pub(super) finish: Option<Finish>,
     pub(super) error: Option<ApiError>,
 }
 
@@ -66,7 +68,11 @@ impl Draft {
     /// The whole object.
     pub(super) fn object(&self, state: ResponseState, output: &[Value], ending: &Ending) -> Value {
         let completed_at = matches!(state, ResponseState::Completed).then(unix_seconds);
-        let incomplete = matches!(state, ResponseState::Incomplete).then(|| json!({ "reason": "max_output_tokens" }));
+        let reason = match ending.finish {
+            Some(Finish::ContentFilter) => "content_filter",
+            Some(Finish::Stop | Finish::Length | Finish::ToolCalls) | None => "max_output_tokens",
+        };
+        let incomplete = matches!(state, ResponseState::Incomplete).then(|| json!({ "reason": reason }));
         let mut object = Map::new();
         for (key, value) in [
             ("id", self.id.as_str().into()),
@@ -111,7 +117,7 @@ fn unreadable(reason: &str) -> ApiError {
 fn error(error: &ApiError) -> Value {
     let code = match error {
         ApiError::Busy { .. } => "rate_limit_exceeded",
-        ApiError::Invalid { .. } | ApiError::ModelNotFound { .. } => "invalid_prompt",
+        ApiError::Invalid { .. } | ApiError::ModelNotFound { .. } | ApiError::Guardrail(_) => "invalid_prompt",
         ApiError::RouteNotFound { .. }
         | ApiError::NotServed { .. }
         | ApiError::MethodNotAllowed { .. }

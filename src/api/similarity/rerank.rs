@@ -1,6 +1,6 @@
 //! `POST /rerank`: documents in the order of how well they go with a query, as Jina, Cohere and vLLM have it.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -13,6 +13,7 @@ use crate::api::{
     body::{Fields, JsonText, unknown_key, wrong},
     error::ApiError,
     fields,
+    guard::Terms,
     params::take_model,
     request::{Work, off_thread, set_request_id},
     state::ServedModel,
@@ -31,10 +32,10 @@ struct RerankCall {
 
 /// Sorts documents.
 pub(in crate::api) async fn rerank(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
-    let Work { state, model, in_flight: _in_flight, request_id, deadline, share, .. } = work;
+    let Work { state, model, in_flight: _in_flight, request_id, terms, share, .. } = work;
     let mut call = {
         let model = Arc::clone(&model);
-        off_thread(&state, text.len(), move || RerankCall::parse(&text, &model, deadline)).await?
+        off_thread(&state, text.len(), move || RerankCall::parse(&text, &model, &terms)).await?
     };
     share.apply(&mut call.options.scheduling);
     let request_id = call.options.request_id.clone().unwrap_or(request_id);
@@ -51,10 +52,10 @@ pub(in crate::api) async fn rerank(work: Work, JsonText(text): JsonText) -> Resu
 }
 
 impl RerankCall {
-    fn parse(text: &str, model: &ServedModel, deadline: Instant) -> Result<Self, ApiError> {
+    fn parse(text: &str, model: &ServedModel, terms: &Terms) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(text, &fields::RERANK)?;
         let model_name = take_model(&mut fields, model)?;
-        let options = TextOptions::take(&mut fields, deadline)?;
+        let options = TextOptions::take(&mut fields, terms)?;
         let Some(query) = fields.string("query")? else { return Err(wrong("query", "a text", &Value::Null)) };
         let query = [Text { path: "query".to_owned(), text: query }];
         let documents = take_documents(&mut fields)?;

@@ -1,6 +1,6 @@
 //! `POST /score`: a number per pair of texts.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -13,6 +13,7 @@ use crate::api::{
     body::{Fields, JsonText, wrong},
     error::ApiError,
     fields,
+    guard::Terms,
     params::take_model,
     request::{Work, off_thread, set_request_id},
     state::{ServedModel, unix_seconds},
@@ -25,10 +26,10 @@ const DOCUMENTS: [&str; 2] = ["documents", "text_2"];
 
 /// Scores pairs.
 pub(in crate::api) async fn score(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
-    let Work { state, model, in_flight: _in_flight, request_id, deadline, share, .. } = work;
+    let Work { state, model, in_flight: _in_flight, request_id, terms, share, .. } = work;
     let (model_name, pairs, mut options) = {
         let model = Arc::clone(&model);
-        off_thread(&state, text.len(), move || parse(&text, &model, deadline)).await?
+        off_thread(&state, text.len(), move || parse(&text, &model, &terms)).await?
     };
     share.apply(&mut options.scheduling);
     let request_id = options.request_id.unwrap_or(request_id);
@@ -47,10 +48,10 @@ pub(in crate::api) async fn score(work: Work, JsonText(text): JsonText) -> Resul
     Ok(response)
 }
 
-fn parse(text: &str, model: &ServedModel, deadline: Instant) -> Result<(String, Pairs, TextOptions), ApiError> {
+fn parse(text: &str, model: &ServedModel, terms: &Terms) -> Result<(String, Pairs, TextOptions), ApiError> {
     let mut fields = Fields::parse(text, &fields::SCORE)?;
     let model_name = take_model(&mut fields, model)?;
-    let options = TextOptions::take(&mut fields, deadline)?;
+    let options = TextOptions::take(&mut fields, terms)?;
     let queries = take_side(&mut fields, QUERIES)?;
     let documents = take_side(&mut fields, DOCUMENTS)?;
     if queries.texts.len() != 1 && queries.texts.len() != documents.texts.len() {

@@ -87,3 +87,25 @@ fn a_running_server_reads_policies_again() {
     reread(&mut server, "forbid (principal, action, resource);", "the policies were read again");
     assert_eq!(models(&server), "HTTP/1.1 403");
 }
+
+#[test]
+fn guardrails_are_read_before_the_port_is_opened_and_again_when_told_to() {
+    let (model, directory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    checkpoint::write(model.path());
+    let file = directory.path().join("guardrails.toml");
+    let file = file.to_str().unwrap();
+    let blocks = "[[guardrail]]\nname = \"words\"\nstage = \"input\"\nwords = [\"crane\"]\naction = \"block\"\n";
+    write(directory.path(), "guardrails.toml", "[[guardrail]]\nname = \"words\"\n");
+    let serve = ["serve", model.path().to_str().unwrap(), "--guardrails", file];
+    check_failure(&mut tramontane(&serve), 2, &[file, "missing field `stage`"]);
+
+    write(directory.path(), "guardrails.toml", "");
+    let mut server = serve::Server::start(model.path(), &["--guardrails", file]);
+    let mut reread = |text: &str, said: &str| {
+        write(directory.path(), "guardrails.toml", text);
+        assert!(Command::new("kill").args(["-HUP", &server.id()]).status().unwrap().success());
+        server.log_until(said);
+    };
+    reread("[[guardrail]]", "the guardrails are wrong");
+    reread(blocks, "the guardrails were read again");
+}

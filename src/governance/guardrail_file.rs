@@ -1,0 +1,163 @@
+//! The guardrails of a server: those of the operator's file as it was last read, and which of them apply to what.
+//!
+//! [`GuardrailFile`] is read at the start and again when it is told to; a file that is wrong changes nothing. Choosing takes
+//! time in proportion to the file, so the choice for a kind of request is kept.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use super::guardrails::{ActiveGuardrails, Guardrails, GuardrailsConfig, GuardrailsError};
+
+/// Kinds of requests whose guardrails are kept. They are few: tenants times routes.
+const MOST_KEPT: usize = 4096;
+
+/// Why a file of guardrails cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardrailFileError {
+    /// It cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It is no TOML, or has a key that is not known.
+    #[error("{path}: {source}")]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        source: Box<toml::de::Error>,
+    },
+    /// A value of it is wrong.
+    #[error("{path}: {source}")]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        source: GuardrailsError,
+    },
+}
+
+/// Guardrails that can be read again. Cheap to clone; all clones are one. Without a file there are none.
+#[derive(Clone, Default)]
+pub struct GuardrailFile {
+    inner: Option<Arc<Inner>>,
+}
+
+struct Inner {
+    path: PathBuf,
+    read: RwLock<Arc<Read>>,
+}
+
+struct Read {
+    guardrails: Guardrails,
+    selected: Mutex<HashMap<Kind, ActiveGuardrails>>,
+}
+
+/// Tenant, model, route.
+type Kind = [String; 3];
+
+impl GuardrailFile {
+    /// Reads a file.
+    pub fn open(path: &Path) -> Result<Self, GuardrailFileError> {
+        let read = RwLock::new(Arc::new(Read::of(path)?));
+        Ok(Self { inner: Some(Arc::new(Inner { path: path.to_owned(), read })) })
+    }
+
+    /// Reads it again. If it is wrong, what was there before goes on to apply. Without a file there is nothing to read.
+    pub fn reload(&self) -> Result<(), GuardrailFileError> {
+        let Some(inner) = &self.inner else { return Ok(()) };
+        let read = Arc::new(Read::of(&inner.path)?);
+        *inner.read.write().unwrap_or_else(PoisonError::into_inner) = read;
+        Ok(())
+    }
+
+    /// Those that apply to requests of a tenant for a model, by its first name, on a route; `None` if they check nothing.
+    pub fn select(&self, tenant: &str, model: &str, route: &str) -> Option<ActiveGuardrails> {
+        let inner = self.inner.as_ref()?;
+        let read = Arc::clone(&inner.read.read().unwrap_or_else(PoisonError::into_inner));
+        let active = read.select([tenant, model, route].map(str::to_owned));
+        (active.checks_input() || active.checks_output()).then_some(active)
+    }
+}
+
+impl Read {
+    fn of(path: &Path) -> Result<Self, GuardrailFileError> {
+        let path = || path.to_owned();
+        let text = fs::read_to_string(path()).map_err(|source| GuardrailFileError::Read { path: path(), source })?;
+        let config: GuardrailsConfig = toml::from_str(&text)
+            .map_err(|source| GuardrailFileError::Form { path: path(), source: Box::new(source) })?;
+        let guardrails =
+            Guardrails::new(config, None).map_err(|source| GuardrailFileError::Wrong { path: path(), source })?;
+        Ok(Self { guardrails, selected: Mutex::default() })
+    }
+
+    fn select(&self, kind: Kind) -> ActiveGuardrails {
+        let mut selected = self.selected.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(active) = selected.get(&kind) {
+            return active.clone();
+        }
+        let [tenant, model, route] = &kind;
+        let active = self.guardrails.select(tenant, model, route);
+        if selected.len() >= MOST_KEPT {
+            selected.clear();
+        }
+        selected.insert(kind, active.clone());
+        active
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    const BLOCKS: &str = r#"
+        [[guardrail]]
+        name = "words"
+        stage = "both"
+        words = ["crane"]
+        action = "block"
+        tenants = ["acme"]
+    "#;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), text).expect("it is written");
+        file
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_changes_nothing() {
+        let file = file(BLOCKS);
+        let guardrails = GuardrailFile::open(file.path()).expect("it is right");
+        let names = |tenant| guardrails.select(tenant, "m", "/r").map(|active| active.names().len());
+        assert_eq!((names("acme"), names("other")), (Some(1), None));
+        fs::write(file.path(), "[[guardrail]]\nname = 1").expect("it is written");
+        assert!(guardrails.reload().is_err());
+        assert_eq!((names("acme"), names("other")), (Some(1), None));
+        fs::write(file.path(), "").expect("it is written");
+        guardrails.reload().expect("no guardrail is no mistake");
+        assert_eq!((names("acme"), names("other")), (None, None));
+    }
+
+    #[test]
+    fn mistakes_are_told_with_the_file() {
+        let check = |text: &str, expected: Expect| {
+            let file = file(text);
+            let error = GuardrailFile::open(file.path()).err().expect("it is wrong").to_string();
+            expected.assert_eq(&error.replace(&file.path().display().to_string(), "FILE"));
+        };
+        check(&BLOCKS.replace("words = [\"crane\"]", "detect = [\"iban\", \"names\"]"), expect![[""]]);
+        check(&BLOCKS.replace("words = [\"crane\"]", "classifier = { label = \"toxicity\" }"), expect![[""]]);
+        let missing = GuardrailFile::open(Path::new("/nowhere/guardrails.toml")).err().expect("it is not there");
+        assert!(missing.to_string().starts_with("/nowhere/guardrails.toml: "), "{missing}");
+    }
+}
