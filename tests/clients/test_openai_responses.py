@@ -122,6 +122,54 @@ def test_background(client):
     assert response.output_text == ask(client).output_text
 
 
+def test_background_stream(client):
+    events = [valid(event) for event in ask(client, background=True, stream=True)]
+    assert [event.type for event in events[:3]] == ["response.created", "response.queued", "response.in_progress"]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    final = events[-1].response
+    assert final.background and final.output_text == ask(client).output_text
+    resumed = list(client.responses.retrieve(final.id, stream=True, starting_after=4))
+    assert resumed == events[5:]
+    with client.responses.stream(response_id=final.id, starting_after=4) as stream:
+        assert [event.sequence_number for event in stream] == [event.sequence_number for event in events[5:]]
+
+
+def test_background_stream_is_left_and_resumed(client):
+    texts, deltas = [], 0
+    with ask(client, background=True, stream=True, max_output_tokens=100) as stream:
+        for event in stream:
+            if event.type == "response.created":
+                response_id = event.response.id
+            if event.type == "response.output_text.delta":
+                texts.append(event.delta)
+                deltas += 1
+            seen = event.sequence_number
+            if deltas == 3:
+                break
+    for event in client.responses.retrieve(response_id, stream=True, starting_after=seen):
+        seen += 1
+        assert event.sequence_number == seen
+        if event.type == "response.output_text.delta":
+            texts.append(event.delta)
+    assert event.type in ("response.completed", "response.incomplete")
+    assert "".join(texts) == event.response.output_text == client.responses.retrieve(response_id).output_text
+
+
+def test_background_stream_is_cancelled(client):
+    # As long as the longest sequence, so that it is still being answered.
+    stream = ask(client, background=True, stream=True, max_output_tokens=400)
+    created = next(stream)
+    assert client.responses.cancel(created.response.id).status == "cancelled"
+    last = [valid(event) for event in stream][-1]
+    assert (last.type, last.response.status) == ("response.failed", "cancelled")
+
+
+def test_only_streams_in_the_background_are_resumed(client):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.retrieve(ask(client).id, stream=True)
+    assert caught.value.param == "stream"
+
+
 def test_cancel(client):
     # As long as the longest sequence, so that it is still being answered.
     response = ask(client, background=True, max_output_tokens=400)
