@@ -213,7 +213,11 @@ async fn what_is_cancelled_ends_with_an_event_that_says_so() {
         assert_eq!(again, std::slice::from_ref(end), "the same with the same number, after {after}");
     }
     let whole = Reader::follow(&harness, &path, "").await.rest().await;
-    assert_eq!(whole.iter().map(number).collect::<Vec<_>>(), [0, 1, number(end)], "of a cancelled answer nothing is kept");
+    assert_eq!(
+        whole.iter().map(number).collect::<Vec<_>>(),
+        [0, 1, number(end)],
+        "of a cancelled answer nothing is kept"
+    );
 }
 
 #[tokio::test]

@@ -120,7 +120,7 @@ async fn every_part_of_a_conversation_is_checked() {
     for part in [
         "Of [EMAIL_1].",
         "Of [EMAIL_2].",
-        r#"{"to": "[EMAIL_3]", "card": "[PAYMENT_CARD_1]"}"#,
+        r#"{"to": "[EMAIL_3]", "card": "[CARD_1]"}"#,
         "Of [EMAIL_1] and [EMAIL_4].",
         "For [EMAIL_5]",
         r#""description": "[EMAIL_6]""#,
