@@ -7,7 +7,7 @@
 
 use std::{fmt, mem, sync::Arc};
 
-use super::{assembler::Delta, error::ApiError, guard::Guardrails, guarded_json};
+use super::{assembler::Delta, error::ApiError, guard::Guardrails, guarded_json, params::GenerationParams};
 use crate::{
     governance::guardrails::{OutputGuard, Released, Stage, Vault},
     prompt::{OutputEvent, json},
@@ -59,11 +59,14 @@ impl AnswerGuard {
     }
 
     /// Refuses what would tell the tokens of an answer, which are not what its client is to see.
-    pub(super) fn check_raw(&self, logprobs: bool, token_ids: bool) -> Result<(), ApiError> {
-        let param = match (self.checks.is_some(), logprobs, token_ids) {
-            (false, ..) | (true, false, false) => return Ok(()),
-            (true, true, _) => "logprobs",
-            (true, false, true) => "return_token_ids",
+    pub(super) fn check_raw(&self, params: &GenerationParams, token_ids: bool) -> Result<(), ApiError> {
+        let asked = [
+            ("logprobs", params.logprobs.is_some()),
+            ("prompt_logprobs", params.prompt_logprobs.is_some()),
+            ("return_token_ids", token_ids),
+        ];
+        let Some((param, _)) = asked.into_iter().find(|(_, is_asked)| *is_asked && self.checks.is_some()) else {
+            return Ok(());
         };
         let message = format!("`{param}` cannot be had where guardrails may change the answer: it tells the tokens.");
         Err(ApiError::invalid(param, message))

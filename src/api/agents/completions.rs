@@ -44,6 +44,9 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
     let call = off_thread(&work.state, cost, move || {
         let body = merged(&text, &settings)?;
         chat::parse(&body, &model, &terms).map_err(|error| {
+            if matches!(error, ApiError::Guardrail(_)) {
+                return error;
+            }
             // The request's own mistakes are told by the places that its author knows.
             let plain = Settings { instructions: None, completion_args: serde_json::Map::new(), ..settings };
             match merged(&text, &plain).and_then(|body| chat::parse(&body, &model, &terms)) {

@@ -81,7 +81,7 @@ impl ChatCall {
 
         let mut chat = chat_request(text, &model_name, calls.tools_offered(), &model.codec)?;
         let guard = terms.guard.chat(&mut chat)?;
-        guard.check_raw(params.logprobs.is_some(), options.return_token_ids)?;
+        guard.check_raw(&params, options.return_token_ids)?;
         let tools = if chat.tools.is_empty() { ToolsOffered::No } else { ToolsOffered::Yes };
         let form = calls.form(content, &chat)?;
         if form.binds() && !params.prediction.is_empty() {

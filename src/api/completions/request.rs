@@ -53,7 +53,7 @@ impl CompletionCall {
         let form = AnswerForm { content: take_content_form(&mut fields, text)?, calls: None };
         let prompts = take_prompts(&mut fields, model, &params, &terms.guard)?;
         for prompt in &prompts {
-            prompt.guard.check_raw(params.logprobs.is_some(), options.return_token_ids)?;
+            prompt.guard.check_raw(&params, options.return_token_ids)?;
         }
         take_labels(&mut fields)?;
         fields.finish()?;

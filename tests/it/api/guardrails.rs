@@ -161,6 +161,10 @@ async fn what_is_not_to_be_sent_is_refused_in_the_words_of_either_api() {
     }
     let begun = json!({ "model": "tiny", "inputs": text });
     assert_eq!(harness.post_as(MISTRAL, "/v1/conversations", &begun).await.status, 403);
+    let agent = json!({ "model": "tiny", "name": "Poet", "instructions": text });
+    let agent = harness.post("/v1/agents", &agent).await.json();
+    let asked = json!({ "agent_id": agent["id"], "messages": [{ "role": "user", "content": "Of what?" }] });
+    assert_eq!(harness.post("/v1/agents/completions", &asked).await.status, 403, "not a mistake of a field");
     assert_eq!(last(&heard), "", "the model was asked nothing");
 }
 
@@ -274,6 +278,8 @@ async fn tokens_of_a_guarded_answer_are_not_told() {
     assert_eq!(harness.chat(json!({ "return_token_ids": true })).await.error(), refused("return_token_ids"));
     let body = json!({ "model": "tiny", "prompt": "Hello", "logprobs": 0 });
     assert_eq!(harness.post("/v1/completions", &body).await.error(), refused("logprobs"));
+    let body = json!({ "model": "tiny", "prompt": "Hello", "prompt_logprobs": 1 });
+    assert_eq!(harness.post("/v1/completions", &body).await.error(), refused("prompt_logprobs"));
     // What only goes in leaves answers as they are, unless there is something to restore.
     let input = BOTH.replace("\"both\"", "\"input\"");
     let harness = guarded(says("Yes."), &input);
