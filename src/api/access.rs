@@ -1,8 +1,9 @@
 //! Who asks, and whether they may: the credential of a request becomes its [`Caller`], policies allow what it asks for, or the
 //! request goes no further.
 //!
-//! This stands before every route, those that do not exist included. Where there is no source of identities everybody who reaches the server is its user. When a key is revoked or a token's time is over, what its
-//! bearers are being answered ends: with a refusal if nothing was sent, with a broken body otherwise.
+//! This stands before every route, those that do not exist included. Where there is no source of identities everybody who
+//! reaches the server is its user. When a key is revoked or a credential's time is over, what its bearers are being answered
+//! ends: with a refusal if nothing was sent, with a broken body otherwise.
 
 use std::{
     pin::Pin,
@@ -46,7 +47,7 @@ const LONGEST_TOKEN: usize = 8 << 10;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Caller {
     pub(super) principal: Option<Arc<Principal>>,
-    pub(super) circumstances: Arc<Circumstances>,
+    circumstances: Arc<Circumstances>,
 }
 
 /// Reads issuers' keys again and again, which may wait for them. Does not end.
@@ -126,7 +127,7 @@ async fn authenticate(governance: &Governance, token: &str) -> Result<Arc<Princi
 
 impl Caller {
     /// Fails if policies do not allow it.
-    pub(super) fn check(&self, governance: &Governance, action: Action, resource: Resource) -> Result<(), ApiError> {
+    fn check(&self, governance: &Governance, action: Action, resource: Resource) -> Result<(), ApiError> {
         let Some(principal) = &self.principal else { return Ok(()) };
         let decision = governance.decide(principal, action, resource, &self.circumstances)?;
         if decision.allowed {
@@ -145,7 +146,7 @@ impl Caller {
 
     fn forbidden(&self, action: &'static str, reason: String) -> ApiError {
         let (source_name, caller) =
-            self.principal.as_ref().map_or(("caller", ""), |principal| (principal.source.name(), &principal.id));
+            self.principal.as_ref().map_or(("caller", ""), |principal| (principal.source.name(), &principal.asker.id));
         AccessError::Forbidden { source_name, caller: caller.to_owned(), action, reason }.into()
     }
 }

@@ -12,7 +12,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinHandle};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
@@ -209,7 +209,12 @@ pub(super) async fn off_thread<T: Send + 'static, E: From<ApiError> + Send + 'st
         let _place = place; // kept until the work is done, even if the client leaves before
         work()
     };
-    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
+    joined(tokio::task::spawn_blocking(work)).await
+}
+
+/// What a task of its own comes to; a panic of it is one of whoever waits.
+pub(super) async fn joined<T, E: From<ApiError>>(task: JoinHandle<Result<T, E>>) -> Result<T, E> {
+    match task.await.map_err(JoinError::try_into_panic) {
         Ok(done) => done,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
         Err(Err(_)) => Err(ApiError::Unavailable { reason: "it is shutting down" }.into()),

@@ -8,7 +8,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -18,9 +18,10 @@ use super::{
     responses::Streams,
     tenancy::{Tenancies, Tenancy},
 };
+pub(super) use crate::types::unix_seconds;
 use crate::{
     engine::{EngineHandle, Health},
-    governance::{DEFAULT_TENANT, Governance, Principal},
+    governance::{DEFAULT_TENANT, Governance, Place, Principal},
     prompt::{AnswerForm, Codec},
     store::{Store, StoreError, Stores},
     telemetry::{EngineMetrics, HttpMetrics},
@@ -213,7 +214,11 @@ impl AppState {
     }
 
     fn build(limits: HttpLimits, store: Store, stores: Stores, governance: Governance) -> Self {
-        let tenancy = Arc::new(Tenancy::new(DEFAULT_TENANT.to_owned(), store, format!("tenant {DEFAULT_TENANT}")));
+        let tenancy = Arc::new(Tenancy::new(
+            DEFAULT_TENANT.to_owned(),
+            store,
+            Place::alone(DEFAULT_TENANT.to_owned()).cache_group,
+        ));
         let [slots, storage_slots, follower_slots] = [(); 3].map(|()| Arc::new(Semaphore::new(limits.max_requests)));
         let body_pieces = (limits.all_bodies_bytes / BODY_PIECE_BYTES).min(Semaphore::MAX_PERMITS);
         let inner = Inner {
@@ -432,9 +437,4 @@ pub enum Readiness {
     Draining,
     /// The engine is stuck.
     Wedged,
-}
-
-/// Seconds since 1970.
-pub(super) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

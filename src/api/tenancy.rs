@@ -66,7 +66,7 @@ impl Tenancies {
         if let Some(open) = self.open().get(&principal.place.id) {
             return Ok(Arc::clone(open));
         }
-        let (tenancies, name, place) = (Arc::clone(self), principal.tenant.clone(), principal.place.clone());
+        let (tenancies, name, place) = (Arc::clone(self), principal.asker.tenant.clone(), principal.place.clone());
         let opening = tokio::task::spawn_blocking(move || tenancies.open_store(name, place));
         opening.await.unwrap_or(Err(StoreError::Closed))
     }
@@ -76,8 +76,7 @@ impl Tenancies {
     pub(super) fn open_all(&self, governance: &Governance) -> Result<(), StoreError> {
         for id in self.stores.tenants()? {
             let name = governance.tenant_at(&id).map_err(|_| StoreError::Closed)?.unwrap_or_else(|| id.clone());
-            let cache_group = format!("tenant {id}");
-            self.open_store(name, Place { id, cache_group })?;
+            self.open_store(name, Place::alone(id))?;
         }
         Ok(())
     }

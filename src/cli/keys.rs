@@ -14,6 +14,7 @@ use super::{data, error::UsageError};
 use crate::{
     config::{Args, Config, DataArgs, StorageArgs},
     governance::{CreatedKey, DEFAULT_TENANT, Governance, GovernanceError, Key, NewKey, Role},
+    types::unix_seconds,
 };
 
 /// Make, list, replace and revoke API keys
@@ -132,22 +133,27 @@ impl KeysArgs {
 
 impl CreateArgs {
     fn to_key(&self, now: u64) -> Result<NewKey> {
-        let mut attributes = BTreeMap::new();
-        for text in &self.attribute {
-            let (name, value) =
-                text.split_once('=').ok_or_else(|| UsageError(format!("--attribute {text:?}: expected NAME=VALUE")))?;
-            if attributes.insert(name.to_owned(), value.to_owned()).is_some() {
-                return Err(UsageError(format!("--attribute {text:?}: {name} is given twice")).into());
-            }
-        }
         Ok(NewKey {
             name: self.name.clone(),
             tenant: self.tenant.clone(),
             roles: self.role.iter().map(|role| Role::of_name(role)).collect::<Result<_, _>>()?,
-            attributes,
+            attributes: attributes(&self.attribute)?,
             expires_at: self.expires.map(|time| now.saturating_add(time.as_secs())),
         })
     }
+}
+
+/// What `--attribute NAME=VALUE` says, each time that it is given.
+pub(super) fn attributes(given: &[String]) -> Result<BTreeMap<String, String>, UsageError> {
+    let mut attributes = BTreeMap::new();
+    for text in given {
+        let (name, value) =
+            text.split_once('=').ok_or_else(|| UsageError(format!("--attribute {text:?}: expected NAME=VALUE")))?;
+        if attributes.insert(name.to_owned(), value.to_owned()).is_some() {
+            return Err(UsageError(format!("--attribute {text:?}: {name} is given twice")));
+        }
+    }
+    Ok(attributes)
 }
 
 /// Settings of a command that needs nothing but the data directory.
@@ -163,10 +169,6 @@ pub(super) fn usage(error: anyhow::Error) -> anyhow::Error {
         }
         Some(mistake) => UsageError(mistake.to_string()).into(),
     }
-}
-
-pub(super) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn to_json(key: &Key, now: u64) -> Value {

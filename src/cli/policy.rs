@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::error::UsageError;
+use super::{error::UsageError, keys};
 use crate::governance::{
     DEFAULT_TENANT,
     policy::{Action, Asker, Circumstances, DEFAULT_POLICIES, Policies, Question, Resource, SCHEMA, check_cases},
@@ -147,18 +147,13 @@ impl PolicyArgs {
 
 impl ExplainArgs {
     fn asker(&self) -> Result<Asker> {
-        let pair = |text: &String| {
-            let (name, value) = text.split_once('=')?;
-            Some((name.to_owned(), value.to_owned()))
-        };
-        let attributes = self.attribute.iter().map(pair).collect::<Option<_>>();
         Ok(Asker {
             id: "somebody".to_owned(),
             name: "somebody".to_owned(),
             tenant: self.tenant.clone(),
             source: "key".to_owned(),
             roles: self.role.clone(),
-            attributes: attributes.ok_or_else(|| UsageError("--attribute: expected NAME=VALUE".to_owned()))?,
+            attributes: keys::attributes(&self.attribute)?,
         })
     }
 

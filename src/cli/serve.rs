@@ -18,7 +18,7 @@ use crate::{
     api::{self, AppState, Drained, HttpLimits, ServedModel, StorageLimits},
     config::{AccessArgs, Args, Config, ConfigError, EngineArgs, HttpArgs, ModelArgs, StorageArgs},
     engine::EngineConfig,
-    governance::{Governance, GuardrailFile},
+    governance::{Governance, GuardrailFile, policy::Policies},
     telemetry::logs::LogStyle,
     types::Pooling,
 };
@@ -155,17 +155,23 @@ fn reload_rules(governance: &Governance) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            match policies.reload() {
-                Ok(()) => tracing::info!(digest = policies.digest(), "the policies were read again"),
-                Err(error) => tracing::error!(%error, "the policies are wrong, so those from before go on to apply"),
-            }
-            match guardrails.reload() {
-                Ok(()) => tracing::info!("the guardrails were read again"),
-                Err(error) => tracing::error!(%error, "the guardrails are wrong, so those from before go on to apply"),
-            }
+            let (policies, guardrails) = (policies.clone(), guardrails.clone());
+            // It may take its time, and others have requests on this thread; a panic is logged where it happens.
+            drop(tokio::task::spawn_blocking(move || reload(&policies, &guardrails)).await);
         }
     });
     Ok(())
+}
+
+fn reload(policies: &Policies, guardrails: &GuardrailFile) {
+    match policies.reload() {
+        Ok(()) => tracing::info!(digest = policies.digest(), "the policies were read again"),
+        Err(error) => tracing::error!(%error, "the policies are wrong, so those from before go on to apply"),
+    }
+    match guardrails.reload() {
+        Ok(()) => tracing::info!("the guardrails were read again"),
+        Err(error) => tracing::error!(%error, "the guardrails are wrong, so those from before go on to apply"),
+    }
 }
 
 /// Resolves at the first SIGTERM or SIGINT; the second ends the process.

@@ -8,6 +8,7 @@ use super::{data, keys};
 use crate::{
     config::{Args, Config, DataArgs},
     governance::{Governance, Tenant},
+    types::unix_seconds,
 };
 
 /// Make, list and remove tenants
@@ -55,7 +56,7 @@ impl TenantsArgs {
     fn run_with(&self, governance: &Governance) -> Result<()> {
         match &self.command {
             TenantsCommand::Create { name, share_group } => {
-                governance.create_tenant(name, share_group.as_deref(), keys::unix_seconds())?;
+                governance.create_tenant(name, share_group.as_deref(), unix_seconds())?;
             }
             TenantsCommand::Delete { name } => governance.delete_tenant(name)?,
             TenantsCommand::List => {}

@@ -1,14 +1,12 @@
 //! A caller, once it is known who that is.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, SystemTime},
-};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::watch;
 
 use super::{GovernanceError, Refusal, policy::Asker, tenants::Place};
+use crate::types::unix_seconds;
 
 /// What somebody does here. What a role may do is for the policy to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -74,22 +72,12 @@ impl Source {
 /// Somebody who may ask, as far as policy allows.
 #[derive(Clone, Debug)]
 pub struct Principal {
-    /// Unique among those of its source: of a key, its id.
-    pub id: String,
-    /// For people.
-    pub name: String,
+    /// Who it is: its id, unique among those of its source, its tenant and roles, and what else policies may know.
+    pub asker: Asker,
     /// Where it is from.
     pub source: Source,
-    /// Whose it is.
-    pub tenant: String,
-    /// Where that one's data is.
+    /// Where its tenant's data is.
     pub place: Place,
-    /// What it does here.
-    pub roles: BTreeSet<Role>,
-    /// What else is known, for policies.
-    pub attributes: BTreeMap<String, String>,
-    /// The same in the terms of policies.
-    pub(super) asker: Asker,
     /// From when on its credential is refused, in Unix seconds; 0 if it was revoked.
     pub(super) over: watch::Receiver<Option<u64>>,
 }
@@ -123,8 +111,4 @@ async fn end_after(left: Option<Duration>) {
         Some(left) => tokio::time::sleep(left).await,
         None => std::future::pending().await,
     }
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -1,6 +1,6 @@
 //! Issuers of tokens: whose word is taken for who somebody is, and what becomes of a token's claims.
 
-use std::{collections::BTreeSet, fs, io, path::Path};
+use std::{fs, io, path::Path};
 
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -105,19 +105,17 @@ impl Issuers {
 /// Whom the claims are about. Nobody can end it before its time.
 pub(super) fn principal(claims: Claims, tenant: String, place: Place) -> Principal {
     let Claims { issuer, subject, roles, attributes, expires_at, .. } = claims;
-    // Names were checked when the file was read.
-    let roles: BTreeSet<Role> = roles.iter().filter_map(|role| Role::of_name(role).ok()).collect();
-    let id = format!("{issuer}#{subject}");
     let asker = Asker {
-        id: id.clone(),
-        name: subject.clone(),
-        tenant: tenant.clone(),
+        id: format!("{issuer}#{subject}"),
+        name: subject,
+        tenant,
         source: Source::Token.name().to_owned(),
-        roles: roles.iter().map(|role| role.name().to_owned()).collect(),
-        attributes: attributes.clone(),
+        // They were checked when the file was read.
+        roles: roles.into_iter().collect(),
+        attributes,
     };
     let (_, over) = watch::channel(Some(expires_at));
-    Principal { id, name: subject, source: Source::Token, tenant, place, roles, attributes, asker, over }
+    Principal { asker, source: Source::Token, place, over }
 }
 
 /// Does it look like a token of an issuer?

@@ -373,17 +373,7 @@ impl KnownKey {
             roles: key.roles.iter().map(|role| role.name().to_owned()).collect(),
             attributes: key.attributes.clone(),
         };
-        let principal = Principal {
-            id: key.id.clone(),
-            name: key.name.clone(),
-            source: Source::Key,
-            tenant: key.tenant.clone(),
-            place: place.clone(),
-            roles: key.roles.clone(),
-            attributes: key.attributes.clone(),
-            asker,
-            over: over.subscribe(),
-        };
+        let principal = Principal { asker, source: Source::Key, place: place.clone(), over: over.subscribe() };
         Self { key, principal: Arc::new(principal), over }
     }
 }

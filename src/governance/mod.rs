@@ -1,9 +1,9 @@
 //! Who may ask what, and what may be said: tenants, API keys, policies, guardrails.
 //!
 //! [`Governance`] is the seam: a credential goes in, a [`Principal`] or the reason for none comes out; a principal and what it
-//! wants go in, and a [`Decision`] comes out. Its state is one
-//! SQLite database beside what clients store, which the server and the command line open at the same time: what one
-//! changes the other sees at its next look, so that a key that is revoked is refused from then on.
+//! wants go in, and a [`Decision`] comes out. Its state is one SQLite database beside what clients store, which the server and
+//! the command line open at the same time: what one changes the other sees at its next look, so that a key that is revoked is
+//! refused from then on.
 //!
 //! Invariants: once there is, or ever was, a key, nobody without a credential is let in; a key's secret is shown once and
 //! never stored. It knows nothing of HTTP, models or requests.
@@ -121,7 +121,8 @@ impl Governance {
 
     /// Is there any source of identities? If not, whoever reaches the server is its user.
     pub fn is_configured(&self) -> Result<bool, GovernanceError> {
-        Ok(!self.issuers.is_empty() || self.look()?.has_keys())
+        // Keys are never forgotten, so nobody needs to look again for the first.
+        Ok(!self.issuers.is_empty() || self.known().has_keys() || self.look()?.has_keys())
     }
 
     /// Who presents this bearer token at `now`, in Unix seconds. It waits for nobody.
@@ -161,9 +162,14 @@ impl Governance {
         Ok(Self { inner: Arc::new(inner), policies: Policies::built_in()?, issuers: Arc::default(), guardrails })
     }
 
+    /// Keys and tenants as they were at the last look.
+    fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.inner.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Keys and tenants as they are now, whoever changed them last.
     fn look(&self) -> Result<Arc<Known>, GovernanceError> {
-        let known = self.inner.known.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.known();
         let connection = self.connection();
         if database::version(&connection)? == known.version() {
             return Ok(known);

@@ -31,6 +31,13 @@ pub struct Place {
     pub cache_group: String,
 }
 
+impl Place {
+    /// That of a tenant that shares cached prefixes with nobody.
+    pub fn alone(id: String) -> Self {
+        Self { cache_group: format!("tenant {id}"), id }
+    }
+}
+
 impl Governance {
     /// A new tenant.
     pub fn create_tenant(&self, name: &str, share_group: Option<&str>, now: u64) -> Result<(), GovernanceError> {
@@ -95,10 +102,10 @@ impl Governance {
 pub(super) fn places(connection: &Connection) -> Result<HashMap<String, Place>, GovernanceError> {
     let mut rows = connection.prepare_cached("SELECT name, id, share_group FROM tenants")?;
     let read = rows.query_map([], |row| {
-        let (name, id, group): (String, String, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let place = Place::alone(row.get(1)?);
         // A tenant cannot be named so that it gets into a group, nor the other way round.
-        let cache_group = group.map_or_else(|| format!("tenant {id}"), |group| format!("group {group}"));
-        Ok((name, Place { id, cache_group }))
+        let group = row.get::<_, Option<String>>(2)?.map(|group| format!("group {group}"));
+        Ok((row.get(0)?, Place { cache_group: group.unwrap_or(place.cache_group), ..place }))
     })?;
     Ok(read.collect::<Result<_, _>>()?)
 }

@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use futures_util::FutureExt;
 
@@ -41,9 +41,10 @@ fn a_key_is_its_bearer() {
     assert!(created.secret.starts_with(&format!("{}_", created.key.id)));
     assert_eq!(created.secret.len(), "tmk_".len() + 10 + 1 + 40);
     let principal = governance.authenticate(&created.secret, NOW).expect("it is known");
-    assert_eq!((principal.id.as_str(), principal.name.as_str()), (created.key.id.as_str(), "app"));
-    assert_eq!(principal.roles, BTreeSet::from([Role::Developer, Role::Service]));
-    assert_eq!(principal.attributes["team"], "red");
+    let who = &principal.asker;
+    assert_eq!((who.id.as_str(), who.name.as_str()), (created.key.id.as_str(), "app"));
+    assert_eq!(who.roles, ["developer", "service"]);
+    assert_eq!(who.attributes["team"], "red");
     assert_eq!(governance.keys().expect("they can be read"), [created.key]);
 }
 

@@ -6,12 +6,11 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    Order, Page, PageQuery, Store, StoreError, erase_leftovers, new_id,
+    Order, Page, PageQuery, Store, StoreError, VISIBLE, erase_leftovers, new_id,
     page::{Listing, has_labels},
 };
 
 const COLUMNS: &str = "id, owner, created_at, updated_at, expires_at, metadata, details, last_position";
-const VISIBLE: &str = "expires_at > unixepoch()";
 
 /// A conversation without its items.
 #[derive(Clone, Debug, PartialEq, Eq)]

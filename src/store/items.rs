@@ -2,9 +2,7 @@
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Store, StoreError};
-
-const VISIBLE: &str = "expires_at > unixepoch()";
+use super::{Store, StoreError, VISIBLE};
 
 impl Store {
     /// An item of any response, or of any conversation of `owner`, by its id, unless it is longer than `max_bytes`.

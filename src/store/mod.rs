@@ -51,6 +51,8 @@ pub use self::{
 const DATABASE: &str = "tramontane.sqlite";
 const LOCK: &str = "lock";
 const PAGE_BYTES: u64 = 4096; // SQLite's default
+/// Condition of what is there: neither past its time nor deleted.
+const VISIBLE: &str = "expires_at > unixepoch()";
 /// Pages that only what makes room may take beyond the limit.
 const RESERVED_PAGES: u64 = 256;
 /// Pages that are given back to the file system in one transaction.

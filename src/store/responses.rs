@@ -5,11 +5,10 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Append, Item, NewItem, Page, PageQuery, Store, StoreError, conversations, page::Listing};
+use super::{Append, Item, NewItem, Page, PageQuery, Store, StoreError, VISIBLE, conversations, page::Listing};
 
 pub(super) const COLUMNS: &str = "id, state, previous, created_at, body, attempts, events";
 pub(super) const COLUMNS_LEN: usize = 7;
-pub(super) const VISIBLE: &str = "expires_at > unixepoch()";
 /// Longest chain of responses; each of them is a turn.
 const MAX_CHAIN: usize = 1000;
 

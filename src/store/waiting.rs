@@ -6,8 +6,8 @@
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::{
-    Append, NewItem, NewResponse, ResponseState, Store, StoreError, StoredResponse, conversations,
-    responses::{COLUMNS, COLUMNS_LEN, Part, VISIBLE, add, bodies, head, insert, read},
+    Append, NewItem, NewResponse, ResponseState, Store, StoreError, StoredResponse, VISIBLE, conversations,
+    responses::{COLUMNS, COLUMNS_LEN, Part, add, bodies, head, insert, read},
 };
 
 /// How a response that waited has ended.

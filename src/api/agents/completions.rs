@@ -17,6 +17,7 @@ use crate::{
         error::ApiError,
         fields,
         form::parsing_cost,
+        guard::Terms,
         request::{Work, off_thread},
         stored_error::named_by,
     },
@@ -49,6 +50,8 @@ pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Respo
             }
             // The request's own mistakes are told by the places that its author knows.
             let plain = Settings { instructions: None, completion_args: serde_json::Map::new(), ..settings };
+            // They have been judged.
+            let terms = Terms::unguarded(terms.deadline);
             match merged(&text, &plain).and_then(|body| chat::parse(&body, &model, &terms)) {
                 Err(own) => own,
                 Ok(_) => ApiError::invalid(AGENT_ID, format!("With the settings of the agent: {error}")),

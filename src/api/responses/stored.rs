@@ -5,14 +5,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
-use tokio::task::JoinError;
 
 use super::{following::Following, items::from_store, object::shown, request::check_included};
 use crate::{
     api::{
         error::ApiError,
         query::{ObjectId, QueryFields},
-        request::StorageWork,
+        request::{StorageWork, joined},
         state::AppState,
         stored_error::named_by,
     },
@@ -59,13 +58,14 @@ pub(in crate::api) async fn delete(
 ) -> Result<Json<Value>, ApiError> {
     query.finish()?;
     let state = work.state.clone();
-    to_its_end(async move {
+    // To its end, also when the client leaves: half of it would be seen by others.
+    joined(tokio::spawn(async move {
         let hidden = state.store().hide_response(&id).await?;
         state.responses_changed().notify_one();
         state.response_streams().ring(&id);
         state.store().remove_response(hidden).await?;
         Ok(Json(json!({ "id": id, "object": "response", "deleted": true })))
-    })
+    }))
     .await
 }
 
@@ -77,7 +77,8 @@ pub(in crate::api) async fn cancel(
 ) -> Result<Json<Value>, ApiError> {
     query.finish()?;
     let state = work.state.clone();
-    to_its_end(cancelled(state, id)).await
+    // To its end, also when the client leaves.
+    joined(tokio::spawn(cancelled(state, id))).await
 }
 
 async fn cancelled(state: AppState, id: String) -> Result<Json<Value>, ApiError> {
@@ -97,17 +98,6 @@ async fn cancelled(state: AppState, id: String) -> Result<Json<Value>, ApiError>
         Some(false) | None => "Only a response with `background` true can be cancelled.".to_owned(),
     };
     Err(ApiError::Invalid { message, param: Some("id".to_owned()), code: Some("not_cancellable") })
-}
-
-/// Goes on when the client leaves: half of it would be seen by others.
-async fn to_its_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
-) -> Result<T, ApiError> {
-    match tokio::spawn(work).await.map_err(JoinError::try_into_panic) {
-        Ok(done) => done,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        Err(Err(_)) => Err(ApiError::Unavailable { reason: "it is shutting down" }),
-    }
 }
 
 /// What a response was asked with, newest first.

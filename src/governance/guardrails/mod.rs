@@ -76,11 +76,6 @@ use self::{
     rules::Rules,
 };
 
-/// Names of detectors and of classes of them, as `detect` takes them.
-pub fn detector_names() -> Vec<&'static str> {
-    detectors::names()
-}
-
 /// All guardrails of a configuration. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Guardrails {

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use tramontane::{
     api::openapi,
-    governance::{CreatedKey, DEFAULT_TENANT, Governance, NewKey, Role, policy::Policies},
+    governance::{CreatedKey, DEFAULT_TENANT, Governance, Role, policy::Policies},
 };
 
-use super::support::{Answer, Harness, babbles, chat, eventually, says, send};
+use super::support::{Answer, Harness, babbles, chat, eventually, new_key, says, send};
 
 const MISTRAL: &str = "mistral-client-python/3.7.0";
 
@@ -24,14 +24,7 @@ fn key(governance: &Governance, name: &str) -> CreatedKey {
 }
 
 fn key_of(governance: &Governance, name: &str, role: Role) -> CreatedKey {
-    let new = NewKey {
-        name: name.to_owned(),
-        tenant: DEFAULT_TENANT.to_owned(),
-        roles: [role].into(),
-        attributes: Default::default(),
-        expires_at: None,
-    };
-    governance.create_key(&new, 1).expect("it is made")
+    new_key(governance, name, DEFAULT_TENANT, role)
 }
 
 /// A server with one key, and its secret.

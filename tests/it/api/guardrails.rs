@@ -11,11 +11,11 @@ use axum::{
 };
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
-use tramontane::governance::{DEFAULT_TENANT, Governance, GuardrailFile, NewKey, Role};
+use tramontane::governance::{DEFAULT_TENANT, Governance, GuardrailFile, Role};
 
 use super::{
     responses::{Heard, last, listens},
-    support::{Answer, Harness, Script, answers, chat, control, ids, merged, says, send, thinks},
+    support::{Answer, Harness, Script, answers, chat, control, ids, merged, new_key, says, send, thinks},
 };
 
 const MISTRAL: &str = "mistral-client-python/3.7.0";
@@ -186,7 +186,7 @@ async fn nobody_sends_past_guardrails_what_they_cannot_read() {
 #[tokio::test]
 async fn an_answer_ends_before_what_is_not_to_be_said() {
     let harness = guarded(says("All is well with Project Crane, says Ada."), BOTH);
-    for more in [json!({}), json!({ "stream": true })] {
+    for more in [json!({}), json!({ "stop": ["never said"] })] {
         let answer = harness.chat(merged(json!({ "stream": true, "max_tokens": 100 }), more)).await;
         assert_eq!(answer.streamed_text(0), "All is well with ");
         assert_eq!(finish(&answer), "content_filter");
@@ -294,11 +294,7 @@ async fn guardrails_apply_to_their_tenants_and_routes() {
     let harness = guarded(says("Yes."), &of_acme);
     let governance = &harness.governance;
     governance.create_tenant("acme", None, 1).expect("it is made");
-    let key = |tenant: &str| {
-        let (name, roles) = ("app".to_owned(), [Role::Developer].into());
-        let new = NewKey { name, tenant: tenant.to_owned(), roles, attributes: Default::default(), expires_at: None };
-        governance.create_key(&new, 1).expect("it is made").secret
-    };
+    let key = |tenant: &str| new_key(governance, "app", tenant, Role::Developer).secret;
     let (ours, theirs) = (key(DEFAULT_TENANT), key("acme"));
     let ask = async |secret: &str, path: &str, body: Value| {
         let request = Request::post(path).header(CONTENT_TYPE, "application/json");

@@ -19,7 +19,7 @@ use tower::ServiceExt;
 use tramontane::{
     api::{AppState, GenerationDefaults, HttpLimits, ServedModel, app},
     engine::{EngineConfig, EngineHandle, SpeculationMode},
-    governance::Governance,
+    governance::{CreatedKey, Governance, NewKey, Role},
     model::{ForwardPass, Logits, ModelError},
     prompt::{Codec, TekkenFile, TokenizerVersion},
     store::{Store, Stores},
@@ -391,6 +391,18 @@ impl Drop for Harness {
     fn drop(&mut self) {
         self.gate.open(); // a blocked engine thread would never end
     }
+}
+
+/// A new key of a tenant, for somebody who does this.
+pub fn new_key(governance: &Governance, name: &str, tenant: &str, role: Role) -> CreatedKey {
+    let new = NewKey {
+        name: name.to_owned(),
+        tenant: tenant.to_owned(),
+        roles: [role].into(),
+        attributes: Default::default(),
+        expires_at: None,
+    };
+    governance.create_key(&new, 1).expect("it is made")
 }
 
 /// The body of a chat request with one message and more fields.

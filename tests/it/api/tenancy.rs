@@ -8,11 +8,11 @@ use axum::{
     },
 };
 use serde_json::{Value, json};
-use tramontane::governance::{DEFAULT_TENANT, Governance, NewKey, Role};
+use tramontane::governance::{DEFAULT_TENANT, Governance, Role};
 
 use super::{
     server::Running,
-    support::{Answer, Harness, chat, says, send, soon},
+    support::{Answer, Harness, chat, new_key, says, send, soon},
 };
 
 /// A bearer of a new key of a tenant.
@@ -23,14 +23,7 @@ struct Bearer<'a> {
 
 impl<'a> Bearer<'a> {
     fn of(harness: &'a Harness, governance: &Governance, tenant: &str) -> Self {
-        let new = NewKey {
-            name: "app".to_owned(),
-            tenant: tenant.to_owned(),
-            roles: [Role::Developer].into(),
-            attributes: Default::default(),
-            expires_at: None,
-        };
-        Self { harness, secret: governance.create_key(&new, 1).expect("it is made").secret }
+        Self { harness, secret: new_key(governance, "app", tenant, Role::Developer).secret }
     }
 
     async fn ask(&self, method: &str, path: &str, body: Value) -> Answer {

@@ -65,6 +65,9 @@ impl Class {
     }
 }
 
+/// Says what a candidate is, if it is anything.
+pub(super) type Judge = fn(&Candidate<'_>) -> Option<Judgement>;
+
 /// A row of the table.
 pub(super) struct Detector {
     /// As in configurations and findings.
@@ -77,7 +80,7 @@ pub(super) struct Detector {
     pub pattern: &'static str,
     /// Is only the longest candidate at a place one? Otherwise shorter ones are judged when longer ones are nothing.
     pub only_longest: bool,
-    pub judge: fn(&Candidate<'_>) -> Option<Judgement>,
+    pub judge: Judge,
 }
 
 /// What a pattern has found.

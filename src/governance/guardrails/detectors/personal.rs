@@ -3,17 +3,12 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{
-    Candidate, Class, Detector, Group, Judgement,
+    Candidate, Class, Detector, Group, Judge, Judgement,
     checksum::{digits_of, luhn, mod_97},
     is_word,
 };
 
-const fn row(
-    name: &'static str,
-    kind: &'static str,
-    pattern: &'static str,
-    judge: fn(&Candidate<'_>) -> Option<Judgement>,
-) -> Detector {
+const fn row(name: &'static str, kind: &'static str, pattern: &'static str, judge: Judge) -> Detector {
     Detector { name, kind, class: Class::PersonalData, group: Group::Words, pattern, only_longest: false, judge }
 }
 

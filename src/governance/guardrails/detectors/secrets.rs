@@ -1,13 +1,8 @@
 //! Secrets: keys and tokens by the forms that their issuers document, and what is assigned to a name of a secret.
 
-use super::{Candidate, Class, Detector, Group, Judgement, is_word};
+use super::{Candidate, Class, Detector, Group, Judge, Judgement, is_word};
 
-const fn row(
-    name: &'static str,
-    kind: &'static str,
-    pattern: &'static str,
-    judge: fn(&Candidate<'_>) -> Option<Judgement>,
-) -> Detector {
+const fn row(name: &'static str, kind: &'static str, pattern: &'static str, judge: Judge) -> Detector {
     Detector { name, kind, class: Class::Secret, group: Group::Words, pattern, only_longest: true, judge }
 }
 
