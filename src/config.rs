@@ -24,8 +24,8 @@ pub use error::ConfigError;
 pub use layers::{Origin, Resolved};
 pub use units::{ByteSize, Span};
 pub use values::{
-    ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, MessageOrder, ModelName, Names, Quantize, QuantizeCache,
-    Speculation, Switch, TemplateChoice, TokenizerVersion,
+    ClientAuth, ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, MessageOrder, ModelName, Names, Quantize,
+    QuantizeCache, Speculation, Switch, TemplateChoice, TokenizerVersion,
 };
 
 /// The model that is served when none is named.
@@ -123,6 +123,32 @@ pub struct HttpConfig {
     pub request_timeout: Duration,
     /// Longest time that running requests get after a signal to stop; what still runs then is cut.
     pub drain_timeout: Duration,
+    /// Names under which it may be asked for.
+    pub allowed_host: Names,
+    /// TLS, if it speaks that.
+    pub tls: Option<TlsConfig>,
+}
+
+/// Files of TLS, all in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The certificate and what leads from it to a known authority.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Certificates of clients, if they may show any.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// Which certificates of clients are believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// Who signs them.
+    pub ca: PathBuf,
+    /// Which were revoked.
+    pub crl: Option<PathBuf>,
+    /// Whether there must be one.
+    pub auth: ClientAuth,
 }
 
 /// What is stored.
@@ -279,7 +305,39 @@ fn http_config(layers: &mut Layers) -> Result<HttpConfig, ConfigError> {
     let request_timeout = layers.take("request_timeout", Span::seconds(600))?;
     // As long as a request may take, so that by default none of them is cut.
     let drain_timeout = layers.take("drain_timeout", request_timeout)?;
-    Ok(HttpConfig { bind, body_limit, request_timeout: request_timeout.into(), drain_timeout: drain_timeout.into() })
+    Ok(HttpConfig {
+        bind,
+        body_limit,
+        request_timeout: request_timeout.into(),
+        drain_timeout: drain_timeout.into(),
+        allowed_host: layers.take("allowed_host", Names::default())?,
+        tls: tls_config(layers)?,
+    })
+}
+
+fn tls_config(layers: &mut Layers) -> Result<Option<TlsConfig>, ConfigError> {
+    let lacking = |key, path: PathBuf, needed| ConfigError::Lacking { key, value: path.display().to_string(), needed };
+    let cert: Option<PathBuf> = layers.take_optional("tls_cert", "no TLS")?;
+    let key: Option<PathBuf> = layers.take_optional("tls_key", "no TLS")?;
+    let ca: Option<PathBuf> = layers.take_optional("tls_client_ca", "clients show no certificate")?;
+    let crl: Option<PathBuf> = layers.take_optional("tls_client_crl", "none of their certificates is revoked")?;
+    let auth: Option<ClientAuth> = layers.take_optional("tls_client_auth", "required where there is tls_client_ca")?;
+    let clients = match (ca, crl, auth) {
+        (Some(ca), crl, auth) => Some(ClientCertificates { ca, crl, auth: auth.unwrap_or(ClientAuth::Required) }),
+        (None, Some(crl), _) => return Err(lacking("tls_client_crl", crl, "tls_client_ca")),
+        (None, None, Some(auth)) => {
+            let value = auth.to_string();
+            return Err(ConfigError::Lacking { key: "tls_client_auth", value, needed: "tls_client_ca" });
+        }
+        (None, None, None) => None,
+    };
+    match (cert, key, clients) {
+        (Some(cert), Some(key), clients) => Ok(Some(TlsConfig { cert, key, clients })),
+        (Some(cert), None, _) => Err(lacking("tls_cert", cert, "tls_key")),
+        (None, Some(key), _) => Err(lacking("tls_key", key, "tls_cert")),
+        (None, None, Some(clients)) => Err(lacking("tls_client_ca", clients.ca, "tls_cert")),
+        (None, None, None) => Ok(None),
+    }
 }
 
 fn storage_config(layers: &mut Layers) -> Result<StorageConfig, ConfigError> {

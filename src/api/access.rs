@@ -25,11 +25,12 @@ use super::{
     access_error::AccessError,
     actions::{Target, needs},
     error::ApiError,
+    hosts::Openness,
     state::{AppState, unix_seconds},
 };
 use crate::governance::{
     Governance, GovernanceError, Principal, Refusal,
-    jwt::JwtError,
+    jwt::{CertificateIdentity, JwtError},
     policy::{Action, Circumstances, Resource},
 };
 
@@ -48,6 +49,12 @@ const LONGEST_TOKEN: usize = 8 << 10;
 pub(super) struct Caller {
     pub(super) principal: Option<Arc<Principal>>,
     circumstances: Arc<Circumstances>,
+}
+
+/// Who is at the other end of a connection, as far as TLS tells.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) certificate: Arc<CertificateIdentity>,
 }
 
 /// Reads issuers' keys again and again, which may wait for them. Does not end.
@@ -89,9 +96,17 @@ pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Re
 async fn admit(state: &AppState, head: &Parts) -> Result<Caller, ApiError> {
     let governance = state.governance();
     if !governance.is_configured()? {
+        state.hosts().check(head, Openness::Everybody)?;
         return Ok(Caller::default());
     }
-    let principal = authenticate(governance, bearer_token(&head.headers)?).await?;
+    state.hosts().check(head, Openness::Credentials)?;
+    let principal = match head.extensions.get::<Peer>() {
+        // Where there is a token as well, that says who asks: a gateway's certificate may carry many people's requests.
+        Some(peer) if !head.headers.contains_key(AUTHORIZATION) => {
+            governance.authenticate_certificate(&peer.certificate, unix_seconds())?
+        }
+        Some(_) | None => authenticate(governance, bearer_token(&head.headers)?).await?,
+    };
     let route = head.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
     let circumstances = circumstances(&head.headers, route.unwrap_or_default())?;
     let caller = Caller { principal: Some(principal), circumstances: Arc::new(circumstances) };

@@ -39,6 +39,17 @@ pub enum AccessError {
         /// The limit.
         limit: usize,
     },
+    /// It asks for another server, or is a web page's.
+    #[error(
+        "The header `{name}` says {value:?}, which is none of this server's names: as there are no API keys it lets in whoever \
+         is on this machine, and nobody that a browser could ask for. Start it with --allowed-host NAME, or make keys."
+    )]
+    Host {
+        /// Which header.
+        name: &'static str,
+        /// What it says.
+        value: String,
+    },
 }
 
 impl AccessError {
@@ -47,7 +58,7 @@ impl AccessError {
             // Its issuer could not be reached yet.
             Self::Refused(Refusal::Token(JwtError::NoKeys)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => StatusCode::UNAUTHORIZED,
-            Self::Forbidden { .. } => StatusCode::FORBIDDEN,
+            Self::Forbidden { .. } | Self::Host { .. } => StatusCode::FORBIDDEN,
             Self::Circumstance { .. } => StatusCode::BAD_REQUEST,
         }
     }
@@ -55,7 +66,7 @@ impl AccessError {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => "authentication_error",
-            Self::Forbidden { .. } => "permission_error",
+            Self::Forbidden { .. } | Self::Host { .. } => "permission_error",
             Self::Circumstance { .. } => "invalid_request_error",
         }
     }
@@ -67,8 +78,10 @@ impl AccessError {
             Self::Refused(Refusal::Expired) => "expired_api_key",
             Self::Refused(Refusal::Token(error)) => error.code(),
             Self::Refused(Refusal::UnknownTenant) => "token_unknown_tenant",
+            Self::Refused(Refusal::UnknownCertificate) => "unknown_certificate",
             Self::Forbidden { .. } => "permission_denied",
             Self::Circumstance { .. } => "invalid_header",
+            Self::Host { .. } => "host_not_allowed",
         }
     }
 }

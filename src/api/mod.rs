@@ -34,6 +34,7 @@ mod guard;
 mod guarded_json;
 mod guardrail_error;
 mod health;
+mod hosts;
 mod idle;
 mod logprobs;
 mod mistral_conversations;
@@ -55,6 +56,7 @@ mod stored_error;
 mod tenancy;
 mod texts;
 mod timestamp;
+mod tls;
 mod tokenize;
 mod turn;
 pub mod unserved;
@@ -72,12 +74,14 @@ pub use self::{
     answer_guard::AnswerGuard,
     batches::run as run_batches,
     guardrail_error::GuardrailError,
+    hosts::Hosts,
     params::{GenerationParams, Scheduling, Stopping},
     request::layers,
     responses::run as run_background_responses,
-    server::{Drained, serve},
+    server::{Door, Drained, serve},
     state::{AppState, GenerationDefaults, HttpLimits, Readiness, ServedModel, StorageLimits},
     stored_error::StoredError,
+    tls::{Tls, TlsError},
 };
 
 /// The whole HTTP interface.

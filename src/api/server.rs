@@ -1,4 +1,4 @@
-//! Connections: accepting, limits on what a client may hold, and an orderly end.
+//! Connections: accepting, with TLS or without, limits on what a client may hold, and an orderly end.
 //!
 //! Invariants: a client that sends too slowly or stops reading loses its connection and nothing else; a connection
 //! without a request is closed in time, and a running request never cut for that; once shutdown begins no new work
@@ -13,7 +13,8 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, routing::future::RouteFuture};
+use axum::{Router, http::Request, routing::future::RouteFuture};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -26,16 +27,19 @@ use tokio::{
     task::JoinSet,
     time::{Sleep, sleep},
 };
-use tower::util::MapFuture;
+use tokio_rustls::server::TlsStream;
+use tower::util::{MapFuture, MapRequest};
 
 use super::{
-    access::{watch_issuers, watch_keys},
+    access::{Peer, watch_issuers, watch_keys},
     app,
     batches::run as run_batches,
     idle::OpenRequests,
     responses::run as run_background_responses,
     state::{AppState, HttpLimits},
+    tls::Tls,
 };
+use crate::governance::jwt::CertificateIdentity;
 
 /// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -56,9 +60,24 @@ pub enum Drained {
     },
 }
 
+/// Where clients come in.
+pub struct Door {
+    /// Where they connect.
+    pub listener: TcpListener,
+    /// What they speak there, if not plain HTTP.
+    pub tls: Option<Tls>,
+}
+
+impl From<TcpListener> for Door {
+    fn from(listener: TcpListener) -> Self {
+        Self { listener, tls: None }
+    }
+}
+
 /// Serves until `shutdown` resolves, then lets running requests finish for at most `drain_timeout`.
-pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future<Output = ()>) -> Drained {
-    let server = Server::new(state);
+pub async fn serve(door: impl Into<Door>, state: AppState, shutdown: impl Future<Output = ()>) -> Drained {
+    let Door { listener, tls } = door.into();
+    let server = Server::new(state, tls);
     let mut connections = JoinSet::new();
     // Ends with this function however that ends.
     let mut workers = JoinSet::new();
@@ -67,6 +86,9 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
     let mut watchers = JoinSet::new();
     watchers.spawn(watch_keys(server.state.governance().clone()));
     watchers.spawn(watch_issuers(server.state.governance().clone()));
+    if let Some(tls) = &server.tls {
+        watchers.spawn(tls.clone().watch());
+    }
     let running = watch::Sender::new(());
     let mut shutdown = pin!(shutdown);
     loop {
@@ -108,14 +130,23 @@ struct Server {
     state: AppState,
     router: Router,
     protocol: auto::Builder<TokioExecutor>,
+    tls: Option<Tls>,
     slots: Arc<Semaphore>,
 }
 
+/// A connection that has begun to speak.
+struct Begun<S> {
+    stream: Guarded<S>,
+    /// Who is at the other end, if TLS tells.
+    peer: Option<Peer>,
+}
+
 impl Server {
-    fn new(state: AppState) -> Self {
+    fn new(state: AppState, tls: Option<Tls>) -> Self {
         let limits = state.limits();
         Self {
             protocol: protocol(limits),
+            tls,
             slots: Arc::new(Semaphore::new(limits.max_connections)),
             router: app(state.clone()),
             state,
@@ -139,35 +170,33 @@ impl Server {
         permit: OwnedSemaphorePermit,
         mut running: watch::Receiver<()>,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let protocol = self.protocol.clone();
-        let idle_timeout = self.state.limits().header_timeout;
-        let stream = Guarded::new(stream, self.state.limits());
-        let requests = OpenRequests::none();
-        let counting = requests.clone();
-        let counted = move |answer: RouteFuture<Infallible>| counting.open().until_answered(answer);
-        let service = TowerToHyperService::new(MapFuture::new(self.router.clone(), counted));
+        let tls = self.tls.clone();
+        let conversation = self.conversation();
+        let state = self.state.clone();
         async move {
-            let mut connection = pin!(protocol.serve_connection(TokioIo::new(stream), service));
-            let over = async {
-                tokio::select! {
-                    () = requests.idle_for(idle_timeout) => {}
-                    _ = running.changed() => {}
+            match tls {
+                None => conversation.hold(Begun::plain(stream, state.limits()), running).await,
+                Some(tls) => {
+                    let begun = tokio::select! {
+                        begun = Begun::with_tls(stream, &tls, state.limits()) => begun,
+                        _ = running.changed() => return,
+                    };
+                    match begun {
+                        Ok(begun) => conversation.hold(begun, running).await,
+                        Err(error) => {
+                            state.http_metrics().handshake_failed();
+                            tracing::debug!(%error, "a connection never spoke TLS");
+                        }
+                    }
                 }
-            };
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = over => {
-                    // Requests that run are still answered. HTTP/2 clients are told by GOAWAY and connect anew.
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            // A client that goes away or misbehaves is no event worth more than this.
-            if let Err(error) = ended {
-                tracing::debug!(error, "connection ended");
             }
             drop(permit);
         }
+    }
+
+    fn conversation(&self) -> Conversation {
+        let idle_timeout = self.state.limits().header_timeout;
+        Conversation { protocol: self.protocol.clone(), router: self.router.clone(), idle_timeout }
     }
 
     async fn drain(self, running: watch::Sender<()>, mut connections: JoinSet<()>) -> Drained {
@@ -190,6 +219,70 @@ impl Server {
     }
 }
 
+impl Begun<TcpStream> {
+    fn plain(stream: TcpStream, limits: &HttpLimits) -> Self {
+        Self { stream: Guarded::new(stream, limits), peer: None }
+    }
+}
+
+impl Begun<TlsStream<TcpStream>> {
+    /// After the handshake, which may take as long as a request's head.
+    async fn with_tls(stream: TcpStream, tls: &Tls, limits: &HttpLimits) -> io::Result<Self> {
+        let stream = tokio::time::timeout(limits.header_timeout, tls.accept(stream)).await??;
+        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let peer = match certificate.map(|certificate| CertificateIdentity::from_der(certificate)).transpose() {
+            Ok(certificate) => certificate.map(|certificate| Peer { certificate: Arc::new(certificate) }),
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        Ok(Self { stream: Guarded::new(stream, limits), peer })
+    }
+}
+
+/// Requests and answers of one connection.
+struct Conversation {
+    protocol: auto::Builder<TokioExecutor>,
+    router: Router,
+    idle_timeout: Duration,
+}
+
+impl Conversation {
+    async fn hold<S>(self, begun: Begun<S>, mut running: watch::Receiver<()>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Begun { stream, peer } = begun;
+        let requests = OpenRequests::none();
+        let counting = requests.clone();
+        let counted = move |answer: RouteFuture<Infallible>| counting.open().until_answered(answer);
+        let introduced = MapRequest::new(self.router, move |mut request: Request<Incoming>| {
+            if let Some(peer) = &peer {
+                request.extensions_mut().insert(peer.clone());
+            }
+            request
+        });
+        let service = TowerToHyperService::new(MapFuture::new(introduced, counted));
+        let mut connection = pin!(self.protocol.serve_connection(TokioIo::new(stream), service));
+        let over = async {
+            tokio::select! {
+                () = requests.idle_for(self.idle_timeout) => {}
+                _ = running.changed() => {}
+            }
+        };
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = over => {
+                // Requests that run are still answered. HTTP/2 clients are told by GOAWAY and connect anew.
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        // A client that goes away or misbehaves is no event worth more than this.
+        if let Err(error) = ended {
+            tracing::debug!(error, "connection ended");
+        }
+    }
+}
+
 fn protocol(limits: &HttpLimits) -> auto::Builder<TokioExecutor> {
     const SMALLEST_BUFFER: usize = 8192; // hyper accepts no less
     let header_bytes = limits.header_bytes.max(SMALLEST_BUFFER);
@@ -206,8 +299,8 @@ fn protocol(limits: &HttpLimits) -> auto::Builder<TokioExecutor> {
 }
 
 /// A connection that fails if its client takes too long to begin, or to read what is sent.
-struct Guarded {
-    stream: TcpStream,
+struct Guarded<S> {
+    stream: S,
     stall_timeout: Duration,
     /// Runs while a write waits for the client.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -217,8 +310,8 @@ struct Guarded {
     preface_len: usize,
 }
 
-impl Guarded {
-    fn new(stream: TcpStream, limits: &HttpLimits) -> Self {
+impl<S> Guarded<S> {
+    fn new(stream: S, limits: &HttpLimits) -> Self {
         Self {
             stream,
             stall_timeout: limits.stall_timeout,
@@ -253,7 +346,7 @@ impl Guarded {
     }
 }
 
-impl AsyncRead for Guarded {
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context, buffer: &mut ReadBuf) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
@@ -271,7 +364,7 @@ impl AsyncRead for Guarded {
     }
 }
 
-impl AsyncWrite for Guarded {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.watch_write(context, polled)

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
     error::ApiError,
+    hosts::Hosts,
     responses::Streams,
     tenancy::{Tenancies, Tenancy},
 };
@@ -184,6 +185,7 @@ struct Inner {
     in_flight: AtomicUsize,
     draining: AtomicBool,
     served: OnceLock<Served>,
+    hosts: OnceLock<Hosts>,
     tenancies: Arc<Tenancies>,
     governance: Governance,
 }
@@ -232,6 +234,7 @@ impl AppState {
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             served: OnceLock::new(),
+            hosts: OnceLock::new(),
             tenancies: Arc::new(Tenancies::new(stores, Arc::clone(&tenancy))),
             governance,
         };
@@ -243,6 +246,16 @@ impl AppState {
         let since = unix_seconds();
         // A second model would be a bug of the caller; the first keeps serving.
         let _ = self.inner.served.set(Served { model: Arc::new(model), since });
+    }
+
+    /// Under which names it may be asked for; without this call, under those of this machine. Only the first call counts.
+    pub fn set_hosts(&self, hosts: Hosts) {
+        // As with the model.
+        let _ = self.inner.hosts.set(hosts);
+    }
+
+    pub(super) fn hosts(&self) -> &Hosts {
+        self.inner.hosts.get_or_init(Hosts::default)
     }
 
     /// The model, even if it cannot take work now.

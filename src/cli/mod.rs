@@ -55,7 +55,7 @@ const AFTER_HELP: &str = "Every setting can also be given as TRAMONTANE_<NAME> o
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     Pull(pull::PullArgs),
     Inspect(inspect::InspectArgs),
     Generate(generate::GenerateArgs),

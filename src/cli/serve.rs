@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{data, error::UsageError, issuers, loading, locate::Network, policy};
 use crate::{
-    api::{self, AppState, Drained, HttpLimits, ServedModel, StorageLimits},
+    api::{self, AppState, Door, Drained, Hosts, HttpLimits, ServedModel, StorageLimits, Tls, TlsError},
     config::{AccessArgs, Args, Config, ConfigError, EngineArgs, HttpArgs, ModelArgs, StorageArgs},
     engine::EngineConfig,
     governance::{Governance, GuardrailFile, policy::Policies},
@@ -73,15 +73,18 @@ async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) ->
         .with_policies(policy::load(config.access.policy_dir.as_deref())?)
         .with_issuers(issuers::open(config)?)
         .with_guardrails(guardrails(config.access.guardrails.as_deref())?);
-    reload_rules(&governance)?;
+    let tls = tls(config, &governance)?;
+    reload_rules(&governance, tls.clone())?;
     let let_in = check_openness(config, &governance)?;
     let state = AppState::governed(http_limits(config), stores, governance)
         .with_context(|| data::cannot_store(&config.storage))?;
     let bind = config.http.bind;
+    state.set_hosts(Hosts::new(bind, config.http.allowed_host.as_slice()));
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let listener = TcpListener::bind(bind).await.with_context(|| format!("cannot listen on bind = {bind}"))?;
     let address = listener.local_addr()?;
-    tracing::info!(%address, let_in, "listening; requests are answered once the model is loaded");
-    let mut serving = tokio::spawn(api::serve(listener, state.clone(), async {
+    tracing::info!(%address, scheme, let_in, "listening; requests are answered once the model is loaded");
+    let mut serving = tokio::spawn(api::serve(Door { listener, tls }, state.clone(), async {
         // The sender lives as long as the process.
         let _ = stop.await;
     }));
@@ -99,7 +102,7 @@ async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) ->
                 }
             }));
             if let Some(model) = state.loaded_model() {
-                announce(address, model, style);
+                announce(&format!("{scheme}://{address}"), address, model, style);
             }
             serving.await
         }
@@ -129,7 +132,7 @@ fn http_limits(config: &Config) -> HttpLimits {
 fn check_openness(config: &Config, governance: &Governance) -> Result<&'static str> {
     let bind = config.http.bind;
     if governance.is_configured()? {
-        return Ok("whoever has a key or an issuer's token");
+        return Ok("whoever has a key, an issuer's token or a known certificate");
     }
     if bind.ip().is_loopback() {
         return Ok("whoever is on this machine: there are no keys");
@@ -143,27 +146,41 @@ fn check_openness(config: &Config, governance: &Governance) -> Result<&'static s
     Err(ConfigError::Unfit { key: "bind", value: bind.to_string(), reason: reason.to_owned() }.into())
 }
 
+/// What clients have to speak, if it is TLS.
+fn tls(config: &Config, governance: &Governance) -> Result<Option<Tls>> {
+    let believes_clients = config.http.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+    if governance.issuers().knows_certificates() && !believes_clients {
+        let reason = "identity_file has client_certificates, which nobody can show without tls_client_ca";
+        return Err(UsageError(reason.to_owned()).into());
+    }
+    let opened = config.http.tls.clone().map(Tls::open).transpose();
+    opened.map_err(|error| match error {
+        TlsError::Unreadable { .. } => error.into(),
+        TlsError::Exposed { .. } | TlsError::Invalid { .. } => UsageError(error.to_string()).into(),
+    })
+}
+
 /// Those of a file, if there is one.
 fn guardrails(file: Option<&Path>) -> Result<GuardrailFile> {
     let opened = file.map_or_else(|| Ok(GuardrailFile::default()), GuardrailFile::open);
     Ok(opened.map_err(|error| UsageError(format!("guardrails: {error}")))?)
 }
 
-/// Reads policies and guardrails again at every SIGHUP.
-fn reload_rules(governance: &Governance) -> Result<()> {
+/// Reads policies, guardrails and certificates again at every SIGHUP.
+fn reload_rules(governance: &Governance, tls: Option<Tls>) -> Result<()> {
     let (policies, guardrails) = (governance.policies().clone(), governance.guardrails().clone());
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            let (policies, guardrails) = (policies.clone(), guardrails.clone());
+            let (policies, guardrails, tls) = (policies.clone(), guardrails.clone(), tls.clone());
             // It may take its time, and others have requests on this thread; a panic is logged where it happens.
-            drop(tokio::task::spawn_blocking(move || reload(&policies, &guardrails)).await);
+            drop(tokio::task::spawn_blocking(move || reload(&policies, &guardrails, tls.as_ref())).await);
         }
     });
     Ok(())
 }
 
-fn reload(policies: &Policies, guardrails: &GuardrailFile) {
+fn reload(policies: &Policies, guardrails: &GuardrailFile, tls: Option<&Tls>) {
     match policies.reload() {
         Ok(()) => tracing::info!(digest = policies.digest(), "the policies were read again"),
         Err(error) => tracing::error!(%error, "the policies are wrong, so those from before go on to apply"),
@@ -171,6 +188,11 @@ fn reload(policies: &Policies, guardrails: &GuardrailFile) {
     match guardrails.reload() {
         Ok(()) => tracing::info!("the guardrails were read again"),
         Err(error) => tracing::error!(%error, "the guardrails are wrong, so those from before go on to apply"),
+    }
+    match tls.map(Tls::reload) {
+        None => {}
+        Some(Ok(_)) => tracing::info!("certificates were read again"),
+        Some(Err(error)) => tracing::error!(%error, "certificates are wrong, so those from before go on to apply"),
     }
 }
 
@@ -196,7 +218,7 @@ fn stop_signal() -> Result<oneshot::Receiver<()>> {
     Ok(receive)
 }
 
-fn announce(address: SocketAddr, model: &ServedModel, style: LogStyle) {
+fn announce(url: &str, address: SocketAddr, model: &ServedModel, style: LogStyle) {
     let (name, digest) = (model.name(), &model.digest);
     if style == LogStyle::Json {
         tracing::info!(%address, model = name, digest, "ready");
@@ -210,8 +232,8 @@ fn announce(address: SocketAddr, model: &ServedModel, style: LogStyle) {
         (Pooling::Classes { .. }, false) => ("classify", r#""input": "Hello!""#),
     };
     eprintln!(
-        "\n{first}{aliases}, sha256 {digest}\nserved at http://{address}/v1, {} tokens of context. Try:\n\n\
-         curl -N http://{address}/{path} -H 'Content-Type: application/json' \\\n  \
+        "\n{first}{aliases}, sha256 {digest}\nserved at {url}/v1, {} tokens of context. Try:\n\n\
+         curl -N {url}/{path} -H 'Content-Type: application/json' \\\n  \
          -d '{{\"model\": \"{first}\", {body}}}'\n",
         model.max_model_len,
     );

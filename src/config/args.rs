@@ -147,6 +147,25 @@ pub struct HttpArgs {
     /// [default: the request timeout]
     #[arg(long, env = "TRAMONTANE_DRAIN_TIMEOUT", hide_env = true, value_name = "TIME")]
     pub drain_timeout: Option<String>,
+    /// Names under which the server may be asked for, beside this machine's own, separated by commas [default: any, but
+    /// this machine's own alone while there are no identities]
+    #[arg(long, env = "TRAMONTANE_ALLOWED_HOST", hide_env = true, value_name = "NAMES")]
+    pub allowed_host: Option<String>,
+    /// PEM file with the server's certificate and what leads from it to a known authority; turns TLS on
+    #[arg(long, env = "TRAMONTANE_TLS_CERT", hide_env = true, value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// PEM file with the key of that certificate, which others must not be able to read
+    #[arg(long, env = "TRAMONTANE_TLS_KEY", hide_env = true, value_name = "FILE")]
+    pub tls_key: Option<String>,
+    /// PEM file of the authorities that sign certificates of clients [default: clients show none]
+    #[arg(long, env = "TRAMONTANE_TLS_CLIENT_CA", hide_env = true, value_name = "FILE")]
+    pub tls_client_ca: Option<String>,
+    /// PEM file of the authorities' revocation lists [default: none is revoked]
+    #[arg(long, env = "TRAMONTANE_TLS_CLIENT_CRL", hide_env = true, value_name = "FILE")]
+    pub tls_client_crl: Option<String>,
+    /// Whether clients must show a certificate: required, or optional [default: required]
+    #[arg(long, env = "TRAMONTANE_TLS_CLIENT_AUTH", hide_env = true, value_name = "WHEN")]
+    pub tls_client_auth: Option<String>,
 }
 
 /// What is stored, where and for how long.

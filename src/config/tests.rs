@@ -84,6 +84,12 @@ fn defaults() {
         body_limit = "16MiB"                     # default
         request_timeout = "10m"                  # default
         drain_timeout = "10m"                    # default
+        allowed_host = []                        # default
+        # tls_cert is not set: no TLS
+        # tls_key is not set: no TLS
+        # tls_client_ca is not set: clients show no certificate
+        # tls_client_crl is not set: none of their certificates is revoked
+        # tls_client_auth is not set: required where there is tls_client_ca
         # data_dir is not set: tramontane in the user's data directory, $XDG_DATA_HOME or ~/.local/share
         ephemeral = "off"                        # default
         retention = "30d"                        # default
@@ -225,6 +231,12 @@ fn what_is_printed_reads_back() {
             body_limit = 1025
             request_timeout = "90s"
             drain_timeout = 0
+            allowed_host = ["llm.example", "10.0.0.1"]
+            tls_cert = "/etc/tramontane/server.pem"
+            tls_key = "/etc/tramontane/server.key"
+            tls_client_ca = "/etc/tramontane/clients.pem"
+            tls_client_crl = "/etc/tramontane/clients.crl"
+            tls_client_auth = "optional"
             data_dir = "/srv/a directory"
             retention = "36h"
             storage_limit = "3MiB"
@@ -320,7 +332,7 @@ fn errors_in_the_file_name_the_file() {
     check_error(
         with_file("bnid = 1", ""),
         expect![
-            "tramontane.toml has the unknown key `bnid`; known keys: bind, block_size, body_limit, data_dir, device, draft_model, drain_timeout, dtype, ephemeral, guardrails, identity_file, insecure_open, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, message_order, model, num_blocks, offline, policy_dir, prefix_caching, quantize, quantize_cache, reference, request_timeout, retention, served_model_name, speculation, storage_limit, template, threads, tokenizer, tokenizer_version"
+            "tramontane.toml has the unknown key `bnid`; known keys: allowed_host, bind, block_size, body_limit, data_dir, device, draft_model, drain_timeout, dtype, ephemeral, guardrails, identity_file, insecure_open, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, message_order, model, num_blocks, offline, policy_dir, prefix_caching, quantize, quantize_cache, reference, request_timeout, retention, served_model_name, speculation, storage_limit, template, threads, tls_cert, tls_client_auth, tls_client_ca, tls_client_crl, tls_key, tokenizer, tokenizer_version"
         ],
     );
     check_error(

@@ -149,6 +149,16 @@ words! {
 }
 
 words! {
+    /// Whether clients must show a certificate.
+    ClientAuth, "required or optional", {
+        /// Whoever has none cannot connect.
+        Required = "required",
+        /// Whoever has none must be known by something else.
+        Optional = "optional",
+    }
+}
+
+words! {
     /// Where the chat format comes from.
     TemplateChoice, "auto, native or jinja", {
         /// The tokenizer version's own where there is one, else the checkpoint's template.

@@ -102,12 +102,15 @@ pub enum Refusal {
     #[error("the API key was revoked")]
     Revoked,
     /// It was, until its time was over.
-    #[error("the API key or token has expired")]
+    #[error("the API key, token or certificate has expired")]
     Expired,
     /// No token of an issuer that is believed.
     #[error("{0}")]
     Token(JwtError),
-    /// The token says that somebody is of a tenant that there is not.
-    #[error("the token's tenant is not one of this server's")]
+    /// The token or certificate says that somebody is of a tenant that there is not.
+    #[error("the tenant that the token or certificate stands for is not one of this server's")]
     UnknownTenant,
+    /// A certificate whose owner is nobody here.
+    #[error("the client certificate is nobody's of this server")]
+    UnknownCertificate,
 }

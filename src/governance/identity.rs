@@ -57,6 +57,8 @@ pub enum Source {
     Key,
     /// A token of an issuer that is believed.
     Token,
+    /// A client certificate of an authority that is believed.
+    Certificate,
 }
 
 impl Source {
@@ -65,6 +67,7 @@ impl Source {
         match self {
             Self::Key => "key",
             Self::Token => "token",
+            Self::Certificate => "certificate",
         }
     }
 }

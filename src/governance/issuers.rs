@@ -1,4 +1,4 @@
-//! Issuers of tokens: whose word is taken for who somebody is, and what becomes of a token's claims.
+//! Identities that others vouch for: whose word is taken for who somebody is, and what becomes of what they say.
 
 use std::{fs, io, path::Path};
 
@@ -6,8 +6,11 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::{
-    GovernanceError, Principal, Role, Source,
-    jwt::{Claims, Fetch, JwtConfig, JwtError, JwtVerifier, Occasion, Refreshed},
+    DEFAULT_TENANT, GovernanceError, Principal, Role, Source,
+    jwt::{
+        CertificateIdentity, CertificateMap, Claims, Fetch, JwtConfig, JwtError, JwtVerifier, MappedIdentity, Occasion,
+        Refreshed,
+    },
     policy::Asker,
     tenants::Place,
 };
@@ -19,13 +22,17 @@ pub type FetchKeys = fn(&str) -> io::Result<Vec<u8>>;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct IdentityFile {
+    #[serde(default)]
     issuer: Vec<JwtConfig>,
+    #[serde(default)]
+    client_certificates: CertificateMap,
 }
 
 /// All that are believed.
 #[derive(Default)]
 pub struct Issuers {
     verifiers: Vec<JwtVerifier>,
+    certificates: CertificateMap,
 }
 
 impl Issuers {
@@ -35,9 +42,10 @@ impl Issuers {
         let wrong = |reason: String| GovernanceError::Identities { path: path.into(), reason };
         let text = fs::read_to_string(path).map_err(unusable)?;
         let file: IdentityFile = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-        if file.issuer.is_empty() {
-            return Err(wrong("issuer = []: expected at least one".to_owned()));
+        if file.issuer.is_empty() && file.client_certificates.is_empty() {
+            return Err(wrong("expected at least one [[issuer]] or [[client_certificates]]".to_owned()));
         }
+        file.client_certificates.role_names().try_for_each(|role| Role::of_name(role).map(drop))?;
         let mut verifiers: Vec<JwtVerifier> = Vec::new();
         for config in file.issuer {
             let issuer = config.issuer().to_owned();
@@ -52,12 +60,27 @@ impl Issuers {
             let verifier = JwtVerifier::open(config, fetch);
             verifiers.push(verifier.map_err(|error| wrong(format!("issuer = {issuer:?}: {}", chain(&error))))?);
         }
-        Ok(Self { verifiers })
+        Ok(Self { verifiers, certificates: file.client_certificates })
     }
 
     /// Is nobody's word taken?
     pub(super) fn is_empty(&self) -> bool {
-        self.verifiers.is_empty()
+        !self.has_issuers() && !self.knows_certificates()
+    }
+
+    /// Are tokens believed?
+    pub(super) fn has_issuers(&self) -> bool {
+        !self.verifiers.is_empty()
+    }
+
+    /// Are owners of certificates known?
+    pub fn knows_certificates(&self) -> bool {
+        !self.certificates.is_empty()
+    }
+
+    /// Whose certificate this is, if it is anybody's.
+    pub(super) fn owner(&self, certificate: &CertificateIdentity) -> Option<&MappedIdentity> {
+        self.certificates.find(certificate)
     }
 
     /// Addresses that keys are fetched from.
@@ -116,6 +139,21 @@ pub(super) fn principal(claims: Claims, tenant: String, place: Place) -> Princip
     };
     let (_, over) = watch::channel(Some(expires_at));
     Principal { asker, source: Source::Token, place, over }
+}
+
+/// Who the owner of a certificate is. Nobody can end it before its time.
+pub(super) fn certified(owner: &MappedIdentity, certificate: &CertificateIdentity, place: Place) -> Principal {
+    let asker = Asker {
+        id: certificate.fingerprint_sha256.clone(),
+        name: owner.name.clone(),
+        tenant: owner.tenant.clone().unwrap_or_else(|| DEFAULT_TENANT.to_owned()),
+        source: Source::Certificate.name().to_owned(),
+        // They were checked when the file was read.
+        roles: owner.roles.iter().cloned().collect(),
+        attributes: owner.attributes.clone(),
+    };
+    let (_, over) = watch::channel(Some(certificate.not_after));
+    Principal { asker, source: Source::Certificate, place, over }
 }
 
 /// Does it look like a token of an issuer?

@@ -30,7 +30,7 @@ use rusqlite::Connection;
 
 use self::{
     database::DATABASE,
-    jwt::{Claims, JwtError},
+    jwt::{CertificateIdentity, Claims, JwtError},
     keys::Known,
     policy::{Action, Circumstances, Decision, Policies, Question, Resource},
 };
@@ -87,6 +87,11 @@ impl Governance {
         Self { guardrails, ..self }
     }
 
+    /// Whose word is taken for who somebody is.
+    pub fn issuers(&self) -> &Issuers {
+        &self.issuers
+    }
+
     /// What checks requests and answers.
     pub fn guardrails(&self) -> &GuardrailFile {
         &self.guardrails
@@ -127,13 +132,29 @@ impl Governance {
 
     /// Who presents this bearer token at `now`, in Unix seconds. It waits for nobody.
     pub fn authenticate(&self, token: &str, now: u64) -> Result<Arc<Principal>, GovernanceError> {
-        if self.issuers.is_empty() || !issuers::is_token(token) {
+        if !self.issuers.has_issuers() || !issuers::is_token(token) {
             return Ok(self.look()?.authenticate(token, now)?);
         }
         self.believed(self.issuers.verify(token, now))
     }
 
-    /// The same after a refusal because a key is unknown: the issuer's keys are read again, which may take its time.
+    /// Who the owner of a certificate is whose chain and dates were verified when its connection began.
+    pub fn authenticate_certificate(
+        &self,
+        certificate: &CertificateIdentity,
+        now: u64,
+    ) -> Result<Arc<Principal>, GovernanceError> {
+        let owner = self.issuers.owner(certificate).ok_or(Refusal::UnknownCertificate)?;
+        if certificate.not_after <= now {
+            return Err(Refusal::Expired.into());
+        }
+        let tenant = owner.tenant.as_deref().unwrap_or(DEFAULT_TENANT);
+        let place = self.look()?.place(tenant).cloned().ok_or(Refusal::UnknownTenant)?;
+        Ok(Arc::new(issuers::certified(owner, certificate, place)))
+    }
+
+    /// Who presents a token that was refused because its key is unknown: the issuer's keys are read again, which may take its
+    /// time.
     pub fn authenticate_anew(&self, token: &str, now: u64) -> Result<Arc<Principal>, GovernanceError> {
         self.believed(self.issuers.verify_or_refresh(token, now))
     }

@@ -1,6 +1,6 @@
 //! Metrics of the HTTP server, which exist before a model is loaded. The main type is [`HttpMetrics`].
 
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 use super::metrics::render;
 
@@ -10,6 +10,7 @@ pub struct HttpMetrics {
     registry: Registry,
     requests: IntCounterVec,
     guardrails: GuardrailMetrics,
+    handshakes_failed: IntCounter,
 }
 
 /// What guardrails found. Cheap to clone; all clones count together.
@@ -28,7 +29,11 @@ impl Default for HttpMetrics {
         let findings = IntCounterVec::new(opts, &["guardrail", "detector", "action", "stage"]);
         let guardrails = GuardrailMetrics { findings: findings.expect("a valid metric name") };
         registry.register(Box::new(guardrails.findings.clone())).expect("another name");
-        Self { registry, requests, guardrails }
+        let handshakes_failed =
+            IntCounter::new("tramontane:tls_handshakes_failed_total", "Connections that never began to speak TLS.");
+        let handshakes_failed = handshakes_failed.expect("a valid metric name");
+        registry.register(Box::new(handshakes_failed.clone())).expect("another name");
+        Self { registry, requests, guardrails, handshakes_failed }
     }
 }
 
@@ -43,6 +48,11 @@ impl HttpMetrics {
     /// The head of a response was made. `route` is a path template of the router, never a client's path.
     pub fn answered(&self, route: &str, status: u16) {
         self.requests.with_label_values(&[route, &status.to_string()]).inc();
+    }
+
+    /// A connection ended before it spoke TLS.
+    pub fn handshake_failed(&self) {
+        self.handshakes_failed.inc();
     }
 
     /// Where findings of guardrails are counted.

@@ -11,6 +11,7 @@ mod serve;
 mod structured;
 mod terminal;
 mod tiny;
+mod tls;
 
 use std::{
     path::Path,

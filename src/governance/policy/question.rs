@@ -77,7 +77,7 @@ pub struct Asker {
     pub name: String,
     /// Whose it is.
     pub tenant: String,
-    /// Where it is from: `key` or `token`.
+    /// Where it is from: `key`, `token` or `certificate`.
     pub source: String,
     /// Any names; those without a policy give nothing.
     pub roles: Vec<String>,

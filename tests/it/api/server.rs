@@ -60,7 +60,7 @@ impl Running {
 
 fn post(body: &Value) -> String {
     let body = body.to_string();
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nContent-Type: application/json";
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
     format!("{head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
@@ -123,7 +123,7 @@ async fn heads_and_bodies_that_are_too_large_are_refused() {
     let running =
         Running::start(harness(quick(|limits| (limits.header_bytes, limits.body_bytes) = (8192, 1000)))).await;
     let mut large = running.connect().await;
-    let head = format!("GET /health/live HTTP/1.1\r\nHost: t\r\nX-Large: {}\r\n\r\n", "a".repeat(20_000));
+    let head = format!("GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Large: {}\r\n\r\n", "a".repeat(20_000));
     let _ = large.write_all(head.as_bytes()).await; // the server may have closed already
     let text = rest(&mut large).await;
     assert!(text.starts_with("HTTP/1.1 431") || text.is_empty(), "{text}");
@@ -197,7 +197,7 @@ async fn shutdown_lets_running_requests_finish() {
     let harness = Harness::with(says("All is well."), small_engine(), HttpLimits::default());
     let mut running = Running::start(harness).await;
     let mut idle = running.connect().await;
-    idle.write_all(b"GET /health/live HTTP/1.1\r\nHost: t\r\n\r\n").await.expect("the server reads");
+    idle.write_all(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("the server reads");
     let mut first = [0; 12];
     idle.read_exact(&mut first).await.expect("an answer");
     let mut whole = running.post_chat(json!({})).await;

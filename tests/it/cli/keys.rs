@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{check_failure, checkpoint, run, serve, tramontane};
 
 /// A command of this data directory.
-fn with_data(data: &Path, arguments: &[&str]) -> Command {
+pub(super) fn with_data(data: &Path, arguments: &[&str]) -> Command {
     let mut command = tramontane(arguments);
     command.env_remove("TRAMONTANE_EPHEMERAL").env("TRAMONTANE_DATA_DIR", data);
     command

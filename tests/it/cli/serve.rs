@@ -57,18 +57,23 @@ impl Server {
         stream
     }
 
+    /// What it answers to these bytes until it closes the connection.
+    pub(super) fn request(&self, request: &str) -> String {
+        answer(self.connect(request))
+    }
+
     pub(super) fn get(&self, path: &str) -> String {
-        answer(self.connect(&format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")))
+        answer(self.connect(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")))
     }
 
     /// The same with an API key.
     pub(super) fn get_as(&self, key: &str, path: &str) -> String {
-        let head = format!("Host: test\r\nConnection: close\r\nAuthorization: Bearer {key}");
+        let head = format!("Host: localhost\r\nConnection: close\r\nAuthorization: Bearer {key}");
         answer(self.connect(&format!("GET {path} HTTP/1.1\r\n{head}\r\n\r\n")))
     }
 
     pub(super) fn post(&self, path: &str, body: &str) -> TcpStream {
-        let head = "Host: test\r\nConnection: close\r\nContent-Type: application/json";
+        let head = "Host: localhost\r\nConnection: close\r\nContent-Type: application/json";
         let length = body.len();
         self.connect(&format!("POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}"))
     }
@@ -209,7 +214,7 @@ const FORM: &str = "--XX\r\nContent-Disposition: form-data; name=\"purpose\"\r\n
                     Content-Disposition: form-data; name=\"file\"; filename=\"kept.jsonl\"\r\n\r\n{}\r\n--XX--\r\n";
 
 fn upload(server: &Server) -> String {
-    let head = "Host: test\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=XX";
+    let head = "Host: localhost\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=XX";
     let length = FORM.len();
     answer(server.connect(&format!("POST /v1/files HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n{FORM}")))
 }
