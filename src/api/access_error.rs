@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 
-use crate::governance::{Refusal, jwt::JwtError};
+use crate::governance::{Refusal, jwt::JwtError, purposes::PurposeError};
 
 /// What governance says against a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +39,9 @@ pub enum AccessError {
         /// The limit.
         limit: usize,
     },
+    /// The request has not the purpose or the consent that it must have.
+    #[error("The request {0}. The headers are `X-Tramontane-Purpose` and `X-Tramontane-Consent`.")]
+    Purpose(PurposeError),
 }
 
 impl AccessError {
@@ -48,7 +51,7 @@ impl AccessError {
             Self::Refused(Refusal::Token(JwtError::NoKeys)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden { .. } => StatusCode::FORBIDDEN,
-            Self::Circumstance { .. } => StatusCode::BAD_REQUEST,
+            Self::Circumstance { .. } | Self::Purpose(_) => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -56,7 +59,7 @@ impl AccessError {
         match self {
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => "authentication_error",
             Self::Forbidden { .. } => "permission_error",
-            Self::Circumstance { .. } => "invalid_request_error",
+            Self::Circumstance { .. } | Self::Purpose(_) => "invalid_request_error",
         }
     }
 
@@ -69,6 +72,9 @@ impl AccessError {
             Self::Refused(Refusal::UnknownTenant) => "token_unknown_tenant",
             Self::Forbidden { .. } => "permission_denied",
             Self::Circumstance { .. } => "invalid_header",
+            Self::Purpose(PurposeError::Missing { .. }) => "purpose_required",
+            Self::Purpose(PurposeError::Unknown { .. }) => "unknown_purpose",
+            Self::Purpose(PurposeError::NoConsent { .. }) => "consent_required",
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     api::{self, AppState, Drained, HttpLimits, ServedModel, StorageLimits},
     config::{AccessArgs, Args, Config, ConfigError, EngineArgs, HttpArgs, ModelArgs, StorageArgs},
     engine::EngineConfig,
-    governance::{Governance, GuardrailFile, policy::Policies},
+    governance::{Governance, GuardrailFile, purposes::PurposeFile},
     telemetry::logs::LogStyle,
     types::Pooling,
 };
@@ -72,7 +72,8 @@ async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) ->
     let governance = governance
         .with_policies(policy::load(config.access.policy_dir.as_deref())?)
         .with_issuers(issuers::open(config)?)
-        .with_guardrails(guardrails(config.access.guardrails.as_deref())?);
+        .with_guardrails(guardrails(config.access.guardrails.as_deref())?)
+        .with_purposes(purposes(config)?);
     reload_rules(&governance)?;
     let let_in = check_openness(config, &governance)?;
     let state = AppState::governed(http_limits(config), stores, governance)
@@ -149,21 +150,29 @@ fn guardrails(file: Option<&Path>) -> Result<GuardrailFile> {
     Ok(opened.map_err(|error| UsageError(format!("guardrails: {error}")))?)
 }
 
-/// Reads policies and guardrails again at every SIGHUP.
+/// Those of a file, if there is one.
+fn purposes(config: &Config) -> Result<PurposeFile> {
+    let Some(file) = &config.access.purposes else { return Ok(PurposeFile::default()) };
+    let opened = PurposeFile::open(file, config.storage.retention);
+    Ok(opened.map_err(|error| UsageError(format!("purposes: {error}")))?)
+}
+
+/// Reads policies, guardrails and purposes again at every SIGHUP.
 fn reload_rules(governance: &Governance) -> Result<()> {
-    let (policies, guardrails) = (governance.policies().clone(), governance.guardrails().clone());
+    let governance = governance.clone();
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            let (policies, guardrails) = (policies.clone(), guardrails.clone());
+            let governance = governance.clone();
             // It may take its time, and others have requests on this thread; a panic is logged where it happens.
-            drop(tokio::task::spawn_blocking(move || reload(&policies, &guardrails)).await);
+            drop(tokio::task::spawn_blocking(move || reload(&governance)).await);
         }
     });
     Ok(())
 }
 
-fn reload(policies: &Policies, guardrails: &GuardrailFile) {
+fn reload(governance: &Governance) {
+    let (policies, guardrails, purposes) = (governance.policies(), governance.guardrails(), governance.purposes());
     match policies.reload() {
         Ok(()) => tracing::info!(digest = policies.digest(), "the policies were read again"),
         Err(error) => tracing::error!(%error, "the policies are wrong, so those from before go on to apply"),
@@ -171,6 +180,10 @@ fn reload(policies: &Policies, guardrails: &GuardrailFile) {
     match guardrails.reload() {
         Ok(()) => tracing::info!("the guardrails were read again"),
         Err(error) => tracing::error!(%error, "the guardrails are wrong, so those from before go on to apply"),
+    }
+    match purposes.reload() {
+        Ok(()) => tracing::info!("the purposes were read again"),
+        Err(error) => tracing::error!(%error, "the purposes are wrong, so those from before go on to apply"),
     }
 }
 
