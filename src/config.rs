@@ -184,6 +184,8 @@ pub struct AccessConfig {
     pub policy_dir: Option<PathBuf>,
     /// What is checked of what is said.
     pub guardrails: Option<PathBuf>,
+    /// What requests may be for.
+    pub purposes: Option<PathBuf>,
 }
 
 /// What is logged, and how it looks.
@@ -243,6 +245,8 @@ impl Config {
             identity_file: layers.take_optional("identity_file", "no issuer's tokens are believed")?,
             policy_dir: layers.take_optional("policy_dir", "the built-in policies")?,
             guardrails: layers.take_optional("guardrails", "nothing that is said is checked")?,
+            purposes: layers
+                .take_optional("purposes", "a request may state any purpose, which only policies look at")?,
         };
         let log = LogConfig {
             format: layers.take("log_format", LogFormat::Auto)?,

@@ -22,6 +22,7 @@ use axum::{
 use http_body::{Frame, SizeHint};
 
 use super::{
+    about::{About, circumstances, data_of},
     access_error::AccessError,
     actions::{Target, needs},
     error::ApiError,
@@ -29,7 +30,7 @@ use super::{
     state::{AppState, unix_seconds},
 };
 use crate::governance::{
-    Governance, GovernanceError, Principal, Refusal,
+    DEFAULT_TENANT, Governance, GovernanceError, Principal, Refusal,
     jwt::{CertificateIdentity, JwtError},
     policy::{Action, Circumstances, Resource},
 };
@@ -39,8 +40,6 @@ const SCHEME: &str = "Bearer";
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// How often it is asked whether issuers' keys are due to be read.
 const ISSUERS_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest value of a header in which a request says something of itself, in bytes.
-const LONGEST_CIRCUMSTANCE: usize = 256;
 /// Longest credential, in bytes.
 const LONGEST_TOKEN: usize = 8 << 10;
 
@@ -80,11 +79,12 @@ pub(super) async fn watch_keys(governance: Governance) {
 /// Lets a request through once it is known who asks, and that policies allow it.
 pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Response {
     let (mut head, body) = request.into_parts();
-    let caller = match admit(state, &head).await {
-        Ok(caller) => caller,
+    let (caller, about) = match admit(state, &head).await {
+        Ok(admitted) => admitted,
         Err(error) => return error.into_response(),
     };
     head.extensions.insert(caller.clone());
+    head.extensions.insert(about);
     let request = Request::from_parts(head, body);
     let Some(principal) = caller.principal else { return next.run(request).await };
     tokio::select! {
@@ -93,23 +93,27 @@ pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Re
     }
 }
 
-async fn admit(state: &AppState, head: &Parts) -> Result<Caller, ApiError> {
+async fn admit(state: &AppState, head: &Parts) -> Result<(Caller, About), ApiError> {
     let governance = state.governance();
-    if !governance.is_configured()? {
-        state.hosts().check(head, Openness::Everybody)?;
-        return Ok(Caller::default());
-    }
-    state.hosts().check(head, Openness::Credentials)?;
-    let principal = match head.extensions.get::<Peer>() {
-        // Where there is a token as well, that says who asks: a gateway's certificate may carry many people's requests.
-        Some(peer) if !head.headers.contains_key(AUTHORIZATION) => {
-            governance.authenticate_certificate(&peer.certificate, unix_seconds())?
+    let principal = match governance.is_configured()? {
+        false => {
+            state.hosts().check(head, Openness::Everybody)?;
+            None
         }
-        Some(_) | None => authenticate(governance, bearer_token(&head.headers)?).await?,
+        true => {
+            state.hosts().check(head, Openness::Credentials)?;
+            Some(identify(governance, head).await?)
+        }
     };
     let route = head.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
     let circumstances = circumstances(&head.headers, route.unwrap_or_default())?;
-    let caller = Caller { principal: Some(principal), circumstances: Arc::new(circumstances) };
+    let tenant = principal.as_ref().map_or(DEFAULT_TENANT, |principal| &principal.asker.tenant);
+    let data = data_of(&head.method, route.unwrap_or_default());
+    let about = About::of(&head.headers, &circumstances, governance.purposes(), (tenant, data))?;
+    let caller = Caller { principal, circumstances: Arc::new(circumstances) };
+    if caller.principal.is_none() {
+        return Ok((caller, about));
+    }
     // What is not there is nobody's to be denied: it is answered by 404.
     if let Some(route) = route {
         let needs = needs(&head.method, route);
@@ -126,7 +130,18 @@ async fn admit(state: &AppState, head: &Parts) -> Result<Caller, ApiError> {
             caller.check(governance, action, resource)?;
         }
     }
-    Ok(caller)
+    Ok((caller, about))
+}
+
+/// Who shows what the request shows.
+async fn identify(governance: &Governance, head: &Parts) -> Result<Arc<Principal>, ApiError> {
+    match head.extensions.get::<Peer>() {
+        // Where there is a token as well, that says who asks: a gateway's certificate may carry many people's requests.
+        Some(peer) if !head.headers.contains_key(AUTHORIZATION) => {
+            Ok(governance.authenticate_certificate(&peer.certificate, unix_seconds())?)
+        }
+        Some(_) | None => authenticate(governance, bearer_token(&head.headers)?).await,
+    }
 }
 
 /// Whose token it is. Only an issuer's new key takes time to find.
@@ -164,25 +179,6 @@ impl Caller {
             self.principal.as_ref().map_or(("caller", ""), |principal| (principal.source.name(), &principal.asker.id));
         AccessError::Forbidden { source_name, caller: caller.to_owned(), action, reason }.into()
     }
-}
-
-/// What the request says of itself.
-fn circumstances(headers: &HeaderMap, route: &str) -> Result<Circumstances, AccessError> {
-    let value = |name: &'static str| {
-        let mut values = headers.get_all(name).iter();
-        let Some(value) = values.next() else { return Ok(None) };
-        let is_printable = |text: &&str| {
-            (1..=LONGEST_CIRCUMSTANCE).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
-        };
-        let text = value.to_str().ok().filter(is_printable).filter(|_| values.next().is_none());
-        text.map(|text| Some(text.to_owned())).ok_or(AccessError::Circumstance { name, limit: LONGEST_CIRCUMSTANCE })
-    };
-    Ok(Circumstances {
-        route: route.to_owned(),
-        purpose: value("x-tramontane-purpose")?,
-        data_classification: value("x-tramontane-data-classification")?,
-        consent: value("x-tramontane-consent")?,
-    })
 }
 
 /// The token of the one `Authorization` header (RFC 6750, section 2.1).

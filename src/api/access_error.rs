@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 
-use crate::governance::{Refusal, jwt::JwtError};
+use crate::governance::{Refusal, jwt::JwtError, purposes::PurposeError};
 
 /// What governance says against a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +50,9 @@ pub enum AccessError {
         /// What it says.
         value: String,
     },
+    /// The request has not the purpose or the consent that it must have.
+    #[error("The request {0}. The headers are `X-Tramontane-Purpose` and `X-Tramontane-Consent`.")]
+    Purpose(PurposeError),
 }
 
 impl AccessError {
@@ -59,7 +62,7 @@ impl AccessError {
             Self::Refused(Refusal::Token(JwtError::NoKeys)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden { .. } | Self::Host { .. } => StatusCode::FORBIDDEN,
-            Self::Circumstance { .. } => StatusCode::BAD_REQUEST,
+            Self::Circumstance { .. } | Self::Purpose(_) => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -67,7 +70,7 @@ impl AccessError {
         match self {
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => "authentication_error",
             Self::Forbidden { .. } | Self::Host { .. } => "permission_error",
-            Self::Circumstance { .. } => "invalid_request_error",
+            Self::Circumstance { .. } | Self::Purpose(_) => "invalid_request_error",
         }
     }
 
@@ -82,6 +85,9 @@ impl AccessError {
             Self::Forbidden { .. } => "permission_denied",
             Self::Circumstance { .. } => "invalid_header",
             Self::Host { .. } => "host_not_allowed",
+            Self::Purpose(PurposeError::Missing { .. }) => "purpose_required",
+            Self::Purpose(PurposeError::Unknown { .. }) => "unknown_purpose",
+            Self::Purpose(PurposeError::NoConsent { .. }) => "consent_required",
         }
     }
 }

@@ -42,7 +42,8 @@ use crate::store::new_id;
 pub(super) async fn create(work: StorageWork, parts: Parts, JsonText(text): JsonText) -> Result<Response, Refusal> {
     let cost = text.len();
     let begun = async {
-        let read = move || Start::parse(&text, unix_seconds());
+        let storing = work.state.storing().clone();
+        let read = move || Start::parse(&text, unix_seconds(), &storing);
         let Start { wishes, details, metadata } = off_thread(&work.state, cost, read).await?;
         let work = work.with_engine(&parts)?;
         let metadata = metadata.map(|labels| Value::Object(labels).to_string());
@@ -68,7 +69,8 @@ pub(super) async fn append(
 ) -> Result<Response, Refusal> {
     let cost = text.len();
     let continued = async {
-        let read = move || parse_append(&text, unix_seconds());
+        let storing = work.state.storing().clone();
+        let read = move || parse_append(&text, unix_seconds(), &storing);
         let Wishes { inputs, completion_args, delivery, storage, handoffs } =
             off_thread(&work.state, cost, read).await?;
         let (conversation, known) = resource::whole(&work.state, &id).await?;
@@ -91,7 +93,8 @@ pub(super) async fn restart(
 ) -> Result<Response, Refusal> {
     let cost = text.len();
     let restarted = async {
-        let read = move || Restart::parse(&text, unix_seconds());
+        let storing = work.state.storing().clone();
+        let read = move || Restart::parse(&text, unix_seconds(), &storing);
         let Restart { wishes, from_entry_id, metadata, agent_version } = off_thread(&work.state, cost, read).await?;
         let (conversation, mut known) = resource::whole(&work.state, &id).await?;
         let mut details = resource::details(&conversation)?;

@@ -8,6 +8,7 @@
 //! Invariants: no request can harm another, whatever it sends or fails to read; and no field is ignored: it is
 //! honoured, asks for nothing, or is refused by name.
 
+mod about;
 mod access;
 mod access_error;
 mod actions;
@@ -70,6 +71,7 @@ use axum::{
 
 use self::error::ApiError;
 pub use self::{
+    about::LINES,
     access_error::AccessError,
     answer_guard::AnswerGuard,
     batches::run as run_batches,

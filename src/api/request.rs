@@ -16,6 +16,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
+    about::About,
     access::{self, Caller},
     dialect::Dialect,
     error::ApiError,
@@ -172,13 +173,14 @@ impl StorageWork {
     }
 }
 
-/// The server as its caller's tenant sees it. Requests that the server sends to itself have no caller: their state is that of
+/// The server as its caller's tenant sees it, for what the request is about. Requests that the server sends to itself have no caller: their state is that of
 /// the tenant that they are sent for.
 async fn of_caller(state: &AppState, parts: &Parts) -> Result<AppState, ApiError> {
-    match parts.extensions.get::<Caller>().and_then(|caller| caller.principal.as_ref()) {
-        Some(principal) => state.of_tenant(principal).await,
-        None => Ok(state.clone()),
-    }
+    let state = match parts.extensions.get::<Caller>().and_then(|caller| caller.principal.as_ref()) {
+        Some(principal) => state.of_tenant(principal).await?,
+        None => state.clone(),
+    };
+    Ok(parts.extensions.get::<About>().map_or(state.clone(), |about| state.with_about(about.clone())))
 }
 
 /// Wraps routes in what every request passes.

@@ -14,6 +14,7 @@ use std::{
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
+    about::{About, Storing},
     error::ApiError,
     hosts::Hosts,
     responses::Streams,
@@ -167,11 +168,14 @@ impl ServedModel {
     }
 }
 
-/// Shared by all handlers, as the tenant sees it whose request is handled. Cheap to clone.
+/// Shared by all handlers, as the tenant sees it whose request is handled, for what the request is about. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState {
     inner: Arc<Inner>,
     tenancy: Arc<Tenancy>,
+    about: Arc<About>,
+    /// The tenancy's, which marks what it stores.
+    store: Store,
 }
 
 struct Inner {
@@ -238,7 +242,8 @@ impl AppState {
             tenancies: Arc::new(Tenancies::new(stores, Arc::clone(&tenancy))),
             governance,
         };
-        Self { inner: Arc::new(inner), tenancy }
+        let store = tenancy.store.clone();
+        Self { inner: Arc::new(inner), tenancy, about: Arc::default(), store }
     }
 
     /// The model is loaded: requests are answered from now on. Only the first call counts.
@@ -308,7 +313,13 @@ impl AppState {
 
     /// When what is stored at that moment is deleted, both in Unix seconds.
     pub(super) fn expiry(&self, stored_at: u64) -> u64 {
-        stored_at.saturating_add(self.limits().storage.retention.as_secs())
+        stored_at.saturating_add(self.retention_s())
+    }
+
+    /// How long what is stored is kept, in seconds: as the purpose says, and never longer than the server keeps anything.
+    pub(super) fn retention_s(&self) -> u64 {
+        let retention = self.limits().storage.retention.as_secs();
+        self.about.kept.keep_s.map_or(retention, |seconds| seconds.min(retention))
     }
 
     /// Requests handled now: those that take work from the engine, the tokenizer or the storage, and lines of batches.
@@ -318,7 +329,23 @@ impl AppState {
 
     /// Where its tenant's files and batches are.
     pub(super) fn store(&self) -> &Store {
-        &self.tenancy.store
+        &self.store
+    }
+
+    /// The same for a request that is about this.
+    pub(super) fn with_about(&self, about: About) -> Self {
+        let store = about.marking(&self.tenancy.store);
+        Self { inner: Arc::clone(&self.inner), tenancy: Arc::clone(&self.tenancy), about: Arc::new(about), store }
+    }
+
+    /// The same about somebody, if it is not known yet about whom.
+    pub(super) fn or_subject(&self, subject: Option<String>) -> Self {
+        self.with_about(About::clone(&self.about).or_subject(subject))
+    }
+
+    /// May anything be stored?
+    pub(super) fn storing(&self) -> &Storing {
+        &self.about.storing
     }
 
     /// The same as the tenant of a caller sees it.
@@ -333,7 +360,8 @@ impl AppState {
 
     /// The same for a tenant.
     pub(super) fn with(&self, tenancy: Arc<Tenancy>) -> Self {
-        Self { inner: Arc::clone(&self.inner), tenancy }
+        let store = tenancy.store.clone();
+        Self { inner: Arc::clone(&self.inner), tenancy, about: Arc::default(), store }
     }
 
     /// Who shares cached prefixes with its tenant: everybody, if it does not matter who asks.

@@ -76,6 +76,22 @@ pub enum StoredError {
         /// The item, shortened.
         id: String,
     },
+    /// Nothing is stored for this purpose.
+    #[error("For the purpose `{purpose}` nothing is stored here.")]
+    NotKept {
+        /// The purpose.
+        purpose: String,
+    },
+    /// It is kept for another purpose than the request's.
+    #[error("The {kind} `{id}` is kept for the purpose `{purpose}`, and is not used for another.")]
+    OtherPurpose {
+        /// What it is.
+        kind: &'static str,
+        /// Its id, shortened.
+        id: String,
+        /// What it is kept for.
+        purpose: String,
+    },
     /// Nothing more can be stored.
     #[error("The storage is full: delete files, or let the operator raise `storage_limit`.")]
     Full,
@@ -93,7 +109,8 @@ impl StoredError {
             | Self::Changed { .. }
             | Self::ConversationChanged { .. }
             | Self::ItemExists { .. } => StatusCode::CONFLICT,
-            Self::ConversationFull { .. } => StatusCode::BAD_REQUEST,
+            Self::ConversationFull { .. } | Self::NotKept { .. } => StatusCode::BAD_REQUEST,
+            Self::OtherPurpose { .. } => StatusCode::FORBIDDEN,
             Self::Full => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
@@ -109,6 +126,8 @@ impl StoredError {
             | Self::NotCancellable { .. }
             | Self::ConversationChanged { .. }
             | Self::ConversationFull { .. }
+            | Self::NotKept { .. }
+            | Self::OtherPurpose { .. }
             | Self::ItemExists { .. } => "invalid_request_error",
             Self::Full => "server_error",
         }
@@ -124,6 +143,8 @@ impl StoredError {
             | Self::TooMany { .. }
             | Self::NotMultipart { .. }
             | Self::NotCancellable { .. }
+            | Self::NotKept { .. }
+            | Self::OtherPurpose { .. }
             | Self::Full => None,
         }
     }
@@ -140,6 +161,8 @@ impl StoredError {
             Self::ConversationChanged { .. } => "conversation_changed",
             Self::ConversationFull { .. } => "conversation_full",
             Self::ItemExists { .. } => "item_exists",
+            Self::NotKept { .. } => "purpose_stores_nothing",
+            Self::OtherPurpose { .. } => "other_purpose",
             Self::Full => "storage_full",
         }
     }
@@ -156,6 +179,10 @@ impl From<StoreError> for ApiError {
             StoreError::Moved { id } => StoredError::ConversationChanged { id: shortened(id) }.into(),
             StoreError::TooManyItems { id, limit } => StoredError::ConversationFull { id: shortened(id), limit }.into(),
             StoreError::ItemExists { id } => StoredError::ItemExists { id: shortened(id) }.into(),
+            StoreError::NotKept { purpose } => StoredError::NotKept { purpose }.into(),
+            StoreError::OtherPurpose { kind, id, purpose } => {
+                StoredError::OtherPurpose { kind, id: shortened(id), purpose }.into()
+            }
             StoreError::Full => StoredError::Full.into(),
             StoreError::QueueFull { .. } | StoreError::TooManyResponses { .. } => {
                 Self::Busy { reason: error.to_string() }
@@ -171,9 +198,11 @@ impl From<StoreError> for ApiError {
                 tracing::error!(error = %source, "the database failed");
                 Self::Internal { message: "The database failed; the log has more.".to_owned() }
             }
-            StoreError::Directory { .. } | StoreError::InUse { .. } | StoreError::Newer { .. } => {
-                Self::Internal { message: error.to_string() }
-            }
+            StoreError::Directory { .. }
+            | StoreError::InUse { .. }
+            | StoreError::Newer { .. }
+            | StoreError::Older { .. }
+            | StoreError::NotErased => Self::Internal { message: error.to_string() },
         }
     }
 }

@@ -28,6 +28,7 @@ mod policy;
 mod progress;
 mod pull;
 mod serve;
+mod subjects;
 mod tenants;
 
 use std::process::ExitCode;
@@ -65,6 +66,7 @@ enum Command {
     Health(health::HealthArgs),
     Keys(keys::KeysArgs),
     Tenants(tenants::TenantsArgs),
+    Subjects(subjects::SubjectsArgs),
     Policy(policy::PolicyArgs),
 }
 
@@ -104,6 +106,7 @@ impl Cli {
             Command::Bench(args) => args.settings(),
             Command::Keys(args) => args.settings(),
             Command::Tenants(args) => args.settings(),
+            Command::Subjects(args) => args.settings(),
             Command::Policy(_) | Command::Doctor(_) | Command::Health(_) => Args::default(),
         };
         args.log = log;
@@ -132,6 +135,7 @@ impl Command {
             Command::Health(args) => args.run(),
             Command::Keys(args) => args.run(&config),
             Command::Tenants(args) => args.run(&config),
+            Command::Subjects(args) => args.run(&config),
             Command::Policy(args) => args.run(),
         }
     }

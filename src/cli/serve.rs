@@ -18,7 +18,7 @@ use crate::{
     api::{self, AppState, Door, Drained, Hosts, HttpLimits, ServedModel, StorageLimits, Tls, TlsError},
     config::{AccessArgs, Args, Config, ConfigError, EngineArgs, HttpArgs, ModelArgs, StorageArgs},
     engine::EngineConfig,
-    governance::{Governance, GuardrailFile, policy::Policies},
+    governance::{Governance, GuardrailFile, purposes::PurposeFile},
     telemetry::logs::LogStyle,
     types::Pooling,
 };
@@ -72,7 +72,8 @@ async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) ->
     let governance = governance
         .with_policies(policy::load(config.access.policy_dir.as_deref())?)
         .with_issuers(issuers::open(config)?)
-        .with_guardrails(guardrails(config.access.guardrails.as_deref())?);
+        .with_guardrails(guardrails(config.access.guardrails.as_deref())?)
+        .with_purposes(purposes(config)?);
     let tls = tls(config, &governance)?;
     reload_rules(&governance, tls.clone())?;
     let let_in = check_openness(config, &governance)?;
@@ -166,21 +167,29 @@ fn guardrails(file: Option<&Path>) -> Result<GuardrailFile> {
     Ok(opened.map_err(|error| UsageError(format!("guardrails: {error}")))?)
 }
 
-/// Reads policies, guardrails and certificates again at every SIGHUP.
+/// Those of a file, if there is one.
+fn purposes(config: &Config) -> Result<PurposeFile> {
+    let Some(file) = &config.access.purposes else { return Ok(PurposeFile::default()) };
+    let opened = PurposeFile::open(file, config.storage.retention);
+    Ok(opened.map_err(|error| UsageError(format!("purposes: {error}")))?)
+}
+
+/// Reads policies, guardrails, purposes and certificates again at every SIGHUP.
 fn reload_rules(governance: &Governance, tls: Option<Tls>) -> Result<()> {
-    let (policies, guardrails) = (governance.policies().clone(), governance.guardrails().clone());
+    let governance = governance.clone();
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            let (policies, guardrails, tls) = (policies.clone(), guardrails.clone(), tls.clone());
+            let (governance, tls) = (governance.clone(), tls.clone());
             // It may take its time, and others have requests on this thread; a panic is logged where it happens.
-            drop(tokio::task::spawn_blocking(move || reload(&policies, &guardrails, tls.as_ref())).await);
+            drop(tokio::task::spawn_blocking(move || reload(&governance, tls.as_ref())).await);
         }
     });
     Ok(())
 }
 
-fn reload(policies: &Policies, guardrails: &GuardrailFile, tls: Option<&Tls>) {
+fn reload(governance: &Governance, tls: Option<&Tls>) {
+    let (policies, guardrails, purposes) = (governance.policies(), governance.guardrails(), governance.purposes());
     match policies.reload() {
         Ok(()) => tracing::info!(digest = policies.digest(), "the policies were read again"),
         Err(error) => tracing::error!(%error, "the policies are wrong, so those from before go on to apply"),
@@ -188,6 +197,10 @@ fn reload(policies: &Policies, guardrails: &GuardrailFile, tls: Option<&Tls>) {
     match guardrails.reload() {
         Ok(()) => tracing::info!("the guardrails were read again"),
         Err(error) => tracing::error!(%error, "the guardrails are wrong, so those from before go on to apply"),
+    }
+    match purposes.reload() {
+        Ok(()) => tracing::info!("the purposes were read again"),
+        Err(error) => tracing::error!(%error, "the purposes are wrong, so those from before go on to apply"),
     }
     match tls.map(Tls::reload) {
         None => {}

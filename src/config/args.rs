@@ -215,6 +215,9 @@ pub struct AccessArgs {
     /// TOML file of guardrails that check what clients send and what is answered (docs/guardrails.md) [default: none]
     #[arg(long, env = "TRAMONTANE_GUARDRAILS", hide_env = true, value_name = "FILE")]
     pub guardrails: Option<String>,
+    /// TOML file of the purposes that requests may have, and what is kept under each (docs/privacy.md) [default: none]
+    #[arg(long, env = "TRAMONTANE_PURPOSES", hide_env = true, value_name = "FILE")]
+    pub purposes: Option<String>,
 }
 
 /// Logs and the configuration itself; every subcommand has these.

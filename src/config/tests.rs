@@ -98,6 +98,7 @@ fn defaults() {
         # identity_file is not set: no issuer's tokens are believed
         # policy_dir is not set: the built-in policies
         # guardrails is not set: nothing that is said is checked
+        # purposes is not set: a request may state any purpose, which only policies look at
         log_format = "auto"                      # default
         log_level = "info"                       # default
     "##]]
@@ -244,6 +245,7 @@ fn what_is_printed_reads_back() {
             identity_file = "/etc/tramontane/identities.toml"
             policy_dir = "/etc/tramontane/policies"
             guardrails = "/etc/tramontane/guardrails.toml"
+            purposes = "/etc/tramontane/purposes.toml"
             log_format = "json"
             log_level = "info,tramontane::engine=debug"
             "#
@@ -332,7 +334,7 @@ fn errors_in_the_file_name_the_file() {
     check_error(
         with_file("bnid = 1", ""),
         expect![
-            "tramontane.toml has the unknown key `bnid`; known keys: allowed_host, bind, block_size, body_limit, data_dir, device, draft_model, drain_timeout, dtype, ephemeral, guardrails, identity_file, insecure_open, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, message_order, model, num_blocks, offline, policy_dir, prefix_caching, quantize, quantize_cache, reference, request_timeout, retention, served_model_name, speculation, storage_limit, template, threads, tls_cert, tls_client_auth, tls_client_ca, tls_client_crl, tls_key, tokenizer, tokenizer_version"
+            "tramontane.toml has the unknown key `bnid`; known keys: allowed_host, bind, block_size, body_limit, data_dir, device, draft_model, drain_timeout, dtype, ephemeral, guardrails, identity_file, insecure_open, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, message_order, model, num_blocks, offline, policy_dir, prefix_caching, purposes, quantize, quantize_cache, reference, request_timeout, retention, served_model_name, speculation, storage_limit, template, threads, tls_cert, tls_client_auth, tls_client_ca, tls_client_crl, tls_key, tokenizer, tokenizer_version"
         ],
     );
     check_error(

@@ -1,4 +1,4 @@
-//! Who may ask what, and what may be said: tenants, API keys, policies, guardrails.
+//! Who may ask what, what for, and what may be said: tenants, API keys, policies, purposes, guardrails.
 //!
 //! [`Governance`] is the seam: a credential goes in, a [`Principal`] or the reason for none comes out; a principal and what it
 //! wants go in, and a [`Decision`] comes out. Its state is one SQLite database beside what clients store, which the server and
@@ -17,6 +17,7 @@ mod issuers;
 pub mod jwt;
 mod keys;
 pub mod policy;
+pub mod purposes;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use self::{
     jwt::{CertificateIdentity, Claims, JwtError},
     keys::Known,
     policy::{Action, Circumstances, Decision, Policies, Question, Resource},
+    purposes::PurposeFile,
 };
 pub use self::{
     error::{GovernanceError, Refusal},
@@ -53,6 +55,7 @@ pub struct Governance {
     policies: Policies,
     issuers: Arc<Issuers>,
     guardrails: GuardrailFile,
+    purposes: PurposeFile,
 }
 
 struct Inner {
@@ -90,6 +93,15 @@ impl Governance {
     /// Whose word is taken for who somebody is.
     pub fn issuers(&self) -> &Issuers {
         &self.issuers
+
+    /// The same with purposes that requests may have.
+    pub fn with_purposes(self, purposes: PurposeFile) -> Self {
+        Self { purposes, ..self }
+    }
+
+    /// What requests may be for.
+    pub fn purposes(&self) -> &PurposeFile {
+        &self.purposes
     }
 
     /// What checks requests and answers.
@@ -179,8 +191,9 @@ impl Governance {
     fn prepare(connection: Connection) -> Result<Self, GovernanceError> {
         let known = Known::read(&connection, None)?;
         let inner = Inner { database: Mutex::new(connection), known: RwLock::new(Arc::new(known)) };
-        let guardrails = GuardrailFile::default();
-        Ok(Self { inner: Arc::new(inner), policies: Policies::built_in()?, issuers: Arc::default(), guardrails })
+        let (guardrails, purposes) = (GuardrailFile::default(), PurposeFile::default());
+        let policies = Policies::built_in()?;
+        Ok(Self { inner: Arc::new(inner), policies, issuers: Arc::default(), guardrails, purposes })
     }
 
     /// Keys and tenants as they were at the last look.

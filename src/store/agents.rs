@@ -106,13 +106,16 @@ pub struct AgentFilter {
 impl Store {
     /// Stores version 0 of a new agent, unless there are `limit` already.
     pub async fn create_agent(&self, definition: AgentDefinition, at: u64, limit: u64) -> Result<Agent, StoreError> {
+        let kept = self.marks()?;
         self.call(move |connection| {
             let transaction = connection.transaction()?;
             let count: u64 = transaction.query_row("SELECT count(*) FROM agents", [], |row| row.get(0))?;
             check_limit(count, limit, "agents")?;
             let id = new_id("ag_");
             transaction.execute("INSERT INTO agents (id, created_at, current) VALUES (?1, ?2, 0)", params![id, at])?;
-            insert_version(&transaction, transaction.last_insert_rowid(), 0, &definition, at)?;
+            let row = transaction.last_insert_rowid();
+            kept.mark(&transaction, "agents", row)?;
+            insert_version(&transaction, row, 0, &definition, at)?;
             let agent = find(&transaction, &id, &AgentVersion::Current)?;
             transaction.commit()?;
             Ok(agent)
@@ -155,6 +158,7 @@ impl Store {
         at: u64,
         limit: u64,
     ) -> Result<Agent, StoreError> {
+        self.marks()?;
         let id = id.to_owned();
         self.call(move |connection| {
             let transaction = connection.transaction()?;

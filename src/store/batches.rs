@@ -5,10 +5,10 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Page, PageQuery, Store, StoreError, erase_leftovers, new_id, page::Listing};
+use super::{Kept, Page, PageQuery, Store, StoreError, erase_leftovers, new_id, page::Listing};
 
 const COLUMNS: &str = "id, endpoint, model, input_files, completion_window, metadata, state, created_at, expires_at, \
-                       started_at, finalizing_at, cancelling_at, ended_at, total, completed, failed, output_file, error_file, errors, dialect, owns_input, keep_output_s";
+                       started_at, finalizing_at, cancelling_at, ended_at, total, completed, failed, output_file, error_file, errors, dialect, owns_input, keep_output_s, kept_for, consent, subject, keep_s";
 pub(super) const UNFINISHED: &str = "(state IN ('validating', 'in_progress', 'finalizing', 'cancelling'))";
 
 /// A batch as it is now.
@@ -18,6 +18,8 @@ pub struct Batch {
     pub id: String,
     /// What was asked for.
     pub request: BatchRequest,
+    /// What it is for.
+    pub kept: Kept,
     /// Where it is.
     pub state: BatchState,
     /// When it came there.
@@ -144,6 +146,7 @@ impl BatchState {
 impl Store {
     /// Stores a batch whose lines are still to be read, unless `limit` others are unfinished.
     pub async fn create_batch(&self, request: BatchRequest, limit: u64) -> Result<Batch, StoreError> {
+        let kept = self.marks()?;
         self.call(move |connection| {
             let transaction = connection.transaction()?;
             let sql = format!("SELECT count(*) FROM batches WHERE {UNFINISHED}");
@@ -152,7 +155,9 @@ impl Store {
                 return Err(StoreError::QueueFull { limit });
             }
             let id = new_id("batch_");
+            check_files(&transaction, &request, &kept)?;
             insert(&transaction, &id, &request)?;
+            kept.mark(&transaction, "batches", transaction.last_insert_rowid())?;
             let batch = find(&transaction, &id)?;
             transaction.commit()?;
             Ok(batch)
@@ -277,6 +282,17 @@ pub(super) fn row_of(connection: &Connection, id: &str) -> Result<i64, StoreErro
     row.ok_or_else(|| missing(id))
 }
 
+/// Files that are kept for another purpose are not read for this one. What is not there is missed when it is read.
+fn check_files(connection: &Connection, request: &BatchRequest, kept: &Kept) -> Result<(), StoreError> {
+    for file in &request.input_files {
+        let sql = "SELECT row FROM files WHERE id = ?1";
+        if let Some(row) = connection.prepare_cached(sql)?.query_row([file], |row| row.get(0)).optional()? {
+            Kept::of(connection, "files", row)?.check_purpose("file", file, kept.purpose.as_deref())?;
+        }
+    }
+    Ok(())
+}
+
 fn insert(connection: &Connection, id: &str, request: &BatchRequest) -> Result<(), StoreError> {
     let BatchRequest { endpoint, model, input_files, window, metadata, .. } = request;
     let BatchRequest { created_at, expires_at, dialect, owns_input, keep_output_s, .. } = request;
@@ -347,6 +363,12 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Batch> {
             dialect: row.get("dialect")?,
             owns_input: row.get("owns_input")?,
             keep_output_s: row.get("keep_output_s")?,
+        },
+        kept: Kept {
+            purpose: row.get("kept_for")?,
+            consent: row.get("consent")?,
+            subject: row.get("subject")?,
+            keep_s: row.get("keep_s")?,
         },
         state: known.ok_or(rusqlite::Error::InvalidColumnName(state))?,
         times: BatchTimes {

@@ -6,7 +6,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    Order, Page, PageQuery, Store, StoreError, VISIBLE, erase_leftovers, new_id,
+    Kept, Order, Page, PageQuery, Store, StoreError, VISIBLE, erase_leftovers, new_id,
     page::{Listing, has_labels},
 };
 
@@ -118,6 +118,7 @@ impl Store {
         new: NewConversation,
         items: Vec<NewItem>,
     ) -> Result<Conversation, StoreError> {
+        let kept = self.marks()?;
         self.call(move |connection| {
             let transaction = connection.transaction()?;
             let NewConversation { prefix: _, owner, created_at, expires_at, metadata, details } = new;
@@ -126,10 +127,11 @@ impl Store {
                  VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6)",
                 params![id, owner, created_at, expires_at, metadata, details],
             )?;
+            kept.mark(&transaction, "conversations", transaction.last_insert_rowid())?;
             let limit = items.len() as u64;
             let conversation = id.clone();
             let append = Append { conversation, owner, after: None, items, at: created_at, expires_at, limit };
-            self::append(&transaction, append)?;
+            self::append(&transaction, append, &kept)?;
             let conversation = find(&transaction, owner, &id)?;
             transaction.commit()?;
             Ok(conversation)
@@ -171,6 +173,7 @@ impl Store {
         change: ConversationChange,
         at: u64,
     ) -> Result<Conversation, StoreError> {
+        self.marks()?;
         let id = id.to_owned();
         self.call(move |connection| {
             let transaction = connection.transaction()?;
@@ -194,9 +197,10 @@ impl Store {
     /// Adds items at the end of a conversation: all of them or none. `StoreError::Moved` if it has others by now than
     /// those which they continue.
     pub async fn append_items(&self, append: Append) -> Result<Vec<Item>, StoreError> {
+        let kept = self.marks()?;
         self.call(move |connection| {
             let transaction = connection.transaction()?;
-            let items = self::append(&transaction, append)?;
+            let items = self::append(&transaction, append, &kept)?;
             transaction.commit()?;
             Ok(items)
         })
@@ -225,9 +229,10 @@ impl Store {
         id: &str,
         max_bytes: usize,
     ) -> Result<(Conversation, Vec<Item>), StoreError> {
-        let id = id.to_owned();
+        let (id, purpose) = (id.to_owned(), self.purpose());
         self.call(move |connection| {
             let row = row_of(connection, owner, &id)?;
+            Kept::of(connection, "conversations", row)?.check_purpose("conversation", &id, purpose.as_deref())?;
             let sql = "SELECT total(length(CAST(body AS BLOB))) FROM items WHERE conversation = ?1";
             let bytes: f64 = connection.query_row(sql, [row], |row| row.get(0))?;
             if bytes > max_bytes as f64 {
@@ -279,10 +284,13 @@ impl Store {
     }
 }
 
-/// Adds items within somebody's transaction.
-pub(super) fn append(connection: &Connection, append: Append) -> Result<Vec<Item>, StoreError> {
+/// Adds items within somebody's transaction. They are about a subject of their own; how long they are kept is the
+/// conversation's.
+pub(super) fn append(connection: &Connection, append: Append, kept: &Kept) -> Result<Vec<Item>, StoreError> {
     let Append { conversation, owner, after, items, at, expires_at, limit } = append;
     let row = row_of(connection, owner, &conversation)?;
+    let own = Kept::of(connection, "conversations", row)?;
+    own.check_purpose("conversation", &conversation, kept.purpose.as_deref())?;
     let sql =
         "SELECT last_position, (SELECT count(*) FROM items WHERE conversation = ?1) FROM conversations WHERE row = ?1";
     let (last, count): (u64, u64) = connection.query_row(sql, [row], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -293,11 +301,11 @@ pub(super) fn append(connection: &Connection, append: Append) -> Result<Vec<Item
         return Err(StoreError::TooManyItems { id: conversation, limit });
     }
     let mut insert = connection.prepare_cached(
-        "INSERT INTO items (conversation, position, id, created_at, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO items (conversation, position, id, created_at, body, subject) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?;
     let mut added = Vec::new();
     for (NewItem { id, body }, position) in items.into_iter().zip(last + 1..) {
-        match insert.execute(params![row, position, id, at, body]) {
+        match insert.execute(params![row, position, id, at, body, kept.subject]) {
             Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => {
                 return Err(StoreError::ItemExists { id });
             }
@@ -307,7 +315,7 @@ pub(super) fn append(connection: &Connection, append: Append) -> Result<Vec<Item
     }
     connection.execute(
         "UPDATE conversations SET last_position = ?2, updated_at = ?3, expires_at = ?4 WHERE row = ?1",
-        params![row, last + added.len() as u64, at, expires_at],
+        params![row, last + added.len() as u64, at, own.expiry(at, expires_at)],
     )?;
     Ok(added)
 }

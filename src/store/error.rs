@@ -29,6 +29,33 @@ pub enum StoreError {
         /// The latest that this version knows.
         known: usize,
     },
+    /// An earlier version of this program is using the tables.
+    #[error("the stored data is in use by a server whose format is {found}, and this version knows only {needed}")]
+    Older {
+        /// Format of the data.
+        found: usize,
+        /// The one that this version knows.
+        needed: usize,
+    },
+    /// Nothing is stored for this purpose.
+    #[error("nothing is stored for the purpose {purpose:?}")]
+    NotKept {
+        /// The purpose.
+        purpose: String,
+    },
+    /// It is kept for another purpose than the one it is asked for.
+    #[error("the {kind} `{id}` is kept for the purpose {purpose:?}")]
+    OtherPurpose {
+        /// What it is.
+        kind: &'static str,
+        /// Which one.
+        id: String,
+        /// What it is kept for.
+        purpose: String,
+    },
+    /// Somebody else reads the database and does not end.
+    #[error("what was deleted is not overwritten yet, as the database is in use: try again")]
+    NotErased,
     /// No object has this id (any more).
     #[error("there is no {kind} `{id}`")]
     Missing {

@@ -5,7 +5,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 
-use super::{Order, Page, PageQuery, Progress, Store, StoreError, new_id};
+use super::{Kept, Order, Page, PageQuery, Progress, Store, StoreError, new_id};
 
 const COLUMNS: &str = "id, filename, purpose, bytes, created_at, expires_at";
 const VISIBLE: &str = "complete AND expires_at > unixepoch()";
@@ -64,7 +64,14 @@ pub struct FileKind {
 impl Store {
     /// Begins a file; the id is its own from now on.
     pub async fn begin_file(&self, created_at: u64) -> Result<String, StoreError> {
-        self.call(move |connection| begin(connection, created_at)).await
+        let kept = self.marks()?;
+        self.call(move |connection| {
+            let transaction = connection.transaction()?;
+            let id = begin(&transaction, created_at, &kept)?;
+            transaction.commit()?;
+            Ok(id)
+        })
+        .await
     }
 
     /// Adds to the content of a file that is not complete.
@@ -141,13 +148,14 @@ impl Store {
 }
 
 /// Begins a file within somebody's transaction.
-pub(super) fn begin(connection: &Connection, created_at: u64) -> Result<String, StoreError> {
+pub(super) fn begin(connection: &Connection, created_at: u64, kept: &Kept) -> Result<String, StoreError> {
     let id = new_id("file-");
     connection.execute(
         "INSERT INTO files (id, filename, purpose, bytes, created_at, expires_at, complete) \
          VALUES (?1, '', '', 0, ?2, ?3, FALSE)",
         params![id, created_at, i64::MAX],
     )?;
+    kept.mark(connection, "files", connection.last_insert_rowid())?;
     Ok(id)
 }
 
@@ -218,7 +226,7 @@ fn list(connection: &Connection, filter: &FileFilter, query: &PageQuery) -> Resu
     Ok(Page::new(items.collect::<Result<_, _>>()?, query, total))
 }
 
-fn row_of(connection: &Connection, id: &str, condition: &str) -> Result<i64, StoreError> {
+pub(super) fn row_of(connection: &Connection, id: &str, condition: &str) -> Result<i64, StoreError> {
     let sql = format!("SELECT row FROM files WHERE id = ?1 AND {condition}");
     connection.query_row(&sql, [id], |row| row.get(0)).optional()?.ok_or_else(|| missing(id))
 }

@@ -13,6 +13,8 @@ pub struct Line {
     pub custom_id: String,
     /// What to ask.
     pub request: String,
+    /// Whom it is about, if it says so itself.
+    pub subject: Option<String>,
 }
 
 /// A line as it was read.
@@ -57,16 +59,17 @@ impl Store {
             let transaction = connection.transaction()?;
             let row = batches::row_of(&transaction, &batch)?;
             let mut insert = transaction.prepare_cached(
-                "INSERT INTO lines (batch, line, custom_id, request, outcome, result) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO lines (batch, line, custom_id, request, outcome, result, subject) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?;
             for line in lines {
                 match line {
-                    NewLine::ToDo(Line { number, custom_id, request }) => {
-                        insert.execute(params![row, number, custom_id, request, None::<&str>, None::<&str>])?
+                    NewLine::ToDo(Line { number, custom_id, request, subject }) => {
+                        insert.execute(params![row, number, custom_id, request, None::<&str>, None::<&str>, subject])?
                     }
                     NewLine::Bad { number, custom_id, result } => {
                         let outcome = Outcome::Failed.as_str();
-                        insert.execute(params![row, number, custom_id, None::<&str>, outcome, result])?
+                        insert.execute(params![row, number, custom_id, None::<&str>, outcome, result, None::<&str>])?
                     }
                 };
             }
@@ -82,10 +85,12 @@ impl Store {
         self.call(move |connection| {
             let row = batches::row_of(connection, &batch)?;
             let mut select = connection.prepare_cached(
-                "SELECT line, custom_id, request FROM lines \
+                "SELECT line, custom_id, request, subject FROM lines \
                  WHERE batch = ?1 AND line > ?2 AND outcome IS NULL ORDER BY line LIMIT ?3",
             )?;
-            let read = |row: &Row<'_>| Ok(Line { number: row.get(0)?, custom_id: row.get(1)?, request: row.get(2)? });
+            let read = |row: &Row<'_>| {
+                Ok(Line { number: row.get(0)?, custom_id: row.get(1)?, request: row.get(2)?, subject: row.get(3)? })
+            };
             let lines = select.query_map(params![row, after, limit], read)?;
             Ok(lines.collect::<Result<_, _>>()?)
         })

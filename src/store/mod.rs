@@ -12,6 +12,7 @@ mod conversations;
 mod error;
 mod files;
 mod items;
+mod kept;
 mod lines;
 mod page;
 mod removal;
@@ -19,6 +20,8 @@ mod responses;
 mod results;
 mod schema;
 mod stores;
+mod subject_lines;
+mod subjects;
 mod waiting;
 
 use std::{
@@ -29,24 +32,27 @@ use std::{
     sync::Arc,
 };
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use tokio::{sync::Mutex, task::JoinError};
 
-use self::removal::Which;
 pub use self::{
     agents::{Agent, AgentAlias, AgentDefinition, AgentFilter, AgentVersion},
     batches::{Batch, BatchFilter, BatchRequest, BatchState, BatchTimes, LineCounts},
     conversations::{Append, Conversation, ConversationChange, Item, NewConversation, NewItem},
     error::StoreError,
     files::{FileDetails, FileFilter, FileKind, StoredFile},
+    kept::Kept,
     lines::{Line, NewLine, Outcome},
     page::{Order, Page, PageQuery},
     removal::HiddenResponse,
     responses::{NewResponse, ResponseState, StoredResponse},
     results::{BatchEnd, Progress},
     stores::Stores,
+    subject_lines::LineForm,
+    subjects::{Held, SubjectDeletion},
     waiting::{ResponseEnd, WaitingResponse},
 };
+use self::{kept::Marks, removal::Which};
 
 const DATABASE: &str = "tramontane.sqlite";
 const LOCK: &str = "lock";
@@ -62,6 +68,7 @@ const ERASED_AT_ONCE: u64 = 1024;
 #[derive(Clone)]
 pub struct Store {
     database: Arc<Mutex<Database>>,
+    marks: Marks,
 }
 
 struct Database {
@@ -85,6 +92,23 @@ impl Store {
         let path = directory.join(DATABASE);
         private_file(&path).map_err(unusable)?; // SQLite would make it as readable as the umask says
         Self::prepare(Connection::open(&path)?, Some(lock), limit_bytes)
+    }
+
+    /// The store in a directory beside a server that may have it open; `None` if there is none. What a server does when it
+    /// begins is left to it.
+    pub fn open_beside(directory: &Path, limit_bytes: u64) -> Result<Option<Self>, StoreError> {
+        let path = directory.join(DATABASE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        match Self::open(directory, limit_bytes) {
+            Err(StoreError::InUse { .. }) => {}
+            opened => return opened.map(Some),
+        }
+        let mut connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        set_up(&mut connection)?;
+        schema::check_current(&connection)?;
+        Ok(Some(Self::of(connection, None, limit_bytes)))
     }
 
     /// A store that is gone when its last clone is dropped, and never on a disk.
@@ -115,22 +139,18 @@ impl Store {
     }
 
     fn prepare(mut connection: Connection, lock: Option<File>, limit_bytes: u64) -> Result<Self, StoreError> {
-        // FULL: what a client was told to be stored or deleted stays so when the power fails.
-        connection.execute_batch(
-            "PRAGMA auto_vacuum = INCREMENTAL;
-             PRAGMA journal_mode = WAL;
-             PRAGMA synchronous = FULL;
-             PRAGMA secure_delete = ON;
-             PRAGMA foreign_keys = ON;
-             PRAGMA temp_store = MEMORY;",
-        )?;
-        let most_pages = limit_bytes / PAGE_BYTES;
-        limit_pages(&connection, most_pages)?;
+        set_up(&mut connection)?;
+        limit_pages(&connection, limit_bytes / PAGE_BYTES)?;
         schema::migrate(&mut connection)?;
         // Uploads that an earlier process had not completed, and files that it had not deleted to their end.
         connection.execute(&format!("DELETE FROM files WHERE {}", files::ABANDONED), [])?;
         erase_leftovers(&mut connection)?;
-        Ok(Self { database: Arc::new(Mutex::new(Database { connection, most_pages, _lock: lock })) })
+        Ok(Self::of(connection, lock, limit_bytes))
+    }
+
+    fn of(connection: Connection, lock: Option<File>, limit_bytes: u64) -> Self {
+        let database = Database { connection, most_pages: limit_bytes / PAGE_BYTES, _lock: lock };
+        Self { database: Arc::new(Mutex::new(database)), marks: Marks::default() }
     }
 
     /// Runs `work` on the connection, one caller at a time, on a thread that may block.
@@ -177,6 +197,21 @@ impl Store {
 
 fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+}
+
+fn set_up(connection: &mut Connection) -> Result<(), StoreError> {
+    // FULL: what a client was told to be stored or deleted stays so when the power fails.
+    connection.execute_batch(
+        "PRAGMA auto_vacuum = INCREMENTAL;
+         PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA secure_delete = ON;
+         PRAGMA foreign_keys = ON;
+         PRAGMA temp_store = MEMORY;",
+    )?;
+    // A command may write beside a server: what reads before it writes must not find that somebody else has written since.
+    connection.set_transaction_behavior(TransactionBehavior::Immediate);
+    Ok(())
 }
 
 /// The database grows to so many pages and no further.

@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Append, Item, NewItem, Page, PageQuery, Store, StoreError, VISIBLE, conversations, page::Listing};
+use super::{Append, Item, Kept, NewItem, Page, PageQuery, Store, StoreError, VISIBLE, conversations, page::Listing};
 
 pub(super) const COLUMNS: &str = "id, state, previous, created_at, body, attempts, events";
 pub(super) const COLUMNS_LEN: usize = 7;
@@ -107,11 +107,12 @@ impl Part {
 impl Store {
     /// Stores a response that has ended; its conversation gets its items in the same step.
     pub async fn store_response(&self, new: NewResponse, append: Option<Append>) -> Result<(), StoreError> {
+        let kept = self.marks()?;
         self.call(move |connection| {
             let transaction = connection.transaction()?;
-            insert(&transaction, &new)?;
+            insert(&transaction, &new, &kept)?;
             if let Some(append) = append {
-                conversations::append(&transaction, append)?;
+                conversations::append(&transaction, append, &kept)?;
             }
             Ok(transaction.commit()?)
         })
@@ -146,12 +147,17 @@ impl Store {
 
     /// All items of a response and of those that it continues, oldest first, unless they are longer than `max_bytes`.
     pub async fn response_chain(&self, id: &str, max_bytes: usize) -> Result<Vec<String>, StoreError> {
-        let id = id.to_owned();
-        self.call(move |connection| chain(connection, id, max_bytes)).await
+        let (id, purpose) = (id.to_owned(), self.purpose());
+        self.call(move |connection| {
+            let row = head(connection, &id)?.row;
+            Kept::of(connection, "responses", row)?.check_purpose("response", &id, purpose.as_deref())?;
+            chain(connection, id, max_bytes)
+        })
+        .await
     }
 }
 
-pub(super) fn insert(connection: &Connection, new: &NewResponse) -> Result<(), StoreError> {
+pub(super) fn insert(connection: &Connection, new: &NewResponse, kept: &Kept) -> Result<(), StoreError> {
     let StoredResponse { id, state, previous, created_at, body, attempts, events } = &new.response;
     connection.execute(
         "INSERT INTO responses (id, state, previous, created_at, expires_at, request, body, attempts, events) \
@@ -159,6 +165,7 @@ pub(super) fn insert(connection: &Connection, new: &NewResponse) -> Result<(), S
         params![id, state.as_str(), previous, created_at, new.expires_at, new.request, body, attempts, events],
     )?;
     let row = connection.last_insert_rowid();
+    kept.mark(connection, "responses", row)?;
     add(connection, row, Part::Input, &new.input)?;
     add(connection, row, Part::Output, &new.output)
 }

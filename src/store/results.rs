@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, Row, params};
 
 use super::{
-    FileDetails, Outcome, Store, StoreError,
+    FileDetails, Kept, Outcome, Store, StoreError,
     batches::{self, BatchState, UNFINISHED},
     files,
 };
@@ -50,7 +50,21 @@ struct Taken {
     error: Vec<u8>,
     /// Numbers of the lines.
     lines: Vec<u64>,
+    /// Lines that are about somebody.
+    subjects: Vec<ResultSubject>,
 }
+
+/// Whom a result is about.
+struct ResultSubject {
+    /// The file that has it.
+    column: &'static str,
+    custom_id: String,
+    subject: String,
+}
+
+/// Columns of a batch with its files.
+const OUTPUT: &str = "output_file";
+const ERROR: &str = "error_file";
 
 /// Lines that have an outcome. The others are looked up in an index of their own, so that nobody reads past their requests.
 const ANSWERED: &str =
@@ -134,7 +148,7 @@ fn end_some(connection: &Connection, row: i64, bytes: usize, end: &BatchEnd) -> 
     if deleted > 0 {
         return Ok(Progress::Partial);
     }
-    for (column, details) in [("output_file", &end.output), ("error_file", &end.error)] {
+    for (column, details) in [(OUTPUT, &end.output), (ERROR, &end.error)] {
         if let Some(file) = file_of(connection, row, column)? {
             files::complete(connection, &file, details)?;
         }
@@ -166,7 +180,7 @@ fn take(
     given_up: &impl Fn(Option<&str>) -> String,
 ) -> Result<Taken, StoreError> {
     let mut select = connection.prepare_cached(&format!(
-        "SELECT line, custom_id, outcome, result FROM lines WHERE batch = ?1 AND {condition} ORDER BY line"
+        "SELECT line, custom_id, outcome, result, subject FROM lines WHERE batch = ?1 AND {condition} ORDER BY line"
     ))?;
     let mut lines = select.query([row])?;
     let mut taken = Taken::default();
@@ -174,11 +188,15 @@ fn take(
         && let Some(line) = lines.next()?
     {
         taken.lines.push(line.get(0)?);
-        let (file, result) = match result_of(line)? {
-            Some((Outcome::Completed, result)) => (&mut taken.output, result),
-            Some((Outcome::Failed, result)) => (&mut taken.error, result),
-            None => (&mut taken.error, given_up(line.get::<_, Option<String>>(1)?.as_deref())),
+        let custom_id: Option<String> = line.get(1)?;
+        let (column, file, result) = match result_of(line)? {
+            Some((Outcome::Completed, result)) => (OUTPUT, &mut taken.output, result),
+            Some((Outcome::Failed, result)) => (ERROR, &mut taken.error, result),
+            None => (ERROR, &mut taken.error, given_up(custom_id.as_deref())),
         };
+        if let (Some(custom_id), Some(subject)) = (custom_id, line.get(4)?) {
+            taken.subjects.push(ResultSubject { column, custom_id, subject });
+        }
         file.extend_from_slice(result.as_bytes());
         file.push(b'\n');
     }
@@ -195,8 +213,15 @@ fn put_into_files(connection: &Connection, row: i64, taken: Taken, at: u64) -> R
     for line in taken.lines {
         delete.execute(params![row, line])?;
     }
-    append(connection, row, "output_file", &taken.output, at)?;
-    append(connection, row, "error_file", &taken.error, at)?;
+    append(connection, row, OUTPUT, &taken.output, at)?;
+    append(connection, row, ERROR, &taken.error, at)?;
+    for ResultSubject { column, custom_id, subject } in taken.subjects {
+        let sql = format!(
+            "INSERT INTO result_subjects (file, custom_id, subject) \
+             SELECT files.row, ?2, ?3 FROM files JOIN batches ON files.id = {column} WHERE batches.row = ?1"
+        );
+        connection.prepare_cached(&sql)?.execute(params![row, custom_id, subject])?;
+    }
     Ok(Progress::Partial)
 }
 
@@ -216,7 +241,7 @@ fn append(connection: &Connection, row: i64, column: &str, data: &[u8], at: u64)
     let file = match file_of(connection, row, column)? {
         Some(file) => file,
         None => {
-            let file = files::begin(connection, at)?;
+            let file = files::begin(connection, at, &Kept::of(connection, "batches", row)?)?;
             connection.execute(&format!("UPDATE batches SET {column} = ?2 WHERE row = ?1"), params![row, file])?;
             file
         }

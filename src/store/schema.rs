@@ -4,9 +4,9 @@
 
 use rusqlite::Connection;
 
-use super::{StoreError, agents};
+use super::{StoreError, agents, kept};
 
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     FILES_AND_BATCHES,
     CONVERSATIONS,
     RESPONSES,
@@ -14,6 +14,7 @@ const MIGRATIONS: [&str; 7] = [
     WHO_ASKED_FOR_BATCHES,
     STREAMS_OF_RESPONSES,
     WHAT_IS_PAST_ITS_TIME,
+    kept::MARKS,
 ];
 
 /// So that what is past its time is found without looking at all that is stored.
@@ -152,6 +153,16 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Fails if a database has not the format of this version: whoever uses it now, uses it in another.
+pub(super) fn check_current(connection: &Connection) -> Result<(), StoreError> {
+    let found: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    match found.cmp(&MIGRATIONS.len()) {
+        std::cmp::Ordering::Less => Err(StoreError::Older { found, needed: MIGRATIONS.len() }),
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => Err(StoreError::Newer { found, known: MIGRATIONS.len() }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +174,6 @@ mod tests {
         migrate(&mut connection).expect("nothing is left to do");
         connection.pragma_update(None, "user_version", 99).expect("a number");
         let error = migrate(&mut connection).expect_err("this one is from the future");
-        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 7");
+        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 8");
     }
 }

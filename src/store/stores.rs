@@ -47,6 +47,13 @@ impl Stores {
         }
     }
 
+    /// The store of a tenant by its id, or the default one's, beside a server that may have it open; `None` if there is none.
+    pub fn beside(&self, tenant: Option<&str>) -> Result<Option<Store>, StoreError> {
+        let Some(directory) = &self.directory else { return Ok(None) };
+        let directory = tenant.map_or_else(|| directory.clone(), |tenant| directory.join(TENANTS).join(tenant));
+        Store::open_beside(&directory, self.limit_bytes)
+    }
+
     /// Ids of tenants that have a store already, the default one aside.
     pub fn tenants(&self) -> Result<Vec<String>, StoreError> {
         let Some(directory) = &self.directory else { return Ok(Vec::new()) };

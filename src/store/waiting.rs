@@ -6,7 +6,7 @@
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::{
-    Append, NewItem, NewResponse, ResponseState, Store, StoreError, StoredResponse, VISIBLE, conversations,
+    Append, Kept, NewItem, NewResponse, ResponseState, Store, StoreError, StoredResponse, VISIBLE, conversations,
     responses::{COLUMNS, COLUMNS_LEN, Part, add, bodies, head, insert, read},
 };
 
@@ -30,6 +30,8 @@ pub struct ResponseEnd {
 pub struct WaitingResponse {
     /// The response without items.
     pub response: StoredResponse,
+    /// What it is for.
+    pub kept: Kept,
     /// What has to be asked.
     pub request: String,
     /// The items of the input.
@@ -39,6 +41,7 @@ pub struct WaitingResponse {
 impl Store {
     /// Stores a response that is to be answered later, unless `limit` others wait.
     pub async fn queue_response(&self, new: NewResponse, limit: u64) -> Result<(), StoreError> {
+        let kept = self.marks()?;
         self.call(move |connection| {
             let transaction = connection.transaction()?;
             let sql = "SELECT count(*) FROM responses WHERE state IN ('queued', 'in_progress')";
@@ -46,7 +49,7 @@ impl Store {
             if waiting >= limit {
                 return Err(StoreError::TooManyResponses { limit });
             }
-            insert(&transaction, &new)?;
+            insert(&transaction, &new, &kept)?;
             Ok(transaction.commit()?)
         })
         .await
@@ -66,9 +69,9 @@ impl Store {
             let sql = "UPDATE responses SET state = 'in_progress', attempts = attempts + 1 WHERE row = ?1";
             transaction.execute(sql, [row])?;
             response.attempts += 1;
-            let input = bodies(&transaction, row, Part::Input)?;
+            let (input, kept) = (bodies(&transaction, row, Part::Input)?, Kept::of(&transaction, "responses", row)?);
             transaction.commit()?;
-            Ok(Some(WaitingResponse { response, request: request.unwrap_or_default(), input }))
+            Ok(Some(WaitingResponse { response, kept, request: request.unwrap_or_default(), input }))
         })
         .await
     }
@@ -107,9 +110,10 @@ impl Store {
             if changed == 0 {
                 return Ok(false);
             }
-            add(&transaction, head(&transaction, &id)?.row, Part::Output, &output)?;
+            let row = head(&transaction, &id)?.row;
+            add(&transaction, row, Part::Output, &output)?;
             if let Some(append) = append {
-                conversations::append(&transaction, append)?;
+                conversations::append(&transaction, append, &Kept::of(&transaction, "responses", row)?)?;
             }
             transaction.commit()?;
             Ok(true)

@@ -9,6 +9,7 @@ mod pooling;
 mod pull;
 mod serve;
 mod structured;
+mod subjects;
 mod terminal;
 mod tiny;
 mod tls;

@@ -23,11 +23,12 @@ use super::{
 };
 use crate::{
     api::{
+        about::About,
         dialect::Dialect,
         request::{Background, RequestId},
         state::{Readiness, unix_seconds},
     },
-    store::{Batch, BatchState, Line, Outcome, StoreError},
+    store::{Batch, BatchState, Kept, Line, Outcome, StoreError},
 };
 
 /// After something that was not possible just now: twice as long each time, up to the last.
@@ -53,6 +54,7 @@ struct Done {
 struct Asking<'a> {
     endpoint: &'a str,
     background: Background,
+    kept: &'a Kept,
 }
 
 /// As much of a request as says how many answers it wants.
@@ -69,7 +71,8 @@ impl Worker {
         let left = Duration::from_secs(batch.request.expires_at.saturating_sub(unix_seconds()));
         let deadline = Instant::now() + left;
         let dialect = batch.request.dialect.as_deref().and_then(Dialect::of_name);
-        let asking = Asking { endpoint: &batch.request.endpoint, background: Background { deadline, dialect } };
+        let background = Background { deadline, dialect };
+        let asking = Asking { endpoint: &batch.request.endpoint, background, kept: &batch.kept };
         let most = self.state.limits().storage.answers_at_once;
         let mut expiry = pin!(sleep(left));
         let mut asked = FuturesUnordered::new();
@@ -133,6 +136,7 @@ impl Worker {
         let request = Request::post(asking.endpoint)
             .header(CONTENT_TYPE, "application/json")
             .extension(asking.background)
+            .extension(About::of_kept(asking.kept.clone()).or_subject(line.subject.clone()))
             .extension(RequestId(request_id.clone()))
             .body(Body::from(line.request.clone()))
             .expect("the endpoint is one of ours");

@@ -37,7 +37,7 @@ pub(in crate::api) async fn create(work: StorageWork, JsonText(text): JsonText) 
         other => return Err(wrong("completion_window", WINDOW, &other.into())),
     }
     let metadata = request::take_metadata(&mut fields)?;
-    let keep_output_s = take_output_expiry(&mut fields, work.state.limits().storage.retention.as_secs())?;
+    let keep_output_s = take_output_expiry(&mut fields, work.state.retention_s())?;
     fields.finish()?;
     let store = work.state.store();
     let file = store.file(&input_file).await.map_err(named_by("input_file_id"))?;

@@ -11,7 +11,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::results;
 use crate::{
-    api::body,
+    api::{about::subject_of_body, body},
     store::{Line, NewLine},
 };
 
@@ -186,7 +186,8 @@ impl Reading {
             let message = "an earlier line has the same `custom_id`".to_owned();
             return Err(bad(id, "duplicate_custom_id", message, Some("custom_id")));
         }
-        Ok(Line { number: self.number, custom_id, request: request.body.get().to_owned() })
+        let request = request.body.get().to_owned();
+        Ok(Line { number: self.number, custom_id, subject: subject_of_body(&request), request })
     }
 }
 
@@ -225,7 +226,9 @@ mod tests {
         }
         lines.extend(reading.end_of_file()?);
         let shown = lines.into_iter().map(|line| match line {
-            NewLine::ToDo(Line { number, custom_id, request }) => format!("{number} {custom_id} {request}\n"),
+            NewLine::ToDo(Line { number, custom_id, request, subject: _ }) => {
+                format!("{number} {custom_id} {request}\n")
+            }
             NewLine::Bad { number, custom_id, result } => {
                 let result: Value = serde_json::from_str(&result).expect("JSON");
                 assert_eq!((&result["custom_id"], &result["response"]), (&json!(custom_id), &Value::Null));

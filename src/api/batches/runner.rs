@@ -19,6 +19,7 @@ use tokio::{
 use super::troubles::Troubles;
 use crate::{
     api::{
+        about::About,
         request::inner_layers,
         routes,
         state::{AppState, unix_seconds},
@@ -74,6 +75,11 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn store(&self) -> &Store {
         self.state.store()
+    }
+
+    /// When what a batch leaves at that moment is deleted, in Unix seconds.
+    pub(super) fn expiry(&self, batch: &Batch, at: u64) -> u64 {
+        self.state.with_about(About::of_kept(batch.kept.clone())).expiry(at)
     }
 
     async fn sweep(&self) {
@@ -154,7 +160,7 @@ impl Worker {
         let (store, id, now) = (self.store(), &batch.id, unix_seconds());
         let errors = Value::from(vec![reason]).to_string();
         match store.batch(id).await?.state {
-            BatchState::Validating => store.fail_batch(id, errors, now, self.state.expiry(now)).await,
+            BatchState::Validating => store.fail_batch(id, errors, now, self.expiry(batch, now)).await,
             BatchState::InProgress => store.finalize_batch(id, Some(errors), now).await,
             BatchState::Finalizing | BatchState::Cancelling => self.end(batch, BatchState::Failed, Some(errors)).await,
             BatchState::Completed | BatchState::Failed | BatchState::Expired | BatchState::Cancelled => Ok(()),

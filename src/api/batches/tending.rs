@@ -70,7 +70,7 @@ impl Worker {
             Err(Unreadable::Store(error)) => return Err(error),
         };
         let errors = Value::from(errors).to_string();
-        store.fail_batch(&batch.id, errors, now, self.state.expiry(now)).await?;
+        store.fail_batch(&batch.id, errors, now, self.expiry(batch, now)).await?;
         self.release_input(batch).await
     }
 
@@ -125,7 +125,7 @@ impl Worker {
     /// Shows the files that a batch has, with all that was answered.
     pub(super) async fn end(&self, batch: &Batch, state: BatchState, errors: Option<String>) -> Result<(), StoreError> {
         let at = unix_seconds();
-        let delete_at = self.state.expiry(at);
+        let delete_at = self.expiry(batch, at);
         let expires_at = batch.request.keep_output_s.map_or(delete_at, |seconds| at.saturating_add(seconds));
         let file = |filename| FileDetails { filename, purpose: BATCH_OUTPUT.to_owned(), expires_at };
         let (output, error) = (file(format!("{}_output.jsonl", batch.id)), file(error_filename(&batch.id)));

@@ -154,8 +154,13 @@ const ANSWER: &[Field] = &[
         r#""metadata": {"a": 1}"#,
         "Kept and given back: up to 16 strings of at most 512 characters.",
     ),
-    label("user", r#""user": "u""#, r#""user": 1"#, "Given back, not used."),
-    label("safety_identifier", r#""safety_identifier": "u""#, r#""safety_identifier": 1"#, "Given back, not used."),
+    label("user", r#""user": "u""#, r#""user": 1"#, "Given back; marks whom it is about where nothing else does."),
+    label(
+        "safety_identifier",
+        r#""safety_identifier": "u""#,
+        r#""safety_identifier": 1"#,
+        "Given back; marks whom it is about, unless `X-Tramontane-Subject` does.",
+    ),
     label(
         "prompt_cache_key",
         r#""prompt_cache_key": "k""#,

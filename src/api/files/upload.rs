@@ -59,7 +59,7 @@ impl<'a> Upload<'a> {
                 "`file` is missing: the form needs a part of that name with a filename.",
             ));
         };
-        let retention = self.state.limits().storage.retention.as_secs();
+        let retention = self.state.retention_s();
         let details = details(std::mem::take(&mut self.texts), filename, now, retention)?;
         Ok(self.store_of().complete_file(id, details).await?)
     }

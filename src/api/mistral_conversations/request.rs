@@ -8,6 +8,7 @@ use super::{
     speaker::Who,
 };
 use crate::api::{
+    about::Storing,
     agents::settings::{Settings, take_arguments, take_metadata, take_text, take_tools},
     body::{Fields, wrong},
     error::ApiError,
@@ -75,10 +76,10 @@ pub(super) struct Restart {
 }
 
 impl Start {
-    pub(super) fn parse(text: &str, now: u64) -> Result<Self, ApiError> {
+    pub(super) fn parse(text: &str, now: u64, storing: &Storing) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(text, &fields::MISTRAL_CONVERSATIONS)?;
         let completion_args = take_arguments(&mut fields)?.unwrap_or_default();
-        let wishes = Wishes::take(&mut fields, now, Map::new())?;
+        let wishes = Wishes::take(&mut fields, now, Map::new(), storing)?;
         if wishes.inputs.is_empty() {
             return Err(wrong("inputs", "a text, or at least one entry", &Value::Null));
         }
@@ -92,19 +93,19 @@ impl Start {
 }
 
 /// Reads `POST /v1/conversations/{id}`.
-pub(super) fn parse_append(text: &str, now: u64) -> Result<Wishes, ApiError> {
+pub(super) fn parse_append(text: &str, now: u64, storing: &Storing) -> Result<Wishes, ApiError> {
     let mut fields = Fields::parse(text, &fields::MISTRAL_APPEND)?;
     let completion_args = take_arguments(&mut fields)?.unwrap_or_default();
-    let wishes = Wishes::take(&mut fields, now, completion_args)?;
+    let wishes = Wishes::take(&mut fields, now, completion_args, storing)?;
     fields.finish()?;
     Ok(wishes)
 }
 
 impl Restart {
-    pub(super) fn parse(text: &str, now: u64) -> Result<Self, ApiError> {
+    pub(super) fn parse(text: &str, now: u64, storing: &Storing) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(text, &fields::MISTRAL_RESTART)?;
         let completion_args = take_arguments(&mut fields)?.unwrap_or_default();
-        let wishes = Wishes::take(&mut fields, now, completion_args)?;
+        let wishes = Wishes::take(&mut fields, now, completion_args, storing)?;
         let Some(from_entry_id) = fields.string("from_entry_id")? else {
             return Err(wrong("from_entry_id", "the id of an entry", &Value::Null));
         };
@@ -115,9 +116,14 @@ impl Restart {
 }
 
 impl Wishes {
-    fn take(fields: &mut Fields, now: u64, completion_args: Map<String, Value>) -> Result<Self, ApiError> {
+    fn take(
+        fields: &mut Fields,
+        now: u64,
+        completion_args: Map<String, Value>,
+        storing: &Storing,
+    ) -> Result<Self, ApiError> {
         let is_streamed = fields.flag("stream")?.unwrap_or(false);
-        let is_kept = fields.flag("store")?.unwrap_or(true);
+        let is_kept = storing.decide(fields.flag("store")?)?;
         let handoffs = match fields.string("handoff_execution")?.as_deref() {
             None | Some("server") => HandoffExecution::Server,
             Some("client") => HandoffExecution::Client,

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     api::{
+        about::{About, Storing},
         batches::keep_running,
         error::ApiError,
         fields,
@@ -79,7 +80,9 @@ impl Worker {
         while self.by_id.len() < self.state.limits().storage.answers_at_once {
             let Some(waiting) = self.state.store().take_response().await? else { break };
             let id = waiting.response.id.clone();
-            let handle = self.running.spawn(answer(self.state.clone(), waiting));
+            // What it leaves in a conversation is kept for the same purpose.
+            let state = self.state.with_about(About::of_kept(waiting.kept.clone()));
+            let handle = self.running.spawn(answer(state, waiting));
             self.by_id.insert(id, handle);
         }
         tokio::select! {
@@ -183,7 +186,7 @@ async fn attempt(
 ) -> Result<Ended, ApiError> {
     let work = Work::in_background(state, ROUTE, deadline)?;
     let (text, len) = (waiting.request.clone(), waiting.request.len());
-    let mut asked = off_thread(state, len, move || Asked::parse(&text, &fields::RESPONSES)).await?;
+    let mut asked = off_thread(state, len, move || Asked::parse(&text, &fields::RESPONSES, &Storing::Allowed)).await?;
     // The items have the ids that their client knows by now.
     let stored = waiting.input.iter().map(|item| from_store(item).map(Given::Item));
     asked.input.items = stored.collect::<Result<_, _>>()?;

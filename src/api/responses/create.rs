@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     api::{
+        about::Storing,
         body::JsonText,
         error::ApiError,
         fields,
@@ -33,11 +34,12 @@ use crate::{
 };
 
 /// Answers, or promises to.
-pub(in crate::api) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
+pub(in crate::api) async fn create(mut work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
     let text = Arc::new(text);
-    let body = Arc::clone(&text);
-    let read = move || Asked::parse(&body, &fields::RESPONSES);
+    let (body, storing) = (Arc::clone(&text), work.state.storing().clone());
+    let read = move || Asked::parse(&body, &fields::RESPONSES, &storing);
     let asked = off_thread(&work.state, text.len(), read).await?;
+    work.state = work.state.or_subject(asked.subject()?);
     let exchange = Exchange::new(asked, &work.state).await?;
     let turn = exchange.prepare(&work).await?;
     let draft = Draft::new(&exchange.asked, &turn);
@@ -66,7 +68,7 @@ pub(in crate::api) async fn create(work: Work, JsonText(text): JsonText) -> Resu
 /// How many tokens the model would read.
 pub(in crate::api) async fn count_input(work: Work, JsonText(text): JsonText) -> Result<Json<Value>, ApiError> {
     let cost = parsing_cost(&text);
-    let read = move || Asked::parse(&text, &fields::INPUT_TOKENS);
+    let read = move || Asked::parse(&text, &fields::INPUT_TOKENS, &Storing::Allowed);
     let asked = off_thread(&work.state, cost, read).await?;
     let turn = Exchange::new(asked, &work.state).await?.prepare(&work).await?;
     Ok(Json(json!({ "object": "response.input_tokens", "input_tokens": turn.prompt_tokens() })))

@@ -10,6 +10,7 @@ use super::{
     tools,
 };
 use crate::api::{
+    about::{Storing, subject_of},
     batches::{metadata_object, take_metadata},
     body::{Fields, as_bool, as_integer, unknown_key, wrong},
     error::ApiError,
@@ -86,14 +87,14 @@ impl Continued {
 
 impl Asked {
     /// Reads a body with the fields of `table`, which may have fewer than `POST /v1/responses`.
-    pub(super) fn parse(text: &str, table: &'static Table) -> Result<Self, ApiError> {
+    pub(super) fn parse(text: &str, table: &'static Table, storing: &Storing) -> Result<Self, ApiError> {
         let mut fields = Optional { fields: Fields::parse(text, table)? };
         let (mut chat, mut names, mut shown) = (Map::new(), FieldNames::default(), Map::new());
         let input = take_input(&mut fields)?;
         let instructions = fields.string("instructions")?;
         shown.insert("instructions".to_owned(), instructions.clone().into());
         let continued = take_continued(&mut fields)?;
-        let delivery = take_delivery(&mut fields)?;
+        let delivery = take_delivery(&mut fields, storing)?;
         check_place(continued.as_ref(), delivery)?;
         let max_output_tokens = fields.count("max_output_tokens")?;
         take_settings(&mut fields, &mut chat, &mut shown)?;
@@ -119,7 +120,15 @@ impl Asked {
         if input.items.is_empty() && continued.is_none() {
             return Err(wrong("input", "a text or a list of items", &Value::Null));
         }
-        Ok(Self { input, instructions, continued, delivery, truncation, max_output_tokens, chat, names, shown })
+        let asked =
+            Self { input, instructions, continued, delivery, truncation, max_output_tokens, chat, names, shown };
+        asked.subject()?; // which must be one, if there is one
+        Ok(asked)
+    }
+
+    /// Whom it says that it is about.
+    pub(super) fn subject(&self) -> Result<Option<String>, ApiError> {
+        subject_of(["safety_identifier", "user"].map(|name| (name, self.shown.get(name).unwrap_or(&Value::Null))))
     }
 }
 
@@ -187,8 +196,8 @@ fn take_continued(fields: &mut Optional) -> Result<Option<Continued>, ApiError> 
     }
 }
 
-fn take_delivery(fields: &mut Optional) -> Result<Delivery, ApiError> {
-    let stored = fields.flag("store")?.unwrap_or(true);
+fn take_delivery(fields: &mut Optional, storing: &Storing) -> Result<Delivery, ApiError> {
+    let stored = storing.decide(fields.flag("store")?)?;
     let streamed = fields.flag("stream")?.unwrap_or(false);
     let in_background = fields.flag("background")?.unwrap_or(false);
     let options = fields.object("stream_options")?;

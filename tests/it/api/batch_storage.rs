@@ -27,8 +27,9 @@ pub fn request(input_files: Vec<String>, expires_at: u64) -> BatchRequest {
 /// A batch with so many lines to do, and none of them asked.
 async fn batch_of(store: &Store, count: u64) -> Batch {
     let batch = store.create_batch(request(Vec::new(), u64::MAX >> 1), 10).await.expect("a batch");
-    let line =
-        |number: u64| NewLine::ToDo(Line { number, custom_id: format!("line-{number}"), request: "{}".to_owned() });
+    let line = |number: u64| {
+        NewLine::ToDo(Line { number, custom_id: format!("line-{number}"), request: "{}".to_owned(), subject: None })
+    };
     store.add_lines(&batch.id, (1..=count).map(line).collect()).await.expect("lines");
     batch
 }

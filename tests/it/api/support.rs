@@ -297,7 +297,12 @@ impl Harness {
 
     /// For those alone who have a key, with an open gate.
     pub fn governed(script: Script, governance: Governance) -> Self {
-        let state = AppState::governed(HttpLimits::default(), Stores::in_memory(64 << 20), governance).expect("memory");
+        let stores = Stores::in_memory(64 << 20);
+        Self::of_state(script, AppState::governed(HttpLimits::default(), stores, governance).expect("memory"))
+    }
+
+    /// With an open gate.
+    pub fn of_state(script: Script, state: AppState) -> Self {
         let pooling = Pooling::Embedding { width: EMBEDDING_WIDTH, normalized: true, max_seq_length: None };
         let harness = Self::serving(state, sure(script), codec(), pooling, small_engine());
         harness.gate.open();

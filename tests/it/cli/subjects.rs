@@ -1,0 +1,119 @@
+//! Everything about somebody from the command line, beside a running server; purposes as `serve` reads them.
+
+use std::{fs, path::Path, process::Command};
+
+use serde_json::{Value, json};
+
+use super::{check_failure, checkpoint, run, serve, tramontane, write};
+
+const MARKER: &str = "tuesday-marker-9917";
+
+fn with_data(data: &Path, arguments: &[&str]) -> Command {
+    let mut command = tramontane(arguments);
+    command.env_remove("TRAMONTANE_EPHEMERAL").env("TRAMONTANE_DATA_DIR", data);
+    command
+}
+
+#[track_caller]
+fn succeeds(data: &Path, arguments: &[&str]) -> String {
+    let ran = run(&mut with_data(data, arguments));
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    ran.out
+}
+
+fn is_marked(directory: &Path) -> bool {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.is_file()).any(|path| {
+        let content = fs::read(path).unwrap();
+        content.windows(MARKER.len()).any(|window| window == MARKER.as_bytes())
+    })
+}
+
+fn stored(server: &serve::Server, model: &str, user: &str, text: &str) -> Value {
+    let body = json!({ "model": model, "input": text, "user": user, "max_output_tokens": 2 }).to_string();
+    let answer = serve::answer(server.post("/v1/responses", &body));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+#[test]
+fn what_is_held_is_told_and_deleted_beside_a_running_server() {
+    let (directory, model) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    checkpoint::write(model.path());
+    let data = directory.path();
+    let nothing = "nothing is held about this subject\n";
+    assert_eq!(succeeds(data, &["subjects", "export", "ada"]), nothing, "there is not even a store");
+    let arguments = ["--ephemeral=off", "--data-dir", data.to_str().unwrap(), "--served-model-name", "m"];
+    let server = serve::Server::start(model.path(), &arguments);
+    let first = stored(&server, "m", "ada", MARKER);
+    let second = stored(&server, "m", "bob", "Hello");
+    let lines = succeeds(data, &["subjects", "export", "ada"]);
+    let id = first["id"].as_str().unwrap();
+    assert!(lines.starts_with(&format!("response  {id}  ")) && lines.lines().count() == 1, "{lines}");
+    assert!(!lines.contains(MARKER));
+    let told: Value = serde_json::from_str(&succeeds(data, &["subjects", "export", "ada", "--json"])).unwrap();
+    assert_eq!((&told[0]["kind"], &told[0]["id"]), (&json!("response"), &json!(id)));
+    assert_eq!(told[0]["content"]["items"][0]["body"]["content"][0]["text"], MARKER);
+    assert!(is_marked(data));
+    assert_eq!(succeeds(data, &["subjects", "delete", "ada"]), "deleted  response  1\n");
+    assert!(!is_marked(data), "it is overwritten while the server runs");
+    assert!(server.get(&format!("/v1/responses/{id}")).starts_with("HTTP/1.1 404"));
+    assert!(server.get(&format!("/v1/responses/{}", second["id"].as_str().unwrap())).starts_with("HTTP/1.1 200"));
+    assert_eq!(succeeds(data, &["subjects", "export", "ada", "--json"]), "[]\n");
+    let deleted: Value = serde_json::from_str(&succeeds(data, &["subjects", "delete", "bob", "--json"])).unwrap();
+    assert_eq!(deleted, json!({ "deleted": { "response": 1 }, "being_read": [] }));
+    assert_eq!(succeeds(data, &["subjects", "delete", "bob"]), "nothing was held about this subject\n");
+    stored(&server, "m", "bob", "Hello");
+    drop(server);
+    assert_eq!(succeeds(data, &["subjects", "delete", "bob"]), "deleted  response  1\n", "without a server too");
+    let mut elsewhere = with_data(data, &["subjects", "export", "ada", "--tenant", "acme"]);
+    check_failure(&mut elsewhere, 2, &["--tenant", "acme"]);
+}
+
+#[test]
+fn purposes_are_read_before_the_port_is_opened_and_again_when_told_to() {
+    let (model, directory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    checkpoint::write(model.path());
+    let file = write(directory.path(), "purposes.toml", "[[purpose]]\nname = \"support\"\nretention = \"60d\"\n");
+    let start = ["serve", model.path().to_str().unwrap(), "--purposes", &file];
+    check_failure(&mut tramontane(&start), 2, &[&file, "purpose[0].retention = \"60d\"", "30days"]);
+    write(directory.path(), "purposes.toml", "required = true\n[[purpose]]\nname = \"support\"\n");
+    let mut server = serve::Server::start(model.path(), &["--purposes", &file, "--served-model-name", "m"]);
+    let ask = |server: &serve::Server| {
+        let body = r#"{"model": "m", "prompt": "Hello", "max_tokens": 1}"#;
+        serve::answer(server.post("/v1/completions", body))[..12].to_owned()
+    };
+    assert_eq!(ask(&server), "HTTP/1.1 400");
+    let reread = |server: &mut serve::Server, text: &str, said: &str| {
+        write(directory.path(), "purposes.toml", text);
+        assert!(Command::new("kill").args(["-HUP", &server.id()]).status().unwrap().success());
+        server.log_until(said);
+    };
+    reread(&mut server, "required = \"yes\"", "the purposes are wrong");
+    assert_eq!(ask(&server), "HTTP/1.1 400");
+    reread(&mut server, "", "the purposes were read again");
+    assert_eq!(ask(&server), "HTTP/1.1 200");
+}
+
+/// The code blocks of a language in a page.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let begin = format!("```{language}\n");
+    page.split(&begin).skip(1).map(|rest| rest.split_once("```").expect("a block ends").0).collect()
+}
+
+#[test]
+fn the_examples_of_the_page_on_privacy_are_right() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/privacy.md")).unwrap();
+    let (tables, policies) = (blocks(&page, "toml"), blocks(&page, "cedar"));
+    let directory = tempfile::tempdir().unwrap();
+    let own = directory.path().join("policies");
+    fs::create_dir(&own).unwrap();
+    write(&own, "roles.cedar", &run(&mut tramontane(&["policy", "show"])).out);
+    write(&own, "purpose.cedar", policies[0]);
+    let cases = write(directory.path(), "cases.toml", tables[1]);
+    let tested = run(&mut tramontane(&["policy", "test", &cases, "--policy-dir", own.to_str().unwrap()]));
+    assert_eq!((tested.code, tested.out.as_str()), (0, "4 of 4 cases hold\n"));
+    let file = write(directory.path(), "purposes.toml", tables[0]);
+    let retention = std::time::Duration::from_secs(30 * 24 * 60 * 60);
+    tramontane::governance::purposes::PurposeFile::open(Path::new(&file), retention).expect("the example is right");
+}
