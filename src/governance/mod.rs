@@ -93,6 +93,7 @@ impl Governance {
     /// Whose word is taken for who somebody is.
     pub fn issuers(&self) -> &Issuers {
         &self.issuers
+    }
 
     /// The same with purposes that requests may have.
     pub fn with_purposes(self, purposes: PurposeFile) -> Self {
