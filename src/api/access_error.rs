@@ -31,6 +31,18 @@ pub enum AccessError {
         /// What the policies say.
         reason: String,
     },
+    /// There is nobody who could administer.
+    #[error(
+        "There is no administration over an open server, which knows nobody: make the first key on its machine with \
+         `tramontane keys create NAME --role admin`."
+    )]
+    NoIdentities,
+    /// The caller is known, and does not reach this, or may not give it.
+    #[error("This is not allowed: {reason}.")]
+    NotAllowed {
+        /// Why.
+        reason: String,
+    },
     /// A header in which a request says something of itself is wrong.
     #[error("The header `{name}` must be one value of 1 to {limit} printable ASCII letters.")]
     Circumstance {
@@ -47,7 +59,7 @@ impl AccessError {
             // Its issuer could not be reached yet.
             Self::Refused(Refusal::Token(JwtError::NoKeys)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => StatusCode::UNAUTHORIZED,
-            Self::Forbidden { .. } => StatusCode::FORBIDDEN,
+            Self::Forbidden { .. } | Self::NoIdentities | Self::NotAllowed { .. } => StatusCode::FORBIDDEN,
             Self::Circumstance { .. } => StatusCode::BAD_REQUEST,
         }
     }
@@ -55,7 +67,7 @@ impl AccessError {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => "authentication_error",
-            Self::Forbidden { .. } => "permission_error",
+            Self::Forbidden { .. } | Self::NoIdentities | Self::NotAllowed { .. } => "permission_error",
             Self::Circumstance { .. } => "invalid_request_error",
         }
     }
@@ -67,7 +79,8 @@ impl AccessError {
             Self::Refused(Refusal::Expired) => "expired_api_key",
             Self::Refused(Refusal::Token(error)) => error.code(),
             Self::Refused(Refusal::UnknownTenant) => "token_unknown_tenant",
-            Self::Forbidden { .. } => "permission_denied",
+            Self::Forbidden { .. } | Self::NotAllowed { .. } => "permission_denied",
+            Self::NoIdentities => "no_identities",
             Self::Circumstance { .. } => "invalid_header",
         }
     }

@@ -29,7 +29,7 @@ use tokio::{
 use tower::util::MapFuture;
 
 use super::{
-    access::{watch_issuers, watch_keys},
+    access::{watch_issuers, watch_keys, watch_tenants},
     app,
     batches::run as run_batches,
     idle::OpenRequests,
@@ -67,6 +67,7 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
     let mut watchers = JoinSet::new();
     watchers.spawn(watch_keys(server.state.governance().clone()));
     watchers.spawn(watch_issuers(server.state.governance().clone()));
+    watchers.spawn(watch_tenants(server.state.clone()));
     let running = watch::Sender::new(());
     let mut shutdown = pin!(shutdown);
     loop {
@@ -99,8 +100,8 @@ async fn work_for_tenants(state: AppState) {
     let mut workers = JoinSet::new();
     while let Some(tenancy) = opened.recv().await {
         let state = state.with(tenancy);
-        workers.spawn(run_batches(state.clone()));
-        workers.spawn(run_background_responses(state));
+        workers.spawn(state.until_closed(run_batches(state.clone())));
+        workers.spawn(state.until_closed(run_background_responses(state.clone())));
     }
 }
 

@@ -27,6 +27,7 @@ mod memory_plan;
 mod policy;
 mod progress;
 mod pull;
+mod roles;
 mod serve;
 mod tenants;
 
@@ -65,6 +66,7 @@ enum Command {
     Health(health::HealthArgs),
     Keys(keys::KeysArgs),
     Tenants(tenants::TenantsArgs),
+    Roles(roles::RolesArgs),
     Policy(policy::PolicyArgs),
 }
 
@@ -104,7 +106,7 @@ impl Cli {
             Command::Bench(args) => args.settings(),
             Command::Keys(args) => args.settings(),
             Command::Tenants(args) => args.settings(),
-            Command::Policy(_) | Command::Doctor(_) | Command::Health(_) => Args::default(),
+            Command::Roles(_) | Command::Policy(_) | Command::Doctor(_) | Command::Health(_) => Args::default(),
         };
         args.log = log;
         args
@@ -132,6 +134,7 @@ impl Command {
             Command::Health(args) => args.run(),
             Command::Keys(args) => args.run(&config),
             Command::Tenants(args) => args.run(&config),
+            Command::Roles(args) => args.run(),
             Command::Policy(args) => args.run(),
         }
     }

@@ -18,9 +18,9 @@ use crate::{
     api::{self, AppState, Drained, HttpLimits, ServedModel, StorageLimits},
     config::{AccessArgs, Args, Config, ConfigError, EngineArgs, HttpArgs, ModelArgs, StorageArgs},
     engine::EngineConfig,
-    governance::{Governance, GuardrailFile, policy::Policies},
+    governance::{Actor, Governance, GuardrailFile},
     telemetry::logs::LogStyle,
-    types::Pooling,
+    types::{Pooling, unix_seconds},
 };
 
 /// Threads for connections; computing has its own.
@@ -151,24 +151,25 @@ fn guardrails(file: Option<&Path>) -> Result<GuardrailFile> {
 
 /// Reads policies and guardrails again at every SIGHUP.
 fn reload_rules(governance: &Governance) -> Result<()> {
-    let (policies, guardrails) = (governance.policies().clone(), governance.guardrails().clone());
+    let governance = governance.clone();
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            let (policies, guardrails) = (policies.clone(), guardrails.clone());
+            let governance = governance.clone();
             // It may take its time, and others have requests on this thread; a panic is logged where it happens.
-            drop(tokio::task::spawn_blocking(move || reload(&policies, &guardrails)).await);
+            drop(tokio::task::spawn_blocking(move || reload(&governance)).await);
         }
     });
     Ok(())
 }
 
-fn reload(policies: &Policies, guardrails: &GuardrailFile) {
-    match policies.reload() {
-        Ok(()) => tracing::info!(digest = policies.digest(), "the policies were read again"),
+fn reload(governance: &Governance) {
+    let (administration, now) = (governance.administered_by(&Actor::Signal), unix_seconds());
+    match administration.reload_policies(now) {
+        Ok(()) => tracing::info!(digest = governance.policies().digest(), "the policies were read again"),
         Err(error) => tracing::error!(%error, "the policies are wrong, so those from before go on to apply"),
     }
-    match guardrails.reload() {
+    match administration.reload_guardrails(now) {
         Ok(()) => tracing::info!("the guardrails were read again"),
         Err(error) => tracing::error!(%error, "the guardrails are wrong, so those from before go on to apply"),
     }

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use super::{
     GovernanceError, Principal, Role, Source,
     jwt::{Claims, Fetch, JwtConfig, JwtError, JwtVerifier, Occasion, Refreshed},
+    known::KnownTenant,
     policy::Asker,
-    tenants::Place,
 };
 
 /// Gets what is at an address that the operator has named.
@@ -103,7 +103,7 @@ impl Issuers {
 }
 
 /// Whom the claims are about. Nobody can end it before its time.
-pub(super) fn principal(claims: Claims, tenant: String, place: Place) -> Principal {
+pub(super) fn principal(claims: Claims, tenant: String, known: &KnownTenant) -> Principal {
     let Claims { issuer, subject, roles, attributes, expires_at, .. } = claims;
     let asker = Asker {
         id: format!("{issuer}#{subject}"),
@@ -115,7 +115,7 @@ pub(super) fn principal(claims: Claims, tenant: String, place: Place) -> Princip
         attributes,
     };
     let (_, over) = watch::channel(Some(expires_at));
-    Principal { asker, source: Source::Token, place, over }
+    Principal { asker, source: Source::Token, place: known.place.clone(), over, tenant_gone: known.gone.subscribe() }
 }
 
 /// Does it look like a token of an issuer?

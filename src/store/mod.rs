@@ -20,12 +20,13 @@ mod results;
 mod schema;
 mod stores;
 mod waiting;
+mod wipe;
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -61,14 +62,34 @@ const ERASED_AT_ONCE: u64 = 1024;
 /// Files, batches, responses and conversations. Cheap to clone; all clones are one store.
 #[derive(Clone)]
 pub struct Store {
-    database: Arc<Mutex<Database>>,
+    /// None once it is destroyed.
+    database: Arc<Mutex<Option<Database>>>,
 }
 
 struct Database {
     connection: Connection,
     most_pages: u64,
+    /// In memory, if nowhere.
+    home: Option<Home>,
+}
+
+/// A directory that is one process's alone.
+struct Home {
+    directory: PathBuf,
     /// Held as long as the database is open.
-    _lock: Option<File>,
+    _lock: File,
+}
+
+impl Home {
+    fn take(directory: &Path) -> Result<Self, StoreError> {
+        let unusable = |source| StoreError::Directory { path: directory.into(), source };
+        let lock = private_file(&directory.join(LOCK)).map_err(unusable)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => StoreError::InUse { path: directory.into() },
+            TryLockError::Error(source) => unusable(source),
+        })?;
+        Ok(Self { directory: directory.into(), _lock: lock })
+    }
 }
 
 impl Store {
@@ -77,14 +98,10 @@ impl Store {
     pub fn open(directory: &Path, limit_bytes: u64) -> Result<Self, StoreError> {
         let unusable = |source| StoreError::Directory { path: directory.into(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
-        let lock = private_file(&directory.join(LOCK)).map_err(unusable)?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => StoreError::InUse { path: directory.into() },
-            TryLockError::Error(source) => unusable(source),
-        })?;
+        let home = Home::take(directory)?;
         let path = directory.join(DATABASE);
         private_file(&path).map_err(unusable)?; // SQLite would make it as readable as the umask says
-        Self::prepare(Connection::open(&path)?, Some(lock), limit_bytes)
+        Self::prepare(Connection::open(&path)?, Some(home), limit_bytes)
     }
 
     /// A store that is gone when its last clone is dropped, and never on a disk.
@@ -114,7 +131,18 @@ impl Store {
         if self.call(delete).await? > 0 { self.erase().await } else { Ok(()) }
     }
 
-    fn prepare(mut connection: Connection, lock: Option<File>, limit_bytes: u64) -> Result<Self, StoreError> {
+    /// Overwrites and deletes everything. Whoever still has the store finds it closed.
+    pub async fn destroy(&self) -> Result<(), StoreError> {
+        let mut database = Arc::clone(&self.database).lock_owned().await;
+        blocking(move || {
+            let Some(Database { connection, home, .. }) = database.take() else { return Ok(()) };
+            drop(connection); // its files are not in use any more
+            home.map_or(Ok(()), wipe::wipe)
+        })
+        .await
+    }
+
+    fn prepare(mut connection: Connection, home: Option<Home>, limit_bytes: u64) -> Result<Self, StoreError> {
         // FULL: what a client was told to be stored or deleted stays so when the power fails.
         connection.execute_batch(
             "PRAGMA auto_vacuum = INCREMENTAL;
@@ -130,7 +158,7 @@ impl Store {
         // Uploads that an earlier process had not completed, and files that it had not deleted to their end.
         connection.execute(&format!("DELETE FROM files WHERE {}", files::ABANDONED), [])?;
         erase_leftovers(&mut connection)?;
-        Ok(Self { database: Arc::new(Mutex::new(Database { connection, most_pages, _lock: lock })) })
+        Ok(Self { database: Arc::new(Mutex::new(Some(Database { connection, most_pages, home }))) })
     }
 
     /// Runs `work` on the connection, one caller at a time, on a thread that may block.
@@ -166,12 +194,18 @@ impl Store {
         work: impl FnOnce(&mut Database) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let mut database = Arc::clone(&self.database).lock_owned().await;
-        let work = move || work(&mut database);
-        match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
-            Ok(done) => done,
-            Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            Err(Err(_)) => Err(StoreError::Closed),
-        }
+        blocking(move || work(database.as_mut().ok_or(StoreError::Closed)?)).await
+    }
+}
+
+/// Runs what may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => Err(StoreError::Closed),
     }
 }
 

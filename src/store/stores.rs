@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Store, StoreError};
+use super::{Home, Store, StoreError, wipe};
 
 const TENANTS: &str = "tenants";
 
@@ -45,6 +45,16 @@ impl Stores {
             Some(directory) => Store::open(&directory.join(TENANTS).join(tenant), self.limit_bytes),
             None => Store::in_memory(self.limit_bytes),
         }
+    }
+
+    /// Overwrites and deletes the store of another tenant, unless a process has it open. It need not be there.
+    pub fn destroy(&self, tenant: &str) -> Result<(), StoreError> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        let path = directory.join(TENANTS).join(tenant);
+        if !path.is_dir() {
+            return Ok(());
+        }
+        wipe::wipe(Home::take(&path)?)
     }
 
     /// Ids of tenants that have a store already, the default one aside.
