@@ -24,15 +24,18 @@ use http_body::{Frame, SizeHint};
 use super::{
     about::{About, circumstances, data_of},
     access_error::AccessError,
-    actions::{Target, needs},
+    actions::{ADMINISTRATION, Target, needs},
+    administration_error::AdministrationError,
+    body::shortened,
     error::ApiError,
     hosts::Openness,
     state::{AppState, unix_seconds},
+    stored_error::StoredError,
 };
 use crate::governance::{
-    DEFAULT_TENANT, Governance, GovernanceError, Principal, Refusal,
+    Actor, DEFAULT_TENANT, Governance, GovernanceError, Principal, Refusal,
     jwt::{CertificateIdentity, JwtError},
-    policy::{Action, Circumstances, Resource},
+    policy::{Action, Circumstances, PolicyError, Resource},
 };
 
 const SCHEME: &str = "Bearer";
@@ -76,6 +79,17 @@ pub(super) async fn watch_keys(governance: Governance) {
     }
 }
 
+/// Looks again and again whether somebody beside this process has deleted a tenant, and erases what that has stored. Does not
+/// end.
+pub(super) async fn watch_tenants(state: AppState) {
+    loop {
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        if let Err(error) = state.erase_leaving().await {
+            tracing::warn!(%error, "what a deleted tenant has stored cannot be erased yet");
+        }
+    }
+}
+
 /// Lets a request through once it is known who asks, and that policies allow it.
 pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Response {
     let (mut head, body) = request.into_parts();
@@ -85,8 +99,10 @@ pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Re
     };
     head.extensions.insert(caller.clone());
     head.extensions.insert(about);
+    let is_administration = is_administration(&head);
     let request = Request::from_parts(head, body);
-    let Some(principal) = caller.principal else { return next.run(request).await };
+    // Whoever administers is asked again when he changes something, so that he is told how it ended, were it his own key.
+    let Some(principal) = caller.principal.filter(|_| !is_administration) else { return next.run(request).await };
     tokio::select! {
         response = next.run(request) => response.map(|body| until_over(body, principal)),
         refusal = principal.until_over() => ApiError::from(AccessError::Refused(refusal)).into_response(),
@@ -98,6 +114,10 @@ async fn admit(state: &AppState, head: &Parts) -> Result<(Caller, About), ApiErr
     let principal = match governance.is_configured()? {
         false => {
             state.hosts().check(head, Openness::Everybody)?;
+            // Otherwise whoever comes first could make himself the only one.
+            if is_administration(head) {
+                return Err(AccessError::NoIdentities.into());
+            }
             None
         }
         true => {
@@ -144,6 +164,11 @@ async fn identify(governance: &Governance, head: &Parts) -> Result<Arc<Principal
     }
 }
 
+/// Is it asked for what governs?
+fn is_administration(head: &Parts) -> bool {
+    head.extensions.get::<MatchedPath>().is_some_and(|route| route.as_str().starts_with(ADMINISTRATION))
+}
+
 /// Whose token it is. Only an issuer's new key takes time to find.
 async fn authenticate(governance: &Governance, token: &str) -> Result<Arc<Principal>, ApiError> {
     let refused = match governance.authenticate(token, unix_seconds()) {
@@ -156,6 +181,12 @@ async fn authenticate(governance: &Governance, token: &str) -> Result<Arc<Princi
 }
 
 impl Caller {
+    /// As one who administers, if it is known who that is.
+    pub(super) fn actor(&self) -> Option<Actor> {
+        let principal = Arc::clone(self.principal.as_ref()?);
+        Some(Actor::Caller { principal, circumstances: Arc::clone(&self.circumstances) })
+    }
+
     /// Fails if policies do not allow it.
     fn check(&self, governance: &Governance, action: Action, resource: Resource) -> Result<(), ApiError> {
         let Some(principal) = &self.principal else { return Ok(()) };
@@ -205,9 +236,40 @@ impl From<GovernanceError> for ApiError {
     fn from(error: GovernanceError) -> Self {
         match error {
             GovernanceError::Refused(refusal) => AccessError::Refused(refusal).into(),
+            GovernanceError::OutOfReach { .. } | GovernanceError::NotToGive { .. } => {
+                AccessError::NotAllowed { reason: error.to_string() }.into()
+            }
+            GovernanceError::Invalid { field, value, expected } => {
+                let field = field_of(field);
+                Self::invalid(field, format!("`{field}` = {:?}: expected {expected}.", shortened(value)))
+            }
+            GovernanceError::Missing { kind, name } => StoredError::Missing { kind, id: shortened(name) }.into(),
+            GovernanceError::Exists { .. } | GovernanceError::Ended { .. } | GovernanceError::Ambiguous { .. } => {
+                AdministrationError::Conflict { reason: error.to_string() }.into()
+            }
             // Nobody is let in by a failure.
-            error => Self::Internal { message: format!("Identities cannot be looked up: {error}.") },
+            error @ (GovernanceError::Policy(PolicyError::Question { .. })
+            | GovernanceError::File { .. }
+            | GovernanceError::Newer { .. }
+            | GovernanceError::Unrecorded(_)
+            | GovernanceError::Identities { .. }
+            | GovernanceError::Database(_)) => {
+                Self::Internal { message: format!("Identities cannot be looked up: {error}.") }
+            }
+            GovernanceError::Policy(_) | GovernanceError::Guardrails(_) => {
+                AdministrationError::WrongRules { reason: error.to_string() }.into()
+            }
         }
+    }
+}
+
+/// What requests call what governance calls so.
+fn field_of(name: &'static str) -> &'static str {
+    match name {
+        "role" => "roles",
+        "attribute" => "attributes",
+        "expires" => "expires_in",
+        other => other,
     }
 }
 

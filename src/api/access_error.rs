@@ -31,6 +31,18 @@ pub enum AccessError {
         /// What the policies say.
         reason: String,
     },
+    /// There is nobody who could administer.
+    #[error(
+        "There is no administration over an open server, which knows nobody: make the first key on its machine with \
+         `tramontane keys create NAME --role admin`."
+    )]
+    NoIdentities,
+    /// The caller is known, and does not reach this, or may not give it.
+    #[error("This is not allowed: {reason}.")]
+    NotAllowed {
+        /// Why.
+        reason: String,
+    },
     /// A header in which a request says something of itself is wrong.
     #[error("The header `{name}` must be one value of 1 to {limit} printable ASCII letters.")]
     Circumstance {
@@ -61,7 +73,9 @@ impl AccessError {
             // Its issuer could not be reached yet.
             Self::Refused(Refusal::Token(JwtError::NoKeys)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => StatusCode::UNAUTHORIZED,
-            Self::Forbidden { .. } | Self::Host { .. } => StatusCode::FORBIDDEN,
+            Self::Forbidden { .. } | Self::Host { .. } | Self::NoIdentities | Self::NotAllowed { .. } => {
+                StatusCode::FORBIDDEN
+            }
             Self::Circumstance { .. } | Self::Purpose(_) => StatusCode::BAD_REQUEST,
         }
     }
@@ -69,7 +83,9 @@ impl AccessError {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => "authentication_error",
-            Self::Forbidden { .. } | Self::Host { .. } => "permission_error",
+            Self::Forbidden { .. } | Self::Host { .. } | Self::NoIdentities | Self::NotAllowed { .. } => {
+                "permission_error"
+            }
             Self::Circumstance { .. } | Self::Purpose(_) => "invalid_request_error",
         }
     }
@@ -82,7 +98,8 @@ impl AccessError {
             Self::Refused(Refusal::Token(error)) => error.code(),
             Self::Refused(Refusal::UnknownTenant) => "token_unknown_tenant",
             Self::Refused(Refusal::UnknownCertificate) => "unknown_certificate",
-            Self::Forbidden { .. } => "permission_denied",
+            Self::Forbidden { .. } | Self::NotAllowed { .. } => "permission_denied",
+            Self::NoIdentities => "no_identities",
             Self::Circumstance { .. } => "invalid_header",
             Self::Host { .. } => "host_not_allowed",
             Self::Purpose(PurposeError::Missing { .. }) => "purpose_required",

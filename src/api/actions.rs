@@ -54,6 +54,22 @@ const STORED: &[(&str, &str)] = &[
     ("/v1/agents", "agents"),
 ];
 
+/// What routes begin with that govern.
+pub(super) const ADMINISTRATION: &str = "/admin/";
+
+/// Where what governs is, and its kind.
+const ADMINISTERED: &[(&str, &str)] = &[
+    ("/admin/v1/keys", "keys"),
+    ("/admin/v1/tenants", "tenants"),
+    ("/admin/v1/roles", "roles"),
+    ("/admin/v1/policies", "policies"),
+    ("/admin/v1/guardrails", "guardrails"),
+    ("/admin/v1/status", "status"),
+];
+
+/// Routes that are posted to and change nothing.
+const ASKING: &[&str] = &["/admin/v1/policies/explain"];
+
 const STATUS: &[&str] = &["/health", "/health/live", "/health/ready", "/load", "/version", "/metrics", "/openapi.json"];
 
 /// What a method of a route, as the router has it, needs; nothing is known of other routes.
@@ -79,9 +95,10 @@ pub(super) fn needs(method: &Method, route: &str) -> Option<Needs> {
         _ if STATUS.contains(&route) => return reads.then(|| vec![(Action::ReadStatus, SERVER)]),
         _ => {}
     }
-    let is_within =
-        |place: &str| route.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    let kind = STORED.iter().find(|(place, _)| is_within(place)).map(|(_, kind)| Target::Kind(kind))?;
+    if route.starts_with(ADMINISTRATION) {
+        return administration(method, route);
+    }
+    let kind = kind_of(STORED, route)?;
     let mut needs = match *method {
         Method::GET | Method::HEAD => vec![(Action::ReadStored, kind)],
         Method::DELETE => vec![(Action::DeleteStored, kind)],
@@ -94,4 +111,22 @@ pub(super) fn needs(method: &Method, route: &str) -> Option<Needs> {
         needs.extend([(Action::Infer, Target::Model), (Action::ReadStored, read)]);
     }
     Some(needs)
+}
+
+fn administration(method: &Method, route: &str) -> Option<Needs> {
+    let kind = kind_of(ADMINISTERED, route)?;
+    let action = match *method {
+        Method::GET | Method::HEAD => Action::ReadAdministration,
+        Method::POST if ASKING.contains(&route) => Action::ReadAdministration,
+        Method::POST | Method::PATCH | Method::PUT | Method::DELETE => Action::ChangeAdministration,
+        _ => return None,
+    };
+    Some(vec![(action, kind)])
+}
+
+/// The kind of what is at a route.
+fn kind_of(places: &'static [(&str, &str)], route: &str) -> Option<Target> {
+    let is_within =
+        |place: &str| route.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    places.iter().find(|(place, _)| is_within(place)).map(|(_, kind)| Target::Kind(kind))
 }

@@ -190,6 +190,7 @@ fn in_mistrals_form(error: &ApiError, part: &str) -> (StatusCode, Value) {
         | ApiError::DeadlineExceeded
         | ApiError::Stored(_)
         | ApiError::Access(_)
+        | ApiError::Administration(_)
         | ApiError::Internal { .. } => (error.status(), flat(error)),
     }
 }

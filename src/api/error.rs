@@ -11,7 +11,10 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{access_error::AccessError, guardrail_error::GuardrailError, stored_error::StoredError};
+use super::{
+    access_error::AccessError, administration_error::AdministrationError, guardrail_error::GuardrailError,
+    stored_error::StoredError,
+};
 use crate::{engine::SubmitError, prompt::PromptError, types::InvalidSampling};
 
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -93,6 +96,9 @@ pub enum ApiError {
     /// The caller is not let in, or may not do this.
     #[error("{0}")]
     Access(#[from] AccessError),
+    /// Something that governs was not changed.
+    #[error("{0}")]
+    Administration(#[from] AdministrationError),
     /// Guardrails do not let it through.
     #[error("{0}")]
     Guardrail(#[from] GuardrailError),
@@ -127,6 +133,7 @@ impl ApiError {
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Stored(error) => error.status(),
             Self::Access(error) => error.status(),
+            Self::Administration(error) => error.status(),
             Self::Guardrail(error) => error.status(),
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -159,6 +166,7 @@ impl ApiError {
             | Self::BodyTimeout { .. }
             | Self::BodyTooLarge { .. }
             | Self::NotJson { .. }
+            | Self::Administration(_)
             | Self::Guardrail(_) => "invalid_request_error",
         }
     }
@@ -170,6 +178,7 @@ impl ApiError {
             Self::Stored(error) => error.param(),
             Self::Guardrail(error) => error.param(),
             Self::Access(_)
+            | Self::Administration(_)
             | Self::RouteNotFound { .. }
             | Self::NotServed { .. }
             | Self::MethodNotAllowed { .. }
@@ -197,6 +206,7 @@ impl ApiError {
             Self::Unavailable { .. } => Some("unavailable"),
             Self::Stored(error) => Some(error.code()),
             Self::Access(error) => Some(error.code()),
+            Self::Administration(error) => Some(error.code()),
             Self::Guardrail(error) => Some(error.code()),
             Self::DeadlineExceeded => Some("deadline_exceeded"),
             Self::Internal { .. } => Some("internal_error"),
@@ -218,6 +228,7 @@ impl ApiError {
             | Self::NotJson { .. }
             | Self::Stored(_)
             | Self::Access(_)
+            | Self::Administration(_)
             | Self::Guardrail(_)
             | Self::DeadlineExceeded
             | Self::Internal { .. } => None,

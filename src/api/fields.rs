@@ -1,6 +1,7 @@
 //! Every request field that the server knows, and what becomes of it: the single table behind the checks of
 //! `Fields`, behind `docs/api.md`, and behind the test that asks for each field over HTTP.
 
+mod admin;
 mod agents;
 mod mistral_conversations;
 mod responses;
@@ -10,6 +11,7 @@ mod whole_texts;
 
 use std::fmt::Write as _;
 
+pub use admin::{ADMIN_EXPLANATION, ADMIN_KEY_ROTATION, ADMIN_KEYS, ADMIN_SHARE_GROUP, ADMIN_TENANTS};
 pub use agents::{AGENT_CHANGES, AGENTS};
 pub use mistral_conversations::{MISTRAL_APPEND, MISTRAL_CONVERSATIONS, MISTRAL_RESTART};
 pub use responses::{CONVERSATION, CONVERSATION_ITEMS, CONVERSATIONS, INPUT_TOKENS, RESPONSES};
@@ -18,7 +20,7 @@ pub use tables::{AGENT_COMPLETIONS, CHAT, COMPLETIONS, DETOKENIZE, FIM, TOKENIZE
 pub use whole_texts::{CHAT_MODERATIONS, CLASSIFY, EMBEDDINGS, MODERATIONS, RERANK, SCORE};
 
 /// Every resource that reads fields.
-pub static ALL: [&Table; 25] = [
+pub static ALL: [&Table; 30] = [
     &CHAT,
     &COMPLETIONS,
     &FIM,
@@ -44,6 +46,11 @@ pub static ALL: [&Table; 25] = [
     &MISTRAL_RESTART,
     &TOKENIZE,
     &DETOKENIZE,
+    &ADMIN_KEYS,
+    &ADMIN_KEY_ROTATION,
+    &ADMIN_TENANTS,
+    &ADMIN_SHARE_GROUP,
+    &ADMIN_EXPLANATION,
 ];
 
 /// The fields of one resource.

@@ -17,13 +17,9 @@ pub(super) async fn live() -> Json<Value> {
 
 /// 200 if the server takes work; else 503 with the reason.
 pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Value>) {
-    let (code, status) = match state.readiness() {
-        Readiness::Ready => (StatusCode::OK, "ready"),
-        Readiness::Loading => (StatusCode::SERVICE_UNAVAILABLE, "loading"),
-        Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-        Readiness::Wedged => (StatusCode::SERVICE_UNAVAILABLE, "wedged"),
-    };
-    (code, Json(json!({ "status": status })))
+    let readiness = state.readiness();
+    let code = if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(json!({ "status": readiness.name() })))
 }
 
 /// Requests being handled.

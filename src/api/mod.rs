@@ -12,6 +12,8 @@ mod about;
 mod access;
 mod access_error;
 mod actions;
+mod admin;
+mod administration_error;
 mod agents;
 mod answer;
 mod answer_guard;
@@ -73,6 +75,7 @@ use self::error::ApiError;
 pub use self::{
     about::LINES,
     access_error::AccessError,
+    administration_error::AdministrationError,
     answer_guard::AnswerGuard,
     batches::run as run_batches,
     guardrail_error::GuardrailError,
@@ -105,6 +108,7 @@ pub fn routes() -> Router<AppState> {
         .merge(agents::routes())
         .merge(responses::routes())
         .merge(conversation_routes::routes())
+        .merge(admin::routes())
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/health", get(health::ready))

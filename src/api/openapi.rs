@@ -4,6 +4,7 @@
 //! of [`fields`](super::fields), which every body is read against; `inputs` adds the types of fields and `answers` those
 //! of answers, and tests hold both against what the server takes and gives. Nothing else knows of this module.
 
+mod admin;
 mod agents;
 mod answers;
 mod inputs;

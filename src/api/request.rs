@@ -92,7 +92,8 @@ impl Work {
             model,
             share: Share {
                 precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
-                cache_group: principal.map_or(state.cache_group(), |principal| &principal.place.cache_group).to_owned(),
+                cache_group: principal
+                    .map_or_else(|| state.cache_group(), |principal| principal.place.cache_group.clone()),
             },
             dialect: background
                 .and_then(|line| line.dialect)
@@ -110,7 +111,7 @@ impl Work {
             in_flight: state.admit_line(),
             request_id: new_id(),
             dialect: None,
-            share: Share { precedence: Precedence::Background, cache_group: state.cache_group().to_owned() },
+            share: Share { precedence: Precedence::Background, cache_group: state.cache_group() },
             state: state.clone(),
         })
     }

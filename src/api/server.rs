@@ -31,7 +31,7 @@ use tokio_rustls::server::TlsStream;
 use tower::util::{MapFuture, MapRequest};
 
 use super::{
-    access::{Peer, watch_issuers, watch_keys},
+    access::{Peer, watch_issuers, watch_keys, watch_tenants},
     app,
     batches::run as run_batches,
     idle::OpenRequests,
@@ -89,6 +89,7 @@ pub async fn serve(door: impl Into<Door>, state: AppState, shutdown: impl Future
     if let Some(tls) = &server.tls {
         watchers.spawn(tls.clone().watch());
     }
+    watchers.spawn(watch_tenants(server.state.clone()));
     let running = watch::Sender::new(());
     let mut shutdown = pin!(shutdown);
     loop {
@@ -121,8 +122,8 @@ async fn work_for_tenants(state: AppState) {
     let mut workers = JoinSet::new();
     while let Some(tenancy) = opened.recv().await {
         let state = state.with(tenancy);
-        workers.spawn(run_batches(state.clone()));
-        workers.spawn(run_background_responses(state));
+        workers.spawn(state.until_closed(run_batches(state.clone())));
+        workers.spawn(state.until_closed(run_background_responses(state.clone())));
     }
 }
 

@@ -215,16 +215,12 @@ impl AppState {
     /// The same for those alone who are let in, each tenant's data apart. What tenants have stored before is opened.
     pub fn governed(limits: HttpLimits, stores: Stores, governance: Governance) -> Result<Self, StoreError> {
         let state = Self::build(limits, stores.of_default()?, stores, governance);
-        state.inner.tenancies.open_all(&state.inner.governance)?;
+        state.inner.tenancies.open_all()?;
         Ok(state)
     }
 
     fn build(limits: HttpLimits, store: Store, stores: Stores, governance: Governance) -> Self {
-        let tenancy = Arc::new(Tenancy::new(
-            DEFAULT_TENANT.to_owned(),
-            store,
-            Place::alone(DEFAULT_TENANT.to_owned()).cache_group,
-        ));
+        let tenancy = Arc::new(Tenancy::new(DEFAULT_TENANT.to_owned(), DEFAULT_TENANT.to_owned(), store));
         let [slots, storage_slots, follower_slots] = [(); 3].map(|()| Arc::new(Semaphore::new(limits.max_requests)));
         let body_pieces = (limits.all_bodies_bytes / BODY_PIECE_BYTES).min(Semaphore::MAX_PERMITS);
         let inner = Inner {
@@ -239,7 +235,7 @@ impl AppState {
             draining: AtomicBool::new(false),
             served: OnceLock::new(),
             hosts: OnceLock::new(),
-            tenancies: Arc::new(Tenancies::new(stores, Arc::clone(&tenancy))),
+            tenancies: Arc::new(Tenancies::new(stores, Arc::clone(&tenancy), governance.clone())),
             governance,
         };
         let store = tenancy.store.clone();
@@ -364,9 +360,21 @@ impl AppState {
         Self { inner: Arc::clone(&self.inner), tenancy, about: Arc::default(), store }
     }
 
-    /// Who shares cached prefixes with its tenant: everybody, if it does not matter who asks.
-    pub(super) fn cache_group(&self) -> &str {
-        &self.tenancy.cache_group
+    /// Who shares cached prefixes with what nobody in particular has asked for, such as its tenant's batches. That of a
+    /// tenant that is there no more are shared with nobody.
+    pub(super) fn cache_group(&self) -> String {
+        let place = &self.tenancy.place;
+        self.governance().cache_group_at(place).unwrap_or_else(|| Place::alone(place.clone()).cache_group)
+    }
+
+    /// Erases what tenants have left that were deleted.
+    pub(super) async fn erase_leaving(&self) -> Result<(), ApiError> {
+        self.inner.tenancies.erase_leaving().await
+    }
+
+    /// Works for its tenant until that is deleted.
+    pub(super) fn until_closed<Work: Future<Output = ()>>(&self, work: Work) -> impl Future<Output = ()> + use<Work> {
+        self.tenancy.until_closed(work)
     }
 
     /// Its tenant's name.
@@ -478,4 +486,16 @@ pub enum Readiness {
     Draining,
     /// The engine is stuck.
     Wedged,
+}
+
+impl Readiness {
+    /// As it is written everywhere.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Loading => "loading",
+            Self::Draining => "draining",
+            Self::Wedged => "wedged",
+        }
+    }
 }

@@ -7,17 +7,19 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
 
-use super::responses::Streams;
+use super::{error::ApiError, responses::Streams};
 use crate::{
-    governance::{DEFAULT_TENANT, Governance, Place, Principal},
+    governance::{DEFAULT_TENANT, Governance, Principal},
     store::{Store, StoreError, Stores},
 };
 
 /// A tenant's own part of the server.
 pub(super) struct Tenancy {
     pub(super) name: String,
+    /// Where its data is.
+    pub(super) place: String,
     pub(super) store: Store,
     /// Rings when there is a batch to begin or to cancel.
     pub(super) batches_changed: Notify,
@@ -25,19 +27,32 @@ pub(super) struct Tenancy {
     pub(super) responses_changed: Notify,
     /// Where its responses in the background are followed.
     pub(super) response_streams: Arc<Streams>,
-    /// Who shares cached prefixes with what nobody in particular has asked for, such as its batches.
-    pub(super) cache_group: String,
+    /// True once its tenant is deleted: nobody works for it any more.
+    closed: watch::Sender<bool>,
 }
 
 impl Tenancy {
-    pub(super) fn new(name: String, store: Store, cache_group: String) -> Self {
+    pub(super) fn new(name: String, place: String, store: Store) -> Self {
         Self {
             name,
+            place,
             store,
             batches_changed: Notify::new(),
             responses_changed: Notify::new(),
             response_streams: Arc::default(),
-            cache_group,
+            closed: watch::Sender::new(false),
+        }
+    }
+
+    /// Works for the tenant until it is deleted.
+    pub(super) fn until_closed<Work: Future<Output = ()>>(&self, work: Work) -> impl Future<Output = ()> + use<Work> {
+        let mut closed = self.closed.subscribe();
+        async move {
+            tokio::select! {
+                () = work => {}
+                // So it is if nobody has the tenancy any more.
+                _ = closed.wait_for(|closed| *closed) => {}
+            }
         }
     }
 }
@@ -47,18 +62,28 @@ pub(super) struct Tenancies {
     stores: Stores,
     open: Mutex<HashMap<String, Arc<Tenancy>>>,
     opened: mpsc::UnboundedSender<Arc<Tenancy>>,
+    /// Held by whoever erases what deleted tenants have left.
+    erasing: AsyncMutex<()>,
+    governance: Governance,
     /// Until somebody takes it: the worker of each.
     newly_opened: Mutex<Option<mpsc::UnboundedReceiver<Arc<Tenancy>>>>,
 }
 
 impl Tenancies {
     /// With that of the default tenant, whose store is open.
-    pub(super) fn new(stores: Stores, default: Arc<Tenancy>) -> Self {
+    pub(super) fn new(stores: Stores, default: Arc<Tenancy>, governance: Governance) -> Self {
         let (opened, newly_opened) = mpsc::unbounded_channel();
         let open = HashMap::from([(DEFAULT_TENANT.to_owned(), Arc::clone(&default))]);
         // The receiver is in here, so it is there.
         let _ = opened.send(default);
-        Self { stores, open: Mutex::new(open), opened, newly_opened: Mutex::new(Some(newly_opened)) }
+        Self {
+            stores,
+            open: Mutex::new(open),
+            opened,
+            erasing: AsyncMutex::default(),
+            governance,
+            newly_opened: Mutex::new(Some(newly_opened)),
+        }
     }
 
     /// That of a caller.
@@ -66,17 +91,53 @@ impl Tenancies {
         if let Some(open) = self.open().get(&principal.place.id) {
             return Ok(Arc::clone(open));
         }
-        let (tenancies, name, place) = (Arc::clone(self), principal.asker.tenant.clone(), principal.place.clone());
+        let (tenancies, name, place) = (Arc::clone(self), principal.asker.tenant.clone(), principal.place.id.clone());
         let opening = tokio::task::spawn_blocking(move || tenancies.open_store(name, place));
-        opening.await.unwrap_or(Err(StoreError::Closed))
+        let opened = opening.await.unwrap_or(Err(StoreError::Closed))?;
+        // Between its caller's being let in and now the tenant may have been deleted: what was erased must not come back.
+        if let Ok(Some(_)) = self.governance.tenant_at(&opened.place) {
+            return Ok(opened);
+        }
+        self.close(&opened).await?;
+        Err(StoreError::Closed)
     }
 
     /// Opens those that have stored something before, so that what they have left to be done is done, and what is past its
-    /// time is deleted, also that of tenants that are there no more. Requests of the latter would share prefixes with nobody.
-    pub(super) fn open_all(&self, governance: &Governance) -> Result<(), StoreError> {
-        for id in self.stores.tenants()? {
-            let name = governance.tenant_at(&id).map_err(|_| StoreError::Closed)?.unwrap_or_else(|| id.clone());
-            self.open_store(name, Place::alone(id))?;
+    /// time is deleted. What deleted tenants have left is erased.
+    pub(super) fn open_all(&self) -> Result<(), StoreError> {
+        let leaving = self.governance.leaving().map_err(|_| StoreError::Closed)?;
+        for place in &leaving {
+            match self.stores.destroy(place) {
+                Ok(()) => self.governance.erased(place).map_err(|_| StoreError::Closed)?,
+                // The command line is about to.
+                Err(StoreError::InUse { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for place in self.stores.tenants()? {
+            if !leaving.contains(&place) {
+                let name = self.governance.tenant_at(&place).map_err(|_| StoreError::Closed)?;
+                self.open_store(name.unwrap_or_else(|| place.clone()), place)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Erases what tenants have left that were deleted, by whatever process.
+    pub(super) async fn erase_leaving(self: &Arc<Self>) -> Result<(), ApiError> {
+        let _erasing = self.erasing.lock().await;
+        for place in self.governance.leaving()? {
+            let open = self.open().get(&place).cloned();
+            match open {
+                Some(tenancy) => self.close(&tenancy).await?,
+                None => {
+                    let (tenancies, place) = (Arc::clone(self), place.clone());
+                    let erased = tokio::task::spawn_blocking(move || tenancies.stores.destroy(&place));
+                    erased.await.unwrap_or(Err(StoreError::Closed))?;
+                }
+            }
+            self.governance.erased(&place)?;
+            tracing::info!(place, "what a deleted tenant has stored is erased");
         }
         Ok(())
     }
@@ -91,14 +152,21 @@ impl Tenancies {
         self.newly_opened.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Nobody works for it from now on, and its store is no more.
+    async fn close(&self, tenancy: &Tenancy) -> Result<(), StoreError> {
+        tenancy.closed.send_replace(true);
+        self.open().remove(&tenancy.place);
+        tenancy.store.destroy().await
+    }
+
     /// Others wait, as two could not open one store.
-    fn open_store(&self, name: String, Place { id, cache_group }: Place) -> Result<Arc<Tenancy>, StoreError> {
+    fn open_store(&self, name: String, place: String) -> Result<Arc<Tenancy>, StoreError> {
         let mut open = self.open();
-        if let Some(open) = open.get(&id) {
+        if let Some(open) = open.get(&place) {
             return Ok(Arc::clone(open));
         }
-        let opened = Arc::new(Tenancy::new(name, self.stores.of(&id)?, cache_group));
-        open.insert(id, Arc::clone(&opened));
+        let opened = Arc::new(Tenancy::new(name, place.clone(), self.stores.of(&place)?));
+        open.insert(place, Arc::clone(&opened));
         // Nobody takes them where nothing is worked on in the background.
         let _ = self.opened.send(Arc::clone(&opened));
         Ok(opened)

@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use super::{data, error::UsageError};
 use crate::{
     config::{Args, Config, DataArgs, StorageArgs},
-    governance::{CreatedKey, DEFAULT_TENANT, Governance, GovernanceError, Key, NewKey, Role},
+    governance::{
+        Actor, CreatedKey, DEFAULT_TENANT, Governance, GovernanceError, Key, KeyFilter, KeyState, NewKey, Role,
+    },
     types::unix_seconds,
 };
 
@@ -33,8 +35,8 @@ pub(super) struct KeysArgs {
 enum KeysCommand {
     /// Make a key and print it; nobody can be shown it again
     Create(CreateArgs),
-    /// All keys, without their secrets
-    List,
+    /// Keys, without their secrets, the newest first
+    List(ListArgs),
     /// One key, without its secret
     Show {
         /// Its id, the beginning of that, or its name
@@ -79,6 +81,22 @@ struct RotateArgs {
     expires: Option<Duration>,
 }
 
+#[derive(Debug, clap::Args)]
+struct ListArgs {
+    /// Only keys whose id begins so
+    #[arg(long)]
+    prefix: Option<String>,
+    /// Only keys of this name
+    #[arg(long)]
+    name: Option<String>,
+    /// Only keys of this tenant
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Only keys that are active, expired or revoked
+    #[arg(long)]
+    state: Option<String>,
+}
+
 impl KeysArgs {
     pub(super) fn settings(&self) -> Args {
         settings(&self.data)
@@ -98,7 +116,10 @@ impl KeysArgs {
                 let created = governance.rotate_key(&args.key, args.overlap.as_secs(), expires_at, now)?;
                 self.show_secret(&created, now)
             }
-            KeysCommand::List => self.show(&governance.keys()?, now),
+            KeysCommand::List(args) => {
+                let keys = governance.administered_by(&Actor::CommandLine).key_page(&args.to_filter()?, now)?.keys;
+                self.show(&keys, now)
+            }
             KeysCommand::Show { key } => self.show_one(&governance.key(key)?, now),
             KeysCommand::Revoke { key } => self.show_one(&governance.revoke_key(key, now)?, now),
         }
@@ -108,7 +129,7 @@ impl KeysArgs {
     fn show_secret(&self, created: &CreatedKey, now: u64) -> Result<()> {
         let CreatedKey { key, secret } = created;
         if self.json {
-            let mut value = to_json(key, now);
+            let mut value = key.to_json(now);
             value["key"] = secret.as_str().into();
             return super::print(&format!("{value:#}\n"));
         }
@@ -117,17 +138,35 @@ impl KeysArgs {
     }
 
     fn show_one(&self, key: &Key, now: u64) -> Result<()> {
-        let text = if self.json { format!("{:#}\n", to_json(key, now)) } else { line(key, now) };
+        let text = if self.json { format!("{:#}\n", key.to_json(now)) } else { line(key, now) };
         super::print(&text)
     }
 
     fn show(&self, keys: &[Key], now: u64) -> Result<()> {
         if self.json {
-            let keys: Vec<Value> = keys.iter().map(|key| to_json(key, now)).collect();
+            let keys: Vec<Value> = keys.iter().map(|key| key.to_json(now)).collect();
             return super::print(&format!("{:#}\n", json!(keys)));
         }
         let lines: String = keys.iter().map(|key| line(key, now)).collect();
         super::print(if lines.is_empty() { "there are no keys\n" } else { &lines })
+    }
+}
+
+impl ListArgs {
+    fn to_filter(&self) -> Result<KeyFilter> {
+        let state = |name: &String| {
+            let states = KeyState::ALL;
+            let names = states.map(KeyState::name).join(", ");
+            let found = states.into_iter().find(|state| state.name() == name);
+            found.ok_or_else(|| UsageError(format!("--state {name:?}: expected one of {names}")))
+        };
+        Ok(KeyFilter {
+            prefix: self.prefix.clone(),
+            name: self.name.clone(),
+            tenant: self.tenant.clone(),
+            state: self.state.as_ref().map(state).transpose()?,
+            ..KeyFilter::default()
+        })
     }
 }
 
@@ -164,17 +203,15 @@ pub(super) fn settings(data: &DataArgs) -> Args {
 /// Most of what can go wrong is what was typed.
 pub(super) fn usage(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref::<GovernanceError>() {
-        Some(GovernanceError::File { .. } | GovernanceError::Newer { .. } | GovernanceError::Database(_)) | None => {
-            error
-        }
+        Some(
+            GovernanceError::File { .. }
+            | GovernanceError::Newer { .. }
+            | GovernanceError::Unrecorded(_)
+            | GovernanceError::Database(_),
+        )
+        | None => error,
         Some(mistake) => UsageError(mistake.to_string()).into(),
     }
-}
-
-fn to_json(key: &Key, now: u64) -> Value {
-    let mut value = json!(key);
-    value["state"] = key.state(now).name().into();
-    value
 }
 
 fn line(key: &Key, now: u64) -> String {

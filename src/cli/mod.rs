@@ -27,6 +27,7 @@ mod memory_plan;
 mod policy;
 mod progress;
 mod pull;
+mod roles;
 mod serve;
 mod subjects;
 mod tenants;
@@ -67,6 +68,7 @@ enum Command {
     Keys(keys::KeysArgs),
     Tenants(tenants::TenantsArgs),
     Subjects(subjects::SubjectsArgs),
+    Roles(roles::RolesArgs),
     Policy(policy::PolicyArgs),
 }
 
@@ -107,7 +109,7 @@ impl Cli {
             Command::Keys(args) => args.settings(),
             Command::Tenants(args) => args.settings(),
             Command::Subjects(args) => args.settings(),
-            Command::Policy(_) | Command::Doctor(_) | Command::Health(_) => Args::default(),
+            Command::Roles(_) | Command::Policy(_) | Command::Doctor(_) | Command::Health(_) => Args::default(),
         };
         args.log = log;
         args
@@ -136,6 +138,7 @@ impl Command {
             Command::Keys(args) => args.run(&config),
             Command::Tenants(args) => args.run(&config),
             Command::Subjects(args) => args.run(&config),
+            Command::Roles(args) => args.run(),
             Command::Policy(args) => args.run(),
         }
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{error::UsageError, keys};
 use crate::governance::{
     DEFAULT_TENANT,
-    policy::{Action, Asker, Circumstances, DEFAULT_POLICIES, Policies, Question, Resource, SCHEMA, check_cases},
+    policy::{Action, Asker, Circumstances, DEFAULT_POLICIES, Policies, Question, SCHEMA, check_cases},
 };
 
 /// Show, check, test and explain the policies that say who may do what
@@ -49,10 +49,10 @@ enum PolicyCommand {
 
 #[derive(Debug, clap::Args)]
 struct ExplainArgs {
-    /// infer, tokenize, readModel, readStored, writeStored, deleteStored, readStatus, readAdministration or
-    /// changeAdministration
+    /// infer, tokenize, readModel, readStored, writeStored, deleteStored, readStatus, readAdministration,
+    /// changeAdministration, grantRole or grantAttribute
     action: String,
-    /// The model's name, or the kind of thing (files, keys, server, ..)
+    /// The model's name, the kind of thing (files, keys, server, ..), the role, or NAME=VALUE of the attribute
     resource: String,
     /// Of whoever asks; may be given several times
     #[arg(long, value_name = "ROLE")]
@@ -80,11 +80,17 @@ struct ExplainArgs {
 impl PolicyArgs {
     pub(super) fn run(&self) -> Result<()> {
         match &self.command {
-            PolicyCommand::Show { schema } => super::print(if *schema { SCHEMA } else { DEFAULT_POLICIES }),
+            PolicyCommand::Show { schema } => {
+                self.show(if *schema { ("schema", SCHEMA) } else { ("policies", DEFAULT_POLICIES) })
+            }
             PolicyCommand::Check { directory } => self.check(directory),
             PolicyCommand::Test { cases, policy_dir } => self.test(cases, policy_dir.as_deref()),
             PolicyCommand::Explain(args) => self.explain(args),
         }
+    }
+
+    fn show(&self, (what, text): (&str, &str)) -> Result<()> {
+        super::print(&if self.json { format!("{:#}\n", json!({ what: text })) } else { text.to_owned() })
     }
 
     fn check(&self, directory: &Path) -> Result<()> {
@@ -114,18 +120,8 @@ impl PolicyArgs {
         let policies = load(args.policy_dir.as_deref())?;
         let unknown = || UsageError(format!("action {:?}: expected one of {}", args.action, known_actions()));
         let action = Action::of_name(&args.action).ok_or_else(unknown)?;
-        let resource = match action {
-            Action::Infer | Action::Tokenize | Action::ReadModel => {
-                Resource::Model { name: &args.resource, digest: "" }
-            }
-            Action::ReadStored
-            | Action::WriteStored
-            | Action::DeleteStored
-            | Action::ReadStatus
-            | Action::ReadAdministration
-            | Action::ChangeAdministration => Resource::Kind(&args.resource),
-        };
         let (asker, circumstances) = (args.asker()?, args.circumstances());
+        let resource = action.resource(&args.resource);
         let decision = policies.decide(&Question { asker: &asker, action, resource, circumstances: &circumstances })?;
         if self.json {
             let value = json!({

@@ -18,9 +18,9 @@ use crate::{
     api::{self, AppState, Door, Drained, Hosts, HttpLimits, ServedModel, StorageLimits, Tls, TlsError},
     config::{AccessArgs, Args, Config, ConfigError, EngineArgs, HttpArgs, ModelArgs, StorageArgs},
     engine::EngineConfig,
-    governance::{Governance, GuardrailFile, purposes::PurposeFile},
+    governance::{Actor, Governance, GuardrailFile, purposes::PurposeFile},
     telemetry::logs::LogStyle,
-    types::Pooling,
+    types::{Pooling, unix_seconds},
 };
 
 /// Threads for connections; computing has its own.
@@ -189,16 +189,16 @@ fn reload_rules(governance: &Governance, tls: Option<Tls>) -> Result<()> {
 }
 
 fn reload(governance: &Governance, tls: Option<&Tls>) {
-    let (policies, guardrails, purposes) = (governance.policies(), governance.guardrails(), governance.purposes());
-    match policies.reload() {
-        Ok(()) => tracing::info!(digest = policies.digest(), "the policies were read again"),
+    let (administration, now) = (governance.administered_by(&Actor::Signal), unix_seconds());
+    match administration.reload_policies(now) {
+        Ok(()) => tracing::info!(digest = governance.policies().digest(), "the policies were read again"),
         Err(error) => tracing::error!(%error, "the policies are wrong, so those from before go on to apply"),
     }
-    match guardrails.reload() {
+    match administration.reload_guardrails(now) {
         Ok(()) => tracing::info!("the guardrails were read again"),
         Err(error) => tracing::error!(%error, "the guardrails are wrong, so those from before go on to apply"),
     }
-    match purposes.reload() {
+    match governance.purposes().reload() {
         Ok(()) => tracing::info!("the purposes were read again"),
         Err(error) => tracing::error!(%error, "the purposes are wrong, so those from before go on to apply"),
     }

@@ -17,7 +17,7 @@ pub(super) const DATABASE: &str = "governance.sqlite";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `user_version` counts those that a database has had. One that was released is never changed.
-const MIGRATIONS: [&str; 1] = [TENANTS_AND_KEYS];
+const MIGRATIONS: [&str; 2] = [TENANTS_AND_KEYS, LEAVING];
 
 const TENANTS_AND_KEYS: &str = "
 CREATE TABLE tenants (
@@ -39,6 +39,13 @@ CREATE TABLE keys (
     replaced_by TEXT
 ) STRICT;
 CREATE INDEX keys_by_name ON keys (name);
+";
+
+/// Tenants that were deleted and whose data is still to be erased.
+const LEAVING: &str = "
+CREATE TABLE leaving (
+    id TEXT PRIMARY KEY
+) STRICT;
 ";
 
 /// Opens it, or makes it, readable by this user alone.

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{jwt::JwtError, policy::PolicyError};
+use super::{GuardrailFileError, jwt::JwtError, policy::PolicyError};
 
 /// Why something about identities was not done.
 #[derive(Debug, thiserror::Error)]
@@ -57,14 +57,6 @@ pub enum GovernanceError {
         /// Its name.
         name: String,
     },
-    /// Others still need it.
-    #[error("the tenant {name:?} has {keys} keys that are not revoked: revoke them first")]
-    InUse {
-        /// The tenant.
-        name: String,
-        /// How many.
-        keys: u64,
-    },
     /// It is over with the key.
     #[error("the key {id} is {state} and cannot be replaced: create another")]
     Ended {
@@ -73,6 +65,30 @@ pub enum GovernanceError {
         /// Why.
         state: &'static str,
     },
+    /// Whoever asks reaches only what is his tenant's.
+    #[error("{what} is out of reach for those of the tenant {tenant:?}: they govern their own tenant's keys only")]
+    OutOfReach {
+        /// What was asked for.
+        what: &'static str,
+        /// Of whoever asks.
+        tenant: String,
+    },
+    /// Nobody gives what policies do not let him give.
+    #[error("the {source_name} {id} may not give {given}: no policy permits it, or one forbids it")]
+    NotToGive {
+        /// What the credential of whoever asks is.
+        source_name: &'static str,
+        /// Its id.
+        id: String,
+        /// The role or the attribute.
+        given: String,
+    },
+    /// What cannot be written down is not done.
+    #[error("nothing was changed, as it could not be written down")]
+    Unrecorded(#[source] io::Error),
+    /// The file of guardrails is wrong.
+    #[error(transparent)]
+    Guardrails(#[from] GuardrailFileError),
     /// A file of identities is wrong.
     #[error("{}: {reason}", path.display())]
     Identities {

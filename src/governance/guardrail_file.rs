@@ -10,6 +10,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
+use sha2::{Digest, Sha256};
+
 use super::guardrails::{ActiveGuardrails, Guardrails, GuardrailsConfig, GuardrailsError};
 
 /// Kinds of requests whose guardrails are kept. They are few: tenants times routes.
@@ -57,6 +59,8 @@ struct Inner {
 
 struct Read {
     guardrails: Guardrails,
+    names: Vec<String>,
+    digest: String,
     selected: Mutex<HashMap<Kind, ActiveGuardrails>>,
 }
 
@@ -72,18 +76,45 @@ impl GuardrailFile {
 
     /// Reads it again. If it is wrong, what was there before goes on to apply. Without a file there is nothing to read.
     pub fn reload(&self) -> Result<(), GuardrailFileError> {
+        self.reload_if(|_| Ok(()))
+    }
+
+    /// The file, if there is one.
+    pub fn path(&self) -> Option<&Path> {
+        self.inner.as_ref().map(|inner| inner.path.as_path())
+    }
+
+    /// SHA-256 of the file as it was last read, in hexadecimal digits.
+    pub fn digest(&self) -> Option<String> {
+        self.read().map(|read| read.digest.clone())
+    }
+
+    /// Names of the guardrails, in the order of the file.
+    pub fn names(&self) -> Vec<String> {
+        self.read().map_or_else(Vec::new, |read| read.names.clone())
+    }
+
+    /// The same once somebody who is told the digest agrees.
+    pub(super) fn reload_if<E: From<GuardrailFileError>>(
+        &self,
+        agreed: impl FnOnce(&str) -> Result<(), E>,
+    ) -> Result<(), E> {
         let Some(inner) = &self.inner else { return Ok(()) };
         let read = Arc::new(Read::of(&inner.path)?);
+        agreed(&read.digest)?;
         *inner.read.write().unwrap_or_else(PoisonError::into_inner) = read;
         Ok(())
     }
 
     /// Those that apply to requests of a tenant for a model, by its first name, on a route; `None` if they check nothing.
     pub fn select(&self, tenant: &str, model: &str, route: &str) -> Option<ActiveGuardrails> {
-        let inner = self.inner.as_ref()?;
-        let read = Arc::clone(&inner.read.read().unwrap_or_else(PoisonError::into_inner));
-        let active = read.select([tenant, model, route].map(str::to_owned));
+        let active = self.read()?.select([tenant, model, route].map(str::to_owned));
         (active.checks_input() || active.checks_output()).then_some(active)
+    }
+
+    fn read(&self) -> Option<Arc<Read>> {
+        let inner = self.inner.as_ref()?;
+        Some(Arc::clone(&inner.read.read().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -93,9 +124,11 @@ impl Read {
         let text = fs::read_to_string(path()).map_err(|source| GuardrailFileError::Read { path: path(), source })?;
         let config: GuardrailsConfig = toml::from_str(&text)
             .map_err(|source| GuardrailFileError::Form { path: path(), source: Box::new(source) })?;
+        let names = config.guardrail.iter().map(|guardrail| guardrail.name.clone()).collect();
+        let digest = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
         let guardrails =
             Guardrails::new(config, None).map_err(|source| GuardrailFileError::Wrong { path: path(), source })?;
-        Ok(Self { guardrails, selected: Mutex::default() })
+        Ok(Self { guardrails, names, digest, selected: Mutex::default() })
     }
 
     fn select(&self, kind: Kind) -> ActiveGuardrails {

@@ -39,6 +39,17 @@ impl Role {
         }
     }
 
+    /// What it is for.
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Admin => "governs: keys, tenants, policies",
+            Self::Operator => "keeps the server running",
+            Self::Auditor => "reads everything and changes nothing",
+            Self::Developer => "writes applications: asks the model, keeps files and agents",
+            Self::Service => "is an application: asks the model",
+        }
+    }
+
     /// The role that is written so.
     pub fn of_name(name: &str) -> Result<Self, GovernanceError> {
         Self::ALL.into_iter().find(|role| role.name() == name).ok_or_else(|| GovernanceError::Invalid {
@@ -83,11 +94,40 @@ pub struct Principal {
     pub place: Place,
     /// From when on its credential is refused, in Unix seconds; 0 if it was revoked.
     pub(super) over: watch::Receiver<Option<u64>>,
+    /// True once its tenant is deleted.
+    pub(super) tenant_gone: watch::Receiver<bool>,
 }
 
 impl Principal {
-    /// Resolves when its credential is not good any more, and says why: its time is over, or it was revoked.
+    /// Why its credential is not good at `now`, in Unix seconds, as far as this process has heard.
+    pub(super) fn over_at(&self, now: u64) -> Option<Refusal> {
+        if *self.tenant_gone.borrow() {
+            return Some(Refusal::UnknownTenant);
+        }
+        match *self.over.borrow() {
+            Some(0) => Some(Refusal::Revoked),
+            Some(end) if end <= now => Some(Refusal::Expired),
+            Some(_) | None => None,
+        }
+    }
+
+    /// Resolves when its credential is not good any more, and says why: its time is over, it was revoked, or its tenant is
+    /// deleted.
     pub async fn until_over(&self) -> Refusal {
+        tokio::select! {
+            refusal = self.until_credential_over() => refusal,
+            () = self.until_tenant_gone() => Refusal::UnknownTenant,
+        }
+    }
+
+    async fn until_tenant_gone(&self) {
+        let mut gone = self.tenant_gone.clone();
+        if gone.wait_for(|gone| *gone).await.is_err() {
+            std::future::pending().await // nobody is left who could say so
+        }
+    }
+
+    async fn until_credential_over(&self) -> Refusal {
         let mut over = self.over.clone();
         loop {
             let left = match *over.borrow_and_update() {

@@ -11,8 +11,8 @@ use super::{
         CertificateIdentity, CertificateMap, Claims, Fetch, JwtConfig, JwtError, JwtVerifier, MappedIdentity, Occasion,
         Refreshed,
     },
+    known::KnownTenant,
     policy::Asker,
-    tenants::Place,
 };
 
 /// Gets what is at an address that the operator has named.
@@ -126,7 +126,7 @@ impl Issuers {
 }
 
 /// Whom the claims are about. Nobody can end it before its time.
-pub(super) fn principal(claims: Claims, tenant: String, place: Place) -> Principal {
+pub(super) fn principal(claims: Claims, tenant: String, known: &KnownTenant) -> Principal {
     let Claims { issuer, subject, roles, attributes, expires_at, .. } = claims;
     let asker = Asker {
         id: format!("{issuer}#{subject}"),
@@ -138,11 +138,11 @@ pub(super) fn principal(claims: Claims, tenant: String, place: Place) -> Princip
         attributes,
     };
     let (_, over) = watch::channel(Some(expires_at));
-    Principal { asker, source: Source::Token, place, over }
+    Principal { asker, source: Source::Token, place: known.place.clone(), over, tenant_gone: known.gone.subscribe() }
 }
 
 /// Who the owner of a certificate is. Nobody can end it before its time.
-pub(super) fn certified(owner: &MappedIdentity, certificate: &CertificateIdentity, place: Place) -> Principal {
+pub(super) fn certified(owner: &MappedIdentity, certificate: &CertificateIdentity, known: &KnownTenant) -> Principal {
     let asker = Asker {
         id: certificate.fingerprint_sha256.clone(),
         name: owner.name.clone(),
@@ -153,7 +153,8 @@ pub(super) fn certified(owner: &MappedIdentity, certificate: &CertificateIdentit
         attributes: owner.attributes.clone(),
     };
     let (_, over) = watch::channel(Some(certificate.not_after));
-    Principal { asker, source: Source::Certificate, place, over }
+    let tenant_gone = known.gone.subscribe();
+    Principal { asker, source: Source::Certificate, place: known.place.clone(), over, tenant_gone }
 }
 
 /// Does it look like a token of an issuer?

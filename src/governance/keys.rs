@@ -4,31 +4,24 @@
 //! the whole is stored: the secret has 238 bits of chance, so nothing slower is needed to keep it from being guessed, and
 //! a look-up by the hash tells nobody by its time how much of a guess was right.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::{RngExt, distr::Alphanumeric};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use serde::Serialize;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
 
-use super::{
-    Governance, GovernanceError, Principal, Refusal, Role, Source, database,
-    policy::Asker,
-    tenants::{self, Place, check_name},
-};
+use super::{GovernanceError, Refusal, Role, tenants::check_name};
 
-const PREFIX: &str = "tmk_";
+pub(super) const PREFIX: &str = "tmk_";
 const ID_LETTERS: usize = 10;
 const SECRET_LETTERS: usize = 40;
 /// Longest attribute, name or value, in bytes; and how many there may be.
 const LONGEST_ATTRIBUTE: usize = 256;
 const MOST_ATTRIBUTES: usize = 32;
 
-const COLUMNS: &str = "id, name, tenant, roles, attributes, created_at, expires_at, revoked_at, replaced_by";
+pub(super) const COLUMNS: &str = "id, name, tenant, roles, attributes, created_at, expires_at, revoked_at, replaced_by";
 
 /// What a key is to be.
 #[derive(Clone, Debug)]
@@ -88,6 +81,9 @@ pub enum KeyState {
 }
 
 impl KeyState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Active, Self::Expired, Self::Revoked];
+
     /// As it is written everywhere.
     pub fn name(self) -> &'static str {
         match self {
@@ -108,106 +104,115 @@ impl Key {
     }
 }
 
-impl Governance {
-    /// A new key, created at `now`.
-    pub fn create_key(&self, new: &NewKey, now: u64) -> Result<CreatedKey, GovernanceError> {
-        check(new, now)?;
-        self.change(|connection| {
-            let transaction = connection.transaction()?;
-            let created = insert(&transaction, new, now)?;
-            transaction.commit()?;
-            Ok(created)
-        })
+impl Key {
+    /// All that is said of it, and whether it can be used at `now`.
+    pub fn to_json(&self, now: u64) -> Value {
+        let mut value = json!(self);
+        value["state"] = self.state(now).name().into();
+        value
     }
 
-    /// All keys, the newest first.
-    pub fn keys(&self) -> Result<Vec<Key>, GovernanceError> {
-        let connection = self.connection();
-        let mut rows =
-            connection.prepare_cached(&format!("SELECT {COLUMNS} FROM keys ORDER BY created_at DESC, rowid DESC"))?;
-        let keys = rows.query_map([], read_key)?;
-        Ok(keys.collect::<Result<_, _>>()?)
-    }
-
-    /// The key of this id, of this beginning of an id, or of this name, if it is the only one.
-    pub fn key(&self, name: &str) -> Result<Key, GovernanceError> {
-        let mut found: Vec<Key> = self.keys()?.into_iter().filter(|key| key.id == name || key.name == name).collect();
-        if found.is_empty() && name.len() > PREFIX.len() {
-            found = self.keys()?.into_iter().filter(|key| key.id.starts_with(name)).collect();
-        }
-        // A name goes on to the key that replaces another, and from one that was revoked to one that is not.
-        let is_meant: [fn(&Key) -> bool; 2] = [|key| key.replaced_by.is_none(), |key| key.revoked_at.is_none()];
-        for is_meant in is_meant {
-            if found.len() > 1 && found.iter().any(is_meant) {
-                found.retain(is_meant);
-            }
-        }
-        match found.len() {
-            0 => Err(GovernanceError::Missing { kind: "key", name: name.to_owned() }),
-            1 => Ok(found.remove(0)),
-            count => Err(GovernanceError::Ambiguous { name: name.to_owned(), count }),
-        }
-    }
-
-    /// A key in place of another, with all that is said of that, its lifetime too unless another end is given; the old one is
-    /// still good for `overlap_seconds`.
-    pub fn rotate_key(
-        &self,
-        name: &str,
-        overlap_seconds: u64,
-        expires_at: Option<u64>,
-        now: u64,
-    ) -> Result<CreatedKey, GovernanceError> {
-        let old = self.key(name)?;
-        let ended = |state: KeyState| GovernanceError::Ended { id: old.id.clone(), state: state.name() };
-        match old.state(now) {
+    /// What replaces it, if it can be replaced.
+    pub(super) fn successor(&self, expires_at: Option<u64>, now: u64) -> Result<NewKey, GovernanceError> {
+        match self.state(now) {
             KeyState::Active => {}
-            state @ (KeyState::Expired | KeyState::Revoked) => return Err(ended(state)),
-        }
-        let new = NewKey {
-            name: old.name.clone(),
-            tenant: old.tenant.clone(),
-            roles: old.roles.clone(),
-            attributes: old.attributes.clone(),
-            expires_at: expires_at.or_else(|| Some(now.saturating_add(old.expires_at?.saturating_sub(old.created_at)))),
-        };
-        check(&new, now)?;
-        self.change(|connection| {
-            let transaction = connection.transaction()?;
-            let created = insert(&transaction, &new, now)?;
-            let end = now.saturating_add(overlap_seconds);
-            let replaced = transaction.execute(
-                "UPDATE keys SET replaced_by = ?2, expires_at = min(coalesce(expires_at, ?3), ?3)
-                 WHERE id = ?1 AND revoked_at IS NULL AND replaced_by IS NULL",
-                (&old.id, &created.key.id, end),
-            )?;
-            if replaced == 0 {
-                return Err(GovernanceError::Ended { id: old.id.clone(), state: "replaced" });
+            state @ (KeyState::Expired | KeyState::Revoked) => {
+                return Err(GovernanceError::Ended { id: self.id.clone(), state: state.name() });
             }
-            transaction.commit()?;
-            Ok(created)
-        })
-    }
-
-    /// Ends a key, and what its bearers are being answered; a name's with those that it has replaced. Ending it twice is no
-    /// error.
-    pub fn revoke_key(&self, name: &str, now: u64) -> Result<Key, GovernanceError> {
-        let key = self.key(name)?;
-        self.change(|connection| {
-            let replaced = "UNION SELECT keys.id FROM keys JOIN chain ON replaced_by = chain.id";
-            let sql = format!(
-                "WITH RECURSIVE chain (id) AS (SELECT ?1 {})
-                 UPDATE keys SET revoked_at = coalesce(revoked_at, ?2) WHERE id IN chain",
-                if name == key.name { replaced } else { "" },
-            );
-            connection.execute(&sql, (&key.id, now))?;
-            let select = format!("SELECT {COLUMNS} FROM keys WHERE id = ?1");
-            Ok(connection.query_row(&select, [&key.id], read_key)?)
+        }
+        let as_long = || Some(now.saturating_add(self.expires_at?.saturating_sub(self.created_at)));
+        Ok(NewKey {
+            name: self.name.clone(),
+            tenant: self.tenant.clone(),
+            roles: self.roles.clone(),
+            attributes: self.attributes.clone(),
+            expires_at: expires_at.or_else(as_long),
         })
     }
 }
 
-fn check(new: &NewKey, now: u64) -> Result<(), GovernanceError> {
+/// All keys, or those of one tenant, the newest first.
+pub(super) fn all(connection: &Connection, tenant: Option<&str>) -> Result<Vec<Key>, GovernanceError> {
+    let mut rows = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM keys WHERE ?1 IS NULL OR tenant = ?1 ORDER BY created_at DESC, rowid DESC"
+    ))?;
+    let keys = rows.query_map([tenant], read_key)?;
+    Ok(keys.collect::<Result<_, _>>()?)
+}
+
+/// The key of this id, of this beginning of an id, or of this name, if it is the only one.
+pub(super) fn find(keys: Vec<Key>, name: &str) -> Result<Key, GovernanceError> {
+    let (mut found, others): (Vec<Key>, Vec<Key>) =
+        keys.into_iter().partition(|key| key.id == name || key.name == name);
+    if found.is_empty() && name.len() > PREFIX.len() {
+        found = others.into_iter().filter(|key| key.id.starts_with(name)).collect();
+    }
+    // A name goes on to the key that replaces another, and from one that was revoked to one that is not.
+    let is_meant: [fn(&Key) -> bool; 2] = [|key| key.replaced_by.is_none(), |key| key.revoked_at.is_none()];
+    for is_meant in is_meant {
+        if found.len() > 1 && found.iter().any(is_meant) {
+            found.retain(is_meant);
+        }
+    }
+    match found.len() {
+        0 => Err(GovernanceError::Missing { kind: "key", name: name.to_owned() }),
+        1 => Ok(found.remove(0)),
+        count => Err(GovernanceError::Ambiguous { name: name.to_owned(), count }),
+    }
+}
+
+/// The old key ends at `end` at the latest.
+pub(super) fn replace(transaction: &Transaction<'_>, old: &str, by: &str, end: u64) -> Result<(), GovernanceError> {
+    let replaced = transaction.execute(
+        "UPDATE keys SET replaced_by = ?2, expires_at = min(coalesce(expires_at, ?3), ?3)
+         WHERE id = ?1 AND revoked_at IS NULL AND replaced_by IS NULL",
+        (old, by, end),
+    )?;
+    if replaced == 0 {
+        return Err(GovernanceError::Ended { id: old.to_owned(), state: "replaced" });
+    }
+    Ok(())
+}
+
+/// What ends with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Alone,
+    WithThoseItReplaced,
+}
+
+/// Ends a key.
+pub(super) fn revoke(
+    transaction: &Transaction<'_>,
+    id: &str,
+    ending: Ending,
+    now: u64,
+) -> Result<Key, GovernanceError> {
+    let others = match ending {
+        Ending::Alone => "",
+        Ending::WithThoseItReplaced => "UNION SELECT keys.id FROM keys JOIN chain ON replaced_by = chain.id",
+    };
+    let sql = format!(
+        "WITH RECURSIVE chain (id) AS (SELECT ?1 {others})
+         UPDATE keys SET revoked_at = coalesce(revoked_at, ?2) WHERE id IN chain",
+    );
+    transaction.execute(&sql, (id, now))?;
+    Ok(transaction.query_row(&format!("SELECT {COLUMNS} FROM keys WHERE id = ?1"), [id], read_key)?)
+}
+
+/// Fails if a key is not good any more, whoever has ended it.
+pub(super) fn check_good(transaction: &Transaction<'_>, id: &str, now: u64) -> Result<(), GovernanceError> {
+    let select = format!("SELECT {COLUMNS} FROM keys WHERE id = ?1");
+    let key = transaction.query_row(&select, [id], read_key).optional()?;
+    match key.map(|key| key.state(now)) {
+        Some(KeyState::Active) => Ok(()),
+        Some(KeyState::Expired) => Err(Refusal::Expired.into()),
+        Some(KeyState::Revoked) => Err(Refusal::Revoked.into()),
+        None => Err(Refusal::UnknownKey.into()),
+    }
+}
+
+pub(super) fn check(new: &NewKey, now: u64) -> Result<(), GovernanceError> {
     let invalid = |field, value: &str, expected| GovernanceError::Invalid { field, value: value.to_owned(), expected };
     check_name("name", &new.name)?;
     if new.name.starts_with(PREFIX) {
@@ -231,7 +236,7 @@ fn check(new: &NewKey, now: u64) -> Result<(), GovernanceError> {
     Ok(())
 }
 
-fn insert(transaction: &Transaction, new: &NewKey, now: u64) -> Result<CreatedKey, GovernanceError> {
+pub(super) fn insert(transaction: &Transaction<'_>, new: &NewKey, now: u64) -> Result<CreatedKey, GovernanceError> {
     let is_tenant = transaction.query_row("SELECT 1 FROM tenants WHERE name = ?1", [&new.tenant], |_| Ok(()));
     if is_tenant.optional()?.is_none() {
         return Err(GovernanceError::Missing { kind: "tenant", name: new.tenant.clone() });
@@ -271,7 +276,7 @@ fn random_letters(count: usize) -> String {
     rand::rng().sample_iter(Alphanumeric).take(count).map(char::from).collect()
 }
 
-fn hash(secret: &str) -> [u8; 32] {
+pub(super) fn hash(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }
 
@@ -279,7 +284,7 @@ fn roles_text(roles: &BTreeSet<Role>) -> String {
     roles.iter().map(|role| role.name()).collect::<Vec<_>>().join(",")
 }
 
-fn read_key(row: &Row) -> rusqlite::Result<Key> {
+pub(super) fn read_key(row: &Row) -> rusqlite::Result<Key> {
     let unreadable = |column, error: String| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, error.into())
     };
@@ -297,83 +302,4 @@ fn read_key(row: &Row) -> rusqlite::Result<Key> {
         revoked_at: row.get(7)?,
         replaced_by: row.get(8)?,
     })
-}
-
-/// All keys and tenants of one moment.
-pub(super) struct Known {
-    version: i64,
-    /// By their hashes.
-    keys: HashMap<[u8; 32], KnownKey>,
-    /// By their names.
-    tenants: HashMap<String, Place>,
-}
-
-struct KnownKey {
-    key: Key,
-    principal: Arc<Principal>,
-    /// From when on it is refused, in Unix seconds; 0 if it was revoked.
-    over: watch::Sender<Option<u64>>,
-}
-
-impl Known {
-    /// Reads them. Whoever was recognised by a key of `before` learns when that is over now.
-    pub(super) fn read(connection: &Connection, before: Option<&Self>) -> Result<Self, GovernanceError> {
-        let version = database::version(connection)?;
-        let tenants = tenants::places(connection)?;
-        let mut rows = connection.prepare_cached(&format!("SELECT {COLUMNS}, hash FROM keys"))?;
-        let read = rows.query_map([], |row| Ok((row.get::<_, [u8; 32]>(9)?, read_key(row)?)))?;
-        let mut keys = HashMap::new();
-        for row in read {
-            let (hash, key) = row?;
-            let Some(place) = tenants.get(&key.tenant) else { continue }; // a key has a tenant
-            let over = before.and_then(|before| before.keys.get(&hash)).map(|known| known.over.clone());
-            keys.insert(hash, KnownKey::new(key, place, over.unwrap_or_else(|| watch::Sender::new(None))));
-        }
-        Ok(Self { version, keys, tenants })
-    }
-
-    pub(super) fn version(&self) -> i64 {
-        self.version
-    }
-
-    /// Was there ever a key?
-    pub(super) fn has_keys(&self) -> bool {
-        !self.keys.is_empty()
-    }
-
-    /// Where a tenant's data is.
-    pub(super) fn place(&self, tenant: &str) -> Option<&Place> {
-        self.tenants.get(tenant)
-    }
-
-    /// The tenant whose data is at a place.
-    pub(super) fn tenant_at(&self, id: &str) -> Option<&str> {
-        self.tenants.iter().find(|(_, place)| place.id == id).map(|(name, _)| name.as_str())
-    }
-
-    pub(super) fn authenticate(&self, token: &str, now: u64) -> Result<Arc<Principal>, Refusal> {
-        let known = self.keys.get(&hash(token)).ok_or(Refusal::UnknownKey)?;
-        match known.key.state(now) {
-            KeyState::Active => Ok(Arc::clone(&known.principal)),
-            KeyState::Expired => Err(Refusal::Expired),
-            KeyState::Revoked => Err(Refusal::Revoked),
-        }
-    }
-}
-
-impl KnownKey {
-    fn new(key: Key, place: &Place, over: watch::Sender<Option<u64>>) -> Self {
-        let end = if key.revoked_at.is_some() { Some(0) } else { key.expires_at };
-        over.send_if_modified(|known| std::mem::replace(known, end) != end);
-        let asker = Asker {
-            id: key.id.clone(),
-            name: key.name.clone(),
-            tenant: key.tenant.clone(),
-            source: Source::Key.name().to_owned(),
-            roles: key.roles.iter().map(|role| role.name().to_owned()).collect(),
-            attributes: key.attributes.clone(),
-        };
-        let principal = Principal { asker, source: Source::Key, place: place.clone(), over: over.subscribe() };
-        Self { key, principal: Arc::new(principal), over }
-    }
 }

@@ -8,6 +8,8 @@
 //! Invariants: once there is, or ever was, a key, nobody without a credential is let in; a key's secret is shown once and
 //! never stored. It knows nothing of HTTP, models or requests.
 
+mod acts;
+mod administration;
 mod database;
 mod error;
 mod guardrail_file;
@@ -15,9 +17,12 @@ pub mod guardrails;
 mod identity;
 mod issuers;
 pub mod jwt;
+mod key_list;
 mod keys;
+mod known;
 pub mod policy;
 pub mod purposes;
+mod roles;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -30,19 +35,24 @@ use std::{
 use rusqlite::Connection;
 
 use self::{
+    acts::ProcessLog,
     database::DATABASE,
     jwt::{CertificateIdentity, Claims, JwtError},
-    keys::Known,
+    known::Known,
     policy::{Action, Circumstances, Decision, Policies, Question, Resource},
     purposes::PurposeFile,
 };
 pub use self::{
+    acts::{Act, ActKind, ActLog, ActedBy, Actor},
+    administration::Administration,
     error::{GovernanceError, Refusal},
     guardrail_file::{GuardrailFile, GuardrailFileError},
     identity::{Principal, Role, Source},
     issuers::{FetchKeys, Issuers},
+    key_list::{KeyFilter, KeyPage},
     keys::{CreatedKey, Key, KeyState, NewKey},
-    tenants::{Place, Tenant},
+    roles::{Right, RoleRights},
+    tenants::{DeletedTenant, Place, Tenant},
 };
 
 /// The tenant of keys that name none. It is always there.
@@ -56,6 +66,7 @@ pub struct Governance {
     issuers: Arc<Issuers>,
     guardrails: GuardrailFile,
     purposes: PurposeFile,
+    acts: Arc<dyn ActLog>,
 }
 
 struct Inner {
@@ -105,6 +116,11 @@ impl Governance {
         &self.purposes
     }
 
+    /// The same with a log of what is done to it, in place of the process's own.
+    pub fn with_act_log(self, acts: Arc<dyn ActLog>) -> Self {
+        Self { acts, ..self }
+    }
+
     /// What checks requests and answers.
     pub fn guardrails(&self) -> &GuardrailFile {
         &self.guardrails
@@ -117,12 +133,27 @@ impl Governance {
 
     /// Where a tenant's data is.
     pub fn place(&self, tenant: &str) -> Result<Option<Place>, GovernanceError> {
-        Ok(self.look()?.place(tenant).cloned())
+        Ok(self.look()?.tenant(tenant).map(|tenant| tenant.place.clone()))
     }
 
     /// The tenant whose data is at a place.
     pub fn tenant_at(&self, place: &str) -> Result<Option<String>, GovernanceError> {
-        Ok(self.look()?.tenant_at(place).map(str::to_owned))
+        Ok(self.look()?.tenant_at(place).map(|(name, _)| name.to_owned()))
+    }
+
+    /// Who shares cached prefixes with the tenant whose data is at a place, as far as this process has heard.
+    pub fn cache_group_at(&self, place: &str) -> Option<String> {
+        self.known().tenant_at(place).map(|(_, place)| place.cache_group.clone())
+    }
+
+    /// Places of tenants that were deleted and whose data is not erased yet.
+    pub fn leaving(&self) -> Result<Vec<String>, GovernanceError> {
+        Ok(self.look()?.leaving().to_vec())
+    }
+
+    /// What was at a place is erased.
+    pub fn erased(&self, place: &str) -> Result<(), GovernanceError> {
+        self.change(|connection| tenants::erased(connection, place))
     }
 
     /// May a principal do this?
@@ -162,8 +193,9 @@ impl Governance {
             return Err(Refusal::Expired.into());
         }
         let tenant = owner.tenant.as_deref().unwrap_or(DEFAULT_TENANT);
-        let place = self.look()?.place(tenant).cloned().ok_or(Refusal::UnknownTenant)?;
-        Ok(Arc::new(issuers::certified(owner, certificate, place)))
+        let known = self.look()?;
+        let of_tenant = known.tenant(tenant).ok_or(Refusal::UnknownTenant)?;
+        Ok(Arc::new(issuers::certified(owner, certificate, of_tenant)))
     }
 
     /// Who presents a token that was refused because its key is unknown: the issuer's keys are read again, which may take its
@@ -185,16 +217,22 @@ impl Governance {
     fn believed(&self, claims: Result<Claims, JwtError>) -> Result<Arc<Principal>, GovernanceError> {
         let mut claims = claims.map_err(Refusal::Token)?;
         let tenant = claims.tenant.take().unwrap_or_else(|| DEFAULT_TENANT.to_owned());
-        let place = self.look()?.place(&tenant).cloned().ok_or(Refusal::UnknownTenant)?;
-        Ok(Arc::new(issuers::principal(claims, tenant, place)))
+        let known = self.look()?;
+        let of_tenant = known.tenant(&tenant).ok_or(Refusal::UnknownTenant)?;
+        Ok(Arc::new(issuers::principal(claims, tenant.clone(), of_tenant)))
     }
 
     fn prepare(connection: Connection) -> Result<Self, GovernanceError> {
         let known = Known::read(&connection, None)?;
         let inner = Inner { database: Mutex::new(connection), known: RwLock::new(Arc::new(known)) };
-        let (guardrails, purposes) = (GuardrailFile::default(), PurposeFile::default());
-        let policies = Policies::built_in()?;
-        Ok(Self { inner: Arc::new(inner), policies, issuers: Arc::default(), guardrails, purposes })
+        Ok(Self {
+            inner: Arc::new(inner),
+            policies: Policies::built_in()?,
+            issuers: Arc::default(),
+            guardrails: GuardrailFile::default(),
+            purposes: PurposeFile::default(),
+            acts: Arc::new(ProcessLog),
+        })
     }
 
     /// Keys and tenants as they were at the last look.

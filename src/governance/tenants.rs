@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Transaction};
 use serde::Serialize;
 
-use super::{DEFAULT_TENANT, Governance, GovernanceError};
+use super::{DEFAULT_TENANT, GovernanceError};
 
 const LONGEST_NAME: usize = 64;
 
@@ -38,64 +38,84 @@ impl Place {
     }
 }
 
-impl Governance {
-    /// A new tenant.
-    pub fn create_tenant(&self, name: &str, share_group: Option<&str>, now: u64) -> Result<(), GovernanceError> {
-        check_name("tenant", name)?;
-        share_group.map_or(Ok(()), |group| check_name("share_group", group))?;
-        self.change(|connection| {
-            let sql = "INSERT OR IGNORE INTO tenants (name, id, created_at, share_group) VALUES (?1, ?2, ?3, ?4)";
-            let id = uuid::Uuid::new_v4().simple().to_string();
-            let made = connection.execute(sql, (name, id, now, share_group))?;
-            if made == 0 {
-                return Err(GovernanceError::Exists { kind: "tenant", name: name.to_owned() });
-            }
-            Ok(())
-        })
-    }
+/// What is left of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeletedTenant {
+    /// Its name.
+    pub name: String,
+    /// Where its data was.
+    pub place: String,
+    /// How many of its keys were ended.
+    pub keys: u64,
+}
 
-    /// All tenants, by name.
-    pub fn tenants(&self) -> Result<Vec<Tenant>, GovernanceError> {
-        let connection = self.connection();
-        let mut rows = connection.prepare_cached(
-            "SELECT name, created_at, share_group, (SELECT count(*) FROM keys WHERE tenant = tenants.name AND revoked_at IS NULL)
-             FROM tenants ORDER BY name",
-        )?;
-        let tenants = rows.query_map([], |row| {
-            Ok(Tenant { name: row.get(0)?, created_at: row.get(1)?, share_group: row.get(2)?, keys: row.get(3)? })
-        })?;
-        Ok(tenants.collect::<Result<_, _>>()?)
+/// A new tenant.
+pub(super) fn insert(
+    transaction: &Transaction<'_>,
+    name: &str,
+    share_group: Option<&str>,
+    now: u64,
+) -> Result<(), GovernanceError> {
+    check_name("tenant", name)?;
+    share_group.map_or(Ok(()), |group| check_name("share_group", group))?;
+    let sql = "INSERT OR IGNORE INTO tenants (name, id, created_at, share_group) VALUES (?1, ?2, ?3, ?4)";
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    if transaction.execute(sql, (name, id, now, share_group))? == 0 {
+        return Err(GovernanceError::Exists { kind: "tenant", name: name.to_owned() });
     }
+    Ok(())
+}
 
-    /// Forgets a tenant that has no key that could be used. What it has stored is nobody's from then on, and deleted when its
-    /// time is over.
-    pub fn delete_tenant(&self, name: &str) -> Result<(), GovernanceError> {
-        if name == DEFAULT_TENANT {
-            let expected = "another tenant: keys that name none belong to this one";
-            return Err(GovernanceError::Invalid { field: "tenant", value: name.to_owned(), expected });
-        }
-        self.change(|connection| {
-            let transaction = connection.transaction()?;
-            let keys = transaction
-                .query_row(
-                    "SELECT (SELECT count(*) FROM keys WHERE tenant = tenants.name AND revoked_at IS NULL)
-                     FROM tenants WHERE name = ?1",
-                    [name],
-                    |row| row.get(0),
-                )
-                .optional()?;
-            match keys {
-                None => return Err(GovernanceError::Missing { kind: "tenant", name: name.to_owned() }),
-                Some(0) => {}
-                Some(keys) => return Err(GovernanceError::InUse { name: name.to_owned(), keys }),
-            }
-            // Its keys stay, so that their ids can still be told apart; they are the default tenant's now, and revoked.
-            transaction.execute("UPDATE keys SET tenant = ?2 WHERE tenant = ?1", (name, DEFAULT_TENANT))?;
-            transaction.execute("DELETE FROM tenants WHERE name = ?1", [name])?;
-            transaction.commit()?;
-            Ok(())
-        })
+/// All tenants, by name.
+pub(super) fn all(connection: &Connection) -> Result<Vec<Tenant>, GovernanceError> {
+    let mut rows = connection.prepare_cached(
+        "SELECT name, created_at, share_group, (SELECT count(*) FROM keys WHERE tenant = tenants.name AND revoked_at IS NULL)
+         FROM tenants ORDER BY name",
+    )?;
+    let tenants = rows.query_map([], |row| {
+        Ok(Tenant { name: row.get(0)?, created_at: row.get(1)?, share_group: row.get(2)?, keys: row.get(3)? })
+    })?;
+    Ok(tenants.collect::<Result<_, _>>()?)
+}
+
+/// Has a tenant share with those of a group, or with nobody.
+pub(super) fn share(transaction: &Transaction<'_>, name: &str, group: Option<&str>) -> Result<(), GovernanceError> {
+    group.map_or(Ok(()), |group| check_name("share_group", group))?;
+    match transaction.execute("UPDATE tenants SET share_group = ?2 WHERE name = ?1", (name, group))? {
+        0 => Err(GovernanceError::Missing { kind: "tenant", name: name.to_owned() }),
+        _ => Ok(()),
     }
+}
+
+/// Forgets a tenant and ends its keys; where its data is remains to be erased.
+pub(super) fn delete(transaction: &Transaction<'_>, name: &str, now: u64) -> Result<DeletedTenant, GovernanceError> {
+    if name == DEFAULT_TENANT {
+        let expected = "another tenant: keys that name none belong to this one";
+        return Err(GovernanceError::Invalid { field: "tenant", value: name.to_owned(), expected });
+    }
+    let place: Option<String> =
+        transaction.query_row("SELECT id FROM tenants WHERE name = ?1", [name], |row| row.get(0)).optional()?;
+    let Some(place) = place else { return Err(GovernanceError::Missing { kind: "tenant", name: name.to_owned() }) };
+    let ended = "UPDATE keys SET revoked_at = ?2 WHERE tenant = ?1 AND revoked_at IS NULL";
+    let keys = u64::try_from(transaction.execute(ended, (name, now))?).unwrap_or(u64::MAX);
+    // Its keys stay, so that their ids can still be told apart; they are the default tenant's now, and revoked.
+    transaction.execute("UPDATE keys SET tenant = ?2 WHERE tenant = ?1", (name, DEFAULT_TENANT))?;
+    transaction.execute("DELETE FROM tenants WHERE name = ?1", [name])?;
+    transaction.execute("INSERT INTO leaving (id) VALUES (?1)", [&place])?;
+    Ok(DeletedTenant { name: name.to_owned(), place, keys })
+}
+
+/// Places whose data is not erased yet.
+pub(super) fn leaving(connection: &Connection) -> Result<Vec<String>, GovernanceError> {
+    let mut rows = connection.prepare_cached("SELECT id FROM leaving ORDER BY id")?;
+    let places = rows.query_map([], |row| row.get(0))?;
+    Ok(places.collect::<Result<_, _>>()?)
+}
+
+/// What was at a place is erased.
+pub(super) fn erased(connection: &Connection, place: &str) -> Result<(), GovernanceError> {
+    connection.execute("DELETE FROM leaving WHERE id = ?1", [place])?;
+    Ok(())
 }
 
 /// Where the places of tenants are.

@@ -150,7 +150,7 @@ fn a_tenant_that_is_made_again_is_another() {
     let place = |governance: &Governance| governance.place("acme").expect("it can be read").expect("it is there");
     governance.create_tenant("acme", None, NOW).expect("it is made");
     let first = place(&governance);
-    governance.delete_tenant("acme").expect("it is there");
+    governance.delete_tenant("acme", NOW).expect("it is there");
     assert_eq!(governance.place("acme").expect("it can be read"), None);
     governance.create_tenant("acme", None, NOW).expect("it is made");
     let second = place(&governance);
@@ -213,13 +213,19 @@ fn tenants_come_and_go() {
         tenants.into_iter().map(|tenant| (tenant.name, tenant.keys)).collect::<Vec<_>>()
     };
     assert_eq!(names(&governance), [("acme".to_owned(), 1), (DEFAULT_TENANT.to_owned(), 0)]);
-    let in_use = "the tenant \"acme\" has 1 keys that are not revoked: revoke them first";
-    assert_eq!(message(governance.delete_tenant("acme")), in_use);
-    governance.revoke_key("app", NOW).expect("it is there");
-    governance.delete_tenant("acme").expect("it is there");
-    assert_eq!(message(governance.delete_tenant("acme")), "there is no tenant \"acme\"");
+    let place = governance.place("acme").expect("it can be read").expect("it is there");
+    let bearer = governance.authenticate(&created.secret, NOW).expect("it is known");
+    let deleted = governance.delete_tenant("acme", NOW).expect("it is there");
+    assert_eq!((deleted.keys, &deleted.place), (1, &place.id));
+    assert!(bearer.until_over().now_or_never().is_some(), "its bearers learn it");
+    assert_eq!(governance.leaving().expect("it can be read"), [place.id.as_str()]);
+    governance.erased(&place.id).expect("it is noted");
+    assert!(governance.leaving().expect("it can be read").is_empty());
+    assert_eq!(message(governance.delete_tenant("acme", NOW)), "there is no tenant \"acme\"");
     assert_eq!(refusal(&governance, &created.secret, NOW), Some(Refusal::Revoked), "and its id is not free again");
-    assert!(message(governance.delete_tenant(DEFAULT_TENANT)).starts_with("tenant = \"default\": expected another"));
+    assert!(
+        message(governance.delete_tenant(DEFAULT_TENANT, NOW)).starts_with("tenant = \"default\": expected another")
+    );
 }
 
 #[test]

@@ -23,12 +23,13 @@ mod stores;
 mod subject_lines;
 mod subjects;
 mod waiting;
+mod wipe;
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -67,15 +68,35 @@ const ERASED_AT_ONCE: u64 = 1024;
 /// Files, batches, responses and conversations. Cheap to clone; all clones are one store.
 #[derive(Clone)]
 pub struct Store {
-    database: Arc<Mutex<Database>>,
+    /// None once it is destroyed.
+    database: Arc<Mutex<Option<Database>>>,
     marks: Marks,
 }
 
 struct Database {
     connection: Connection,
     most_pages: u64,
+    /// In memory, if nowhere.
+    home: Option<Home>,
+}
+
+/// A directory that is one process's alone.
+struct Home {
+    directory: PathBuf,
     /// Held as long as the database is open.
-    _lock: Option<File>,
+    _lock: File,
+}
+
+impl Home {
+    fn take(directory: &Path) -> Result<Self, StoreError> {
+        let unusable = |source| StoreError::Directory { path: directory.into(), source };
+        let lock = private_file(&directory.join(LOCK)).map_err(unusable)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => StoreError::InUse { path: directory.into() },
+            TryLockError::Error(source) => unusable(source),
+        })?;
+        Ok(Self { directory: directory.into(), _lock: lock })
+    }
 }
 
 impl Store {
@@ -84,14 +105,10 @@ impl Store {
     pub fn open(directory: &Path, limit_bytes: u64) -> Result<Self, StoreError> {
         let unusable = |source| StoreError::Directory { path: directory.into(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
-        let lock = private_file(&directory.join(LOCK)).map_err(unusable)?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => StoreError::InUse { path: directory.into() },
-            TryLockError::Error(source) => unusable(source),
-        })?;
+        let home = Home::take(directory)?;
         let path = directory.join(DATABASE);
         private_file(&path).map_err(unusable)?; // SQLite would make it as readable as the umask says
-        Self::prepare(Connection::open(&path)?, Some(lock), limit_bytes)
+        Self::prepare(Connection::open(&path)?, Some(home), limit_bytes)
     }
 
     /// The store in a directory beside a server that may have it open; `None` if there is none. What a server does when it
@@ -138,19 +155,30 @@ impl Store {
         if self.call(delete).await? > 0 { self.erase().await } else { Ok(()) }
     }
 
-    fn prepare(mut connection: Connection, lock: Option<File>, limit_bytes: u64) -> Result<Self, StoreError> {
+    /// Overwrites and deletes everything. Whoever still has the store finds it closed.
+    pub async fn destroy(&self) -> Result<(), StoreError> {
+        let mut database = Arc::clone(&self.database).lock_owned().await;
+        blocking(move || {
+            let Some(Database { connection, home, .. }) = database.take() else { return Ok(()) };
+            drop(connection); // its files are not in use any more
+            home.map_or(Ok(()), wipe::wipe)
+        })
+        .await
+    }
+
+    fn prepare(mut connection: Connection, home: Option<Home>, limit_bytes: u64) -> Result<Self, StoreError> {
         set_up(&mut connection)?;
         limit_pages(&connection, limit_bytes / PAGE_BYTES)?;
         schema::migrate(&mut connection)?;
         // Uploads that an earlier process had not completed, and files that it had not deleted to their end.
         connection.execute(&format!("DELETE FROM files WHERE {}", files::ABANDONED), [])?;
         erase_leftovers(&mut connection)?;
-        Ok(Self::of(connection, lock, limit_bytes))
+        Ok(Self::of(connection, home, limit_bytes))
     }
 
-    fn of(connection: Connection, lock: Option<File>, limit_bytes: u64) -> Self {
-        let database = Database { connection, most_pages: limit_bytes / PAGE_BYTES, _lock: lock };
-        Self { database: Arc::new(Mutex::new(database)), marks: Marks::default() }
+    fn of(connection: Connection, home: Option<Home>, limit_bytes: u64) -> Self {
+        let database = Database { connection, most_pages: limit_bytes / PAGE_BYTES, home };
+        Self { database: Arc::new(Mutex::new(Some(database))), marks: Marks::default() }
     }
 
     /// Runs `work` on the connection, one caller at a time, on a thread that may block.
@@ -186,12 +214,18 @@ impl Store {
         work: impl FnOnce(&mut Database) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let mut database = Arc::clone(&self.database).lock_owned().await;
-        let work = move || work(&mut database);
-        match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
-            Ok(done) => done,
-            Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            Err(Err(_)) => Err(StoreError::Closed),
-        }
+        blocking(move || work(database.as_mut().ok_or(StoreError::Closed)?)).await
+    }
+}
+
+/// Runs what may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => Err(StoreError::Closed),
     }
 }
 

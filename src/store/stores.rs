@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Store, StoreError};
+use super::{Home, Store, StoreError, wipe};
 
 const TENANTS: &str = "tenants";
 
@@ -52,6 +52,16 @@ impl Stores {
         let Some(directory) = &self.directory else { return Ok(None) };
         let directory = tenant.map_or_else(|| directory.clone(), |tenant| directory.join(TENANTS).join(tenant));
         Store::open_beside(&directory, self.limit_bytes)
+    }
+
+    /// Overwrites and deletes the store of another tenant, unless a process has it open. It need not be there.
+    pub fn destroy(&self, tenant: &str) -> Result<(), StoreError> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        let path = directory.join(TENANTS).join(tenant);
+        if !path.is_dir() {
+            return Ok(());
+        }
+        wipe::wipe(Home::take(&path)?)
     }
 
     /// Ids of tenants that have a store already, the default one aside.

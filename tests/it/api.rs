@@ -2,6 +2,8 @@
 //! enough, over loopback sockets where connections matter.
 
 mod access;
+mod admin;
+mod admin_tenants;
 mod agents;
 mod background;
 mod batch_faults;

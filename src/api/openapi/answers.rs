@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    agents, responses,
+    admin, agents, responses,
     schema::{constant, flag, integer, list, map_of, null, number, object, or_null, reference, text, words},
     streams, whole_texts,
 };
@@ -19,6 +19,7 @@ pub(super) fn schemas() -> Value {
         streams::schemas(),
         stored(),
         operation(),
+        admin::schemas(),
     ]
     .into_iter()
     .flatten();

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{agents, responses, schema::words, whole_texts};
+use super::{admin, agents, responses, schema::words, whole_texts};
 use crate::api::batches::ENDPOINTS;
 
 /// Integers as the server reads them.
@@ -15,7 +15,8 @@ pub(super) const MOST: i64 = i64::MAX;
 ///
 /// If there is none. A test asks for every field of every table.
 pub(super) fn schema(resource: &str, field: &str) -> Value {
-    agents::field(resource, field)
+    admin::field(resource, field)
+        .or_else(|| agents::field(resource, field))
         .or_else(|| responses::field(resource, field))
         .or_else(|| whole_texts::field(resource, field))
         .or_else(|| special(resource, field))

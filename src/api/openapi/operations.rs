@@ -1,6 +1,6 @@
 //! Every operation, in the order of the document. A test compares them with the routes.
 
-use super::{agents, responses, whole_texts};
+use super::{admin, agents, responses, whole_texts};
 use crate::api::fields::{BATCH_JOBS, BATCHES, CHAT, COMPLETIONS, DETOKENIZE, FILES, FIM, TOKENIZE, Table};
 
 /// One method of one path.
@@ -65,6 +65,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Operation> {
         STORED,
         TOKENIZER,
         OPERATION,
+        admin::OPERATIONS,
     ]
     .into_iter()
     .flatten()

@@ -127,6 +127,7 @@ fn error(error: &ApiError) -> Value {
         | ApiError::Unavailable { .. }
         | ApiError::Stored(_)
         | ApiError::Access(_)
+        | ApiError::Administration(_)
         | ApiError::DeadlineExceeded
         | ApiError::Internal { .. } => "server_error",
     };

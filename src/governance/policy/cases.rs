@@ -26,6 +26,10 @@ struct Case {
     action: String,
     model: Option<String>,
     kind: Option<String>,
+    /// The role that is given, with `grantRole`.
+    grant_role: Option<String>,
+    /// `NAME=VALUE` of the attribute that is given, with `grantAttribute`.
+    grant_attribute: Option<String>,
     #[serde(default)]
     digest: String,
     #[serde(default)]
@@ -78,10 +82,12 @@ impl Case {
             let known: Vec<&str> = Action::ALL.iter().map(|action| action.name()).collect();
             format!("action = {:?}: expected one of {}", self.action, known.join(", "))
         })?;
-        let resource = match (&self.model, &self.kind) {
-            (Some(name), None) => Resource::Model { name, digest: &self.digest },
-            (None, Some(name)) => Resource::Kind(name),
-            _ => return Err("expected either model or kind".to_owned()),
+        let resource = match (&self.model, &self.kind, &self.grant_role, &self.grant_attribute) {
+            (Some(name), None, None, None) => Resource::Model { name, digest: &self.digest },
+            (None, Some(name), None, None) => Resource::Kind(name),
+            (None, None, Some(name), None) => Resource::Role(name),
+            (None, None, None, Some(given)) => Action::GrantAttribute.resource(given),
+            _ => return Err("expected one of model, kind, grant_role or grant_attribute".to_owned()),
         };
         let asker = Asker {
             id: "case".to_owned(),

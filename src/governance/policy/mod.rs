@@ -70,7 +70,18 @@ impl Policies {
 
     /// Reads them again. If they are wrong, what was there before goes on to apply.
     pub fn reload(&self) -> Result<(), PolicyError> {
+        self.reload_if(|_| Ok(()))
+    }
+
+    /// Where they are from; the built-in ones if nowhere.
+    pub fn directory(&self) -> Option<&Path> {
+        self.inner.directory.as_deref()
+    }
+
+    /// The same once somebody who is told the digest agrees.
+    pub(super) fn reload_if<E: From<PolicyError>>(&self, agreed: impl FnOnce(&str) -> Result<(), E>) -> Result<(), E> {
         let loaded = Arc::new(Loaded::read(self.inner.directory.as_deref())?);
+        agreed(&loaded.digest)?;
         *self.inner.loaded.write().unwrap_or_else(PoisonError::into_inner) = loaded;
         Ok(())
     }

@@ -31,11 +31,15 @@ pub enum Action {
     ReadAdministration,
     /// Change them.
     ChangeAdministration,
+    /// Give somebody's key a role.
+    GrantRole,
+    /// Give somebody's key an attribute.
+    GrantAttribute,
 }
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Infer,
         Self::Tokenize,
         Self::ReadModel,
@@ -45,6 +49,8 @@ impl Action {
         Self::ReadStatus,
         Self::ReadAdministration,
         Self::ChangeAdministration,
+        Self::GrantRole,
+        Self::GrantAttribute,
     ];
 
     /// As policies have it.
@@ -59,6 +65,37 @@ impl Action {
             Self::ReadStatus => "readStatus",
             Self::ReadAdministration => "readAdministration",
             Self::ChangeAdministration => "changeAdministration",
+            Self::GrantRole => "grantRole",
+            Self::GrantAttribute => "grantAttribute",
+        }
+    }
+
+    /// Kinds of things that it is done with; none for those that are done with the model, a role or an attribute.
+    pub fn kinds(self) -> &'static [&'static str] {
+        match self {
+            Self::ReadStored | Self::WriteStored | Self::DeleteStored => STORED,
+            Self::ReadStatus => &["server"],
+            Self::ReadAdministration => READ,
+            Self::ChangeAdministration => CHANGED,
+            Self::Infer | Self::Tokenize | Self::ReadModel | Self::GrantRole | Self::GrantAttribute => &[],
+        }
+    }
+
+    /// What it is done with, by its name alone: the model, a role, an attribute (`NAME` or `NAME=VALUE`), or a kind.
+    pub fn resource(self, name: &str) -> Resource<'_> {
+        match self {
+            Self::Infer | Self::Tokenize | Self::ReadModel => Resource::Model { name, digest: "" },
+            Self::GrantRole => Resource::Role(name),
+            Self::GrantAttribute => {
+                let (name, value) = name.split_once('=').unwrap_or((name, ""));
+                Resource::Attribute { name, value }
+            }
+            Self::ReadStored
+            | Self::WriteStored
+            | Self::DeleteStored
+            | Self::ReadStatus
+            | Self::ReadAdministration
+            | Self::ChangeAdministration => Resource::Kind(name),
         }
     }
 
@@ -67,6 +104,10 @@ impl Action {
         Self::ALL.into_iter().find(|action| action.name() == name)
     }
 }
+
+const STORED: &[&str] = &["files", "batches", "responses", "conversations", "agents"];
+const READ: &[&str] = &["keys", "tenants", "roles", "policies", "guardrails", "quotas", "usage", "audit", "status"];
+const CHANGED: &[&str] = &["keys", "tenants", "policies", "guardrails", "quotas", "models"];
 
 /// Who asks, as far as policies can tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,6 +138,15 @@ pub enum Resource<'a> {
     },
     /// A kind of thing.
     Kind(&'a str),
+    /// A role that somebody is given.
+    Role(&'a str),
+    /// An attribute that somebody is given.
+    Attribute {
+        /// Its name.
+        name: &'a str,
+        /// Its value.
+        value: &'a str,
+    },
 }
 
 /// What the request says of itself.
@@ -132,6 +182,7 @@ pub(super) struct Names {
     tenant: EntityTypeName,
     model: EntityTypeName,
     kind: EntityTypeName,
+    attribute: EntityTypeName,
     action: EntityTypeName,
 }
 
@@ -144,6 +195,7 @@ impl Names {
             tenant: name("Tenant")?,
             model: name("Model")?,
             kind: name("Kind")?,
+            attribute: name("Attribute")?,
             action: name("Action")?,
         })
     }
@@ -173,6 +225,11 @@ impl Names {
                 Entity::new_with_tags(uid(&self.model, name), attributes, [], []).map_err(wrong)
             }
             Resource::Kind(name) => Ok(Entity::with_uid(uid(&self.kind, name))),
+            Resource::Role(name) => Ok(Entity::with_uid(uid(&self.role, name))),
+            Resource::Attribute { name, value } => {
+                let attributes = [("value".to_owned(), string(value))];
+                Entity::new_with_tags(uid(&self.attribute, name), attributes, [], []).map_err(wrong)
+            }
         }
     }
 }

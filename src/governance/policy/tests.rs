@@ -23,13 +23,16 @@ fn asker(roles: &[&str]) -> Asker {
 
 /// What an action is done with; every one that the schema allows.
 fn resources(action: Action) -> Vec<Resource<'static>> {
-    let kinds = ["files", "batches", "responses", "conversations", "agents"];
-    let administered = ["keys", "tenants", "policy", "quotas", "audit"];
     match action {
         Action::Infer | Action::Tokenize | Action::ReadModel => vec![MODEL],
-        Action::ReadStored | Action::WriteStored | Action::DeleteStored => kinds.map(Resource::Kind).into(),
-        Action::ReadStatus => vec![Resource::Kind("server")],
-        Action::ReadAdministration | Action::ChangeAdministration => administered.map(Resource::Kind).into(),
+        Action::GrantRole => ["admin", "auditor", "service"].map(Resource::Role).into(),
+        Action::GrantAttribute => vec![Resource::Attribute { name: "team", value: "red" }],
+        Action::ReadStored
+        | Action::WriteStored
+        | Action::DeleteStored
+        | Action::ReadStatus
+        | Action::ReadAdministration
+        | Action::ChangeAdministration => action.kinds().iter().map(|kind| Resource::Kind(kind)).collect(),
     }
 }
 
@@ -53,15 +56,21 @@ fn what_each_role_may_do() {
             match found[..] {
                 [] => {}
                 _ if found.len() == all.len() => may.push(action.name().to_owned()),
-                [Resource::Kind(kind)] => may.push(format!("{}:{kind}", action.name())),
-                _ => panic!("{role} may {} with {found:?}", action.name()),
+                _ => {
+                    let kind = |resource: &&Resource<'static>| match resource {
+                        Resource::Kind(kind) => *kind,
+                        other => panic!("{role} may {} with {other:?}", action.name()),
+                    };
+                    let kinds: Vec<&str> = found.iter().map(kind).collect();
+                    may.push(format!("{}:{}", action.name(), kinds.join(",")));
+                }
             }
         }
         table += &format!("{role}: {}\n", may.join(" "));
     }
     expect![[r#"
-        admin: infer tokenize readModel readStored writeStored deleteStored readStatus readAdministration changeAdministration
-        operator: readModel readStatus readAdministration changeAdministration:quotas
+        admin: infer tokenize readModel readStored writeStored deleteStored readStatus readAdministration changeAdministration grantRole grantAttribute
+        operator: readModel readStatus readAdministration:policies,guardrails,quotas,usage,status changeAdministration:policies,guardrails,quotas
         auditor: readModel readStored readStatus readAdministration
         developer: infer tokenize readModel readStored writeStored deleteStored readStatus
         service: infer tokenize readModel readStored writeStored deleteStored
@@ -76,7 +85,7 @@ fn roles_add_up_and_nobody_has_none() {
     let policies = Policies::built_in().expect("they are right");
     let both = asker(&["operator", "service"]);
     assert!(decide(&policies, &both, Action::Infer, MODEL).allowed);
-    assert!(decide(&policies, &both, Action::ReadAdministration, Resource::Kind("keys")).allowed);
+    assert!(decide(&policies, &both, Action::ReadAdministration, Resource::Kind("status")).allowed);
     let nobody = decide(&policies, &asker(&[]), Action::Infer, MODEL);
     assert_eq!(nobody, Decision { allowed: false, policies: Vec::new(), errors: Vec::new() });
     // A name that looks like Cedar's own is a name.
@@ -265,10 +274,24 @@ fn cases_say_what_is_expected() {
         kind = "keys"
         expect = "allow"
         policy = "developer"
+
+        [[case]]
+        name = "admins give roles"
+        roles = ["admin"]
+        action = "grantRole"
+        grant_role = "auditor"
+        expect = "allow"
+
+        [[case]]
+        name = "auditors give attributes"
+        roles = ["auditor"]
+        action = "grantAttribute"
+        grant_attribute = "team=red"
+        expect = "deny"
         "#,
     )
     .expect("they can be read");
-    assert_eq!(count, 3);
+    assert_eq!(count, 5);
     let told: Vec<String> = failures.iter().map(|failure| format!("{}: {}", failure.name, failure.reason)).collect();
     assert_eq!(
         told,
@@ -279,7 +302,10 @@ fn cases_say_what_is_expected() {
             "[[case]]\nname = \"x\"\naction = \"fly\"\nkind = \"keys\"\nexpect = \"deny\"\n",
             "action = \"fly\": expected one of infer",
         ),
-        ("[[case]]\nname = \"x\"\naction = \"infer\"\nexpect = \"deny\"\n", "expected either model or kind"),
+        (
+            "[[case]]\nname = \"x\"\naction = \"infer\"\nexpect = \"deny\"\n",
+            "expected one of model, kind, grant_role or grant_attribute",
+        ),
         ("[[case]]\nname = \"x\"\naction = \"infer\"\nmodel = \"m\"\nexpect = \"maybe\"\n", "maybe"),
         ("[[case]]\nname = \"x\"\naction = \"infer\"\nmodle = \"m\"\nexpect = \"deny\"\n", "modle"),
         // Nothing that the schema would refuse is decided.

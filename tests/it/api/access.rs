@@ -103,6 +103,9 @@ async fn a_role_may_do_what_policies_allow_it() {
         let is_model = path.starts_with("/v1/models");
         for (role, secret) in &keys {
             let answer = ask(&harness, &method, &path, &[("authorization", &format!("Bearer {secret}"))]).await;
+            if path.starts_with("/admin/") {
+                continue; // `admin` has a table of its own
+            }
             let allowed = match role {
                 Role::Admin => true,
                 Role::Operator => reads(&method) && (is_status(&path) || is_model),

@@ -13,7 +13,7 @@ use tramontane::{
 };
 
 use super::{
-    mistral_conversations,
+    admin, mistral_conversations,
     storage::{Part, form},
     support::{Answer, Harness, babbles, merged},
 };
@@ -42,6 +42,9 @@ pub(super) async fn ask(harness: &Harness, table: &Table, members: &str) -> Answ
 pub(super) async fn prepared(harness: &Harness, table: &Table, members: &str) -> Prepared {
     if let Some(prepared) = mistral_conversations::prepared(harness, table, members).await {
         return prepared;
+    }
+    if table.resource.contains("/admin/") {
+        return admin::prepared(harness, table, as_object(members)).await;
     }
     // The file of the samples is one that there is.
     let stored = match table.resource {
@@ -109,14 +112,23 @@ async fn new_conversation(harness: &Harness) -> String {
 }
 
 /// A model with a classification head.
-pub(super) fn classifier() -> Harness {
+fn classifier() -> Harness {
     let labels = vec!["no".to_owned(), "yes".to_owned()];
     Harness::pooling(Pooling::Classes { labels, activation: Activation::Softmax })
 }
 
-/// The one of both that has what the table is about.
-pub(super) fn fitting<'a>([language_model, classifier]: &'a [Harness; 2], table: &Table) -> &'a Harness {
-    if table.resource == "POST /classify" { classifier } else { language_model }
+/// Servers that have, together, what tables are about.
+pub(super) fn harnesses() -> [Harness; 3] {
+    [Harness::guessing(babbles()), classifier(), Harness::administered(babbles())]
+}
+
+/// The one of them that has what the table is about.
+pub(super) fn fitting<'a>([language_model, classifier, administered]: &'a [Harness; 3], table: &Table) -> &'a Harness {
+    match table.resource {
+        "POST /classify" => classifier,
+        resource if resource.contains("/admin/") => administered,
+        _ => language_model,
+    }
 }
 
 /// The members of a JSON object as the parts of a form.
@@ -153,7 +165,7 @@ fn refuses(answer: &Answer, field: &Field) -> bool {
 
 #[tokio::test]
 async fn every_field_does_what_the_table_says() {
-    let harnesses = [Harness::guessing(babbles()), classifier()];
+    let harnesses = harnesses();
     let mut wrong = Vec::new();
     for table in fields::ALL {
         let harness = fitting(&harnesses, table);
@@ -206,7 +218,7 @@ async fn no_value_of_any_field_makes_the_server_fail() {
         r#"{"a": null}"#,
         r#"[{"type": 1}]"#,
     ];
-    let harnesses = [Harness::guessing(babbles()), classifier()];
+    let harnesses = harnesses();
     for table in fields::ALL {
         let harness = fitting(&harnesses, table);
         for field in table.fields() {
@@ -227,8 +239,9 @@ async fn no_value_of_any_field_makes_the_server_fail() {
             }
         }
     }
-    harnesses[0].idle().await;
-    harnesses[1].idle().await;
+    for harness in &harnesses {
+        harness.idle().await;
+    }
 }
 
 #[tokio::test]

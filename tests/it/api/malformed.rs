@@ -13,8 +13,8 @@ use tramontane::api::{
 };
 
 use super::{
-    fields::{Prepared, classifier, fitting, prepared},
-    support::{Answer, Harness, babbles, send},
+    fields::{Prepared, fitting, harnesses, prepared},
+    support::{Answer, Harness, send},
 };
 
 const OPENAI: &str = "OpenAI/Python 3.57.0";
@@ -35,7 +35,7 @@ struct Place {
 
 /// Sends damaged bodies and judges what comes back.
 struct Judge {
-    harnesses: [Harness; 2],
+    harnesses: [Harness; 3],
     error: jsonschema::Validator,
     sent: usize,
 }
@@ -45,7 +45,7 @@ impl Judge {
         let mut document = openapi::document();
         let schema = document["components"]["schemas"]["Error"].take();
         let error = jsonschema::validator_for(&schema).expect("a valid schema");
-        Self { harnesses: [Harness::guessing(babbles()), classifier()], error, sent: 0 }
+        Self { harnesses: harnesses(), error, sent: 0 }
     }
 
     async fn places(&self) -> Vec<Place> {

@@ -10,7 +10,8 @@ use tramontane::api::{
 };
 
 use super::{
-    fields::{ask, classifier, fitting},
+    admin::admin_key,
+    fields::{ask, fitting, harnesses},
     support::{Answer, Harness, babbles, send},
 };
 
@@ -129,7 +130,7 @@ fn place_of(document: &Value, table: &Table) -> (String, &'static str, String) {
 /// What the tables call accepted is in the schemas too, and the answer is as described.
 #[tokio::test]
 async fn samples_of_fields_fit_the_schemas_and_so_do_their_answers() {
-    let harnesses = [Harness::guessing(babbles()), classifier()];
+    let harnesses = harnesses();
     let (document, strict) = (openapi::document(), strict());
     for table in fields::ALL {
         let harness = fitting(&harnesses, table);
@@ -162,7 +163,7 @@ async fn samples_of_fields_fit_the_schemas_and_so_do_their_answers() {
 /// Every refusal of the tables has one of the shapes of `Error`.
 #[tokio::test]
 async fn refusals_have_the_shape_that_the_document_says() {
-    let harnesses = [Harness::guessing(babbles()), classifier()];
+    let harnesses = harnesses();
     let document = strict();
     for table in fields::ALL {
         let harness = fitting(&harnesses, table);
@@ -184,6 +185,7 @@ struct Objects {
     item: String,
     mistral_conversation: String,
     agent: String,
+    key: String,
 }
 
 impl Objects {
@@ -207,6 +209,7 @@ impl Objects {
             item: added["data"][0]["id"].as_str().expect("an id").to_owned(),
             mistral_conversation: talk["conversation_id"].as_str().expect("an id").to_owned(),
             agent: id(harness.post("/v1/agents", &agent).await),
+            key: admin_key(harness).await,
         }
     }
 
@@ -216,11 +219,13 @@ impl Objects {
             (Some("batch" | "batches"), _) => &self.batch,
             (Some("responses"), _) => &self.response,
             (Some("agents"), _) => &self.agent,
+            (Some("v1"), _) => &self.key, // of /admin/v1
             (Some("conversations"), Some("history" | "messages")) => &self.mistral_conversation,
             (Some("conversations"), _) => &self.conversation,
             _ => &self.file,
         };
         let path = path.replace("{id}", id).replace("{model}", "tiny").replace("{item}", &self.item);
+        let path = path.replace("{name}", "acme");
         let needed = operation["parameters"].as_array().into_iter().flatten().filter_map(|parameter| {
             match parameter["name"].as_str() {
                 Some("alias") => Some("alias=beta"),
@@ -234,7 +239,9 @@ impl Objects {
 
 #[tokio::test]
 async fn every_operation_without_a_body_answers_as_described() {
-    let harness = Harness::guessing(babbles());
+    let harness = Harness::administered(babbles());
+    let acme = harness.post("/admin/v1/tenants", &json!({ "name": "acme" })).await;
+    assert_eq!(acme.status, 200, "{}", acme.body);
     let document = strict();
     let objects = Objects::new(&harness).await;
     let paths = document["paths"].as_object().expect("paths").iter();

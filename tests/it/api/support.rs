@@ -11,7 +11,11 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::{Request, header::CONTENT_TYPE, header::USER_AGENT},
+    http::{
+        Request,
+        header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT},
+    },
+    middleware::map_request,
 };
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -202,6 +206,8 @@ pub fn pooled(text: &[u32], width: usize) -> Vec<f32> {
 pub struct Harness {
     pub state: AppState,
     pub gate: Gate,
+    /// What requests without a credential are given.
+    pub credential: Option<String>,
 }
 
 /// Limits that a test can reach.
@@ -297,8 +303,12 @@ impl Harness {
 
     /// For those alone who have a key, with an open gate.
     pub fn governed(script: Script, governance: Governance) -> Self {
-        let stores = Stores::in_memory(64 << 20);
-        Self::of_state(script, AppState::governed(HttpLimits::default(), stores, governance).expect("memory"))
+        Self::governed_storing(script, governance, Stores::in_memory(64 << 20))
+    }
+
+    /// The same with stores of the test's own.
+    pub fn governed_storing(script: Script, governance: Governance, stores: Stores) -> Self {
+        Self::of_state(script, AppState::governed(HttpLimits::default(), stores, governance).expect("they open"))
     }
 
     /// With an open gate.
@@ -341,11 +351,17 @@ impl Harness {
             pooling,
             digest: "sha256:0123456789abcdef".to_owned(),
         });
-        Self { state, gate }
+        Self { state, gate, credential: None }
     }
 
     pub fn app(&self) -> Router {
-        app(self.state.clone())
+        let app = app(self.state.clone());
+        let Some(credential) = self.credential.clone() else { return app };
+        app.layer(map_request(move |mut request: Request<Body>| {
+            let credential = credential.parse().expect("a header");
+            request.headers_mut().entry(AUTHORIZATION).or_insert(credential);
+            std::future::ready(request)
+        }))
     }
 
     pub async fn get(&self, path: &str) -> Answer {

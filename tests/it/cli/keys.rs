@@ -52,11 +52,82 @@ fn tenants_are_made_before_their_keys() {
     let data = directory.path();
     let create = ["keys", "create", "app", "--role", "service", "--tenant", "acme"];
     check_failure(&mut with_data(data, &create), 2, &["there is no tenant", "acme"]);
-    assert_eq!(succeeds(data, &["tenants", "create", "acme"]), "acme  0 keys\ndefault  0 keys\n");
+    assert_eq!(succeeds(data, &["tenants", "create", "acme"]), "acme  0 keys\n");
     succeeds(data, &create);
-    check_failure(&mut with_data(data, &["tenants", "delete", "acme"]), 2, &["acme", "1 keys", "revoke"]);
-    succeeds(data, &["keys", "revoke", "app"]);
-    assert_eq!(succeeds(data, &["tenants", "delete", "acme"]), "default  0 keys\n");
+    assert_eq!(succeeds(data, &["tenants", "share", "acme", "friends"]), "acme  1 keys  shares with friends\n");
+    assert_eq!(succeeds(data, &["tenants", "unshare", "acme"]), "acme  1 keys\n");
+    assert_eq!(succeeds(data, &["tenants", "list"]), "acme  1 keys\ndefault  0 keys\n");
+    let shown: Value = serde_json::from_str(&succeeds(data, &["tenants", "show", "acme", "--json"])).unwrap();
+    assert_eq!((&shown["name"], &shown["keys"]), (&"acme".into(), &1.into()));
+    let deleted = "acme is deleted, 1 keys are revoked, what it had stored is erased\n";
+    assert_eq!(succeeds(data, &["tenants", "delete", "acme"]), deleted);
+    assert_eq!(succeeds(data, &["tenants", "list"]), "default  0 keys\n");
+    check_failure(&mut with_data(data, &["tenants", "delete", "acme"]), 2, &["there is no tenant", "acme"]);
+}
+
+#[test]
+fn keys_are_found_among_many() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path();
+    succeeds(data, &["tenants", "create", "acme"]);
+    let create = |name: &str, tenant: &str| {
+        let made = succeeds(data, &["keys", "create", name, "--role", "service", "--tenant", tenant]);
+        made[..14].to_owned()
+    };
+    let (one, two) = (create("one", "acme"), create("two", "default"));
+    succeeds(data, &["keys", "revoke", "two"]);
+    let list = |arguments: &[&str]| succeeds(data, &[&["keys", "list"], arguments].concat());
+    for (arguments, found) in [
+        (&["--tenant", "acme"][..], &one),
+        (&["--prefix", &two[..9]], &two),
+        (&["--state", "revoked"], &two),
+        (&["--state", "active"], &one),
+        (&["--name", "one"], &one),
+    ] {
+        let listed = list(arguments);
+        assert!(listed.lines().count() == 1 && listed.starts_with(found.as_str()), "{arguments:?}: {listed}");
+    }
+    assert_eq!(list(&["--prefix", "tmk_nobody"]), "there are no keys\n");
+    assert_eq!(list(&["--prefix", "tmk_nobody", "--json"]), "[]\n");
+    check_failure(&mut with_data(data, &["keys", "list", "--state", "good"]), 2, &["--state", "good", "active"]);
+}
+
+#[test]
+fn roles_are_told_with_what_they_may_do() {
+    let roles = |arguments: &[&str]| run(&mut tramontane(&[&["roles"], arguments].concat()));
+    let list = roles(&["list"]).out;
+    assert!(list.lines().count() == 5 && list.contains("auditor   reads everything"), "{list}");
+    let auditor: Value = serde_json::from_str(&roles(&["show", "auditor", "--json"]).out).unwrap();
+    let rights = auditor["allowed"].as_array().unwrap();
+    assert!(rights.iter().any(|right| right["action"] == "readAdministration" && right["resource"] == "keys"));
+    assert!(rights.iter().all(|right| right["action"].as_str().unwrap().starts_with("read")), "{auditor}");
+    assert!(roles(&["show", "service"]).out.contains("infer"));
+    check_failure(&mut tramontane(&["roles", "show", "boss"]), 2, &["boss", "auditor"]);
+}
+
+/// With a server that has the tenant's data open, the server erases it; without one, the command line does.
+#[test]
+fn a_deleted_tenants_data_is_erased_at_once() {
+    let (directory, model) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    checkpoint::write(model.path());
+    let data = directory.path();
+    let homes = || std::fs::read_dir(data.join("tenants")).map_or(0, Iterator::count);
+    let mut server = serve::Server::start(model.path(), &["--ephemeral=off", "--data-dir", data.to_str().unwrap()]);
+    for tenant in ["acme", "other"] {
+        succeeds(data, &["tenants", "create", tenant]);
+        let secret = succeeds(data, &["keys", "create", tenant, "--role", "developer", "--tenant", tenant]);
+        assert!(server.get_as(secret.trim_end(), "/v1/files").starts_with("HTTP/1.1 200"));
+    }
+    assert_eq!(homes(), 2);
+    let deleted: Value = serde_json::from_str(&succeeds(data, &["tenants", "delete", "acme", "--json"])).unwrap();
+    // Unless the server was faster than the command line.
+    if deleted["erased"] == false {
+        server.log_until("what a deleted tenant has stored is erased");
+    }
+    assert_eq!(homes(), 1);
+    drop(server);
+    let deleted: Value = serde_json::from_str(&succeeds(data, &["tenants", "delete", "other", "--json"])).unwrap();
+    assert_eq!((&deleted["erased"], homes()), (&true.into(), 0));
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn the_built_in_policies_are_a_beginning() {
     let path = directory.path().to_str().unwrap();
     write(directory.path(), "own.cedar", &succeeds(&["policy", "show"]));
     let checked = succeeds(&["policy", "check", path]);
-    assert!(checked.starts_with("6 policies are right: admin, operator, "), "{checked}");
+    assert!(checked.starts_with("7 policies are right: admin, operator, "), "{checked}");
     let digest = |text: &str| serde_json::from_str::<Value>(text).unwrap()["digest"].as_str().unwrap().to_owned();
     assert_eq!(digest(&succeeds(&["policy", "check", path, "--json"])).len(), 64);
     assert!(succeeds(&["policy", "show", "--schema"]).contains("entity Principal"));
@@ -47,8 +47,8 @@ fn cases_hold_or_the_exit_code_says_so() {
 #[test]
 fn an_explanation_names_the_policy() {
     let explain = |arguments: &[&str]| succeeds(&[&["policy", "explain"], arguments].concat());
-    assert_eq!(explain(&["infer", "tiny", "--role", "service"]), "allowed: permitted by service, of 6 considered\n");
-    let denied = "denied: no policy permits it, of 6 considered\n";
+    assert_eq!(explain(&["infer", "tiny", "--role", "service"]), "allowed: permitted by service, of 7 considered\n");
+    let denied = "denied: no policy permits it, of 7 considered\n";
     assert_eq!(explain(&["changeAdministration", "keys", "--role", "auditor"]), denied);
     assert_eq!(explain(&["infer", "tiny"]), denied);
     check_failure(&mut tramontane(&["policy", "explain", "fly", "tiny"]), 2, &["fly", "infer"]);

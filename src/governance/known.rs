@@ -1,0 +1,139 @@
+//! Keys and tenants of one moment, as callers are recognised by them.
+//!
+//! Main type: [`Known`]. Whoever was recognised learns when his key, or his tenant, is not good any more: what is read again
+//! tells those of before.
+
+use std::{collections::HashMap, sync::Arc};
+
+use rusqlite::Connection;
+use tokio::sync::watch;
+
+use super::{
+    GovernanceError, Principal, Refusal, Source, database,
+    keys::{self, Key, KeyState},
+    policy::Asker,
+    tenants::{self, Place},
+};
+
+/// All keys and tenants of one moment.
+pub(super) struct Known {
+    version: i64,
+    /// By their hashes.
+    keys: HashMap<[u8; 32], KnownKey>,
+    /// By their names.
+    tenants: HashMap<String, KnownTenant>,
+    /// Places of tenants that were deleted and whose data is not erased yet.
+    leaving: Vec<String>,
+}
+
+/// A tenant that there is.
+pub(super) struct KnownTenant {
+    pub(super) place: Place,
+    /// True once it is deleted.
+    pub(super) gone: watch::Sender<bool>,
+}
+
+struct KnownKey {
+    key: Key,
+    principal: Arc<Principal>,
+    /// From when on it is refused, in Unix seconds; 0 if it was revoked.
+    over: watch::Sender<Option<u64>>,
+}
+
+impl Known {
+    /// Reads them. Whoever was recognised by a key of `before` learns when that is over now.
+    pub(super) fn read(connection: &Connection, before: Option<&Self>) -> Result<Self, GovernanceError> {
+        let version = database::version(connection)?;
+        let tenants = read_tenants(connection, before)?;
+        let leaving = tenants::leaving(connection)?;
+        let mut rows = connection.prepare_cached(&format!("SELECT {}, hash FROM keys", keys::COLUMNS))?;
+        let read = rows.query_map([], |row| Ok((row.get::<_, [u8; 32]>(9)?, keys::read_key(row)?)))?;
+        let mut keys = HashMap::new();
+        for row in read {
+            let (hash, key) = row?;
+            let Some(tenant) = tenants.get(&key.tenant) else { continue }; // a key has a tenant
+            let over = before.and_then(|before| before.keys.get(&hash)).map(|known| known.over.clone());
+            keys.insert(hash, KnownKey::new(key, tenant, over.unwrap_or_else(|| watch::Sender::new(None))));
+        }
+        Ok(Self { version, keys, tenants, leaving })
+    }
+
+    pub(super) fn version(&self) -> i64 {
+        self.version
+    }
+
+    /// Was there ever a key?
+    pub(super) fn has_keys(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    /// The tenant of this name.
+    pub(super) fn tenant(&self, name: &str) -> Option<&KnownTenant> {
+        self.tenants.get(name)
+    }
+
+    /// The tenant whose data is at a place, and its name.
+    pub(super) fn tenant_at(&self, id: &str) -> Option<(&str, &Place)> {
+        let found = self.tenants.iter().find(|(_, tenant)| tenant.place.id == id);
+        found.map(|(name, tenant)| (name.as_str(), &tenant.place))
+    }
+
+    /// Places of tenants that were deleted and whose data is not erased yet.
+    pub(super) fn leaving(&self) -> &[String] {
+        &self.leaving
+    }
+
+    pub(super) fn authenticate(&self, token: &str, now: u64) -> Result<Arc<Principal>, Refusal> {
+        let known = self.keys.get(&keys::hash(token)).ok_or(Refusal::UnknownKey)?;
+        match known.key.state(now) {
+            KeyState::Active => Ok(Arc::clone(&known.principal)),
+            KeyState::Expired => Err(Refusal::Expired),
+            KeyState::Revoked => Err(Refusal::Revoked),
+        }
+    }
+}
+
+impl KnownKey {
+    fn new(key: Key, tenant: &KnownTenant, over: watch::Sender<Option<u64>>) -> Self {
+        let end = if key.revoked_at.is_some() { Some(0) } else { key.expires_at };
+        over.send_if_modified(|known| std::mem::replace(known, end) != end);
+        let asker = Asker {
+            id: key.id.clone(),
+            name: key.name.clone(),
+            tenant: key.tenant.clone(),
+            source: Source::Key.name().to_owned(),
+            roles: key.roles.iter().map(|role| role.name().to_owned()).collect(),
+            attributes: key.attributes.clone(),
+        };
+        let principal = Principal {
+            asker,
+            source: Source::Key,
+            place: tenant.place.clone(),
+            over: over.subscribe(),
+            tenant_gone: tenant.gone.subscribe(),
+        };
+        Self { key, principal: Arc::new(principal), over }
+    }
+}
+
+/// Those that there are. Whoever is of one that is there no more learns it.
+fn read_tenants(
+    connection: &Connection,
+    before: Option<&Known>,
+) -> Result<HashMap<String, KnownTenant>, GovernanceError> {
+    let before = before.map(|before| &before.tenants);
+    let places = tenants::places(connection)?;
+    let same = |name: &String, place: &Place| {
+        before.and_then(|before| before.get(name)).filter(|known| known.place.id == place.id)
+    };
+    for (name, known) in before.into_iter().flatten() {
+        if places.get(name).is_none_or(|place| place.id != known.place.id) {
+            known.gone.send_replace(true);
+        }
+    }
+    let tenants = places.into_iter().map(|(name, place)| {
+        let gone = same(&name, &place).map_or_else(|| watch::Sender::new(false), |known| known.gone.clone());
+        (name, KnownTenant { place, gone })
+    });
+    Ok(tenants.collect())
+}
