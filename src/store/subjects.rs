@@ -279,7 +279,7 @@ fn one(connection: &Connection, sql: &str, values: &[&dyn ToSql]) -> Result<Map<
 /// What a query finds, by the names of its columns. Text that is JSON is shown as what it says.
 fn all(connection: &Connection, sql: &str, values: &[&dyn ToSql]) -> Result<Vec<Map<String, Value>>, StoreError> {
     let mut statement = connection.prepare_cached(sql)?;
-    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let read = |row: &Row<'_>| {
         let member = |(index, name): (usize, &String)| Ok((name.clone(), shown(row.get(index)?)));
         names.iter().enumerate().map(member).collect()
