@@ -31,6 +31,7 @@ mod files;
 mod form;
 pub mod generation;
 mod guard;
+mod guarded_chat;
 mod guarded_json;
 mod guardrail_error;
 mod health;
@@ -114,6 +115,13 @@ pub fn routes() -> Router<AppState> {
         .route("/openapi.json", get(openapi::get))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+}
+
+/// The routes of [`app`], with their parameters in braces.
+pub fn paths() -> Vec<&'static str> {
+    let mut paths = openapi::paths();
+    paths.dedup();
+    paths
 }
 
 /// What is asked of whole texts; vLLM's routes have several names.

@@ -79,7 +79,7 @@ impl Work {
         let background = parts.extensions.get::<Background>();
         let principal = parts.extensions.get::<Caller>().and_then(|caller| caller.principal.as_ref());
         let model = state.model()?;
-        let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        let route = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
         Ok(Self {
             in_flight,
             request_id: parts.extensions.get::<RequestId>().map_or_else(new_id, |id| id.0.clone()),
@@ -104,7 +104,7 @@ impl Work {
     pub(super) fn in_background(state: &AppState, route: &str, deadline: Instant) -> Result<Self, ApiError> {
         let model = state.model()?;
         Ok(Self {
-            terms: Terms { deadline, guard: RequestGuard::new(state, model.name(), route) },
+            terms: Terms { deadline, guard: RequestGuard::new(state, model.name(), Some(route)) },
             model,
             in_flight: state.admit_line(),
             request_id: new_id(),

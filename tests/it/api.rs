@@ -18,6 +18,7 @@ mod fields;
 mod files;
 mod fim;
 mod following;
+mod guarded_wholes;
 mod guardrails;
 mod handoffs;
 mod http2;

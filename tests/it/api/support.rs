@@ -297,9 +297,19 @@ impl Harness {
 
     /// For those alone who have a key, with an open gate.
     pub fn governed(script: Script, governance: Governance) -> Self {
-        let state = AppState::governed(HttpLimits::default(), Stores::in_memory(64 << 20), governance).expect("memory");
+        Self::governed_with(script, governance, codec())
+    }
+
+    /// The same with a tokenizer of another version.
+    pub fn governed_with(script: Script, governance: Governance, codec: Codec) -> Self {
         let pooling = Pooling::Embedding { width: EMBEDDING_WIDTH, normalized: true, max_seq_length: None };
-        let harness = Self::serving(state, sure(script), codec(), pooling, small_engine());
+        Self::governed_pooling(script, governance, codec, pooling)
+    }
+
+    /// The same with a model that pools texts to something else.
+    pub fn governed_pooling(script: Script, governance: Governance, codec: Codec, pooling: Pooling) -> Self {
+        let state = AppState::governed(HttpLimits::default(), Stores::in_memory(64 << 20), governance).expect("memory");
+        let harness = Self::serving(state, sure(script), codec, pooling, small_engine());
         harness.gate.open();
         harness
     }
