@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{error::UsageError, keys};
 use crate::governance::{
     DEFAULT_TENANT,
-    policy::{Action, Asker, Circumstances, DEFAULT_POLICIES, Policies, Question, Resource, SCHEMA, check_cases},
+    policy::{Action, Asker, Circumstances, DEFAULT_POLICIES, Policies, Question, SCHEMA, check_cases},
 };
 
 /// Show, check, test and explain the policies that say who may do what
@@ -49,10 +49,10 @@ enum PolicyCommand {
 
 #[derive(Debug, clap::Args)]
 struct ExplainArgs {
-    /// infer, tokenize, readModel, readStored, writeStored, deleteStored, readStatus, readAdministration or
-    /// changeAdministration
+    /// infer, tokenize, readModel, useTool, searchCollection, changeCollection, readStored, writeStored, deleteStored,
+    /// readStatus, readAdministration or changeAdministration
     action: String,
-    /// The model's name, or the kind of thing (files, keys, server, ..)
+    /// The name of the model, tool or collection, or the kind of thing (files, keys, server, ..)
     resource: String,
     /// Of whoever asks; may be given several times
     #[arg(long, value_name = "ROLE")]
@@ -63,6 +63,9 @@ struct ExplainArgs {
     /// Of whoever asks; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
     attribute: Vec<String>,
+    /// Where the request is sent, with parameters in braces
+    #[arg(long, default_value = "")]
+    route: String,
     /// What the request says of itself
     #[arg(long)]
     purpose: Option<String>,
@@ -114,17 +117,7 @@ impl PolicyArgs {
         let policies = load(args.policy_dir.as_deref())?;
         let unknown = || UsageError(format!("action {:?}: expected one of {}", args.action, known_actions()));
         let action = Action::of_name(&args.action).ok_or_else(unknown)?;
-        let resource = match action {
-            Action::Infer | Action::Tokenize | Action::ReadModel => {
-                Resource::Model { name: &args.resource, digest: "" }
-            }
-            Action::ReadStored
-            | Action::WriteStored
-            | Action::DeleteStored
-            | Action::ReadStatus
-            | Action::ReadAdministration
-            | Action::ChangeAdministration => Resource::Kind(&args.resource),
-        };
+        let resource = action.resource(&args.resource);
         let (asker, circumstances) = (args.asker()?, args.circumstances());
         let decision = policies.decide(&Question { asker: &asker, action, resource, circumstances: &circumstances })?;
         if self.json {
@@ -159,7 +152,7 @@ impl ExplainArgs {
 
     fn circumstances(&self) -> Circumstances {
         Circumstances {
-            route: String::new(),
+            route: self.route.clone(),
             purpose: self.purpose.clone(),
             data_classification: self.data_classification.clone(),
             consent: self.consent.clone(),

@@ -25,6 +25,8 @@ struct Case {
     attributes: BTreeMap<String, String>,
     action: String,
     model: Option<String>,
+    tool: Option<String>,
+    collection: Option<String>,
     kind: Option<String>,
     #[serde(default)]
     digest: String,
@@ -78,10 +80,15 @@ impl Case {
             let known: Vec<&str> = Action::ALL.iter().map(|action| action.name()).collect();
             format!("action = {:?}: expected one of {}", self.action, known.join(", "))
         })?;
-        let resource = match (&self.model, &self.kind) {
-            (Some(name), None) => Resource::Model { name, digest: &self.digest },
-            (None, Some(name)) => Resource::Kind(name),
-            _ => return Err("expected either model or kind".to_owned()),
+        let named = [
+            self.model.as_deref().map(|name| Resource::Model { name, digest: &self.digest }),
+            self.tool.as_deref().map(Resource::Tool),
+            self.collection.as_deref().map(Resource::Collection),
+            self.kind.as_deref().map(Resource::Kind),
+        ];
+        let mut named = named.into_iter().flatten();
+        let (Some(resource), None) = (named.next(), named.next()) else {
+            return Err("expected one of model, tool, collection and kind".to_owned());
         };
         let asker = Asker {
             id: "case".to_owned(),

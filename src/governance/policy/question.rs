@@ -19,6 +19,12 @@ pub enum Action {
     Tokenize,
     /// Know what is served.
     ReadModel,
+    /// Have the model know of a tool, as one that it may call or has called.
+    UseTool,
+    /// Find passages of a collection.
+    SearchCollection,
+    /// Put documents into a collection, or take them out.
+    ChangeCollection,
     /// Look at what is stored.
     ReadStored,
     /// Store something, or change it.
@@ -35,10 +41,13 @@ pub enum Action {
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Infer,
         Self::Tokenize,
         Self::ReadModel,
+        Self::UseTool,
+        Self::SearchCollection,
+        Self::ChangeCollection,
         Self::ReadStored,
         Self::WriteStored,
         Self::DeleteStored,
@@ -53,12 +62,30 @@ impl Action {
             Self::Infer => "infer",
             Self::Tokenize => "tokenize",
             Self::ReadModel => "readModel",
+            Self::UseTool => "useTool",
+            Self::SearchCollection => "searchCollection",
+            Self::ChangeCollection => "changeCollection",
             Self::ReadStored => "readStored",
             Self::WriteStored => "writeStored",
             Self::DeleteStored => "deleteStored",
             Self::ReadStatus => "readStatus",
             Self::ReadAdministration => "readAdministration",
             Self::ChangeAdministration => "changeAdministration",
+        }
+    }
+
+    /// What it is done with, by its name; of a model nothing else is known.
+    pub fn resource(self, name: &str) -> Resource<'_> {
+        match self {
+            Self::Infer | Self::Tokenize | Self::ReadModel => Resource::Model { name, digest: "" },
+            Self::UseTool => Resource::Tool(name),
+            Self::SearchCollection | Self::ChangeCollection => Resource::Collection(name),
+            Self::ReadStored
+            | Self::WriteStored
+            | Self::DeleteStored
+            | Self::ReadStatus
+            | Self::ReadAdministration
+            | Self::ChangeAdministration => Resource::Kind(name),
         }
     }
 
@@ -95,6 +122,10 @@ pub enum Resource<'a> {
         /// Of its weights.
         digest: &'a str,
     },
+    /// A tool, by its name.
+    Tool(&'a str),
+    /// A collection of documents, by its name.
+    Collection(&'a str),
     /// A kind of thing.
     Kind(&'a str),
 }
@@ -131,6 +162,8 @@ pub(super) struct Names {
     role: EntityTypeName,
     tenant: EntityTypeName,
     model: EntityTypeName,
+    tool: EntityTypeName,
+    collection: EntityTypeName,
     kind: EntityTypeName,
     action: EntityTypeName,
 }
@@ -143,6 +176,8 @@ impl Names {
             role: name("Role")?,
             tenant: name("Tenant")?,
             model: name("Model")?,
+            tool: name("Tool")?,
+            collection: name("Collection")?,
             kind: name("Kind")?,
             action: name("Action")?,
         })
@@ -172,6 +207,8 @@ impl Names {
                 let attributes = [("digest".to_owned(), string(digest))];
                 Entity::new_with_tags(uid(&self.model, name), attributes, [], []).map_err(wrong)
             }
+            Resource::Tool(name) => Ok(Entity::with_uid(uid(&self.tool, name))),
+            Resource::Collection(name) => Ok(Entity::with_uid(uid(&self.collection, name))),
             Resource::Kind(name) => Ok(Entity::with_uid(uid(&self.kind, name))),
         }
     }

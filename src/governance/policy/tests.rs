@@ -27,6 +27,8 @@ fn resources(action: Action) -> Vec<Resource<'static>> {
     let administered = ["keys", "tenants", "policy", "quotas", "audit"];
     match action {
         Action::Infer | Action::Tokenize | Action::ReadModel => vec![MODEL],
+        Action::UseTool => vec![Resource::Tool("roll"), Resource::Tool("transfer_to_Bob")],
+        Action::SearchCollection | Action::ChangeCollection => vec![Resource::Collection("handbook")],
         Action::ReadStored | Action::WriteStored | Action::DeleteStored => kinds.map(Resource::Kind).into(),
         Action::ReadStatus => vec![Resource::Kind("server")],
         Action::ReadAdministration | Action::ChangeAdministration => administered.map(Resource::Kind).into(),
@@ -60,11 +62,11 @@ fn what_each_role_may_do() {
         table += &format!("{role}: {}\n", may.join(" "));
     }
     expect![[r#"
-        admin: infer tokenize readModel readStored writeStored deleteStored readStatus readAdministration changeAdministration
+        admin: infer tokenize readModel useTool searchCollection changeCollection readStored writeStored deleteStored readStatus readAdministration changeAdministration
         operator: readModel readStatus readAdministration changeAdministration:quotas
         auditor: readModel readStored readStatus readAdministration
-        developer: infer tokenize readModel readStored writeStored deleteStored readStatus
-        service: infer tokenize readModel readStored writeStored deleteStored
+        developer: infer tokenize readModel useTool readStored writeStored deleteStored readStatus
+        service: infer tokenize readModel useTool readStored writeStored deleteStored
         anonymous: 
         boss: 
     "#]]
@@ -279,7 +281,10 @@ fn cases_say_what_is_expected() {
             "[[case]]\nname = \"x\"\naction = \"fly\"\nkind = \"keys\"\nexpect = \"deny\"\n",
             "action = \"fly\": expected one of infer",
         ),
-        ("[[case]]\nname = \"x\"\naction = \"infer\"\nexpect = \"deny\"\n", "expected either model or kind"),
+        (
+            "[[case]]\nname = \"x\"\naction = \"infer\"\nexpect = \"deny\"\n",
+            "expected one of model, tool, collection and kind",
+        ),
         ("[[case]]\nname = \"x\"\naction = \"infer\"\nmodel = \"m\"\nexpect = \"maybe\"\n", "maybe"),
         ("[[case]]\nname = \"x\"\naction = \"infer\"\nmodle = \"m\"\nexpect = \"deny\"\n", "modle"),
         // Nothing that the schema would refuse is decided.
