@@ -46,6 +46,8 @@ impl Tenancy {
 pub(super) struct Tenancies {
     stores: Stores,
     open: Mutex<HashMap<String, Arc<Tenancy>>>,
+    /// What is held while a store is opened, by its place: two could not open one store, and others are not to wait.
+    opening: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     opened: mpsc::UnboundedSender<Arc<Tenancy>>,
     /// Until somebody takes it: the worker of each.
     newly_opened: Mutex<Option<mpsc::UnboundedReceiver<Arc<Tenancy>>>>,
@@ -58,7 +60,8 @@ impl Tenancies {
         let open = HashMap::from([(DEFAULT_TENANT.to_owned(), Arc::clone(&default))]);
         // The receiver is in here, so it is there.
         let _ = opened.send(default);
-        Self { stores, open: Mutex::new(open), opened, newly_opened: Mutex::new(Some(newly_opened)) }
+        let newly_opened = Mutex::new(Some(newly_opened));
+        Self { stores, open: Mutex::new(open), opening: Mutex::default(), opened, newly_opened }
     }
 
     /// That of a caller.
@@ -91,20 +94,42 @@ impl Tenancies {
         self.newly_opened.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Others wait, as two could not open one store.
+    /// May take its time, which only those wait for who want the same.
     fn open_store(&self, name: String, Place { id, cache_group }: Place) -> Result<Arc<Tenancy>, StoreError> {
-        let mut open = self.open();
-        if let Some(open) = open.get(&id) {
+        let opening = Arc::clone(lock(&self.opening).entry(id.clone()).or_default());
+        let _opening = lock(&opening);
+        if let Some(open) = self.open().get(&id) {
             return Ok(Arc::clone(open));
         }
         let opened = Arc::new(Tenancy::new(name, self.stores.of(&id)?, cache_group));
-        open.insert(id, Arc::clone(&opened));
+        self.open().insert(id, Arc::clone(&opened));
         // Nobody takes them where nothing is worked on in the background.
         let _ = self.opened.send(Arc::clone(&opened));
         Ok(opened)
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<String, Arc<Tenancy>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_the_store_of_another() {
+        let store = Store::in_memory(1 << 20).expect("memory");
+        let default = Tenancy::new(DEFAULT_TENANT.to_owned(), store, String::new());
+        let tenancies = Tenancies::new(Stores::in_memory(1 << 20), Arc::new(default));
+        let slow = Arc::clone(lock(&tenancies.opening).entry("slow".to_owned()).or_default());
+        let _opening = lock(&slow);
+        let open = |id: &str| tenancies.open_store(id.to_owned(), Place::alone(id.to_owned())).expect("memory");
+        let (first, again) = (open("quick"), open("quick"));
+        assert!(Arc::ptr_eq(&first, &again));
     }
 }
