@@ -15,7 +15,7 @@ use std::{
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{MatchedPath, Request},
-    http::{HeaderMap, header::AUTHORIZATION, request::Parts},
+    http::{HeaderMap, Method, header::AUTHORIZATION, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -48,7 +48,7 @@ const LONGEST_TOKEN: usize = 8 << 10;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Caller {
     pub(super) principal: Option<Arc<Principal>>,
-    circumstances: Arc<Circumstances>,
+    pub(super) circumstances: Arc<Circumstances>,
 }
 
 /// Who is at the other end of a connection, as far as TLS tells.
@@ -71,7 +71,9 @@ pub(super) async fn watch_issuers(governance: Governance) {
 pub(super) async fn watch_keys(governance: Governance) {
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
-        if let Err(error) = governance.refresh() {
+        let governance = governance.clone();
+        // A panic would be logged where it happens.
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || governance.refresh()).await {
             tracing::warn!(%error, "cannot see whether keys were revoked");
         }
     }
@@ -95,6 +97,7 @@ pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Re
 
 async fn admit(state: &AppState, head: &Parts) -> Result<Caller, ApiError> {
     let governance = state.governance();
+    look(governance).await?;
     if !governance.is_configured()? {
         state.hosts().check(head, Openness::Everybody)?;
         return Ok(Caller::default());
@@ -112,21 +115,19 @@ async fn admit(state: &AppState, head: &Parts) -> Result<Caller, ApiError> {
     let caller = Caller { principal: Some(principal), circumstances: Arc::new(circumstances) };
     // What is not there is nobody's to be denied: it is answered by 404.
     if let Some(route) = route {
-        let needs = needs(&head.method, route);
-        for (action, target) in needs.ok_or_else(|| caller.forbidden("this", "known to no policy".to_owned()))? {
-            let resource = match target {
-                Target::Kind(kind) => Resource::Kind(kind),
-                // Nothing is decided about a model that is not known yet.
-                Target::Model => {
-                    let model = state.loaded_model();
-                    let model = model.ok_or(ApiError::Unavailable { reason: "the model is loading" })?;
-                    Resource::Model { name: model.name(), digest: &model.digest }
-                }
-            };
-            caller.check(governance, action, resource)?;
-        }
+        caller.check_route(state, &head.method, route)?;
     }
     Ok(caller)
+}
+
+/// What has changed is read where it may take its time; otherwise this is a look that waits for nobody.
+async fn look(governance: &Governance) -> Result<(), ApiError> {
+    if governance.is_current()? {
+        return Ok(());
+    }
+    let governance = governance.clone();
+    let read = tokio::task::spawn_blocking(move || governance.refresh()).await;
+    Ok(read.unwrap_or(Ok(()))?)
 }
 
 /// Whose token it is. Only an issuer's new key takes time to find.
@@ -141,8 +142,41 @@ async fn authenticate(governance: &Governance, token: &str) -> Result<Arc<Princi
 }
 
 impl Caller {
+    /// Who shares cached prefixes with it.
+    pub(super) fn cache_group(&self, state: &AppState) -> String {
+        let principal = self.principal.as_ref();
+        principal.map_or(state.cache_group(), |principal| &principal.place.cache_group).to_owned()
+    }
+
+    /// Fails if policies do not allow a request to another route than its own, which it leads to.
+    pub(super) fn may_use(&self, state: &AppState, method: &Method, route: &str) -> Result<(), ApiError> {
+        if self.principal.is_none() {
+            return Ok(());
+        }
+        let circumstances = Circumstances { route: route.to_owned(), ..self.circumstances.as_ref().clone() };
+        let caller = Self { principal: self.principal.clone(), circumstances: circumstances.into() };
+        caller.check_route(state, method, route)
+    }
+
+    fn check_route(&self, state: &AppState, method: &Method, route: &str) -> Result<(), ApiError> {
+        let needs = needs(method, route).ok_or_else(|| self.forbidden("this", "known to no policy".to_owned()))?;
+        for (action, target) in needs {
+            let resource = match target {
+                Target::Kind(kind) => Resource::Kind(kind),
+                // Nothing is decided about a model that is not known yet.
+                Target::Model => {
+                    let model = state.loaded_model();
+                    let model = model.ok_or(ApiError::Unavailable { reason: "the model is loading" })?;
+                    Resource::Model { name: model.name(), digest: &model.digest }
+                }
+            };
+            self.check(state.governance(), action, resource)?;
+        }
+        Ok(())
+    }
+
     /// Fails if policies do not allow it.
-    fn check(&self, governance: &Governance, action: Action, resource: Resource) -> Result<(), ApiError> {
+    pub(super) fn check(&self, governance: &Governance, action: Action, resource: Resource) -> Result<(), ApiError> {
         let Some(principal) = &self.principal else { return Ok(()) };
         let decision = governance.decide(principal, action, resource, &self.circumstances)?;
         if decision.allowed {
@@ -151,11 +185,15 @@ impl Caller {
         for error in &decision.errors {
             tracing::warn!(error, "a policy cannot be evaluated, so nobody is allowed what it is asked for");
         }
-        let reason = match decision.policies.as_slice() {
+        let mut reason = match decision.policies.as_slice() {
             _ if !decision.errors.is_empty() => "denied as a policy cannot be evaluated".to_owned(),
             [] => "permitted by no policy".to_owned(),
             policies => format!("forbidden by policy {}", policies.join(", ")),
         };
+        // Of all tools of a request it is this one.
+        if let Resource::Tool(name) = resource {
+            reason += &format!(" for the tool `{name}`");
+        }
         Err(self.forbidden(action.name(), reason))
     }
 

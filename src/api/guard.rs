@@ -15,6 +15,7 @@ use super::{
     guarded_json::{self, Fate},
     guardrail_error::GuardrailError,
     state::AppState,
+    tool_access::ToolAccess,
 };
 use crate::{
     governance::guardrails::{Action, ActiveGuardrails, Finding, InputOutcome, Replacement, Stage},
@@ -29,6 +30,8 @@ pub(super) struct Terms {
     pub(super) deadline: Instant,
     /// What it may say.
     pub(super) guard: RequestGuard,
+    /// What it may have called.
+    pub(super) tools: ToolAccess,
 }
 
 /// The guardrails of a request. Cheap to clone.
@@ -47,7 +50,7 @@ pub(super) struct Guardrails {
 impl Terms {
     /// For what is not asked of a model, but only checked.
     pub(super) fn unguarded(deadline: Instant) -> Self {
-        Self { deadline, guard: RequestGuard::default() }
+        Self { deadline, guard: RequestGuard::default(), tools: ToolAccess::default() }
     }
 }
 

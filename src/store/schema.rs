@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use super::{StoreError, agents};
 
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     FILES_AND_BATCHES,
     CONVERSATIONS,
     RESPONSES,
@@ -14,6 +14,7 @@ const MIGRATIONS: [&str; 7] = [
     WHO_ASKED_FOR_BATCHES,
     STREAMS_OF_RESPONSES,
     WHAT_IS_PAST_ITS_TIME,
+    ON_WHOSE_BEHALF,
 ];
 
 /// So that what is past its time is found without looking at all that is stored.
@@ -137,6 +138,12 @@ ALTER TABLE responses ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE responses ADD COLUMN events TEXT;
 ";
 
+/// Who asked for what is answered later, as written by who stored it.
+const ON_WHOSE_BEHALF: &str = "
+ALTER TABLE batches ADD COLUMN behalf TEXT;
+ALTER TABLE responses ADD COLUMN behalf TEXT;
+";
+
 /// Brings a database up to date, each migration whole or not at all.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let had: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -163,6 +170,6 @@ mod tests {
         migrate(&mut connection).expect("nothing is left to do");
         connection.pragma_update(None, "user_version", 99).expect("a number");
         let error = migrate(&mut connection).expect_err("this one is from the future");
-        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 7");
+        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 8");
     }
 }

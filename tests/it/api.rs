@@ -8,6 +8,7 @@ mod batch_faults;
 mod batch_jobs;
 mod batch_storage;
 mod batches;
+mod behalf;
 mod chat;
 mod completions;
 mod conversations;

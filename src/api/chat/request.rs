@@ -80,10 +80,10 @@ impl ChatCall {
         fields.finish()?;
 
         let mut chat = chat_request(text, &model_name, calls.tools_offered(), &model.codec)?;
+        terms.tools.check(&chat)?;
         let guard = terms.guard.chat(&mut chat, &model.codec)?;
         guard.check_raw(&params, options.return_token_ids)?;
         let tools = if chat.tools.is_empty() { ToolsOffered::No } else { ToolsOffered::Yes };
-        let content_form = content.clone();
         let form = calls.form(content, &chat)?;
         if form.binds() && !params.prediction.is_empty() {
             let message = "`prediction` cannot be combined with an answer of a form: its tokens are not guessed ahead.";
@@ -94,7 +94,7 @@ impl ChatCall {
         let ChatPrompt { mut ids, n_continued } = prompt;
         let constraint = model.constraint(&form, &ids[ids.len() - n_continued..])?;
         let beginning = Beginning::of(&ids[ids.len() - n_continued..], &model.codec, params.special_tokens);
-        let guard = guard.of_form(content_form.as_ref(), &beginning.content);
+        let guard = guard.of_form(form.content.as_ref(), &beginning.content);
         let beginning = match dialect {
             Dialect::OpenAi => Beginning::default(),
             Dialect::Mistral => beginning.restored(&guard),
