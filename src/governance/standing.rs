@@ -23,20 +23,27 @@ pub struct Standing {
     place: String,
     roles: Vec<String>,
     attributes: BTreeMap<String, String>,
+    /// Of a certificate, when it ends, in Unix seconds.
+    ends_at: Option<u64>,
 }
 
 impl Principal {
     /// What is kept of it.
     pub fn standing(&self) -> Standing {
         let Asker { id, name, tenant, roles, attributes, .. } = self.asker.clone();
-        Standing { source: self.source, id, name, tenant, place: self.place.id.clone(), roles, attributes }
+        let ends_at = match self.source {
+            Source::Key | Source::Token => None,
+            Source::Certificate => *self.over.borrow(),
+        };
+        Standing { source: self.source, id, name, tenant, place: self.place.id.clone(), roles, attributes, ends_at }
     }
 }
 
 impl Governance {
     /// Whose standing it is, at `now` in Unix seconds. Of a key what is said of it now counts, and of one that was replaced
     /// what is said of the one that replaced it; a token's own time does not matter any more, but its issuer is to be believed
-    /// still.
+    /// still. A certificate
+    /// counts up to its end, and as long as there are owners of certificates.
     pub fn recognise(&self, standing: &Standing, now: u64) -> Result<Arc<Principal>, GovernanceError> {
         let known = self.look()?;
         let principal = match standing.source {
@@ -44,10 +51,16 @@ impl Governance {
             Source::Token if !self.issuers.know(&standing.id) => {
                 return Err(Refusal::Token(JwtError::UnknownIssuer).into());
             }
-            Source::Token => {
+            Source::Certificate if !self.issuers.knows_certificates() => {
+                return Err(Refusal::UnknownCertificate.into());
+            }
+            Source::Certificate if standing.ends_at.is_some_and(|end| end <= now) => {
+                return Err(Refusal::Expired.into());
+            }
+            Source::Token | Source::Certificate => {
                 let place = known.place(&standing.tenant).cloned().ok_or(Refusal::UnknownTenant)?;
-                let (_, over) = watch::channel(None);
-                Arc::new(Principal { asker: standing.asker(), source: Source::Token, place, over })
+                let (_, over) = watch::channel(standing.ends_at);
+                Arc::new(Principal { asker: standing.asker(), source: standing.source, place, over })
             }
         };
         if principal.place.id != standing.place {
@@ -103,7 +116,10 @@ mod tests {
         let standing = standing(&governance, &ours);
         let principal = governance.recognise(&standing, NOW).expect("it is good");
         assert_eq!((&principal.asker.id, &principal.asker.roles), (&ours.key.id, &vec!["service".to_owned()]));
-        assert_eq!(refused(&governance, &standing, NOW + 100).as_deref(), Some("the API key or token has expired"));
+        assert_eq!(
+            refused(&governance, &standing, NOW + 100).as_deref(),
+            Some("the API key, token or certificate has expired")
+        );
         governance.revoke_key(&ours.key.id, NOW).expect("it is there");
         assert_eq!(refused(&governance, &standing, NOW).as_deref(), Some("the API key was revoked"));
     }
@@ -116,7 +132,10 @@ mod tests {
         let new = governance.rotate_key(&old.key.id, 10, Some(NOW + 100), NOW).expect("it is replaced");
         let principal = governance.recognise(&standing, NOW + 50).expect("the new one is good");
         assert_eq!(principal.asker.id, new.key.id);
-        assert_eq!(refused(&governance, &standing, NOW + 100).as_deref(), Some("the API key or token has expired"));
+        assert_eq!(
+            refused(&governance, &standing, NOW + 100).as_deref(),
+            Some("the API key, token or certificate has expired")
+        );
         governance.revoke_key(&old.key.id, NOW).expect("it is there");
         assert_eq!(refused(&governance, &standing, NOW).as_deref(), Some("the API key was revoked"));
     }
@@ -134,7 +153,10 @@ mod tests {
             place: place.clone(),
             roles: vec!["service".to_owned()],
             attributes: BTreeMap::new(),
+            ends_at: None,
         };
+        let of_certificate = Standing { source: Source::Certificate, ..of_token("a") };
+        assert_eq!(refused(&governance, &of_certificate, NOW), Some(Refusal::UnknownCertificate.to_string()));
         let error = refused(&governance, &of_token("https://other.example"), NOW);
         assert_eq!(error, Some(JwtError::UnknownIssuer.to_string()));
         let ours = key(&governance, "acme", None);
