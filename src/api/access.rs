@@ -15,7 +15,7 @@ use std::{
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{MatchedPath, Request},
-    http::{HeaderMap, header::AUTHORIZATION, request::Parts},
+    http::{HeaderMap, Method, header::AUTHORIZATION, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -50,7 +50,7 @@ const LONGEST_TOKEN: usize = 8 << 10;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Caller {
     pub(super) principal: Option<Arc<Principal>>,
-    circumstances: Arc<Circumstances>,
+    pub(super) circumstances: Arc<Circumstances>,
 }
 
 /// Who is at the other end of a connection, as far as TLS tells.
@@ -73,7 +73,9 @@ pub(super) async fn watch_issuers(governance: Governance) {
 pub(super) async fn watch_keys(governance: Governance) {
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
-        if let Err(error) = governance.refresh() {
+        let governance = governance.clone();
+        // A panic would be logged where it happens.
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || governance.refresh()).await {
             tracing::warn!(%error, "cannot see whether keys were revoked");
         }
     }
@@ -111,6 +113,7 @@ pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Re
 
 async fn admit(state: &AppState, head: &Parts) -> Result<(Caller, About), ApiError> {
     let governance = state.governance();
+    look(governance).await?;
     let principal = match governance.is_configured()? {
         false => {
             state.hosts().check(head, Openness::Everybody)?;
@@ -136,19 +139,7 @@ async fn admit(state: &AppState, head: &Parts) -> Result<(Caller, About), ApiErr
     }
     // What is not there is nobody's to be denied: it is answered by 404.
     if let Some(route) = route {
-        let needs = needs(&head.method, route);
-        for (action, target) in needs.ok_or_else(|| caller.forbidden("this", "known to no policy".to_owned()))? {
-            let resource = match target {
-                Target::Kind(kind) => Resource::Kind(kind),
-                // Nothing is decided about a model that is not known yet.
-                Target::Model => {
-                    let model = state.loaded_model();
-                    let model = model.ok_or(ApiError::Unavailable { reason: "the model is loading" })?;
-                    Resource::Model { name: model.name(), digest: &model.digest }
-                }
-            };
-            caller.check(governance, action, resource)?;
-        }
+        caller.check_route(state, &head.method, route)?;
     }
     Ok((caller, about))
 }
@@ -169,6 +160,16 @@ fn is_administration(head: &Parts) -> bool {
     head.extensions.get::<MatchedPath>().is_some_and(|route| route.as_str().starts_with(ADMINISTRATION))
 }
 
+/// What has changed is read where it may take its time; otherwise this is a look that waits for nobody.
+async fn look(governance: &Governance) -> Result<(), ApiError> {
+    if governance.is_current()? {
+        return Ok(());
+    }
+    let governance = governance.clone();
+    let read = tokio::task::spawn_blocking(move || governance.refresh()).await;
+    Ok(read.unwrap_or(Ok(()))?)
+}
+
 /// Whose token it is. Only an issuer's new key takes time to find.
 async fn authenticate(governance: &Governance, token: &str) -> Result<Arc<Principal>, ApiError> {
     let refused = match governance.authenticate(token, unix_seconds()) {
@@ -187,8 +188,41 @@ impl Caller {
         Some(Actor::Caller { principal, circumstances: Arc::clone(&self.circumstances) })
     }
 
+    /// Who shares cached prefixes with it.
+    pub(super) fn cache_group(&self, state: &AppState) -> String {
+        let principal = self.principal.as_ref();
+        principal.map_or_else(|| state.cache_group(), |principal| principal.place.cache_group.clone())
+    }
+
+    /// Fails if policies do not allow a request to another route than its own, which it leads to.
+    pub(super) fn may_use(&self, state: &AppState, method: &Method, route: &str) -> Result<(), ApiError> {
+        if self.principal.is_none() {
+            return Ok(());
+        }
+        let circumstances = Circumstances { route: route.to_owned(), ..self.circumstances.as_ref().clone() };
+        let caller = Self { principal: self.principal.clone(), circumstances: circumstances.into() };
+        caller.check_route(state, method, route)
+    }
+
+    fn check_route(&self, state: &AppState, method: &Method, route: &str) -> Result<(), ApiError> {
+        let needs = needs(method, route).ok_or_else(|| self.forbidden("this", "known to no policy".to_owned()))?;
+        for (action, target) in needs {
+            let resource = match target {
+                Target::Kind(kind) => Resource::Kind(kind),
+                // Nothing is decided about a model that is not known yet.
+                Target::Model => {
+                    let model = state.loaded_model();
+                    let model = model.ok_or(ApiError::Unavailable { reason: "the model is loading" })?;
+                    Resource::Model { name: model.name(), digest: &model.digest }
+                }
+            };
+            self.check(state.governance(), action, resource)?;
+        }
+        Ok(())
+    }
+
     /// Fails if policies do not allow it.
-    fn check(&self, governance: &Governance, action: Action, resource: Resource) -> Result<(), ApiError> {
+    pub(super) fn check(&self, governance: &Governance, action: Action, resource: Resource) -> Result<(), ApiError> {
         let Some(principal) = &self.principal else { return Ok(()) };
         let decision = governance.decide(principal, action, resource, &self.circumstances)?;
         if decision.allowed {
@@ -197,11 +231,15 @@ impl Caller {
         for error in &decision.errors {
             tracing::warn!(error, "a policy cannot be evaluated, so nobody is allowed what it is asked for");
         }
-        let reason = match decision.policies.as_slice() {
+        let mut reason = match decision.policies.as_slice() {
             _ if !decision.errors.is_empty() => "denied as a policy cannot be evaluated".to_owned(),
             [] => "permitted by no policy".to_owned(),
             policies => format!("forbidden by policy {}", policies.join(", ")),
         };
+        // Of all tools of a request it is this one.
+        if let Resource::Tool(name) = resource {
+            reason += &format!(" for the tool `{name}`");
+        }
         Err(self.forbidden(action.name(), reason))
     }
 

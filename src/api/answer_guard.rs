@@ -1,46 +1,40 @@
 //! Guardrails of an answer: nothing of it leaves before it is judged.
 //!
 //! Main types: [`AnswerGuard`], which a request leaves for its answer, and [`GuardedAnswer`], through which the events of
-//! one choice pass. Text and reasoning pass piece by piece, less what could become part of a finding; a call's arguments
-//! pass whole, as only then they can be read as JSON. A passage ends where another kind begins, so nothing is found across.
-//! Knows nothing of the engine or of HTTP.
+//! one choice pass. Knows nothing of the engine or of HTTP.
 
-use std::{fmt, mem, sync::Arc};
+mod choice;
+mod escape;
+mod json_text;
 
-use super::{assembler::Delta, error::ApiError, guard::Guardrails, guarded_json, params::GenerationParams};
+use std::{fmt, sync::Arc};
+
+pub(super) use self::choice::GuardedAnswer;
+use super::{error::ApiError, guard::Guardrails, params::GenerationParams};
 use crate::{
-    governance::guardrails::{OutputGuard, Released, Stage, Vault},
-    prompt::{OutputEvent, json},
+    governance::guardrails::{Finding, OutputGuard, Stage, Vault},
+    prompt::{ContentForm, ContentKind},
 };
 
 /// What the answer to a request passes. The default is nothing.
 #[derive(Clone, Default)]
 pub struct AnswerGuard {
     checks: Option<Arc<Checks>>,
+    content: Written,
+}
+
+/// How the content of an answer is written.
+#[derive(Clone, Debug, Default)]
+enum Written {
+    #[default]
+    AsText,
+    /// As JSON that begins with this.
+    AsJson(Arc<str>),
 }
 
 struct Checks {
     guardrails: Guardrails,
     vault: Arc<Vault>,
-}
-
-/// The answer of one choice on its way.
-pub(super) struct GuardedAnswer {
-    checks: Arc<Checks>,
-    passage: Passage,
-}
-
-/// What is being written.
-enum Passage {
-    Nothing,
-    Text(Kind, Box<OutputGuard>),
-    Arguments { index: usize, text: String },
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Content,
-    Reasoning,
 }
 
 /// The answer ends here.
@@ -49,13 +43,24 @@ pub(super) struct Blocked;
 impl AnswerGuard {
     pub(super) fn new(guardrails: Guardrails, vault: Vault) -> Self {
         let is_needed = guardrails.active.checks_output() || !vault.is_empty();
-        Self { checks: is_needed.then(|| Arc::new(Checks { guardrails, vault: Arc::new(vault) })) }
+        let checks = is_needed.then(|| Arc::new(Checks { guardrails, vault: Arc::new(vault) }));
+        Self { checks, content: Written::AsText }
+    }
+
+    /// For an answer of a form, which `beginning` has begun already.
+    pub(super) fn of_form(self, form: Option<&ContentForm>, beginning: &str) -> Self {
+        match form.map(|form| &form.kind) {
+            Some(ContentKind::Json { .. }) => Self { content: Written::AsJson(beginning.into()), ..self },
+            // What these write has no escapes that we knew of.
+            Some(ContentKind::Regex(_) | ContentKind::Choice(_) | ContentKind::Lark(_) | ContentKind::Tags(_))
+            | None => self,
+        }
     }
 
     /// For one choice, if there is anything to do.
     pub(super) fn of_choice(&self) -> Option<GuardedAnswer> {
         let checks = Arc::clone(self.checks.as_ref()?);
-        Some(GuardedAnswer { checks, passage: Passage::Nothing })
+        Some(GuardedAnswer::new(checks, &self.content))
     }
 
     /// Refuses what would tell the tokens of an answer, which are not what its client is to see.
@@ -87,110 +92,28 @@ impl fmt::Debug for AnswerGuard {
     }
 }
 
-impl GuardedAnswer {
-    /// Leaves in a delta what may leave now.
-    pub(super) fn pass(&mut self, delta: &mut Delta) -> Result<(), Blocked> {
-        let events = mem::take(&mut delta.events);
-        for event in events {
-            match event {
-                OutputEvent::Content(text) => self.text(Kind::Content, &text, delta)?,
-                OutputEvent::Reasoning(text) => self.text(Kind::Reasoning, &text, delta)?,
-                OutputEvent::ToolCallBegin { index, id, name } => {
-                    self.finish(delta)?;
-                    let name = self.whole(&name)?;
-                    delta.events.push(OutputEvent::ToolCallBegin { index, id, name });
-                }
-                OutputEvent::ToolCallArguments { index, fragment } => self.arguments(index, fragment, delta)?,
-            }
-        }
-        Ok(())
+impl Checks {
+    pub(super) fn count(&self, findings: &[Finding]) {
+        self.guardrails.count(findings, Stage::Output);
     }
 
-    /// The same for the last of it.
-    pub(super) fn pass_last(&mut self, delta: &mut Delta) -> Result<(), Blocked> {
-        self.pass(delta)?;
-        self.finish(delta)
+    /// A guard for one text.
+    pub(super) fn guard(&self) -> OutputGuard {
+        self.guardrails.active.output(Arc::clone(&self.vault))
     }
 
-    fn text(&mut self, kind: Kind, text: &str, delta: &mut Delta) -> Result<(), Blocked> {
-        if !matches!(&self.passage, Passage::Text(now, _) if *now == kind) {
-            self.finish(delta)?;
-            self.passage = Passage::Text(kind, Box::new(self.guard()));
-        }
-        match &mut self.passage {
-            Passage::Text(_, guard) => {
-                let released = guard.push(text);
-                self.release(kind, released, delta)
-            }
-            Passage::Nothing | Passage::Arguments { .. } => Ok(()),
-        }
-    }
-
-    fn arguments(&mut self, index: usize, fragment: String, delta: &mut Delta) -> Result<(), Blocked> {
-        if let Passage::Arguments { index: now, text } = &mut self.passage
-            && *now == index
-        {
-            text.push_str(&fragment);
-            return Ok(());
-        }
-        self.finish(delta)?;
-        self.passage = Passage::Arguments { index, text: fragment };
-        Ok(())
-    }
-
-    /// Ends the passage.
-    fn finish(&mut self, delta: &mut Delta) -> Result<(), Blocked> {
-        match mem::replace(&mut self.passage, Passage::Nothing) {
-            Passage::Nothing => Ok(()),
-            Passage::Text(kind, guard) => {
-                let released = guard.finish();
-                self.release(kind, released, delta)
-            }
-            Passage::Arguments { index, text } => {
-                let fragment = self.checked_arguments(text)?;
-                delta.events.push(OutputEvent::ToolCallArguments { index, fragment });
-                Ok(())
-            }
-        }
-    }
-
-    fn release(&self, kind: Kind, released: Released, delta: &mut Delta) -> Result<(), Blocked> {
-        let Released { text, findings, blocked } = released;
-        self.checks.guardrails.count(&findings, Stage::Output);
-        if !text.is_empty() {
-            delta.events.push(match kind {
-                Kind::Content => OutputEvent::Content(text),
-                Kind::Reasoning => OutputEvent::Reasoning(text),
-            });
-        }
-        if blocked.is_some() { Err(Blocked) } else { Ok(()) }
-    }
-
-    /// Arguments are judged as what they say. What is no JSON is judged as it is.
-    fn checked_arguments(&self, text: String) -> Result<String, Blocked> {
-        let Ok(value) = json::Value::parse(&text) else { return self.whole(&text) };
-        let mut texts = Vec::new();
-        guarded_json::texts(&value, &mut texts);
-        let checked = texts.into_iter().map(|text| self.whole(text)).collect::<Result<Vec<_>, _>>()?;
-        // Written anew, so that nothing leaves that was not read: a member that comes twice.
-        Ok(guarded_json::replace(&value, &mut checked.into_iter()).to_json())
-    }
-
-    fn whole(&self, text: &str) -> Result<String, Blocked> {
+    /// Judges a text that is there already.
+    pub(super) fn whole(&self, text: &str) -> Result<String, Blocked> {
         let mut guard = self.guard();
         let mut whole = String::new();
         for released in [guard.push(text), guard.finish()] {
-            self.checks.guardrails.count(&released.findings, Stage::Output);
+            self.count(&released.findings);
             if released.blocked.is_some() {
                 return Err(Blocked);
             }
             whole.push_str(&released.text);
         }
         Ok(whole)
-    }
-
-    fn guard(&self) -> OutputGuard {
-        self.checks.guardrails.active.output(Arc::clone(&self.checks.vault))
     }
 }
 

@@ -27,7 +27,7 @@ use super::{
 
 /// Answers a completion request, at once or as a stream.
 pub(super) async fn create(work: Work, JsonText(text): JsonText) -> Result<Response, ApiError> {
-    let Work { state, model, in_flight, request_id, dialect, terms, share } = work;
+    let Work { state, model, in_flight, request_id, dialect, terms, share, caller: _ } = work;
     let mut call = {
         let model = Arc::clone(&model);
         off_thread(&state, parsing_cost(&text), move || CompletionCall::parse(&text, &model, &terms)).await?

@@ -11,13 +11,15 @@ use serde_json::Value;
 use super::{
     answer_guard::{AnswerGuard, stage_name},
     error::ApiError,
-    guarded_json,
+    guarded_chat::Slots,
+    guarded_json::{self, Fate},
     guardrail_error::GuardrailError,
     state::AppState,
+    tool_access::ToolAccess,
 };
 use crate::{
-    governance::guardrails::{Action, ActiveGuardrails, Finding, Stage},
-    prompt::{ChatRequest, Chunk, Content, Message, ResponseFormat, json},
+    governance::guardrails::{Action, ActiveGuardrails, Finding, InputOutcome, Replacement, Stage},
+    prompt::{ChatRequest, Codec, json},
     telemetry::GuardrailMetrics,
 };
 
@@ -28,6 +30,8 @@ pub(super) struct Terms {
     pub(super) deadline: Instant,
     /// What it may say.
     pub(super) guard: RequestGuard,
+    /// What it may have called.
+    pub(super) tools: ToolAccess,
 }
 
 /// The guardrails of a request. Cheap to clone.
@@ -46,11 +50,24 @@ pub(super) struct Guardrails {
 impl Terms {
     /// For what is not asked of a model, but only checked.
     pub(super) fn unguarded(deadline: Instant) -> Self {
-        Self { deadline, guard: RequestGuard::default() }
+        Self { deadline, guard: RequestGuard::default(), tools: ToolAccess::default() }
     }
 }
 
 impl Guardrails {
+    /// Fails if a text is blocked.
+    fn check<'t>(&self, texts: &[&'t str]) -> Result<InputOutcome<'t>, GuardrailError> {
+        let outcome = self.active.check_input(texts);
+        self.count(&outcome.findings, Stage::Input);
+        match outcome.blocked {
+            Some(blocked) => {
+                let (guardrail, detector) = (blocked.guardrail.to_string(), blocked.detector.to_string());
+                Err(GuardrailError::Blocked { guardrail, detector })
+            }
+            None => Ok(outcome),
+        }
+    }
+
     pub(super) fn count(&self, findings: &[Finding], stage: Stage) {
         for finding in findings {
             let action = match finding.action {
@@ -64,8 +81,9 @@ impl Guardrails {
 }
 
 impl RequestGuard {
-    /// That of requests to a route of the router, for the tenant whose state it is.
-    pub(super) fn new(state: &AppState, model: &str, route: &str) -> Self {
+    /// That of requests to a route of the router, for the tenant whose state it is. Where none is known, whatever applies
+    /// anywhere does.
+    pub(super) fn new(state: &AppState, model: &str, route: Option<&str>) -> Self {
         let active = state.governance().guardrails().select(state.tenant(), model, route);
         let metrics = || state.http_metrics().guardrails().clone();
         Self { active: active.map(|active| Guardrails { active, metrics: metrics() }) }
@@ -76,15 +94,8 @@ impl RequestGuard {
         let Some(guardrails) = &self.active else {
             return Ok((texts.iter().map(|&text| Cow::Borrowed(text)).collect(), AnswerGuard::default()));
         };
-        let outcome = guardrails.active.check_input(texts);
-        guardrails.count(&outcome.findings, Stage::Input);
-        match outcome.blocked {
-            Some(blocked) => {
-                let (guardrail, detector) = (blocked.guardrail.to_string(), blocked.detector.to_string());
-                Err(GuardrailError::Blocked { guardrail, detector }.into())
-            }
-            None => Ok((outcome.texts, AnswerGuard::new(guardrails.clone(), outcome.vault))),
-        }
+        let InputOutcome { texts, vault, .. } = guardrails.check(texts)?;
+        Ok((texts, AnswerGuard::new(guardrails.clone(), vault)))
     }
 
     /// One text of a request that nothing is answered to.
@@ -113,93 +124,20 @@ impl RequestGuard {
         }
     }
 
-    /// Checks a conversation and its tools, and replaces what is redacted.
-    pub(super) fn chat(&self, chat: &mut ChatRequest) -> Result<AnswerGuard, ApiError> {
-        if self.active.is_none() {
-            return Ok(AnswerGuard::default());
+    /// Checks a conversation and its tools, as the model reads them, and replaces what is redacted.
+    pub(super) fn chat(&self, chat: &mut ChatRequest, codec: &Codec) -> Result<AnswerGuard, ApiError> {
+        let Some(guardrails) = &self.active else { return Ok(AnswerGuard::default()) };
+        let slots = Slots::of(chat, codec);
+        let texts = slots.texts();
+        let InputOutcome { texts: checked, replacements, vault, .. } = guardrails.check(&texts)?;
+        let fates = slots.fates();
+        let is_fixed = |replacement: &&Replacement| fates.get(replacement.text) == Some(&Fate::Fixed);
+        if let Some(replacement) = replacements.iter().find(is_fixed) {
+            let (guardrail, detector) = (replacement.guardrail.to_string(), replacement.detector.to_string());
+            return Err(GuardrailError::Irreplaceable { guardrail, detector }.into());
         }
-        let mut slots = Vec::new();
-        for message in &mut chat.messages {
-            slots_of_message(message, &mut slots);
-        }
-        for tool in &mut chat.tools {
-            slots.push(Slot::Text(&mut tool.name));
-            slots.push(Slot::Text(&mut tool.description));
-            slots.push(Slot::Json(&mut tool.parameters));
-        }
-        // Some templates write it.
-        if let ResponseFormat::JsonSchema(schema) = &mut chat.response_format {
-            slots.push(Slot::Json(schema));
-        }
-        let mut texts = Vec::new();
-        slots.iter().for_each(|slot| slot.texts(&mut texts));
-        let (checked, answer) = self.texts(&texts)?;
-        let checked: Vec<String> = checked.into_iter().map(Cow::into_owned).collect();
-        let mut checked = checked.into_iter();
-        slots.into_iter().for_each(|slot| slot.fill(&mut checked));
-        Ok(answer)
-    }
-}
-
-/// A place of a conversation that has text.
-enum Slot<'c> {
-    Text(&'c mut String),
-    Json(&'c mut json::Value),
-    /// JSON that is written in a text: what it says is judged, not how that is escaped.
-    Arguments(&'c mut String, json::Value),
-}
-
-impl<'c> Slot<'c> {
-    /// What is no JSON is a text like others.
-    fn of_arguments(text: &'c mut String) -> Self {
-        match json::Value::parse(text) {
-            Ok(value) => Self::Arguments(text, value),
-            Err(_) => Self::Text(text),
-        }
-    }
-
-    fn texts<'s>(&'s self, texts: &mut Vec<&'s str>) {
-        match self {
-            Self::Text(text) => texts.push(text),
-            Self::Json(value) => guarded_json::texts(value, texts),
-            Self::Arguments(_, value) => guarded_json::texts(value, texts),
-        }
-    }
-
-    /// Arguments are written anew, so that nothing stays that was not read: a member that comes twice.
-    fn fill(self, with: &mut impl Iterator<Item = String>) {
-        match self {
-            Self::Text(text) => {
-                if let Some(new) = with.next() {
-                    *text = new;
-                }
-            }
-            Self::Json(value) => *value = guarded_json::replace(value, with),
-            Self::Arguments(text, value) => *text = guarded_json::replace(&value, with).to_json(),
-        }
-    }
-}
-
-fn slots_of_message<'c>(message: &'c mut Message, slots: &mut Vec<Slot<'c>>) {
-    let (content, calls, name) = match message {
-        Message::System { content } | Message::User { content } => (content, None, None),
-        Message::Assistant { content, tool_calls, .. } => (content, Some(tool_calls), None),
-        Message::Tool { content, name, .. } => (content, None, name.as_mut()),
-    };
-    slots.extend(name.map(Slot::Text));
-    match content {
-        Content::Text(text) => slots.push(Slot::Text(text)),
-        Content::Chunks(chunks) => {
-            for chunk in chunks {
-                match chunk {
-                    Chunk::Text(text) | Chunk::Thinking { text, .. } => slots.push(Slot::Text(text)),
-                    Chunk::Image | Chunk::Audio => {} // are refused
-                }
-            }
-        }
-    }
-    for call in calls.into_iter().flatten() {
-        slots.push(Slot::Text(&mut call.name));
-        slots.push(Slot::of_arguments(&mut call.arguments));
+        let checked = checked.into_iter().map(Cow::into_owned).collect();
+        slots.fill(checked, &replacements);
+        Ok(AnswerGuard::new(guardrails.clone(), vault))
     }
 }

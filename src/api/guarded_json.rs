@@ -21,6 +21,50 @@ pub(super) fn texts<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
     }
 }
 
+/// May another text stand for one?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It says something.
+    Replaceable,
+    /// It is a name or a keyword that the API goes by.
+    Fixed,
+}
+
+/// Members of a schema that say something to people, or are values.
+const PROSE: &[&str] = &["description", "title", "$comment", "default", "const", "enum", "examples"];
+
+/// Members of a schema whose own members are schemas, whatever they are called.
+const SCHEMAS_BY_NAME: &[&str] = &["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"];
+
+/// What may be done with each of the [`texts`] of a schema. Names in it are keywords or names of members, and values are
+/// numbers, names and expressions, but where they are prose or data.
+pub(super) fn fates_of_schema(schema: &Value, found: &mut Vec<Fate>) {
+    match schema {
+        Value::Null | Value::Bool(_) => {}
+        Value::Number(_) | Value::String(_) => found.push(Fate::Fixed),
+        Value::Array(items) => items.iter().for_each(|item| fates_of_schema(item, found)),
+        Value::Object(members) => {
+            for (name, member) in members.iter() {
+                found.push(Fate::Fixed);
+                match member {
+                    Value::Object(schemas) if SCHEMAS_BY_NAME.contains(&name) => {
+                        for (_, schema) in schemas.iter() {
+                            found.push(Fate::Fixed);
+                            fates_of_schema(schema, found);
+                        }
+                    }
+                    _ if PROSE.contains(&name) => {
+                        let mut data = Vec::new();
+                        texts(member, &mut data);
+                        found.extend(data.iter().map(|_| Fate::Replaceable));
+                    }
+                    _ => fates_of_schema(member, found),
+                }
+            }
+        }
+    }
+}
+
 /// The same value with other texts. A number whose text is another becomes a string.
 pub(super) fn replace(value: &Value, with: &mut impl Iterator<Item = String>) -> Value {
     let mut next = |old: &str| with.next().unwrap_or_else(|| old.to_owned());
@@ -47,6 +91,20 @@ fn number_or_text(number: &Number, text: String) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_schema_says_something_only_where_it_describes() {
+        let schema = r##"{"type": "object", "description": "d", "required": ["default"], "properties": {
+            "default": {"type": "string", "enum": ["e", 1], "pattern": "p"}, "properties": {"$ref": "#/$defs/x"}},
+            "default": {"k": "v"}, "$defs": {"x": {"const": "c", "minimum": 2, "items": [true, {"title": "t"}]}}}"##;
+        let schema = Value::parse(schema).expect("JSON");
+        let (mut found, mut fates) = (Vec::new(), Vec::new());
+        texts(&schema, &mut found);
+        fates_of_schema(&schema, &mut fates);
+        assert_eq!(found.len(), fates.len());
+        let said = found.iter().zip(fates).filter(|(_, fate)| *fate == Fate::Replaceable).map(|(text, _)| *text);
+        assert_eq!(said.collect::<Vec<_>>(), ["d", "e", "1", "k", "v", "c", "t"]);
+    }
 
     #[test]
     fn texts_are_replaced_in_the_order_in_which_they_are_found() {

@@ -19,6 +19,7 @@ mod answer;
 mod answer_guard;
 mod assembler;
 mod batches;
+mod behalf;
 mod body;
 mod chat;
 mod chunks;
@@ -34,6 +35,7 @@ mod files;
 mod form;
 pub mod generation;
 mod guard;
+mod guarded_chat;
 mod guarded_json;
 mod guardrail_error;
 mod health;
@@ -61,6 +63,7 @@ mod texts;
 mod timestamp;
 mod tls;
 mod tokenize;
+mod tool_access;
 mod turn;
 pub mod unserved;
 mod updates;
@@ -120,6 +123,13 @@ pub fn routes() -> Router<AppState> {
         .route("/openapi.json", get(openapi::get))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+}
+
+/// The routes of [`app`], with their parameters in braces.
+pub fn paths() -> Vec<&'static str> {
+    let mut paths = openapi::paths();
+    paths.dedup();
+    paths
 }
 
 /// What is asked of whole texts; vLLM's routes have several names.

@@ -67,7 +67,7 @@ pub(super) fn can_judge(model: &ServedModel) -> bool {
 type Parse = fn(&str, &ServedModel, &RequestGuard) -> Result<ModerationCall, ApiError>;
 
 async fn respond(work: Work, text: BodyText, parse: Parse) -> Result<Response, ApiError> {
-    let Work { state, model, in_flight: _in_flight, request_id, terms, share, dialect } = work;
+    let Work { state, model, in_flight: _in_flight, request_id, terms, share, dialect, caller: _ } = work;
     let dialect = dialect.unwrap_or(Dialect::OpenAi);
     let categories = match dialect {
         Dialect::OpenAi => OPENAI,

@@ -33,6 +33,11 @@ pub(super) async fn get() -> Response {
     ([(CONTENT_TYPE, "application/json")], text.clone()).into_response()
 }
 
+/// The path of each operation. A test compares them with the router's.
+pub(super) fn paths() -> Vec<&'static str> {
+    operations::all().map(|operation| operation.path).collect()
+}
+
 /// The document as JSON.
 pub fn document() -> Value {
     let mut paths = Map::new();

@@ -23,6 +23,7 @@ use super::{
     guard::{RequestGuard, Terms},
     params::{Scheduling, is_request_id},
     state::{AppState, InFlight, ServedModel},
+    tool_access::ToolAccess,
 };
 use crate::engine::Precedence;
 
@@ -55,6 +56,7 @@ pub(super) struct Work {
     pub(super) terms: Terms,
     /// Whose it is, and does somebody wait for the answer?
     pub(super) share: Share,
+    pub(super) caller: Caller,
 }
 
 /// What a request may have of the engine.
@@ -78,9 +80,9 @@ impl Work {
     /// Leave for a request that has its place already.
     fn admitted(state: AppState, in_flight: InFlight, parts: &Parts) -> Result<Self, ApiError> {
         let background = parts.extensions.get::<Background>();
-        let principal = parts.extensions.get::<Caller>().and_then(|caller| caller.principal.as_ref());
+        let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_default();
         let model = state.model()?;
-        let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        let route = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
         Ok(Self {
             in_flight,
             request_id: parts.extensions.get::<RequestId>().map_or_else(new_id, |id| id.0.clone()),
@@ -88,13 +90,14 @@ impl Work {
                 deadline: background
                     .map_or_else(|| Instant::now() + state.limits().request_timeout, |line| line.deadline),
                 guard: RequestGuard::new(&state, model.name(), route),
+                tools: ToolAccess::of(&state, &caller),
             },
             model,
             share: Share {
                 precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
-                cache_group: principal
-                    .map_or_else(|| state.cache_group(), |principal| principal.place.cache_group.clone()),
+                cache_group: caller.cache_group(&state),
             },
+            caller,
             dialect: background
                 .and_then(|line| line.dialect)
                 .or_else(|| Dialect::of_head(parts.uri.path(), &parts.headers)),
@@ -103,15 +106,22 @@ impl Work {
     }
 
     /// Leave for a request to a route that nobody waits for: it takes no place from those of clients.
-    pub(super) fn in_background(state: &AppState, route: &str, deadline: Instant) -> Result<Self, ApiError> {
+    pub(super) fn in_background(
+        state: &AppState,
+        route: &str,
+        deadline: Instant,
+        caller: Caller,
+    ) -> Result<Self, ApiError> {
         let model = state.model()?;
+        let tools = ToolAccess::of(state, &caller);
         Ok(Self {
-            terms: Terms { deadline, guard: RequestGuard::new(state, model.name(), route) },
+            terms: Terms { deadline, guard: RequestGuard::new(state, model.name(), Some(route)), tools },
             model,
             in_flight: state.admit_line(),
             request_id: new_id(),
             dialect: None,
-            share: Share { precedence: Precedence::Background, cache_group: state.cache_group() },
+            share: Share { precedence: Precedence::Background, cache_group: caller.cache_group(state) },
+            caller,
             state: state.clone(),
         })
     }
@@ -156,6 +166,7 @@ pub(super) struct StorageWork {
     /// Whose API the request's head shows it is written for, if it shows it.
     pub(super) dialect: Option<Dialect>,
     pub(super) in_flight: InFlight,
+    pub(super) caller: Caller,
 }
 
 impl FromRequestParts<AppState> for StorageWork {
@@ -163,7 +174,8 @@ impl FromRequestParts<AppState> for StorageWork {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let dialect = Dialect::of_head(parts.uri.path(), &parts.headers);
-        Ok(Self { in_flight: state.admit_to_storage()?, dialect, state: of_caller(state, parts).await? })
+        let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_default();
+        Ok(Self { in_flight: state.admit_to_storage()?, dialect, caller, state: of_caller(state, parts).await? })
     }
 }
 

@@ -61,6 +61,8 @@ impl Tenancy {
 pub(super) struct Tenancies {
     stores: Stores,
     open: Mutex<HashMap<String, Arc<Tenancy>>>,
+    /// What is held while a store is opened, by its place: two could not open one store, and others are not to wait.
+    opening: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     opened: mpsc::UnboundedSender<Arc<Tenancy>>,
     /// Held by whoever erases what deleted tenants have left.
     erasing: AsyncMutex<()>,
@@ -79,6 +81,7 @@ impl Tenancies {
         Self {
             stores,
             open: Mutex::new(open),
+            opening: Mutex::default(),
             opened,
             erasing: AsyncMutex::default(),
             governance,
@@ -159,20 +162,43 @@ impl Tenancies {
         tenancy.store.destroy().await
     }
 
-    /// Others wait, as two could not open one store.
+    /// May take its time, which only those wait for who want the same.
     fn open_store(&self, name: String, place: String) -> Result<Arc<Tenancy>, StoreError> {
-        let mut open = self.open();
-        if let Some(open) = open.get(&place) {
+        let opening = Arc::clone(lock(&self.opening).entry(place.clone()).or_default());
+        let _opening = lock(&opening);
+        if let Some(open) = self.open().get(&place) {
             return Ok(Arc::clone(open));
         }
         let opened = Arc::new(Tenancy::new(name, place.clone(), self.stores.of(&place)?));
-        open.insert(place, Arc::clone(&opened));
+        self.open().insert(place, Arc::clone(&opened));
         // Nobody takes them where nothing is worked on in the background.
         let _ = self.opened.send(Arc::clone(&opened));
         Ok(opened)
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<String, Arc<Tenancy>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_the_store_of_another() {
+        let store = Store::in_memory(1 << 20).expect("memory");
+        let default = Tenancy::new(DEFAULT_TENANT.to_owned(), DEFAULT_TENANT.to_owned(), store);
+        let governance = Governance::in_memory().expect("memory");
+        let tenancies = Tenancies::new(Stores::in_memory(1 << 20), Arc::new(default), governance);
+        let slow = Arc::clone(lock(&tenancies.opening).entry("slow".to_owned()).or_default());
+        let _opening = lock(&slow);
+        let open = |id: &str| tenancies.open_store(id.to_owned(), id.to_owned()).expect("memory");
+        let (first, again) = (open("quick"), open("quick"));
+        assert!(Arc::ptr_eq(&first, &again));
     }
 }

@@ -49,10 +49,11 @@ enum PolicyCommand {
 
 #[derive(Debug, clap::Args)]
 struct ExplainArgs {
-    /// infer, tokenize, readModel, readStored, writeStored, deleteStored, readStatus, readAdministration,
-    /// changeAdministration, grantRole or grantAttribute
+    /// infer, tokenize, readModel, useTool, searchCollection, changeCollection, readStored, writeStored, deleteStored,
+    /// readStatus, readAdministration, changeAdministration, grantRole or grantAttribute
     action: String,
-    /// The model's name, the kind of thing (files, keys, server, ..), the role, or NAME=VALUE of the attribute
+    /// The name of the model, tool or collection, the kind of thing (files, keys, server, ..), the role, or NAME=VALUE of the
+    /// attribute
     resource: String,
     /// Of whoever asks; may be given several times
     #[arg(long, value_name = "ROLE")]
@@ -63,6 +64,9 @@ struct ExplainArgs {
     /// Of whoever asks; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
     attribute: Vec<String>,
+    /// Where the request is sent, with parameters in braces
+    #[arg(long, default_value = "")]
+    route: String,
     /// What the request says of itself
     #[arg(long)]
     purpose: Option<String>,
@@ -155,7 +159,7 @@ impl ExplainArgs {
 
     fn circumstances(&self) -> Circumstances {
         Circumstances {
-            route: String::new(),
+            route: self.route.clone(),
             purpose: self.purpose.clone(),
             data_classification: self.data_classification.clone(),
             consent: self.consent.clone(),

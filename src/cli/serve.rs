@@ -163,7 +163,7 @@ fn tls(config: &Config, governance: &Governance) -> Result<Option<Tls>> {
 
 /// Those of a file, if there is one.
 fn guardrails(file: Option<&Path>) -> Result<GuardrailFile> {
-    let opened = file.map_or_else(|| Ok(GuardrailFile::default()), GuardrailFile::open);
+    let opened = file.map_or_else(|| Ok(GuardrailFile::default()), |file| GuardrailFile::open(file, api::paths()));
     Ok(opened.map_err(|error| UsageError(format!("guardrails: {error}")))?)
 }
 

@@ -229,7 +229,7 @@ impl Administration<'_> {
             return Err(Refusal::UnknownTenant.into());
         }
         match principal.source {
-            Source::Token => Ok(()),
+            Source::Token | Source::Certificate => Ok(()),
             Source::Key => keys::check_good(transaction, &principal.asker.id, now),
         }
     }

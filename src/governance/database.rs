@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::{DEFAULT_TENANT, GovernanceError};
 
@@ -15,6 +15,8 @@ pub(super) const DATABASE: &str = "governance.sqlite";
 
 /// How long one process waits for another's transaction.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a look waits, which it does only where somebody mends the log after a crash.
+const LOOK_PATIENCE: Duration = Duration::from_millis(100);
 
 /// `user_version` counts those that a database has had. One that was released is never changed.
 const MIGRATIONS: [&str; 2] = [TENANTS_AND_KEYS, LEAVING];
@@ -63,6 +65,16 @@ pub(super) fn in_memory() -> Result<Connection, GovernanceError> {
     prepare(Connection::open_in_memory()?)
 }
 
+/// A second connection to it, for looks: as the log is written ahead, whoever writes does not keep it from reading, and it
+/// waits for next to nothing.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, GovernanceError> {
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(LOOK_PATIENCE)?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
+}
+
 /// A number that changes when another connection has changed the database, and only then.
 pub(super) fn version(connection: &Connection) -> Result<i64, GovernanceError> {
     Ok(connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?)
@@ -77,12 +89,14 @@ fn prepare(mut connection: Connection) -> Result<Connection, GovernanceError> {
          PRAGMA foreign_keys = ON;",
     )?;
     migrate(&mut connection)?;
+    // Whoever begins to read, and finds another writing when it wants to, is refused at once and not after a while.
+    connection.set_transaction_behavior(TransactionBehavior::Immediate);
     Ok(connection)
 }
 
 /// Two processes may begin at once, so what is missing is looked up by whoever may write.
 fn migrate(connection: &mut Connection) -> Result<(), GovernanceError> {
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found: usize = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let known = MIGRATIONS.len();
     let Some(missing) = MIGRATIONS.get(found..) else { return Err(GovernanceError::Newer { found, known }) };

@@ -54,6 +54,8 @@ pub struct GuardrailFile {
 
 struct Inner {
     path: PathBuf,
+    /// All that it may name.
+    routes: Vec<&'static str>,
     read: RwLock<Arc<Read>>,
 }
 
@@ -64,14 +66,14 @@ struct Read {
     selected: Mutex<HashMap<Kind, ActiveGuardrails>>,
 }
 
-/// Tenant, model, route.
-type Kind = [String; 3];
+/// Tenant, model, and route if it is known.
+type Kind = (String, String, Option<String>);
 
 impl GuardrailFile {
-    /// Reads a file.
-    pub fn open(path: &Path) -> Result<Self, GuardrailFileError> {
-        let read = RwLock::new(Arc::new(Read::of(path)?));
-        Ok(Self { inner: Some(Arc::new(Inner { path: path.to_owned(), read })) })
+    /// Reads a file, for a server that has these routes.
+    pub fn open(path: &Path, routes: Vec<&'static str>) -> Result<Self, GuardrailFileError> {
+        let read = RwLock::new(Arc::new(Read::of(path, &routes)?));
+        Ok(Self { inner: Some(Arc::new(Inner { path: path.to_owned(), routes, read })) })
     }
 
     /// Reads it again. If it is wrong, what was there before goes on to apply. Without a file there is nothing to read.
@@ -100,15 +102,16 @@ impl GuardrailFile {
         agreed: impl FnOnce(&str) -> Result<(), E>,
     ) -> Result<(), E> {
         let Some(inner) = &self.inner else { return Ok(()) };
-        let read = Arc::new(Read::of(&inner.path)?);
+        let read = Arc::new(Read::of(&inner.path, &inner.routes)?);
         agreed(&read.digest)?;
         *inner.read.write().unwrap_or_else(PoisonError::into_inner) = read;
         Ok(())
     }
 
-    /// Those that apply to requests of a tenant for a model, by its first name, on a route; `None` if they check nothing.
-    pub fn select(&self, tenant: &str, model: &str, route: &str) -> Option<ActiveGuardrails> {
-        let active = self.read()?.select([tenant, model, route].map(str::to_owned));
+    /// Those that apply to requests of a tenant for a model, by its first name, on a route; `None` if they check nothing. Where
+    /// the route is not known, those of all routes apply.
+    pub fn select(&self, tenant: &str, model: &str, route: Option<&str>) -> Option<ActiveGuardrails> {
+        let active = self.read()?.select((tenant.to_owned(), model.to_owned(), route.map(str::to_owned)));
         (active.checks_input() || active.checks_output()).then_some(active)
     }
 
@@ -119,15 +122,16 @@ impl GuardrailFile {
 }
 
 impl Read {
-    fn of(path: &Path) -> Result<Self, GuardrailFileError> {
+    fn of(path: &Path, routes: &[&str]) -> Result<Self, GuardrailFileError> {
         let path = || path.to_owned();
         let text = fs::read_to_string(path()).map_err(|source| GuardrailFileError::Read { path: path(), source })?;
         let config: GuardrailsConfig = toml::from_str(&text)
             .map_err(|source| GuardrailFileError::Form { path: path(), source: Box::new(source) })?;
         let names = config.guardrail.iter().map(|guardrail| guardrail.name.clone()).collect();
         let digest = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-        let guardrails =
-            Guardrails::new(config, None).map_err(|source| GuardrailFileError::Wrong { path: path(), source })?;
+        let wrong = |source| GuardrailFileError::Wrong { path: path(), source };
+        let guardrails = Guardrails::new(config, None).map_err(wrong)?;
+        guardrails.check_routes(routes).map_err(wrong)?;
         Ok(Self { guardrails, names, digest, selected: Mutex::default() })
     }
 
@@ -136,8 +140,8 @@ impl Read {
         if let Some(active) = selected.get(&kind) {
             return active.clone();
         }
-        let [tenant, model, route] = &kind;
-        let active = self.guardrails.select(tenant, model, route);
+        let (tenant, model, route) = &kind;
+        let active = self.guardrails.select(tenant, model, route.as_deref());
         if selected.len() >= MOST_KEPT {
             selected.clear();
         }
@@ -168,8 +172,8 @@ mod tests {
     #[test]
     fn a_file_that_is_wrong_changes_nothing() {
         let file = file(BLOCKS);
-        let guardrails = GuardrailFile::open(file.path()).expect("it is right");
-        let names = |tenant| guardrails.select(tenant, "m", "/r").map(|active| active.names().len());
+        let guardrails = GuardrailFile::open(file.path(), vec!["/r"]).expect("it is right");
+        let names = |tenant| guardrails.select(tenant, "m", Some("/r")).map(|active| active.names().len());
         assert_eq!((names("acme"), names("other")), (Some(1), None));
         fs::write(file.path(), "[[guardrail]]\nname = 1").expect("it is written");
         assert!(guardrails.reload().is_err());
@@ -180,17 +184,27 @@ mod tests {
     }
 
     #[test]
+    fn where_the_route_is_not_known_all_apply() {
+        let file = file(&BLOCKS.replace("tenants = [\"acme\"]", "routes = [\"/r\"]"));
+        let guardrails = GuardrailFile::open(file.path(), vec!["/r", "/s"]).expect("it is right");
+        let applies = |route| guardrails.select("t", "m", route).is_some();
+        assert_eq!([Some("/r"), Some("/s"), None].map(applies), [true, false, true]);
+    }
+
+    #[test]
     fn mistakes_are_told_with_the_file() {
         for (in_place_of_words, said) in [
             ("detect = [\"iban\", \"names\"]", "guardrail[0].detect[1]"),
             ("classifier = { label = \"toxicity\" }", "this server has no classifier to ask for \"toxicity\""),
             ("word = []", "unknown field `word`"),
+            ("routes = [\"/r*\", \"/v1/chat\"]\nwords = [\"a\"]", "guardrail[0].routes[1] = \"/v1/chat\""),
         ] {
             let file = file(&BLOCKS.replace("words = [\"crane\"]", in_place_of_words));
-            let error = GuardrailFile::open(file.path()).err().expect("it is wrong").to_string();
+            let error = GuardrailFile::open(file.path(), vec!["/r"]).err().expect("it is wrong").to_string();
             assert!(error.starts_with(&file.path().display().to_string()) && error.contains(said), "{error}");
         }
-        let missing = GuardrailFile::open(Path::new("/nowhere/guardrails.toml")).err().expect("it is not there");
+        let missing =
+            GuardrailFile::open(Path::new("/nowhere/guardrails.toml"), Vec::new()).err().expect("it is not there");
         assert!(missing.to_string().starts_with("/nowhere/guardrails.toml: "), "{missing}");
     }
 }

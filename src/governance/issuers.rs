@@ -83,6 +83,12 @@ impl Issuers {
         self.certificates.find(certificate)
     }
 
+    /// Is the word of the issuer of this principal's id taken?
+    pub(super) fn know(&self, id: &str) -> bool {
+        let issuers = self.verifiers.iter().map(|verifier| verifier.config().issuer());
+        issuers.map(|issuer| id.strip_prefix(issuer)).any(|rest| rest.is_some_and(|rest| rest.starts_with('#')))
+    }
+
     /// Addresses that keys are fetched from.
     pub fn urls(&self) -> impl Iterator<Item = &str> {
         self.verifiers.iter().filter_map(|verifier| verifier.config().url())

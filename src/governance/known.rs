@@ -84,16 +84,31 @@ impl Known {
     }
 
     pub(super) fn authenticate(&self, token: &str, now: u64) -> Result<Arc<Principal>, Refusal> {
-        let known = self.keys.get(&keys::hash(token)).ok_or(Refusal::UnknownKey)?;
-        match known.key.state(now) {
-            KeyState::Active => Ok(Arc::clone(&known.principal)),
-            KeyState::Expired => Err(Refusal::Expired),
-            KeyState::Revoked => Err(Refusal::Revoked),
+        self.keys.get(&keys::hash(token)).ok_or(Refusal::UnknownKey)?.principal(now)
+    }
+
+    /// Who stands for a key of this id: if it is not good any more because it was replaced, the one that replaced it.
+    pub(super) fn standing_of(&self, id: &str, now: u64) -> Result<Arc<Principal>, Refusal> {
+        let of_id = |id: &str| self.keys.values().find(|known| known.key.id == id);
+        let mut known = of_id(id).ok_or(Refusal::UnknownKey)?;
+        while known.key.state(now) == KeyState::Expired
+            && let Some(next) = known.key.replaced_by.as_deref().and_then(of_id)
+        {
+            known = next;
         }
+        known.principal(now)
     }
 }
 
 impl KnownKey {
+    fn principal(&self, now: u64) -> Result<Arc<Principal>, Refusal> {
+        match self.key.state(now) {
+            KeyState::Active => Ok(Arc::clone(&self.principal)),
+            KeyState::Expired => Err(Refusal::Expired),
+            KeyState::Revoked => Err(Refusal::Revoked),
+        }
+    }
+
     fn new(key: Key, tenant: &KnownTenant, over: watch::Sender<Option<u64>>) -> Self {
         let end = if key.revoked_at.is_some() { Some(0) } else { key.expires_at };
         over.send_if_modified(|known| std::mem::replace(known, end) != end);

@@ -23,6 +23,7 @@ mod known;
 pub mod policy;
 pub mod purposes;
 mod roles;
+mod standing;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -52,6 +53,7 @@ pub use self::{
     key_list::{KeyFilter, KeyPage},
     keys::{CreatedKey, Key, KeyState, NewKey},
     roles::{Right, RoleRights},
+    standing::Standing,
     tenants::{DeletedTenant, Place, Tenant},
 };
 
@@ -70,7 +72,10 @@ pub struct Governance {
 }
 
 struct Inner {
+    /// For changes, which may wait for those of other processes.
     database: Mutex<Connection>,
+    /// For looks, which wait for nobody; that for changes where there is no second one.
+    reader: Option<Mutex<Connection>>,
     known: RwLock<Arc<Known>>,
 }
 
@@ -78,12 +83,14 @@ impl Governance {
     /// That of a directory, which is made if it is not there, readable by this user alone. Several processes may have it
     /// open.
     pub fn open(directory: &Path) -> Result<Self, GovernanceError> {
-        Self::prepare(database::open(&directory.join(DATABASE))?)
+        let path = directory.join(DATABASE);
+        let connection = database::open(&path)?;
+        Self::prepare(connection, Some(database::open_reader(&path)?))
     }
 
     /// One that is gone with its last clone.
     pub fn in_memory() -> Result<Self, GovernanceError> {
-        Self::prepare(database::in_memory()?)
+        Self::prepare(database::in_memory()?, None)
     }
 
     /// The same with an operator's own policies in place of the built-in ones.
@@ -222,9 +229,10 @@ impl Governance {
         Ok(Arc::new(issuers::principal(claims, tenant.clone(), of_tenant)))
     }
 
-    fn prepare(connection: Connection) -> Result<Self, GovernanceError> {
-        let known = Known::read(&connection, None)?;
-        let inner = Inner { database: Mutex::new(connection), known: RwLock::new(Arc::new(known)) };
+    fn prepare(connection: Connection, reader: Option<Connection>) -> Result<Self, GovernanceError> {
+        let known = Known::read(reader.as_ref().unwrap_or(&connection), None)?;
+        let known = RwLock::new(Arc::new(known));
+        let inner = Inner { database: Mutex::new(connection), reader: reader.map(Mutex::new), known };
         Ok(Self {
             inner: Arc::new(inner),
             policies: Policies::built_in()?,
@@ -240,14 +248,20 @@ impl Governance {
         Arc::clone(&self.inner.known.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Has nobody changed anything since the last look? This reads no more than a number.
+    pub fn is_current(&self) -> Result<bool, GovernanceError> {
+        let reader = self.reader();
+        Ok(database::version(&reader)? == self.known().version())
+    }
+
     /// Keys and tenants as they are now, whoever changed them last.
     fn look(&self) -> Result<Arc<Known>, GovernanceError> {
+        let reader = self.reader();
         let known = self.known();
-        let connection = self.connection();
-        if database::version(&connection)? == known.version() {
+        if database::version(&reader)? == known.version() {
             return Ok(known);
         }
-        self.read_again(&connection)
+        self.read_again(&reader)
     }
 
     /// Changes something; what is known afterwards is read anew.
@@ -255,17 +269,21 @@ impl Governance {
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, GovernanceError>,
     ) -> Result<T, GovernanceError> {
-        let mut connection = self.connection();
-        let done = work(&mut connection)?;
-        self.read_again(&connection)?;
+        let done = work(&mut self.connection())?;
+        self.read_again(&self.reader())?;
         Ok(done)
     }
 
-    /// Whoever calls this holds the connection, so that an older state never replaces a newer one.
+    /// Whoever calls this holds the reading connection, so that an older state never replaces a newer one.
     fn read_again(&self, connection: &Connection) -> Result<Arc<Known>, GovernanceError> {
         let mut known = self.inner.known.write().unwrap_or_else(PoisonError::into_inner);
         *known = Arc::new(Known::read(connection, Some(&known))?);
         Ok(Arc::clone(&known))
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Connection> {
+        let reader = self.inner.reader.as_ref().unwrap_or(&self.inner.database);
+        reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A panic while it was held has rolled its transaction back.

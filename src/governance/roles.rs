@@ -61,7 +61,9 @@ impl RoleRights {
 fn resources(action: Action) -> Vec<Resource<'static>> {
     match action {
         Action::Infer | Action::Tokenize | Action::ReadModel => vec![action.resource("model")],
-        Action::GrantAttribute => vec![action.resource("*")],
+        Action::UseTool | Action::SearchCollection | Action::ChangeCollection | Action::GrantAttribute => {
+            vec![action.resource("*")]
+        }
         Action::GrantRole => Role::ALL.map(|role| Resource::Role(role.name())).into(),
         Action::ReadStored
         | Action::WriteStored
@@ -76,6 +78,8 @@ fn name_of(resource: Resource<'static>) -> &'static str {
     match resource {
         Resource::Kind(name)
         | Resource::Role(name)
+        | Resource::Tool(name)
+        | Resource::Collection(name)
         | Resource::Model { name, .. }
         | Resource::Attribute { name, .. } => name,
     }

@@ -263,3 +263,44 @@ fn files_are_private_and_hold_no_secret() {
     let again = Governance::open(&data).expect("it opens again");
     assert_eq!(refusal(&again, &created.secret, NOW), None);
 }
+
+#[test]
+fn a_change_that_waits_holds_nobody_up() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let governance = Governance::open(directory.path()).expect("it opens");
+    let secret = governance.create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made").secret;
+    let other = Connection::open(directory.path().join(DATABASE)).expect("it opens beside");
+    other.execute_batch("BEGIN IMMEDIATE").expect("nobody else writes");
+    let changing = {
+        let governance = governance.clone();
+        std::thread::spawn(move || governance.create_key(&new_key("more", &[Role::Service]), NOW).map(drop))
+    };
+    let waits = || matches!(governance.inner.database.try_lock(), Err(std::sync::TryLockError::WouldBlock));
+    while !waits() {
+        assert!(!changing.is_finished(), "a change waits for another process");
+        std::thread::yield_now();
+    }
+    assert_eq!(refusal(&governance, &secret, NOW), None);
+    assert!(governance.is_current().expect("it can be read"));
+    assert!(waits(), "the change has to wait still");
+    other.execute_batch("COMMIT").expect("it may write");
+    changing.join().expect("no panic").expect("it is made in the end");
+    assert_eq!(governance.keys().expect("they can be read").len(), 2);
+}
+
+#[test]
+fn what_another_process_changes_is_seen_at_the_next_look() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = Governance::open(directory.path()).expect("it opens");
+    let command = Governance::open(directory.path()).expect("it opens beside");
+    server.refresh().expect("it can be read");
+    assert!(server.is_current().expect("it can be read"));
+    let key = command.create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made");
+    assert!(!server.is_current().expect("it can be read"));
+    server.refresh().expect("it can be read");
+    assert!(server.is_current().expect("it can be read"));
+    assert_eq!(refusal(&server, &key.secret, NOW), None);
+    server.revoke_key(&key.key.id, NOW).expect("it is there");
+    assert_eq!(refusal(&server, &key.secret, NOW), Some(Refusal::Revoked));
+    assert_eq!(refusal(&command, &key.secret, NOW), Some(Refusal::Revoked));
+}

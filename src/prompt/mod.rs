@@ -17,6 +17,7 @@ mod jinja;
 pub mod json;
 mod normalize;
 mod output;
+mod passages;
 mod reasoning;
 mod request;
 mod schema;
@@ -32,6 +33,7 @@ use std::time::SystemTime;
 
 use grammar::Grammars;
 use jinja::{JinjaTemplate, TemplateSources};
+use passages::Joining;
 use template::{Controls, NativeTemplate};
 use tokenizer::{HuggingFace, Piece, SentencePiece, Tekken, Tokenizer};
 use version::CallLayout;
@@ -41,6 +43,7 @@ pub use detokenizer::{Detokenizer, SpecialTokens};
 pub use error::PromptError;
 pub use grammar::{AnswerForm, CallForm, ContentForm, ContentKind, StructuralTag, StructuralTags};
 pub use output::{OutputEvent, OutputParser, ToolsOffered};
+pub use passages::{Part, Passage};
 pub use request::{
     ChatRequest, Chunk, Content, FimRequest, Message, PromptMode, ReasoningEffort, ResponseFormat, Tool, ToolCall,
 };
@@ -230,6 +233,15 @@ impl Codec {
     /// What the checkpoint's tokenizer puts in front of a text that is embedded or classified, and behind it.
     pub fn ends(&self) -> [Option<u32>; 2] {
         [self.bos_id().filter(|_| self.ends.bos), self.eos_id().filter(|_| self.ends.eos)]
+    }
+
+    /// What the model reads as a whole of a conversation's messages, in the parts that they have.
+    pub fn passages<'c>(&self, messages: &'c mut [Message]) -> Vec<Passage<'c>> {
+        let joining = match (&self.jinja, self.version()) {
+            (None, Some(version)) => Joining::of(version),
+            (Some(_), version) | (None, version @ None) => Joining::of_jinja(version),
+        };
+        joining.passages(messages)
     }
 
     /// The prompt of a chat request.

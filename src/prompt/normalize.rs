@@ -13,7 +13,7 @@ use super::request::{ChatRequest, Chunk, Content, Message, ToolCall};
 use super::version::{SystemLayout, TokenizerVersion};
 
 /// What joins the texts of neighbouring messages.
-const MESSAGE_SEPARATOR: &str = "\n\n";
+pub(super) const MESSAGE_SEPARATOR: &str = "\n\n";
 
 /// A conversation ready to be written.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{Kept, Page, PageQuery, Store, StoreError, erase_leftovers, new_id, page::Listing};
 
 const COLUMNS: &str = "id, endpoint, model, input_files, completion_window, metadata, state, created_at, expires_at, \
-                       started_at, finalizing_at, cancelling_at, ended_at, total, completed, failed, output_file, error_file, errors, dialect, owns_input, keep_output_s, kept_for, consent, subject, keep_s";
+                       started_at, finalizing_at, cancelling_at, ended_at, total, completed, failed, output_file, error_file, errors, dialect, owns_input, keep_output_s, behalf, kept_for, consent, subject, keep_s";
 pub(super) const UNFINISHED: &str = "(state IN ('validating', 'in_progress', 'finalizing', 'cancelling'))";
 
 /// A batch as it is now.
@@ -57,6 +57,8 @@ pub struct BatchRequest {
     pub owns_input: bool,
     /// How long its result files are kept, in seconds, if something else was asked for than usual.
     pub keep_output_s: Option<u64>,
+    /// On whose behalf its lines are asked, as written by who created it; nobody's in particular if absent.
+    pub behalf: Option<String>,
 }
 
 /// Where a batch is.
@@ -295,12 +297,12 @@ fn check_files(connection: &Connection, request: &BatchRequest, kept: &Kept) -> 
 
 fn insert(connection: &Connection, id: &str, request: &BatchRequest) -> Result<(), StoreError> {
     let BatchRequest { endpoint, model, input_files, window, metadata, .. } = request;
-    let BatchRequest { created_at, expires_at, dialect, owns_input, keep_output_s, .. } = request;
+    let BatchRequest { created_at, expires_at, dialect, owns_input, keep_output_s, behalf, .. } = request;
     let input_files = input_files.join("\n");
     connection.execute(
         "INSERT INTO batches (id, endpoint, model, input_files, completion_window, metadata, state, created_at, \
-             expires_at, dialect, owns_input, keep_output_s) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'validating', ?7, ?8, ?9, ?10, ?11)",
+             expires_at, dialect, owns_input, keep_output_s, behalf) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'validating', ?7, ?8, ?9, ?10, ?11, ?12)",
         params![
             id,
             endpoint,
@@ -312,7 +314,8 @@ fn insert(connection: &Connection, id: &str, request: &BatchRequest) -> Result<(
             expires_at,
             dialect,
             owns_input,
-            keep_output_s
+            keep_output_s,
+            behalf
         ],
     )?;
     Ok(())
@@ -363,6 +366,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Batch> {
             dialect: row.get("dialect")?,
             owns_input: row.get("owns_input")?,
             keep_output_s: row.get("keep_output_s")?,
+            behalf: row.get("behalf")?,
         },
         kept: Kept {
             purpose: row.get("kept_for")?,

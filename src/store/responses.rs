@@ -38,6 +38,8 @@ pub struct NewResponse {
     pub response: StoredResponse,
     /// What has to be asked, if that is still to be done.
     pub request: Option<String>,
+    /// On whose behalf, as written by who stored it; nobody's in particular if absent.
+    pub behalf: Option<String>,
     /// When it is deleted, in Unix seconds.
     pub expires_at: u64,
     /// What was asked.
@@ -160,9 +162,20 @@ impl Store {
 pub(super) fn insert(connection: &Connection, new: &NewResponse, kept: &Kept) -> Result<(), StoreError> {
     let StoredResponse { id, state, previous, created_at, body, attempts, events } = &new.response;
     connection.execute(
-        "INSERT INTO responses (id, state, previous, created_at, expires_at, request, body, attempts, events) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-        params![id, state.as_str(), previous, created_at, new.expires_at, new.request, body, attempts, events],
+        "INSERT INTO responses (id, state, previous, created_at, expires_at, request, behalf, body, attempts, events) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        params![
+            id,
+            state.as_str(),
+            previous,
+            created_at,
+            new.expires_at,
+            new.request,
+            new.behalf,
+            body,
+            attempts,
+            events
+        ],
     )?;
     let row = connection.last_insert_rowid();
     kept.mark(connection, "responses", row)?;
@@ -278,7 +291,7 @@ pub(super) mod tests {
         let (owned, body) = (id.to_owned(), "{}".to_owned());
         let response = StoredResponse { id: owned, state, previous, created_at: 1, body, attempts: 0, events: None };
         let (input, output) = (vec![item(&format!("{id}-in"))], vec![item(&format!("{id}-out"))]);
-        NewResponse { response, request: Some("asked".to_owned()), expires_at: NEVER, input, output }
+        NewResponse { response, request: Some("asked".to_owned()), behalf: None, expires_at: NEVER, input, output }
     }
 
     #[tokio::test]

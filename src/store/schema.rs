@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use super::{StoreError, agents, kept};
 
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     FILES_AND_BATCHES,
     CONVERSATIONS,
     RESPONSES,
@@ -15,6 +15,7 @@ const MIGRATIONS: [&str; 8] = [
     STREAMS_OF_RESPONSES,
     WHAT_IS_PAST_ITS_TIME,
     kept::MARKS,
+    ON_WHOSE_BEHALF,
 ];
 
 /// So that what is past its time is found without looking at all that is stored.
@@ -136,6 +137,12 @@ ALTER TABLE batches ADD COLUMN keep_output_s INTEGER;
 const STREAMS_OF_RESPONSES: &str = "
 ALTER TABLE responses ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE responses ADD COLUMN events TEXT;
+";
+
+/// Who asked for what is answered later, as written by who stored it.
+const ON_WHOSE_BEHALF: &str = "
+ALTER TABLE batches ADD COLUMN behalf TEXT;
+ALTER TABLE responses ADD COLUMN behalf TEXT;
 ";
 
 /// Brings a database up to date, each migration whole or not at all.

@@ -34,6 +34,8 @@ pub struct WaitingResponse {
     pub kept: Kept,
     /// What has to be asked.
     pub request: String,
+    /// On whose behalf.
+    pub behalf: Option<String>,
     /// The items of the input.
     pub input: Vec<String>,
 }
@@ -60,18 +62,18 @@ impl Store {
         self.call(|connection| {
             let transaction = connection.transaction()?;
             let sql = format!(
-                "SELECT {COLUMNS}, row, request FROM responses WHERE state = 'queued' AND {VISIBLE} ORDER BY row LIMIT 1"
+                "SELECT {COLUMNS}, row, request, behalf FROM responses WHERE state = 'queued' AND {VISIBLE} ORDER BY row LIMIT 1"
             );
-            let read = |row: &Row<'_>| Ok((read(row)?, row.get(COLUMNS_LEN)?, row.get(COLUMNS_LEN + 1)?));
-            let found: Option<(StoredResponse, i64, Option<String>)> =
+            let read = |row: &Row<'_>| Ok((read(row)?, row.get(COLUMNS_LEN)?, row.get(COLUMNS_LEN + 1)?, row.get(COLUMNS_LEN + 2)?));
+            let found: Option<(StoredResponse, i64, Option<String>, Option<String>)> =
                 transaction.query_row(&sql, [], read).optional()?;
-            let Some((mut response, row, request)) = found else { return Ok(None) };
+            let Some((mut response, row, request, behalf)) = found else { return Ok(None) };
             let sql = "UPDATE responses SET state = 'in_progress', attempts = attempts + 1 WHERE row = ?1";
             transaction.execute(sql, [row])?;
             response.attempts += 1;
             let (input, kept) = (bodies(&transaction, row, Part::Input)?, Kept::of(&transaction, "responses", row)?);
             transaction.commit()?;
-            Ok(Some(WaitingResponse { response, kept, request: request.unwrap_or_default(), input }))
+            Ok(Some(WaitingResponse { response, kept, request: request.unwrap_or_default(), behalf, input }))
         })
         .await
     }
@@ -103,7 +105,7 @@ impl Store {
             let transaction = connection.transaction()?;
             let ResponseEnd { state, body, output, events, append } = end;
             let changed = transaction.execute(
-                "UPDATE responses SET state = ?2, body = ?3, events = ?4, request = NULL \
+                "UPDATE responses SET state = ?2, body = ?3, events = ?4, request = NULL, behalf = NULL \
                  WHERE id = ?1 AND state = 'in_progress'",
                 params![id, state.as_str(), body, events],
             )?;
@@ -127,7 +129,7 @@ impl Store {
         let id = id.to_owned();
         self.call_reserved(move |connection| {
             connection.execute(
-                "UPDATE responses SET state = 'failed', body = ?2, events = COALESCE(?3, events), request = NULL \
+                "UPDATE responses SET state = 'failed', body = ?2, events = COALESCE(?3, events), request = NULL, behalf = NULL \
                  WHERE id = ?1 AND state = 'in_progress'",
                 params![id, body, events],
             )?;
@@ -141,7 +143,7 @@ impl Store {
         let id = id.to_owned();
         self.call(move |connection| {
             connection.execute(
-                "UPDATE responses SET state = 'cancelled', request = NULL \
+                "UPDATE responses SET state = 'cancelled', request = NULL, behalf = NULL \
                  WHERE id = ?1 AND state IN ('queued', 'in_progress')",
                 [id],
             )?;

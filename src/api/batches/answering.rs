@@ -9,6 +9,7 @@ use std::{
 use axum::{
     body::Body,
     http::{Method, Request, StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http_body_util::BodyExt;
@@ -24,6 +25,7 @@ use super::{
 use crate::{
     api::{
         about::About,
+        behalf::caller_of,
         dialect::Dialect,
         request::{Background, RequestId},
         state::{Readiness, unix_seconds},
@@ -53,6 +55,7 @@ struct Done {
 /// What all lines of a batch have in common.
 struct Asking<'a> {
     endpoint: &'a str,
+    behalf: Option<&'a str>,
     background: Background,
     kept: &'a Kept,
 }
@@ -71,8 +74,12 @@ impl Worker {
         let left = Duration::from_secs(batch.request.expires_at.saturating_sub(unix_seconds()));
         let deadline = Instant::now() + left;
         let dialect = batch.request.dialect.as_deref().and_then(Dialect::of_name);
-        let background = Background { deadline, dialect };
-        let asking = Asking { endpoint: &batch.request.endpoint, background, kept: &batch.kept };
+        let asking = Asking {
+            endpoint: &batch.request.endpoint,
+            behalf: batch.request.behalf.as_deref(),
+            background: Background { deadline, dialect },
+            kept: &batch.kept,
+        };
         let most = self.state.limits().storage.answers_at_once;
         let mut expiry = pin!(sleep(left));
         let mut asked = FuturesUnordered::new();
@@ -140,7 +147,7 @@ impl Worker {
             .extension(RequestId(request_id.clone()))
             .body(Body::from(line.request.clone()))
             .expect("the endpoint is one of ours");
-        let Ok(response) = self.router.clone().oneshot(request).await;
+        let response = self.response(asking, request).await?;
         let response = asking.background.dialect.unwrap_or(Dialect::OpenAi).translated(&Method::POST, response);
         let (head, body) = response.into_parts();
         // A deadline is that of the batch, which ends with it.
@@ -160,6 +167,25 @@ impl Worker {
             let message = "The answer could not be read; this is a bug of the server.";
             (Outcome::Failed, unanswered(Some(&line.custom_id), "server_error", message))
         }))
+    }
+}
+
+impl Worker {
+    /// What the route says, or why whoever asked for the batch may not ask this any more. `None` if that is to be found out
+    /// again.
+    async fn response(&self, asking: &Asking<'_>, mut request: Request<Body>) -> Option<Response> {
+        let caller = match caller_of(&self.state, asking.behalf, asking.endpoint).await {
+            Ok(caller) => caller,
+            Err(error) => return Some(error.into_response()),
+        };
+        let principal = caller.principal.clone();
+        request.extensions_mut().insert(caller);
+        let response = async { self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {}) };
+        let Some(principal) = principal else { return Some(response.await) };
+        tokio::select! {
+            response = response => Some(response),
+            _ = principal.until_over() => None,
+        }
     }
 }
 

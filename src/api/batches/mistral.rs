@@ -5,7 +5,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use axum::Json;
+use axum::{Json, http::Method};
 use serde_json::{Value, json};
 
 use super::{MAX_UNFINISHED, cancelled, request};
@@ -49,9 +49,11 @@ enum Source {
 
 /// Stores a job and tells the worker.
 pub(in crate::api) async fn create(work: StorageWork, JsonText(text): JsonText) -> Result<Json<Value>, ApiError> {
-    let StorageWork { state, in_flight, .. } = work;
+    let StorageWork { state, in_flight, caller, .. } = work;
     let _in_flight = in_flight;
     let job = off_thread(&state, text.len(), move || parse(&text)).await?;
+    // Its lines will be asked there.
+    caller.may_use(&state, &Method::POST, &job.endpoint)?;
     check_model(&state, job.model.as_deref())?;
     let store = state.store();
     let created_at = unix_seconds();
@@ -81,6 +83,7 @@ pub(in crate::api) async fn create(work: StorageWork, JsonText(text): JsonText) 
         dialect: Some(Dialect::Mistral.name().to_owned()),
         owns_input,
         keep_output_s: None,
+        behalf: caller.behalf(),
     };
     let batch = create_of(store, request).await?;
     state.batches_changed().notify_one();

@@ -1,6 +1,6 @@
 //! OpenAI's view: `POST /v1/batches` and its kin.
 
-use axum::Json;
+use axum::{Json, http::Method};
 use serde_json::{Value, json};
 
 use super::{MAX_UNFINISHED, cancelled, request};
@@ -39,6 +39,8 @@ pub(in crate::api) async fn create(work: StorageWork, JsonText(text): JsonText) 
     let metadata = request::take_metadata(&mut fields)?;
     let keep_output_s = take_output_expiry(&mut fields, work.state.retention_s())?;
     fields.finish()?;
+    // Its lines will be asked there.
+    work.caller.may_use(&work.state, &Method::POST, &endpoint)?;
     let store = work.state.store();
     let file = store.file(&input_file).await.map_err(named_by("input_file_id"))?;
     if file.details.purpose != BATCH {
@@ -57,6 +59,7 @@ pub(in crate::api) async fn create(work: StorageWork, JsonText(text): JsonText) 
         dialect: work.dialect.map(|dialect| dialect.name().to_owned()),
         owns_input: false,
         keep_output_s,
+        behalf: work.caller.behalf(),
     };
     let batch = store.create_batch(request, MAX_UNFINISHED).await?;
     work.state.batches_changed().notify_one();

@@ -80,7 +80,8 @@ impl ChatCall {
         fields.finish()?;
 
         let mut chat = chat_request(text, &model_name, calls.tools_offered(), &model.codec)?;
-        let guard = terms.guard.chat(&mut chat)?;
+        terms.tools.check(&chat)?;
+        let guard = terms.guard.chat(&mut chat, &model.codec)?;
         guard.check_raw(&params, options.return_token_ids)?;
         let tools = if chat.tools.is_empty() { ToolsOffered::No } else { ToolsOffered::Yes };
         let form = calls.form(content, &chat)?;
@@ -92,11 +93,11 @@ impl ChatCall {
             if is_safe { encode_safely(chat, &model.codec)? } else { model.codec.encode_chat_prompt(&chat)? };
         let ChatPrompt { mut ids, n_continued } = prompt;
         let constraint = model.constraint(&form, &ids[ids.len() - n_continued..])?;
+        let beginning = Beginning::of(&ids[ids.len() - n_continued..], &model.codec, params.special_tokens);
+        let guard = guard.of_form(form.content.as_ref(), &beginning.content);
         let beginning = match dialect {
             Dialect::OpenAi => Beginning::default(),
-            Dialect::Mistral => {
-                Beginning::of(&ids[ids.len() - n_continued..], &model.codec, params.special_tokens).restored(&guard)
-            }
+            Dialect::Mistral => beginning.restored(&guard),
         };
         if let Some(truncation) = truncation {
             truncation.apply(&mut ids, model, params.stopping.max_tokens);

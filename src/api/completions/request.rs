@@ -65,7 +65,7 @@ impl CompletionCall {
             params: params.clone(),
             format: OutputFormat::Text,
             constraint: constraint.clone(),
-            guard,
+            guard: guard.of_form(form.content.as_ref(), ""),
         };
         let jobs = prompts.into_iter().map(job).collect();
         Ok(Self { model_name, jobs, n, options, echo, logprobs, show_prompt_logprobs })

@@ -13,6 +13,7 @@ use super::{
 use crate::api::{
     answer::UsageCounter,
     error::ApiError,
+    generation::Finish,
     sse::Broken,
     state::unix_seconds,
     turn::{TurnEvent, TurnStream},
@@ -84,7 +85,11 @@ impl<'a> Drafts<'a> {
                 TurnEvent::Content { text, .. } => self.said(PartKind::Text, &text),
                 TurnEvent::CallBegin { id, name, .. } => self.called(id, name),
                 TurnEvent::CallArguments { index, fragment } => self.argued(index, &fragment),
-                TurnEvent::Finished { usage, .. } => return Ok(self.finished(usage)),
+                TurnEvent::Finished { finish, usage } => {
+                    // Nobody goes on from an answer that was not to be given.
+                    self.handoff.take_if(|_| finish == Finish::ContentFilter);
+                    return Ok(self.finished(usage));
+                }
             };
             if let Some((kind, members)) = told {
                 listener.hear(kind, members).await?;

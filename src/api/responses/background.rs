@@ -28,6 +28,7 @@ use crate::{
     api::{
         about::{About, Storing},
         batches::keep_running,
+        behalf::caller_of,
         error::ApiError,
         fields,
         request::{Work, off_thread},
@@ -184,14 +185,25 @@ async fn attempt(
     telling: &Telling,
     deadline: Instant,
 ) -> Result<Ended, ApiError> {
-    let work = Work::in_background(state, ROUTE, deadline)?;
+    let caller = caller_of(state, waiting.behalf.as_deref(), ROUTE).await?;
+    let work = Work::in_background(state, ROUTE, deadline, caller.clone())?;
+    let Some(principal) = caller.principal else { return answered(&work, waiting, telling).await };
+    tokio::select! {
+        ended = answered(&work, waiting, telling) => ended,
+        // The next attempt finds out whether somebody else stands for its credential.
+        _ = principal.until_over() => Err(ApiError::Unavailable { reason: "the credential that asked for it is over" }),
+    }
+}
+
+async fn answered(work: &Work, waiting: &WaitingResponse, telling: &Telling) -> Result<Ended, ApiError> {
+    let state = &work.state;
     let (text, len) = (waiting.request.clone(), waiting.request.len());
     let mut asked = off_thread(state, len, move || Asked::parse(&text, &fields::RESPONSES, &Storing::Allowed)).await?;
     // The items have the ids that their client knows by now.
     let stored = waiting.input.iter().map(|item| from_store(item).map(Given::Item));
     asked.input.items = stored.collect::<Result<_, _>>()?;
     let exchange = Exchange::new(asked, state).await?;
-    let mut stream = exchange.prepare(&work).await?.start()?;
+    let mut stream = exchange.prepare(work).await?.start()?;
     let record = Record::new(&exchange, Draft::stored(&waiting.response)?, state);
     while let Some(event) = stream.next().await {
         match event? {

@@ -120,7 +120,7 @@ impl Record {
             events: None,
         };
         let input = self.input.clone();
-        NewResponse { response, request: None, expires_at: self.expires_at, input, output: Vec::new() }
+        NewResponse { response, request: None, behalf: None, expires_at: self.expires_at, input, output: Vec::new() }
     }
 }
 
@@ -146,12 +146,15 @@ pub(super) fn last_status(state: ResponseState) -> ItemStatus {
 
 /// Puts the response into the queue; with a stream its client may watch what becomes of it.
 async fn queue(work: Work, record: Record, request: String, streamed: bool) -> Result<Response, ApiError> {
-    let Work { state, in_flight, terms, .. } = work;
+    let Work { state, in_flight, terms, caller, .. } = work;
     // Whoever watches takes no place from those who wait for an answer of their own.
     let watching = if streamed { Some(state.admit_follower()?) } else { None };
     let mut queued = record.stored(ResponseState::Queued, &Ending::default());
     queued.response.events = streamed.then(String::new);
-    state.store().queue_response(NewResponse { request: Some(request), ..queued }, MAX_WAITING).await?;
+    state
+        .store()
+        .queue_response(NewResponse { request: Some(request), behalf: caller.behalf(), ..queued }, MAX_WAITING)
+        .await?;
     state.responses_changed().notify_one();
     drop(in_flight);
     match watching {

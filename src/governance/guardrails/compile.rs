@@ -35,14 +35,32 @@ pub(super) struct Guardrail {
 /// Names that something applies to.
 pub(super) struct Filter(Option<Vec<String>>);
 
+impl Guardrail {
+    /// A route that there is not is a mistake: the guardrail would never apply to it.
+    pub(super) fn check_routes(&self, index: usize, routes: &[&str]) -> Result<(), GuardrailsError> {
+        let is_there = |wanted: &str| routes.iter().any(|route| matches(wanted, route));
+        for (at, wanted) in self.routes.0.iter().flatten().enumerate() {
+            if !is_there(wanted) {
+                let expected = "a route as the interface's document has it, such as /v1/chat/completions, or the \
+                                beginning of one that ends with *";
+                return Err(invalid(format!("guardrail[{index}].routes[{at}]"), wanted, expected));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Filter {
     /// Does it apply to this name?
     pub(super) fn admits(&self, name: &str) -> bool {
-        let matches = |wanted: &String| match wanted.strip_suffix('*') {
-            Some(beginning) => name.starts_with(beginning),
-            None => wanted == name,
-        };
-        self.0.as_ref().is_none_or(|names| names.iter().any(matches))
+        self.0.as_ref().is_none_or(|names| names.iter().any(|wanted| matches(wanted, name)))
+    }
+}
+
+fn matches(wanted: &str, name: &str) -> bool {
+    match wanted.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => wanted == name,
     }
 }
 

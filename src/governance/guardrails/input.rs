@@ -1,6 +1,6 @@
 //! Checks what a caller sends, all texts of a request at once.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, ops::Range, sync::Arc};
 
 use super::{
     apply::{Applied, Replaced, apply},
@@ -19,12 +19,29 @@ pub struct InputOutcome<'t> {
     pub findings: Vec<Finding>,
     /// The texts as they go on, as many as there were; none if the request is blocked.
     pub texts: Vec<Cow<'t, str>>,
+    /// What was replaced to make them, by text and place.
+    pub replacements: Vec<Replacement>,
     /// What their placeholders stand for, for the answer's [`OutputGuard`](super::OutputGuard).
     pub vault: Vault,
     /// Why the request is refused.
     pub blocked: Option<Blocked>,
     /// Bytes that were read to check the texts, many of them more than once: what checking cost.
     pub work_bytes: usize,
+}
+
+/// A part of a text that another stands for.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Replacement {
+    /// Which of the texts.
+    pub text: usize,
+    /// Bytes of it as it was sent.
+    pub range: Range<usize>,
+    /// What stands there now.
+    pub with: String,
+    /// Name of the guardrail.
+    pub guardrail: Arc<str>,
+    /// Name of the detector.
+    pub detector: Arc<str>,
 }
 
 /// Texts are not shown: they may hold what was found.
@@ -57,21 +74,47 @@ pub(super) fn check<'t>(plan: &Plan, texts: &[&'t str]) -> InputOutcome<'t> {
             ask(plan, text, 0..text.len(), &mut found);
         }
         let steps = found.take_steps(text.len());
-        let vault = &mut outcome.vault;
-        let write = |replaced: &Replaced<'_>, value: &str| match replaced {
-            Replaced::Hit(Hit { mode: Mode::Reversible, kind, .. }) => vault.placeholder(kind, value).to_owned(),
-            Replaced::Hit(hit) => irreversible(hit),
-            Replaced::Placeholder(_) => value.to_owned(), // no vault was given to the scanner
+        let InputOutcome { vault, replacements, .. } = &mut outcome;
+        let write = |replaced: &Replaced<'_>, value: &str| {
+            let (hit, with) = match replaced {
+                Replaced::Hit(hit) => match hit.mode {
+                    Mode::Reversible => (hit, vault.placeholder(hit.kind, value).to_owned()),
+                    Mode::Irreversible => (hit, irreversible(hit)),
+                },
+                Replaced::Placeholder(_) => return value.to_owned(), // no vault was given to the scanner
+            };
+            replacements.push(Replacement::of(hit, index, with.clone()));
+            with
         };
         let Applied { text, findings, blocked } = apply(steps, sight, 0..text.len(), index, write);
         outcome.findings.extend(findings);
         if blocked.is_some() {
             outcome.texts.clear();
+            outcome.replacements.clear();
             return InputOutcome { blocked, vault: Vault::default(), ..outcome };
         }
         outcome.texts.push(text);
     }
     outcome
+}
+
+impl Replacement {
+    fn of(hit: &Hit, text: usize, with: String) -> Self {
+        let (guardrail, detector) = (Arc::clone(&hit.guardrail), Arc::clone(&hit.detector));
+        Self { text, range: hit.range.clone(), with, guardrail, detector }
+    }
+}
+
+/// Where it is, and nothing of the text.
+impl fmt::Debug for Replacement {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Replacement")
+            .field("text", &self.text)
+            .field("range", &self.range)
+            .field("detector", &self.detector)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What stands for something that nobody restores.

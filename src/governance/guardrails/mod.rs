@@ -66,7 +66,7 @@ pub use self::{
     config::{ClassifierConfig, GuardrailConfig, GuardrailsConfig, Mode},
     error::GuardrailsError,
     finding::{Action, BlockCause, Blocked, Finding, Stage},
-    input::InputOutcome,
+    input::{InputOutcome, Replacement},
     output::{OutputGuard, Released},
     vault::Vault,
 };
@@ -99,10 +99,19 @@ impl Guardrails {
         compile::compile(config, classifier)
     }
 
-    /// Those that apply to a request. Takes time in proportion to the configuration: callers keep the result.
-    pub fn select(&self, tenant: &str, model: &str, route: &str) -> ActiveGuardrails {
+    /// Are all routes that are named among these?
+    pub fn check_routes(&self, routes: &[&str]) -> Result<(), GuardrailsError> {
+        self.guardrails.iter().enumerate().try_for_each(|(index, guardrail)| guardrail.check_routes(index, routes))
+    }
+
+    /// Those that apply to a request; where it is not known on which route, those of all. Takes time in proportion to the
+    /// configuration: callers keep the result.
+    pub fn select<'r>(&self, tenant: &str, model: &str, route: impl Into<Option<&'r str>>) -> ActiveGuardrails {
+        let route = route.into();
         let applies = |guardrail: &&Guardrail| {
-            guardrail.tenants.admits(tenant) && guardrail.models.admits(model) && guardrail.routes.admits(route)
+            guardrail.tenants.admits(tenant)
+                && guardrail.models.admits(model)
+                && route.is_none_or(|route| guardrail.routes.admits(route))
         };
         let selected: Vec<&Guardrail> = self.guardrails.iter().filter(applies).collect();
         ActiveGuardrails {

@@ -23,6 +23,7 @@ const CONTEXT_BYTES: usize = 4 * super::detectors::CONTEXT_CHARS;
 const DROPPED_AT_ONCE: usize = 64;
 
 /// An answer that is being checked.
+#[derive(Clone)]
 pub struct OutputGuard {
     plan: Arc<Plan>,
     vault: Arc<Vault>,
@@ -31,7 +32,9 @@ pub struct OutputGuard {
     /// The answer from byte `base` on.
     text: String,
     base: usize,
-    /// Up to this byte the answer has left.
+    /// Up to this byte it is decided what leaves.
+    decided: usize,
+    /// Up to this byte the answer has left; behind `decided` only after a pause.
     released: usize,
     blocked: Option<Blocked>,
 }
@@ -51,13 +54,22 @@ impl OutputGuard {
     pub(super) fn new(plan: Arc<Plan>, vault: Arc<Vault>) -> Self {
         let scanner = Scanner::new(&plan, true);
         let found = Resolver::default();
-        Self { plan, vault, scanner, found, text: String::new(), base: 0, released: 0, blocked: None }
+        Self { plan, vault, scanner, found, text: String::new(), base: 0, decided: 0, released: 0, blocked: None }
     }
 
     /// Takes the next piece of the answer. After a block it gives nothing.
     pub fn push(&mut self, piece: &str) -> Released {
         self.text.push_str(piece);
         self.advance(false)
+    }
+
+    /// Something else comes between: gives what is held back, judged as if nothing followed. Where more does follow and what
+    /// left turns out to be the beginning of a finding, the rest of that is what is redacted, or not given any more.
+    pub fn pause(&mut self) -> Released {
+        let released = self.clone().advance(true);
+        self.released = self.base + self.text.len();
+        self.blocked = released.blocked.clone();
+        released
     }
 
     /// The answer is complete: gives what was held back.
@@ -84,22 +96,25 @@ impl OutputGuard {
         let vault = (!self.vault.is_empty()).then_some(&*self.vault);
         self.scanner.scan(&self.plan, vault, sight, &mut self.found);
         let horizon = self.scanner.horizon();
+        let decided = |found: &Resolver| found.undecided_from().map_or(horizon, |from| from.min(horizon));
         let steps = self.found.take_steps(horizon);
-        let decided = self.found.undecided_from().map_or(horizon, |from| from.min(horizon));
+        let steps = steps.into_iter().filter_map(|step| step.behind(self.released)).collect();
+        self.decided = decided(&self.found);
+        let end = self.decided.max(self.released);
         let write = |replaced: &Replaced<'_>, _: &str| match replaced {
             Replaced::Hit(hit) => irreversible(hit),
             Replaced::Placeholder(index) => self.vault.value(*index).to_owned(),
         };
-        let Applied { text, findings, blocked } = apply(steps, sight, self.released..decided, 0, write);
+        let Applied { text, findings, blocked } = apply(steps, sight, self.released..end, 0, write);
         let released = Released { text: text.into_owned(), findings, blocked: blocked.clone() };
-        self.released = decided;
+        self.released = end;
         self.blocked = blocked;
         self.drop_released();
         released
     }
 
     fn drop_released(&mut self) {
-        let surplus = (self.released - self.base).saturating_sub(CONTEXT_BYTES);
+        let surplus = (self.decided - self.base).saturating_sub(CONTEXT_BYTES);
         if surplus >= DROPPED_AT_ONCE {
             let cut = self.text.floor_char_boundary(surplus);
             self.text.drain(..cut);

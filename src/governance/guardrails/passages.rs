@@ -10,7 +10,7 @@ const SHORTEST_CHARS: usize = 80;
 const LONGEST_CHARS: usize = 1000;
 
 /// The passage that is being read.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Passages {
     start: usize,
     chars: usize,

@@ -49,7 +49,7 @@ pub(super) enum Step {
     },
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Resolver {
     pending: VecDeque<Raw>,
 }
@@ -187,6 +187,17 @@ fn overlap(one: &Range<usize>, other: &Range<usize>) -> bool {
 }
 
 impl Step {
+    /// What is left of it where the text up to `released` has left already: nothing if all of it has, or if it has no parts.
+    pub(super) fn behind(self, released: usize) -> Option<Self> {
+        let begins_behind = |hit: Hit| Hit { range: hit.range.start.max(released)..hit.range.end, ..hit };
+        match self {
+            Step::Replace(hit) => (hit.range.end > released).then(|| Step::Replace(begins_behind(hit))),
+            Step::Restore(range, index) => (range.start >= released).then_some(Step::Restore(range, index)),
+            Step::Flag(hit) => (hit.range.end > released).then_some(Step::Flag(hit)),
+            Step::Block { from, hit } => Some(Step::Block { from: from.max(released), hit }),
+        }
+    }
+
     fn start(&self) -> usize {
         match self {
             Step::Replace(hit) | Step::Flag(hit) => hit.range.start,

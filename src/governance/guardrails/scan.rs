@@ -28,6 +28,7 @@ pub(super) struct Sight<'t> {
 }
 
 /// A place in a text.
+#[derive(Clone)]
 pub(super) struct Scanner {
     /// The first byte that is not decided. Like all places here, of the whole text.
     cursor: usize,

@@ -133,6 +133,17 @@ impl JwtError {
 /// Why identities cannot come from where they are said to.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
+    /// Whoever can write the one document could name any keys.
+    #[error(
+        "{url} says that the keys are at {keys_url}, which is another host or not https: if that is right, name the host in \
+         keys.hosts"
+    )]
+    OtherHost {
+        /// The discovery document.
+        url: String,
+        /// Where it says that they are.
+        keys_url: String,
+    },
     /// A setting that cannot be.
     #[error("{field} = {value:?}: expected {expected}")]
     Invalid {

@@ -57,6 +57,7 @@ pub enum Refreshed {
 
 pub(super) struct LiveKeys {
     source: KeySource,
+    hosts: Vec<String>,
     issuer: String,
     refresh_seconds: u64,
     fetch: Option<Fetch>,
@@ -77,6 +78,7 @@ impl LiveKeys {
     pub fn open(source: &KeySource, config: &JwtConfig, fetch: Option<Fetch>) -> Result<Self, SourceError> {
         let mut keys = Self {
             source: source.clone(),
+            hosts: config.keys.hosts.clone(),
             issuer: config.issuer.clone(),
             refresh_seconds: config.limits.refresh_seconds,
             fetch,
@@ -165,6 +167,11 @@ impl LiveKeys {
         }
         let keys_url = metadata.get("jwks_uri").and_then(Value::as_str).ok_or(content("it has no `jwks_uri`"))?;
         check_url("jwks_uri", keys_url)?;
+        let origin @ (scheme, host) = &origin_of(keys_url);
+        let is_named = || *scheme == "https" && self.hosts.iter().any(|named| named.eq_ignore_ascii_case(host));
+        if *origin != origin_of(url) && !is_named() {
+            return Err(SourceError::OtherHost { url: url.to_owned(), keys_url: keys_url.to_owned() });
+        }
         Ok(keys_url.to_owned())
     }
 
@@ -176,6 +183,14 @@ impl LiveKeys {
         }
         Ok(text)
     }
+}
+
+/// Scheme and host of an address that was checked, with the port if it is not the usual one.
+fn origin_of(url: &str) -> (&str, String) {
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let usual = if scheme == "https" { ":443" } else { ":80" };
+    (scheme, host.strip_suffix(usual).unwrap_or(host).to_ascii_lowercase())
 }
 
 /// A file, up to a byte more than a key set may have.

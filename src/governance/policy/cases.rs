@@ -25,6 +25,8 @@ struct Case {
     attributes: BTreeMap<String, String>,
     action: String,
     model: Option<String>,
+    tool: Option<String>,
+    collection: Option<String>,
     kind: Option<String>,
     /// The role that is given, with `grantRole`.
     grant_role: Option<String>,
@@ -82,12 +84,17 @@ impl Case {
             let known: Vec<&str> = Action::ALL.iter().map(|action| action.name()).collect();
             format!("action = {:?}: expected one of {}", self.action, known.join(", "))
         })?;
-        let resource = match (&self.model, &self.kind, &self.grant_role, &self.grant_attribute) {
-            (Some(name), None, None, None) => Resource::Model { name, digest: &self.digest },
-            (None, Some(name), None, None) => Resource::Kind(name),
-            (None, None, Some(name), None) => Resource::Role(name),
-            (None, None, None, Some(given)) => Action::GrantAttribute.resource(given),
-            _ => return Err("expected one of model, kind, grant_role or grant_attribute".to_owned()),
+        let named = [
+            self.model.as_deref().map(|name| Resource::Model { name, digest: &self.digest }),
+            self.tool.as_deref().map(Resource::Tool),
+            self.collection.as_deref().map(Resource::Collection),
+            self.kind.as_deref().map(Resource::Kind),
+            self.grant_role.as_deref().map(Resource::Role),
+            self.grant_attribute.as_deref().map(|given| Action::GrantAttribute.resource(given)),
+        ];
+        let mut named = named.into_iter().flatten();
+        let (Some(resource), None) = (named.next(), named.next()) else {
+            return Err("expected one of model, tool, collection, kind, grant_role or grant_attribute".to_owned());
         };
         let asker = Asker {
             id: "case".to_owned(),

@@ -19,6 +19,12 @@ pub enum Action {
     Tokenize,
     /// Know what is served.
     ReadModel,
+    /// Have the model know of a tool, as one that it may call or has called.
+    UseTool,
+    /// Find passages of a collection.
+    SearchCollection,
+    /// Put documents into a collection, or take them out.
+    ChangeCollection,
     /// Look at what is stored.
     ReadStored,
     /// Store something, or change it.
@@ -39,10 +45,13 @@ pub enum Action {
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Infer,
         Self::Tokenize,
         Self::ReadModel,
+        Self::UseTool,
+        Self::SearchCollection,
+        Self::ChangeCollection,
         Self::ReadStored,
         Self::WriteStored,
         Self::DeleteStored,
@@ -59,6 +68,9 @@ impl Action {
             Self::Infer => "infer",
             Self::Tokenize => "tokenize",
             Self::ReadModel => "readModel",
+            Self::UseTool => "useTool",
+            Self::SearchCollection => "searchCollection",
+            Self::ChangeCollection => "changeCollection",
             Self::ReadStored => "readStored",
             Self::WriteStored => "writeStored",
             Self::DeleteStored => "deleteStored",
@@ -70,21 +82,31 @@ impl Action {
         }
     }
 
-    /// Kinds of things that it is done with; none for those that are done with the model, a role or an attribute.
+    /// Kinds of things that it is done with; none for those that are done with something that has a name.
     pub fn kinds(self) -> &'static [&'static str] {
         match self {
             Self::ReadStored | Self::WriteStored | Self::DeleteStored => STORED,
             Self::ReadStatus => &["server"],
             Self::ReadAdministration => READ,
             Self::ChangeAdministration => CHANGED,
-            Self::Infer | Self::Tokenize | Self::ReadModel | Self::GrantRole | Self::GrantAttribute => &[],
+            Self::Infer
+            | Self::Tokenize
+            | Self::ReadModel
+            | Self::UseTool
+            | Self::SearchCollection
+            | Self::ChangeCollection
+            | Self::GrantRole
+            | Self::GrantAttribute => &[],
         }
     }
 
-    /// What it is done with, by its name alone: the model, a role, an attribute (`NAME` or `NAME=VALUE`), or a kind.
+    /// What it is done with, by its name alone: the model, a tool, a collection, a role, an attribute (`NAME` or `NAME=VALUE`), or a
+    /// kind.
     pub fn resource(self, name: &str) -> Resource<'_> {
         match self {
             Self::Infer | Self::Tokenize | Self::ReadModel => Resource::Model { name, digest: "" },
+            Self::UseTool => Resource::Tool(name),
+            Self::SearchCollection | Self::ChangeCollection => Resource::Collection(name),
             Self::GrantRole => Resource::Role(name),
             Self::GrantAttribute => {
                 let (name, value) = name.split_once('=').unwrap_or((name, ""));
@@ -136,6 +158,10 @@ pub enum Resource<'a> {
         /// Of its weights.
         digest: &'a str,
     },
+    /// A tool, by its name.
+    Tool(&'a str),
+    /// A collection of documents, by its name.
+    Collection(&'a str),
     /// A kind of thing.
     Kind(&'a str),
     /// A role that somebody is given.
@@ -181,6 +207,8 @@ pub(super) struct Names {
     role: EntityTypeName,
     tenant: EntityTypeName,
     model: EntityTypeName,
+    tool: EntityTypeName,
+    collection: EntityTypeName,
     kind: EntityTypeName,
     attribute: EntityTypeName,
     action: EntityTypeName,
@@ -194,6 +222,8 @@ impl Names {
             role: name("Role")?,
             tenant: name("Tenant")?,
             model: name("Model")?,
+            tool: name("Tool")?,
+            collection: name("Collection")?,
             kind: name("Kind")?,
             attribute: name("Attribute")?,
             action: name("Action")?,
@@ -224,6 +254,8 @@ impl Names {
                 let attributes = [("digest".to_owned(), string(digest))];
                 Entity::new_with_tags(uid(&self.model, name), attributes, [], []).map_err(wrong)
             }
+            Resource::Tool(name) => Ok(Entity::with_uid(uid(&self.tool, name))),
+            Resource::Collection(name) => Ok(Entity::with_uid(uid(&self.collection, name))),
             Resource::Kind(name) => Ok(Entity::with_uid(uid(&self.kind, name))),
             Resource::Role(name) => Ok(Entity::with_uid(uid(&self.role, name))),
             Resource::Attribute { name, value } => {

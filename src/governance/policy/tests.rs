@@ -27,6 +27,8 @@ fn resources(action: Action) -> Vec<Resource<'static>> {
         Action::Infer | Action::Tokenize | Action::ReadModel => vec![MODEL],
         Action::GrantRole => ["admin", "auditor", "service"].map(Resource::Role).into(),
         Action::GrantAttribute => vec![Resource::Attribute { name: "team", value: "red" }],
+        Action::UseTool => vec![Resource::Tool("roll"), Resource::Tool("transfer_to_Bob")],
+        Action::SearchCollection | Action::ChangeCollection => vec![Resource::Collection("handbook")],
         Action::ReadStored
         | Action::WriteStored
         | Action::DeleteStored
@@ -69,11 +71,11 @@ fn what_each_role_may_do() {
         table += &format!("{role}: {}\n", may.join(" "));
     }
     expect![[r#"
-        admin: infer tokenize readModel readStored writeStored deleteStored readStatus readAdministration changeAdministration grantRole grantAttribute
+        admin: infer tokenize readModel useTool searchCollection changeCollection readStored writeStored deleteStored readStatus readAdministration changeAdministration grantRole grantAttribute
         operator: readModel readStatus readAdministration:policies,guardrails,quotas,usage,status changeAdministration:policies,guardrails,quotas
         auditor: readModel readStored readStatus readAdministration
-        developer: infer tokenize readModel readStored writeStored deleteStored readStatus
-        service: infer tokenize readModel readStored writeStored deleteStored
+        developer: infer tokenize readModel useTool readStored writeStored deleteStored readStatus
+        service: infer tokenize readModel useTool readStored writeStored deleteStored
         anonymous: 
         boss: 
     "#]]
@@ -304,7 +306,7 @@ fn cases_say_what_is_expected() {
         ),
         (
             "[[case]]\nname = \"x\"\naction = \"infer\"\nexpect = \"deny\"\n",
-            "expected one of model, kind, grant_role or grant_attribute",
+            "expected one of model, tool, collection, kind, grant_role or grant_attribute",
         ),
         ("[[case]]\nname = \"x\"\naction = \"infer\"\nmodel = \"m\"\nexpect = \"maybe\"\n", "maybe"),
         ("[[case]]\nname = \"x\"\naction = \"infer\"\nmodle = \"m\"\nexpect = \"deny\"\n", "modle"),

@@ -21,6 +21,7 @@ pub fn request(input_files: Vec<String>, expires_at: u64) -> BatchRequest {
         dialect: None,
         owns_input: false,
         keep_output_s: None,
+        behalf: None,
     }
 }
 

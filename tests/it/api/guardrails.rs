@@ -11,7 +11,10 @@ use axum::{
 };
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
-use tramontane::governance::{DEFAULT_TENANT, Governance, GuardrailFile, Role};
+use tramontane::{
+    governance::{DEFAULT_TENANT, Governance, GuardrailFile, Role},
+    types::{Activation, Pooling},
+};
 
 use super::{
     responses::{Heard, last, listens},
@@ -22,7 +25,7 @@ const MISTRAL: &str = "mistral-client-python/3.7.0";
 const CHAT: &str = "/v1/chat/completions";
 
 /// Personal data goes in as placeholders; a code name comes neither in nor out.
-const BOTH: &str = r#"
+pub const BOTH: &str = r#"
     [[guardrail]]
     name = "personal"
     stage = "input"
@@ -37,7 +40,7 @@ const BOTH: &str = r#"
     action = "block"
 "#;
 
-struct Guarded {
+pub struct Guarded {
     harness: Harness,
     governance: Governance,
     file: NamedTempFile,
@@ -51,12 +54,16 @@ impl std::ops::Deref for Guarded {
     }
 }
 
-fn guarded(script: Script, guardrails: &str) -> Guarded {
+pub fn guarded(script: Script, guardrails: &str) -> Guarded {
+    guarded_with(guardrails, |governance| Harness::governed(script, governance))
+}
+
+pub fn guarded_with(guardrails: &str, harness: impl FnOnce(Governance) -> Harness) -> Guarded {
     let file = NamedTempFile::new().expect("a file");
     fs::write(file.path(), guardrails).expect("it is written");
-    let guardrails = GuardrailFile::open(file.path()).expect("they are right");
+    let guardrails = GuardrailFile::open(file.path(), tramontane::api::paths()).expect("they are right");
     let governance = Governance::in_memory().expect("memory").with_guardrails(guardrails);
-    Guarded { harness: Harness::governed(script, governance.clone()), governance, file }
+    Guarded { harness: harness(governance.clone()), governance, file }
 }
 
 fn guarded_listener(says: &str) -> (Guarded, Heard) {
@@ -64,20 +71,20 @@ fn guarded_listener(says: &str) -> (Guarded, Heard) {
     (guarded(script, BOTH), heard)
 }
 
-fn asks(text: &str) -> Value {
+pub fn asks(text: &str) -> Value {
     json!({ "messages": [{ "role": "user", "content": text }] })
 }
 
 /// The text of the first choice of all events together.
-fn streamed(answer: &Answer, key: &str) -> String {
+pub fn streamed(answer: &Answer, key: &str) -> String {
     answer.events().iter().filter_map(|event| event["choices"][0]["delta"][key].as_str().map(str::to_owned)).collect()
 }
 
-fn finish(answer: &Answer) -> Value {
+pub fn finish(answer: &Answer) -> Value {
     answer.events().last().expect("events")["choices"][0]["finish_reason"].clone()
 }
 
-async fn findings(harness: &Harness) -> Vec<String> {
+pub async fn findings(harness: &Harness) -> Vec<String> {
     let metrics = harness.get("/metrics").await.body;
     let of = |line: &str| line.strip_prefix("tramontane:guardrail_findings_total").map(str::to_owned);
     metrics.lines().filter_map(of).collect()
@@ -108,7 +115,12 @@ async fn every_part_of_a_conversation_is_checked() {
         { "role": "assistant", "content": "", "tool_calls": [{ "id": "abcdefghi", "type": "function", "function": {
             "name": "roll", "arguments": r#"{"to": "c\u0040example.org", "card": 4111111111111111}"#,
         } }] },
-        { "role": "tool", "tool_call_id": "abcdefghi", "content": "Of a@example.org and d@example.org." },
+        { "role": "tool", "tool_call_id": "abcdefghi", "name": "roll", "content": "Of a@example.org and d@example.org." },
+        { "role": "assistant", "content": [
+            { "type": "thinking", "thinking": [{ "type": "text", "text": "Of g@example.org?" }] },
+            { "type": "text", "text": "Yes." },
+        ] },
+        { "role": "user", "content": "Go on." },
     ]);
     let tool = json!({ "type": "function", "function": {
         "name": "roll", "description": "For e@example.org", "parameters": { "description": "f@example.org" },
@@ -122,8 +134,9 @@ async fn every_part_of_a_conversation_is_checked() {
         "Of [EMAIL_2].",
         r#"{"to": "[EMAIL_3]", "card": "[CARD_1]"}"#,
         "Of [EMAIL_1] and [EMAIL_4].",
-        "For [EMAIL_5]",
-        r#""description": "[EMAIL_6]""#,
+        "[THINK]Of [EMAIL_5]?[/THINK]",
+        "For [EMAIL_6]",
+        r#""description": "[EMAIL_7]""#,
     ] {
         assert!(heard.contains(part), "{part} in {heard}");
     }
@@ -148,6 +161,21 @@ async fn what_is_not_to_be_sent_is_refused_in_the_words_of_either_api() {
         ("/v1/responses", json!({ "model": "tiny", "input": text })),
         ("/v1/responses", json!({ "model": "tiny", "input": "Of what?", "instructions": text })),
         ("/v1/moderations", json!({ "model": "tiny", "input": text })),
+        (
+            "/v1/chat/completions",
+            chat(json!({ "messages": [
+            { "role": "assistant", "content": "", "tool_calls": [
+                { "id": "abcdefghi", "type": "function", "function": { "name": "roll", "arguments": "{}" } },
+            ] },
+            { "role": "tool", "tool_call_id": "abcdefghi", "name": "Project Crane", "content": "Yes." },
+        ] })),
+        ),
+        (
+            "/v1/chat/completions",
+            chat(json!({ "response_format": { "type": "json_schema", "json_schema": {
+            "name": "s", "schema": { "type": "object", "description": text },
+        } } })),
+        ),
         ("/score", json!({ "model": "tiny", "queries": "Of what?", "documents": [text] })),
         ("/rerank", json!({ "model": "tiny", "query": text, "documents": ["Of what?"] })),
     ] {
@@ -166,6 +194,43 @@ async fn what_is_not_to_be_sent_is_refused_in_the_words_of_either_api() {
     let asked = json!({ "agent_id": agent["id"], "messages": [{ "role": "user", "content": "Of what?" }] });
     assert_eq!(harness.post("/v1/agents/completions", &asked).await.status, 403, "not a mistake of a field");
     assert_eq!(last(&heard), "", "the model was asked nothing");
+}
+
+#[tokio::test]
+async fn all_of_a_conversation_is_checked_when_it_goes_on() {
+    let (harness, heard) = guarded_listener("Yes.");
+    fs::write(harness.file.path(), "").expect("it is written");
+    harness.governance.guardrails().reload().expect("they are right");
+    let first = json!({ "model": "tiny", "input": "Of Project Crane and ada@example.org." });
+    let first = harness.post("/v1/responses", &first).await.json();
+    let begun = json!({ "model": "tiny", "inputs": "Of Project Crane and ada@example.org." });
+    let begun = harness.post_as(MISTRAL, "/v1/conversations", &begun).await.json();
+    let asked = last(&heard);
+    fs::write(harness.file.path(), BOTH).expect("it is written");
+    harness.governance.guardrails().reload().expect("they are right");
+    let more = json!({ "model": "tiny", "input": "And?", "previous_response_id": first["id"] });
+    assert_eq!(harness.post("/v1/responses", &more).await.error(), r#"400 null "content_filter""#);
+    let path = format!("/v1/conversations/{}", begun["conversation_id"].as_str().expect("an id"));
+    assert_eq!(harness.post_as(MISTRAL, &path, &json!({ "inputs": "And?" })).await.status, 403);
+    assert_eq!(last(&heard), asked, "the model was asked nothing more");
+    let redacts = BOTH.replace("Project Crane", "Project Heron");
+    fs::write(harness.file.path(), redacts).expect("it is written");
+    harness.governance.guardrails().reload().expect("they are right");
+    assert_eq!(harness.post("/v1/responses", &more).await.status, 200);
+    assert!(last(&heard).contains("Of Project Crane and [EMAIL_1]."), "{}", last(&heard));
+}
+
+#[tokio::test]
+async fn what_is_to_be_classified_is_checked() {
+    let labels = vec!["no".to_owned(), "yes".to_owned()];
+    let pooling = Pooling::Classes { labels, activation: Activation::Softmax };
+    let harness = guarded_with(BOTH, |governance| {
+        Harness::governed_pooling(says("x"), governance, super::support::codec(), pooling)
+    });
+    let ask = async |input: Value| harness.post("/classify", &json!({ "model": "tiny", "input": input })).await;
+    assert_eq!(ask(json!("Of what?")).await.status, 200);
+    assert_eq!(ask(json!(["Of what?", "Of Project Crane."])).await.error(), r#"400 null "content_filter""#);
+    assert_eq!(ask(json!([5, 6, 7])).await.error(), r#"403 "input" "guardrail_needs_text""#);
 }
 
 #[tokio::test]
@@ -241,11 +306,11 @@ async fn thoughts_are_checked_like_answers() {
     let words = BOTH.replace("Project Crane", "Hm");
     let harness = guarded(thinks(), &words);
     let answer = harness.chat(json!({ "stream": true })).await;
-    assert_eq!((streamed(&answer, "reasoning_content"), finish(&answer)), (String::new(), json!("content_filter")));
+    assert_eq!((streamed(&answer, "reasoning"), finish(&answer)), (String::new(), json!("content_filter")));
     assert_eq!(answer.streamed_text(0), "");
 }
 
-fn calls(arguments: &str) -> Script {
+pub fn calls(arguments: &str) -> Script {
     answers([vec![control("[TOOL_CALLS]")], ids("roll"), vec![control("[ARGS]")], ids(arguments)].concat())
 }
 

@@ -51,7 +51,7 @@ async fn response(store: &Store) {
         events: None,
     };
     let output = vec![NewItem { id: "output".to_owned(), body: MARKER.to_owned() }];
-    let new = NewResponse { response, request: None, expires_at: NEVER, input: items(), output };
+    let new = NewResponse { response, request: None, behalf: None, expires_at: NEVER, input: items(), output };
     store.store_response(new, None).await.expect("stored");
 }
 

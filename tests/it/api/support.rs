@@ -313,8 +313,26 @@ impl Harness {
 
     /// With an open gate.
     pub fn of_state(script: Script, state: AppState) -> Self {
-        let pooling = Pooling::Embedding { width: EMBEDDING_WIDTH, normalized: true, max_seq_length: None };
-        let harness = Self::serving(state, sure(script), codec(), pooling, small_engine());
+        Self::of_state_with(script, state, codec(), Self::embeds())
+    }
+
+    fn embeds() -> Pooling {
+        Pooling::Embedding { width: EMBEDDING_WIDTH, normalized: true, max_seq_length: None }
+    }
+
+    /// The same with a tokenizer of another version.
+    pub fn governed_with(script: Script, governance: Governance, codec: Codec) -> Self {
+        Self::governed_pooling(script, governance, codec, Self::embeds())
+    }
+
+    /// The same with a model that pools texts to something else.
+    pub fn governed_pooling(script: Script, governance: Governance, codec: Codec, pooling: Pooling) -> Self {
+        let state = AppState::governed(HttpLimits::default(), Stores::in_memory(64 << 20), governance).expect("memory");
+        Self::of_state_with(script, state, codec, pooling)
+    }
+
+    fn of_state_with(script: Script, state: AppState, codec: Codec, pooling: Pooling) -> Self {
+        let harness = Self::serving(state, sure(script), codec, pooling, small_engine());
         harness.gate.open();
         harness
     }

@@ -16,42 +16,56 @@ use super::{
 };
 
 /// A bearer of a new key of a tenant.
-struct Bearer<'a> {
+pub struct Bearer<'a> {
     harness: &'a Harness,
     secret: String,
+    /// Another header of its requests.
+    says: Option<(&'static str, &'static str)>,
 }
 
 impl<'a> Bearer<'a> {
-    fn of(harness: &'a Harness, governance: &Governance, tenant: &str) -> Self {
-        Self { harness, secret: new_key(governance, "app", tenant, Role::Developer).secret }
+    pub fn of(harness: &'a Harness, governance: &Governance, tenant: &str) -> Self {
+        Self::with(harness, new_key(governance, "app", tenant, Role::Developer).secret)
     }
 
-    async fn ask(&self, method: &str, path: &str, body: Value) -> Answer {
+    pub fn with(harness: &'a Harness, secret: String) -> Self {
+        Self { harness, secret, says: None }
+    }
+
+    /// The same with one more header.
+    pub fn saying(self, name: &'static str, value: &'static str) -> Self {
+        Self { says: Some((name, value)), ..self }
+    }
+
+    pub async fn ask(&self, method: &str, path: &str, body: Value) -> Answer {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         self.ask_in(method, path, "application/json", body).await
     }
 
     async fn ask_in(&self, method: &str, path: &str, content_type: &str, body: String) -> Answer {
         let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content_type);
-        let request = request.header(AUTHORIZATION, format!("Bearer {}", self.secret));
+        let mut request = request.header(AUTHORIZATION, format!("Bearer {}", self.secret));
+        if let Some((name, value)) = self.says {
+            request = request.header(name, value);
+        }
         send(self.harness.app(), request.body(Body::from(body)).expect("a valid request")).await
     }
 
     /// The answer, which must be one.
-    async fn get(&self, path: &str) -> Value {
+    pub async fn get(&self, path: &str) -> Value {
         let answer = self.ask("GET", path, Value::Null).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
         answer.json()
     }
 
-    async fn post(&self, path: &str, body: Value) -> Value {
+    pub async fn post(&self, path: &str, body: Value) -> Value {
         let answer = self.ask("POST", path, body).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
         answer.json()
     }
 
     /// The id of a new file with one line of a batch.
-    async fn upload(&self) -> String {
+    pub async fn upload(&self) -> String {
         let line = json!({
             "custom_id": "one", "method": "POST", "url": "/v1/chat/completions", "body": chat(json!({ "max_tokens": 2 })),
         });
@@ -65,7 +79,7 @@ impl<'a> Bearer<'a> {
     }
 }
 
-fn id(object: &Value) -> &str {
+pub fn id(object: &Value) -> &str {
     object["id"].as_str().expect("an id")
 }
 

@@ -51,7 +51,41 @@ fn an_explanation_names_the_policy() {
     let denied = "denied: no policy permits it, of 7 considered\n";
     assert_eq!(explain(&["changeAdministration", "keys", "--role", "auditor"]), denied);
     assert_eq!(explain(&["infer", "tiny"]), denied);
+    assert_eq!(explain(&["useTool", "roll", "--role", "service"]), "allowed: permitted by service, of 6 considered\n");
+    assert_eq!(explain(&["useTool", "roll", "--role", "operator"]), denied);
+    assert_eq!(explain(&["searchCollection", "handbook", "--role", "service"]), denied);
     check_failure(&mut tramontane(&["policy", "explain", "fly", "tiny"]), 2, &["fly", "infer"]);
+}
+
+#[test]
+fn an_operators_policies_speak_of_tools_and_collections() {
+    let directory = tempfile::tempdir().unwrap();
+    let policies = r#"
+        @id("tools") permit (principal, action == Tramontane::Action::"useTool", resource == Tramontane::Tool::"lookup");
+        @id("reads") permit
+            (principal, action == Tramontane::Action::"searchCollection", resource == Tramontane::Collection::"handbook");
+        @id("secret") forbid (principal, action == Tramontane::Action::"searchCollection", resource)
+        when { context has dataClassification && context.dataClassification == "secret" };
+        @id("chats") forbid (principal, action == Tramontane::Action::"useTool", resource)
+        when { context.route == "/v1/responses" };
+    "#;
+    write(directory.path(), "own.cedar", policies);
+    let path = directory.path().to_str().unwrap();
+    let explain = |arguments: &[&str]| {
+        let told = succeeds(&[&["policy", "explain", "--policy-dir", path], arguments].concat());
+        told.split(", of").next().unwrap().to_owned()
+    };
+    assert_eq!(explain(&["useTool", "lookup"]), "allowed: permitted by tools");
+    assert_eq!(explain(&["useTool", "delete"]), "denied: no policy permits it");
+    assert_eq!(explain(&["useTool", "lookup", "--route", "/v1/responses"]), "denied: forbidden by chats");
+    assert_eq!(explain(&["searchCollection", "handbook"]), "allowed: permitted by reads");
+    assert_eq!(explain(&["changeCollection", "handbook"]), "denied: no policy permits it");
+    let secret = ["searchCollection", "handbook", "--data-classification", "secret"];
+    assert_eq!(explain(&secret), "denied: forbidden by secret");
+    let cases = "[[case]]\nname = \"lookup\"\naction = \"useTool\"\ntool = \"lookup\"\nexpect = \"allow\"\npolicy = \"tools\"\n\
+                 [[case]]\nname = \"other\"\naction = \"searchCollection\"\ncollection = \"other\"\nexpect = \"deny\"\n";
+    let cases = write(directory.path(), "cases.toml", cases);
+    assert_eq!(succeeds(&["policy", "test", &cases, "--policy-dir", path]), "2 of 2 cases hold\n");
 }
 
 #[test]
@@ -99,6 +133,10 @@ fn guardrails_are_read_before_the_port_is_opened_and_again_when_told_to() {
     let serve = ["serve", model.path().to_str().unwrap(), "--guardrails", file];
     check_failure(&mut tramontane(&serve), 2, &[file, "missing field `stage`"]);
 
+    let nowhere = blocks.replace("words =", "routes = [\"/v1/chat\"]\nwords =");
+    write(directory.path(), "guardrails.toml", &nowhere);
+    check_failure(&mut tramontane(&serve), 2, &[file, "guardrail[0].routes[0]"]);
+
     write(directory.path(), "guardrails.toml", "");
     let mut server = serve::Server::start(model.path(), &["--guardrails", file]);
     let mut reread = |text: &str, said: &str| {
@@ -107,5 +145,6 @@ fn guardrails_are_read_before_the_port_is_opened_and_again_when_told_to() {
         server.log_until(said);
     };
     reread("[[guardrail]]", "the guardrails are wrong");
+    reread(&nowhere, "the guardrails are wrong");
     reread(blocks, "the guardrails were read again");
 }

@@ -278,3 +278,43 @@ fn a_length_counts_characters() {
     let passed = pass(&active, &Vault::default(), [text.as_str(), "!"]);
     assert_eq!((passed.text, passed.findings[0].range.clone()), (text, 600..601));
 }
+
+#[test]
+fn after_a_pause_the_rest_of_a_finding_does_not_leave() {
+    let (active, vault) = redacting();
+    let mut guard = active.output(vault);
+    assert_eq!(guard.push("Write to ada@exam").text, "Write to ");
+    assert_eq!(guard.pause().text, "ada@exam");
+    assert_eq!(guard.pause().text, "", "it has left");
+    let released = guard.push("ple.org now. ");
+    assert_eq!((released.text.as_str(), released.findings.len()), ("[EMAIL] now. ", 1));
+    assert_eq!(guard.push("To bob@example.org").text, "To ");
+    let released = guard.pause();
+    assert_eq!((released.text.as_str(), released.findings.len()), ("[EMAIL]", 1));
+    let (more, last) = (guard.push(", and "), guard.finish());
+    assert_eq!((more.text + &last.text, more.findings.len() + last.findings.len()), (", and ".to_owned(), 0));
+}
+
+#[test]
+fn a_block_over_a_pause_ends_the_answer_there() {
+    let mut guard = blocking().output(Vault::default());
+    let first = guard.push("A forbid").text + &guard.pause().text;
+    assert_eq!(first, "A forbid");
+    let released = guard.push("den fruit and so on");
+    assert_eq!((released.text.as_str(), released.blocked.is_some()), ("", true));
+    assert_eq!(guard.finish().text, "");
+}
+
+#[test]
+fn what_leaves_over_pauses_is_no_less_than_what_was_written() {
+    let active = active("[[guardrail]]\nname = \"data\"\nstage = \"output\"\ndetect = [\"all\"]\naction = \"flag\"");
+    for (text, _) in labelled_texts().into_iter().filter(|(text, _)| text.len() < 400).step_by(7) {
+        let mut guard = active.output(Vault::default());
+        let mut left = String::new();
+        for piece in characters(&text) {
+            left += &guard.push(piece).text;
+            left += &guard.pause().text;
+        }
+        assert_eq!(left + &guard.finish().text, text);
+    }
+}

@@ -28,6 +28,8 @@ pub enum KeySource {
 #[serde(try_from = "WrittenKeys")]
 pub(in super::super) struct KeySources {
     pub public: Option<KeySource>,
+    /// Hosts beside that of the address at which its discovery document may say that the keys are.
+    pub hosts: Vec<String>,
     pub secret_file: Option<PathBuf>,
 }
 
@@ -36,6 +38,8 @@ pub(in super::super) struct KeySources {
 struct WrittenKeys {
     file: Option<PathBuf>,
     url: Option<String>,
+    #[serde(default)]
+    hosts: Vec<String>,
     secret_file: Option<PathBuf>,
 }
 
@@ -71,7 +75,14 @@ impl TryFrom<WrittenKeys> for KeySources {
             }
             (None, None) => None,
         };
-        Ok(Self { public, secret_file: written.secret_file })
+        let is_discovered = matches!(&public, Some(KeySource::Url(url)) if url.ends_with(DISCOVERY));
+        if let Some(first) = written.hosts.first().filter(|_| !is_discovered) {
+            return Err(invalid("keys.hosts", first, "nothing, unless keys.url is a discovery document"));
+        }
+        if let Some(wrong) = written.hosts.iter().find(|host| !is_host(host)) {
+            return Err(invalid("keys.hosts", wrong, "names of hosts, such as keys.example.org, or with a port"));
+        }
+        Ok(Self { public, hosts: written.hosts, secret_file: written.secret_file })
     }
 }
 
@@ -101,6 +112,12 @@ pub(in super::super) fn check_url(field: &str, url: &str) -> Result<(), SourceEr
         (None, None) => false,
     };
     if is_right { Ok(()) } else { Err(invalid(field, url, "an https address, or an http one of localhost")) }
+}
+
+fn is_host(text: &str) -> bool {
+    let (host, is_right) = text.split_once(':').map_or((text, true), |(host, port)| (host, is_digits(port)));
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.');
+    is_right && !host.is_empty() && host.chars().all(is_letter)
 }
 
 fn is_port(text: &str) -> bool {

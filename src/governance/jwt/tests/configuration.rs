@@ -51,6 +51,8 @@ fn settings_that_cannot_be_are_told_by_name_and_value() {
         without_keys.to_owned(),
         instead_of_keys("keys = { file = \"k\", url = \"https://h/k\" }"),
         instead_of_keys("keys = { path = \"k\" }"),
+        instead_of_keys("keys = { url = \"https://h/k\", hosts = [\"h\"] }"),
+        instead_of_keys("keys = { url = \"https://h/.well-known/openid-configuration\", hosts = [\"https://h\"] }"),
         instead_of_keys("keys = {}"),
         instead_of_keys("keys.secret_file = \"s\""),
         and("algorithms = []"),
@@ -82,7 +84,9 @@ fn settings_that_cannot_be_are_told_by_name_and_value() {
         audiences = "a, ": expected at least one `aud` that means this server, and none that is empty
         missing field `keys`
         keys = "k, https://h/k": expected either file or url
-        unknown field `path`, expected one of `file`, `url`, `secret_file`
+        unknown field `path`, expected one of `file`, `url`, `hosts`, `secret_file`
+        keys.hosts = "h": expected nothing, unless keys.url is a discovery document
+        keys.hosts = "https://h": expected names of hosts, such as keys.example.org, or with a port
         keys = "": expected file, url or secret_file
         algorithms = "RS256, ES256, EdDSA": expected keys.file or keys.url for them
         algorithms = "": expected at least one

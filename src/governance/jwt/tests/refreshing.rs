@@ -175,6 +175,9 @@ fn the_issuers_metadata_say_where_the_keys_are() {
     let wrong = [
         (metadata("https://evil.example", KEYS_URL), "its `issuer` is not the configured one"),
         (metadata(ISSUER, "http://id.example.org/keys"), "jwks_uri = \"http://id.example.org/keys\""),
+        (metadata(ISSUER, "https://keys.example.org/keys"), "https://keys.example.org/keys, which is another host"),
+        (metadata(ISSUER, "https://id.example.org:8443/keys"), "which is another host or not https"),
+        (metadata(ISSUER, "http://localhost/keys"), "which is another host or not https"),
         (metadata(ISSUER, "file:///etc/passwd"), "jwks_uri = \"file:///etc/passwd\""),
         (format!(r#"{{"issuer":{ISSUER:?}}}"#), "it has no `jwks_uri`"),
         (format!(r#"{{"issuer":"x","issuer":{ISSUER:?},"jwks_uri":{KEYS_URL:?}}}"#), "each name is there once"),
@@ -187,6 +190,22 @@ fn the_issuers_metadata_say_where_the_keys_are() {
         assert_eq!(web.asked(), [DISCOVERY_URL]);
         assert!(verifier.verify(&token(), NOW).is_ok());
     }
+}
+
+#[test]
+fn keys_are_at_another_host_only_if_the_file_names_it() {
+    let web = Web::default();
+    let keys_url = "https://Keys.example.org/keys";
+    web.put(DISCOVERY_URL, format!(r#"{{"issuer":{ISSUER:?},"jwks_uri":{keys_url:?}}}"#));
+    web.put(keys_url, set_with_id("p256"));
+    let refreshed = |hosts: &str| {
+        let config = common(&format!("keys.url = {DISCOVERY_URL:?}\nkeys.hosts = [{hosts}]"));
+        let verifier = JwtVerifier::open(config, web.fetch()).expect("the settings are right");
+        verifier.refresh(Occasion::Interval, NOW)
+    };
+    assert_eq!(refreshed(r#""other.example.org", "keys.example.org""#).expect("it is named"), replaced(1));
+    assert!(message(refreshed(r#""example.org", "keys.example.org:8443""#)).contains("name the host in keys.hosts"));
+    assert_eq!(web.asked().iter().filter(|url| *url == keys_url).count(), 1);
 }
 
 #[test]
