@@ -105,7 +105,7 @@ async fn admit(state: &AppState, head: &Parts) -> Result<Caller, ApiError> {
                 Target::Model => {
                     let model = state.loaded_model();
                     let model = model.ok_or(ApiError::Unavailable { reason: "the model is loading" })?;
-                    Resource::Model { name: model.name(), digest: &model.digest }
+                    Resource::Model { name: model.name(), digest: &model.digest, trust: model.trust() }
                 }
             };
             caller.check(governance, action, resource)?;

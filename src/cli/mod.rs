@@ -13,6 +13,7 @@ mod chat;
 mod data;
 mod doctor;
 mod draft_model;
+mod egress;
 mod error;
 mod generate;
 mod health;
@@ -22,13 +23,16 @@ mod issuers;
 mod keys;
 mod loading;
 mod locate;
+mod lock;
 mod machine;
 mod memory_plan;
 mod policy;
 mod progress;
 mod pull;
+mod sandbox;
 mod serve;
 mod tenants;
+mod vouching;
 
 use std::process::ExitCode;
 
@@ -66,6 +70,7 @@ enum Command {
     Keys(keys::KeysArgs),
     Tenants(tenants::TenantsArgs),
     Policy(policy::PolicyArgs),
+    Lock(lock::LockArgs),
 }
 
 /// The process: reads its arguments, does what they say.
@@ -104,7 +109,8 @@ impl Cli {
             Command::Bench(args) => args.settings(),
             Command::Keys(args) => args.settings(),
             Command::Tenants(args) => args.settings(),
-            Command::Policy(_) | Command::Doctor(_) | Command::Health(_) => Args::default(),
+            Command::Doctor(args) => args.settings(),
+            Command::Lock(_) | Command::Policy(_) | Command::Health(_) => Args::default(),
         };
         args.log = log;
         args
@@ -127,12 +133,13 @@ impl Command {
             Command::Inspect(args) => args.run(&config, style),
             Command::Generate(args) => args.run(&config, style),
             Command::Chat(args) => args.run(&config, style),
-            Command::Doctor(args) => args.run(&config),
+            Command::Doctor(args) => args.run(&config, style),
             Command::Bench(args) => args.run(&config, style),
             Command::Health(args) => args.run(),
             Command::Keys(args) => args.run(&config),
             Command::Tenants(args) => args.run(&config),
             Command::Policy(args) => args.run(),
+            Command::Lock(args) => args.run(&config, style),
         }
     }
 }

@@ -9,7 +9,9 @@ use serde_json::json;
 use super::{error::UsageError, keys};
 use crate::governance::{
     DEFAULT_TENANT,
-    policy::{Action, Asker, Circumstances, DEFAULT_POLICIES, Policies, Question, Resource, SCHEMA, check_cases},
+    policy::{
+        Action, Asker, Circumstances, DEFAULT_POLICIES, Policies, Question, Resource, SCHEMA, Trust, check_cases,
+    },
 };
 
 /// Show, check, test and explain the policies that say who may do what
@@ -72,6 +74,12 @@ struct ExplainArgs {
     /// What the request says of itself
     #[arg(long)]
     consent: Option<String>,
+    /// The model's files are those of a lock
+    #[arg(long)]
+    locked: bool,
+    /// The trusted key that signed the model's files
+    #[arg(long, value_name = "KEY")]
+    signer: Option<String>,
     /// Directory of the policies [default: the built-in ones]
     #[arg(long, value_name = "DIR")]
     policy_dir: Option<PathBuf>,
@@ -116,7 +124,8 @@ impl PolicyArgs {
         let action = Action::of_name(&args.action).ok_or_else(unknown)?;
         let resource = match action {
             Action::Infer | Action::Tokenize | Action::ReadModel => {
-                Resource::Model { name: &args.resource, digest: "" }
+                let trust = Trust { locked: args.locked, signer: args.signer.as_deref() };
+                Resource::Model { name: &args.resource, digest: "", trust }
             }
             Action::ReadStored
             | Action::WriteStored

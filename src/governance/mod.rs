@@ -38,7 +38,7 @@ pub use self::{
     error::{GovernanceError, Refusal},
     guardrail_file::{GuardrailFile, GuardrailFileError},
     identity::{Principal, Role, Source},
-    issuers::{FetchKeys, Issuers},
+    issuers::{FetchKeys, Issuers, KeySources},
     keys::{CreatedKey, Key, KeyState, NewKey},
     tenants::{Place, Tenant},
 };

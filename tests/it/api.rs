@@ -30,6 +30,7 @@ mod moderations;
 mod openapi;
 mod openapi_streams;
 mod operations;
+mod origin;
 mod references;
 mod removal;
 mod responses;

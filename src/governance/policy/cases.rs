@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::Deserialize;
 
-use super::{Action, Asker, Circumstances, Policies, PolicyError, Question, Resource};
+use super::{Action, Asker, Circumstances, Policies, PolicyError, Question, Resource, Trust};
 
 /// A file of cases: `[[case]]` tables.
 #[derive(Deserialize)]
@@ -28,6 +28,9 @@ struct Case {
     kind: Option<String>,
     #[serde(default)]
     digest: String,
+    #[serde(default)]
+    locked: bool,
+    signer: Option<String>,
     #[serde(default)]
     route: String,
     purpose: Option<String>,
@@ -79,7 +82,10 @@ impl Case {
             format!("action = {:?}: expected one of {}", self.action, known.join(", "))
         })?;
         let resource = match (&self.model, &self.kind) {
-            (Some(name), None) => Resource::Model { name, digest: &self.digest },
+            (Some(name), None) => {
+                let trust = Trust { locked: self.locked, signer: self.signer.as_deref() };
+                Resource::Model { name, digest: &self.digest, trust }
+            }
             (None, Some(name)) => Resource::Kind(name),
             _ => return Err("expected either model or kind".to_owned()),
         };
