@@ -246,6 +246,16 @@ impl Config {
         Ok(Config { model, engine, http, storage, access, provenance, sandbox, log, resolved: layers.finish() })
     }
 
+    /// Texts that somebody set, by their settings: among them are the paths and addresses of the configuration.
+    pub fn texts(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let set = self.resolved.iter().filter(|setting| setting.origin != Origin::Default);
+        set.filter_map(|setting| {
+            let line = format!("value = {}", setting.value.as_ref().ok()?);
+            let value = line.parse::<toml::Table>().ok()?.remove("value")?;
+            Some((setting.key, value.as_str()?.to_owned()))
+        })
+    }
+
     /// The configuration as a TOML file, each line with the place its value came from.
     pub fn to_toml(&self) -> String {
         let mut text = format!("# tramontane {}: the configuration as resolved\n", env!("CARGO_PKG_VERSION"));

@@ -57,12 +57,24 @@ pub(super) fn reasons(config: &Config) -> Result<Vec<Reason>> {
 
 /// Those of a server that has its model.
 pub(super) fn reasons_of_server(config: &Config) -> Result<Vec<Reason>> {
+    let is_address = |text: &String| text.starts_with("http://") || text.starts_with("https://");
+    let mut reasons: Vec<Reason> = config
+        .texts()
+        .filter(|(_, text)| is_address(text))
+        .map(|(setting, text)| Reason {
+            when: "serving",
+            what: "its address is a setting",
+            setting,
+            address: without_credentials(&text),
+        })
+        .collect();
     // In offline mode such a file is refused.
     let file = config.access.identity_file.as_ref().filter(|_| !config.model.offline.is_on());
-    let Some(path) = file else { return Ok(Vec::new()) };
+    let Some(path) = file else { return Ok(reasons) };
     let what = "keys of an issuer are fetched, from there or where a document there says";
     let reason = |address| Reason { when: "serving", what, setting: "identity_file", address };
-    Ok(identity_sources(path)?.urls.into_iter().map(reason).collect())
+    reasons.extend(identity_sources(path)?.urls.into_iter().map(reason));
+    Ok(reasons)
 }
 
 /// Where an identity file has keys from.

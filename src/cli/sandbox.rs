@@ -27,6 +27,11 @@ use super::{
 };
 use crate::config::{Config, DeviceChoice, QuantizeCache, SandboxChoice};
 
+/// The setting of a directory for records, if it is not in the data directory.
+const WRITTEN_DIRECTORY: &str = "audit_dir";
+/// The setting of a file that is written to, or an address.
+const WRITTEN_FILE: &str = "audit_anchor";
+
 /// May connections be opened?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outbound {
@@ -122,18 +127,17 @@ fn rules(config: &Config, located: &Located, outbound: Outbound) -> Result<FileR
         let entries = fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
         read.extend(entries.flatten().filter_map(|entry| Some(parent(&entry.path().canonicalize().ok()?))));
     }
-    let (access, provenance) = (&config.access, &config.provenance);
-    read.extend(access.policy_dir.clone());
-    let files = [
-        &config.model.tokenizer,
-        &access.identity_file,
-        &access.guardrails,
-        &provenance.lock,
-        &provenance.trusted_key,
-        &provenance.model_signature,
-    ];
-    read.extend(files.into_iter().flatten().map(|file| parent(file)));
-    if let Some(path) = &access.identity_file {
+    // Whatever setting names a file or a directory means to have it read.
+    for (_, text) in config.texts() {
+        let path = Path::new(&text);
+        let Ok(target) = path.canonicalize() else { continue };
+        match target.is_dir() {
+            true => read.push(target),
+            // Where links lead may change as well.
+            false => read.extend([parent(path), parent(&target)]),
+        }
+    }
+    if let Some(path) = &config.access.identity_file {
         read.extend(egress::identity_sources(path)?.files.iter().map(|file| parent(file)));
     }
     read.extend(std::env::current_exe().ok()); // for the names in a panic's trace
@@ -143,9 +147,17 @@ fn rules(config: &Config, located: &Located, outbound: Outbound) -> Result<FileR
         QuantizeCache::On => write.push(located.directory.clone()),
         QuantizeCache::Directory(directory) => write.push(directory.clone()),
     }
+    for (key, text) in config.texts().filter(|(_, text)| !text.contains("://")) {
+        match key {
+            WRITTEN_DIRECTORY => write.push(text.into()),
+            // A bare word is no file but the standard output.
+            WRITTEN_FILE if text.contains('/') => write.push(parent(Path::new(&text))),
+            _ => {}
+        }
+    }
     for directory in &write {
-        // A rule is about a directory that is there. Whoever opens one that cannot be made says so.
-        let _ = fs::create_dir_all(directory);
+        // A rule is about a directory that is there. Whoever opens one that cannot be made says so. Nobody else reads it.
+        let _ = system::make_private_directory(directory);
     }
     read.sort();
     read.dedup();

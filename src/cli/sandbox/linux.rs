@@ -1,6 +1,11 @@
 //! Landlock and seccomp.
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use landlock::{
@@ -76,6 +81,11 @@ pub(super) fn support() -> String {
     let landlock = known.map_or("no landlock".to_owned(), |abi| format!("landlock {} or newer", abi as i32));
     let seccomp = if architecture().is_ok() { "seccomp" } else { "no seccomp" };
     format!("{landlock}, {seccomp}")
+}
+
+/// With its parents, if it is not there.
+pub(super) fn make_private_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// From now on this thread, and those that it starts, reach only these files. Returns whether the kernel enforces all of it.
