@@ -35,7 +35,7 @@ use tramontane::{
     prompt::{Codec, SpecialTokens},
     store::Store,
     telemetry::EngineMetrics,
-    types::{Batch, Pooling, RowResult, TokenChoice},
+    types::{Batch, Pooling, Provenance, RowResult, TokenChoice},
 };
 
 /// Steps that a token can tell apart: more than a token is late, unless more is asked for than the server can do.
@@ -349,6 +349,7 @@ fn served(words: &Words, load: &Load, clock: &Arc<Clock>) -> ServedModel {
         defaults: GenerationDefaults { temperature: Some(0.0), ..GenerationDefaults::default() },
         pooling: Pooling::Embedding { width: 1, normalized: true, max_seq_length: None },
         digest: "none".to_owned(),
+        provenance: Provenance::default(),
     }
 }
 

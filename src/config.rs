@@ -19,13 +19,15 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use layers::Layers;
 
-pub use args::{AccessArgs, Args, DataArgs, EngineArgs, HttpArgs, LogArgs, ModelArgs, NetworkArgs, StorageArgs};
+pub use args::{
+    AccessArgs, Args, DataArgs, EngineArgs, HttpArgs, LogArgs, ModelArgs, NetworkArgs, ProvenanceArgs, StorageArgs,
+};
 pub use error::ConfigError;
 pub use layers::{Origin, Resolved};
 pub use units::{ByteSize, Span};
 pub use values::{
     ClientAuth, ContextLength, DeviceChoice, Dtype, LogFilter, LogFormat, MessageOrder, ModelName, Names, Quantize,
-    QuantizeCache, Speculation, Switch, TemplateChoice, TokenizerVersion,
+    QuantizeCache, SandboxChoice, Speculation, Switch, TemplateChoice, TokenizerVersion,
 };
 
 /// The model that is served when none is named.
@@ -44,6 +46,10 @@ pub struct Config {
     pub storage: StorageConfig,
     /// Who is let in.
     pub access: AccessConfig,
+    /// Which models are trusted.
+    pub provenance: ProvenanceConfig,
+    /// Does the server confine itself?
+    pub sandbox: SandboxChoice,
     /// Logs.
     pub log: LogConfig,
     resolved: Vec<Resolved>,
@@ -188,6 +194,19 @@ pub struct AccessConfig {
     pub purposes: Option<PathBuf>,
 }
 
+/// Which models are trusted. What is required can be had: settings that contradict each other are refused.
+#[derive(Clone, Debug)]
+pub struct ProvenanceConfig {
+    /// What the model's files must be.
+    pub lock: Option<PathBuf>,
+    /// Public keys whose signatures count.
+    pub trusted_key: Option<PathBuf>,
+    /// The model's signature in OpenSSF's format, if it is not where it usually is.
+    pub model_signature: Option<PathBuf>,
+    /// Serve no model that no trusted key has signed.
+    pub require_signature: Switch,
+}
+
 /// What is logged, and how it looks.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
@@ -248,11 +267,23 @@ impl Config {
             purposes: layers
                 .take_optional("purposes", "a request may state any purpose, which only policies look at")?,
         };
+        let provenance = provenance_config(&mut layers)?;
+        let sandbox = layers.take("sandbox", SandboxChoice::Auto)?;
         let log = LogConfig {
             format: layers.take("log_format", LogFormat::Auto)?,
             level: layers.take("log_level", LogFilter::from_level(defaults.log_level))?,
         };
-        Ok(Config { model, engine, http, storage, access, log, resolved: layers.finish() })
+        Ok(Config { model, engine, http, storage, access, provenance, sandbox, log, resolved: layers.finish() })
+    }
+
+    /// Texts that somebody set, by their settings: among them are the paths and addresses of the configuration.
+    pub fn texts(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let set = self.resolved.iter().filter(|setting| setting.origin != Origin::Default);
+        set.filter_map(|setting| {
+            let line = format!("value = {}", setting.value.as_ref().ok()?);
+            let value = line.parse::<toml::Table>().ok()?.remove("value")?;
+            Some((setting.key, value.as_str()?.to_owned()))
+        })
     }
 
     /// The configuration as a TOML file, each line with the place its value came from.
@@ -360,6 +391,22 @@ fn storage_config(layers: &mut Layers) -> Result<StorageConfig, ConfigError> {
     let limit = layers
         .take_where("storage_limit", limit, "a size of at least 1MiB, such as 10GiB", |size| size.bytes() >= 1 << 20)?;
     Ok(StorageConfig { place, retention: retention.into(), limit })
+}
+
+fn provenance_config(layers: &mut Layers) -> Result<ProvenanceConfig, ConfigError> {
+    let lock: Option<PathBuf> = layers.take_optional("lock", "files are not checked against a lock")?;
+    let require_lock = layers.take("require_lock", Switch::Off)?;
+    let trusted_key: Option<PathBuf> = layers.take_optional("trusted_key", "no signature counts")?;
+    let model_signature: Option<PathBuf> =
+        layers.take_optional("model_signature", "model.sig in the model's directory, if there is one")?;
+    let require_signature = layers.take("require_signature", Switch::Off)?;
+    let lacking = |key, value: &str, needed| Err(ConfigError::Lacking { key, value: value.to_owned(), needed });
+    match (&lock, &trusted_key, &model_signature) {
+        (None, _, _) if require_lock.is_on() => lacking("require_lock", "on", "lock"),
+        (_, None, _) if require_signature.is_on() => lacking("require_signature", "on", "trusted_key"),
+        (_, None, Some(path)) => lacking("model_signature", &path.display().to_string(), "trusted_key"),
+        _ => Ok(ProvenanceConfig { lock, trusted_key, model_signature, require_signature }),
+    }
 }
 
 /// Defaults of what a step computes: a GPU reaches its speed with more.

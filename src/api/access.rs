@@ -213,7 +213,7 @@ impl Caller {
                 Target::Model => {
                     let model = state.loaded_model();
                     let model = model.ok_or(ApiError::Unavailable { reason: "the model is loading" })?;
-                    Resource::Model { name: model.name(), digest: &model.digest }
+                    Resource::Model { name: model.name(), digest: &model.digest, trust: model.trust() }
                 }
             };
             self.check(state.governance(), action, resource)?;

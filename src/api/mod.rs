@@ -47,6 +47,7 @@ mod models;
 mod moderations;
 mod multipart;
 pub mod openapi;
+mod origin;
 mod params;
 mod pooling;
 mod query;

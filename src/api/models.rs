@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     error::ApiError,
-    moderations,
+    moderations, origin,
     state::{AppState, ServedModel},
 };
 use crate::{
@@ -58,6 +58,7 @@ fn card(model: &ServedModel, name: &str, created: u64) -> Value {
         "deprecation_replacement_model": null,
         "default_model_temperature": model.defaults.temperature,
         "type": "base",
+        "provenance": origin::card(model),
         "capabilities": {
             "completion_chat": chat,
             "function_calling": calls,

@@ -75,6 +75,9 @@ fn describe(operation: &Operation) -> Value {
     if matches!(operation.answer, Answer::Nothing | Answer::JsonOrNothing(_)) {
         description["responses"]["204"] = json!({ "description": "It is done." });
     }
+    for response in description["responses"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+        response["headers"] = model_headers();
+    }
     let parameters: Vec<Value> =
         path_parameters(operation.path).chain(operation.query.iter().map(query_parameter)).collect();
     if !parameters.is_empty() {
@@ -94,6 +97,16 @@ fn describe(operation: &Operation) -> Value {
         description["requestBody"] = json!({ "required": true, "content": { media_type: { "schema": schema } } });
     }
     description
+}
+
+/// What every answer says once the model is loaded.
+fn model_headers() -> Value {
+    let header = |note: &str| json!({ "description": note, "schema": { "type": "string" } });
+    json!({
+        "x-tramontane-model-digest": header("SHA-256 of the model's weights."),
+        "x-tramontane-tokenizer-digest": header("SHA-256 of the tokenizer's file."),
+        "x-tramontane-model-provenance": header("Were the model's files checked? signed, locked or unlocked."),
+    })
 }
 
 fn refusal(description: &str) -> Value {

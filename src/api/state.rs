@@ -11,23 +11,25 @@ use std::{
     time::Duration,
 };
 
+use axum::http::HeaderMap;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
     about::{About, Storing},
     error::ApiError,
     hosts::Hosts,
+    origin::model_headers,
     responses::Streams,
     tenancy::{Tenancies, Tenancy},
 };
 pub(super) use crate::types::unix_seconds;
 use crate::{
     engine::{EngineHandle, Health},
-    governance::{DEFAULT_TENANT, Governance, Place, Principal},
+    governance::{DEFAULT_TENANT, Governance, Place, Principal, policy::Trust},
     prompt::{AnswerForm, Codec},
     store::{Store, StoreError, Stores},
     telemetry::{EngineMetrics, HttpMetrics},
-    types::{Constraint, Pooling},
+    types::{Constraint, Pooling, Provenance},
 };
 
 /// Long bodies parsed and tokenized at once; more than that would only take memory.
@@ -141,12 +143,19 @@ pub struct ServedModel {
     pub pooling: Pooling,
     /// Identifies the weights; part of `system_fingerprint`.
     pub digest: String,
+    /// Where it comes from, and who vouches for it.
+    pub provenance: Provenance,
 }
 
 impl ServedModel {
     /// The first name.
     pub fn name(&self) -> &str {
         self.names.first().map_or("", String::as_str)
+    }
+
+    /// As policies have it.
+    pub(super) fn trust(&self) -> Trust<'_> {
+        Trust { locked: self.provenance.locked.is_some(), signer: self.provenance.signer.as_deref() }
     }
 
     /// What keeps an answer to a form, if the form binds at all; `continued` tokens of the answer are in the prompt.
@@ -196,6 +205,7 @@ struct Inner {
 
 struct Served {
     model: Arc<ServedModel>,
+    headers: HeaderMap,
     since: u64, // Unix seconds
 }
 
@@ -246,7 +256,7 @@ impl AppState {
     pub fn set_model(&self, model: ServedModel) {
         let since = unix_seconds();
         // A second model would be a bug of the caller; the first keeps serving.
-        let _ = self.inner.served.set(Served { model: Arc::new(model), since });
+        let _ = self.inner.served.set(Served { headers: model_headers(&model), model: Arc::new(model), since });
     }
 
     /// Under which names it may be asked for; without this call, under those of this machine. Only the first call counts.
@@ -262,6 +272,11 @@ impl AppState {
     /// The model, even if it cannot take work now.
     pub fn loaded_model(&self) -> Option<&Arc<ServedModel>> {
         self.inner.served.get().map(|served| &served.model)
+    }
+
+    /// What every answer says of the model, once it is loaded.
+    pub(super) fn model_headers(&self) -> Option<&HeaderMap> {
+        self.inner.served.get().map(|served| &served.headers)
     }
 
     /// The model, ready for work.

@@ -39,7 +39,8 @@ pub(super) fn lasting_governance(place: &DataPlace) -> Result<Governance> {
     }
 }
 
-fn directory(place: &DataPlace) -> Result<Option<PathBuf>> {
+/// Where data is kept, if it is.
+pub(super) fn directory(place: &DataPlace) -> Result<Option<PathBuf>> {
     match place {
         DataPlace::Memory => Ok(None),
         DataPlace::Directory(directory) => Ok(Some(directory.clone())),

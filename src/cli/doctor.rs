@@ -1,18 +1,35 @@
-//! `tramontane doctor`: what this machine has and what Tramontane will make of it. Loads no model and opens
-//! no connection.
+//! `tramontane doctor`: what this machine has and what Tramontane will make of it; what a configuration would let it do.
+//! Loads no model and opens no connection.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::{accelerator, machine};
-use crate::config::{ByteSize, Config, DeviceChoice};
+use super::{
+    accelerator, egress,
+    locate::{self, Network},
+    machine,
+    sandbox::{self, Sandbox},
+    serve::ServeArgs,
+};
+use crate::{
+    config::{Args, ByteSize, Config, DeviceChoice},
+    telemetry::logs::LogStyle,
+};
 
-/// Tell what this machine has: processor, memory, GPU, and which kernels will be used
+/// Tell what this machine has: processor, memory, GPU, and which kernels will be used. Settings are those of serve
 #[derive(Debug, clap::Args)]
 pub(super) struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Tell every reason that the configuration gives a server to leave the machine
+    #[arg(long, conflicts_with = "try_sandbox")]
+    egress: bool,
+    /// Confine this process as a server is, and try what it must not do
+    #[arg(long)]
+    try_sandbox: bool,
+    #[command(flatten)]
+    serve: ServeArgs,
 }
 
 #[derive(Serialize)]
@@ -27,6 +44,7 @@ struct Report {
     memory_available_bytes: Option<u64>,
     nvidia_driver: Option<String>,
     gpus: Vec<String>,
+    sandbox: String,
     kernels: Kernels,
 }
 
@@ -48,10 +66,53 @@ struct Kernels {
 }
 
 impl DoctorArgs {
-    pub(super) fn run(&self, config: &Config) -> Result<()> {
+    pub(super) fn settings(&self) -> Args {
+        self.serve.settings()
+    }
+
+    pub(super) fn run(&self, config: &Config, style: LogStyle) -> Result<()> {
+        if self.egress {
+            return self.tell_egress(config);
+        }
+        if self.try_sandbox {
+            return self.try_sandbox(config, style);
+        }
         let report = examine(config.model.threads, config.model.device);
         let text = if self.json { serde_json::to_string_pretty(&report)? + "\n" } else { report.to_text() };
         super::print(&text)
+    }
+
+    fn tell_egress(&self, config: &Config) -> Result<()> {
+        let reasons = egress::reasons(config)?;
+        if self.json {
+            return super::print(&(serde_json::to_string_pretty(&reasons)? + "\n"));
+        }
+        let lines: String = reasons.iter().map(|reason| format!("{reason}\n")).collect();
+        super::print(if reasons.is_empty() {
+            "none: nothing in this configuration leaves the machine\n"
+        } else {
+            &lines
+        })
+    }
+
+    fn try_sandbox(&self, config: &Config, style: LogStyle) -> Result<()> {
+        let located = locate::checkpoint(&config.model, Network::Forbidden, style)?;
+        let sandbox = Sandbox::enter(config, &located)?;
+        sandbox.close()?;
+        let attempts = sandbox::try_everything();
+        let refused = |(what, outcome): &sandbox::Attempt| (*what, sandbox::is_refused(outcome));
+        let attempts: Vec<(&str, bool)> = attempts.iter().map(refused).collect();
+        if self.json {
+            let value: serde_json::Map<_, _> =
+                attempts.iter().map(|(what, refused)| ((*what).to_owned(), (*refused).into())).collect();
+            super::print(&format!("{:#}\n", serde_json::json!({ "refused": value })))?;
+        } else {
+            let word = |refused| if refused { "refused" } else { "NOT REFUSED" };
+            let lines = attempts.iter().map(|(what, refused)| format!("{:<12} {what}\n", word(*refused)));
+            super::print(&lines.collect::<String>())?;
+        }
+        let left = attempts.iter().filter(|(_, refused)| !refused).count();
+        if left == 0 { Ok(()) } else { bail!("{left} of {} attempts were not refused", attempts.len()) }
     }
 }
 
@@ -69,6 +130,7 @@ fn examine(threads: usize, device: DeviceChoice) -> Report {
         memory_available_bytes: memory.map(|memory| memory.available.bytes()),
         nvidia_driver: machine::nvidia_driver(),
         gpus: machine::nvidia_gpus(),
+        sandbox: sandbox::support(),
         kernels: Kernels {
             device: accelerator
                 .as_ref()
@@ -101,6 +163,7 @@ impl Report {
             ("nvidia driver", self.nvidia_driver.clone().unwrap_or("none".into())),
             ("gpus", join(&self.gpus.iter().map(String::as_str).collect::<Vec<_>>())),
             ("kernels", format!("{}, {}", self.kernels.device, self.kernels.instructions)),
+            ("sandbox", self.sandbox.clone()),
             ("gpu kernels", self.kernels.gpu.to_owned()),
         ];
         lines.extend(self.kernels.cublas_lt.map(|found| ("cublasLt", found.to_owned())));

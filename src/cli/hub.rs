@@ -20,6 +20,8 @@ use hf_hub::{
     api::sync::{Api, ApiBuilder},
 };
 
+use zeroize::Zeroizing;
+
 use super::{error::UsageError, locate::HubId};
 
 pub(super) use plan::{Plan, RemoteFile, Weights};
@@ -41,7 +43,7 @@ pub(super) trait Watcher {
 pub(super) struct Hub {
     cache: Cache,
     endpoint: String,
-    token: Option<String>,
+    token: Option<Zeroizing<String>>,
     agent: ureq::Agent,
 }
 
@@ -62,12 +64,18 @@ impl Hub {
             Some(path) => fs::read_to_string(path).ok(),
             None => cache.token(),
         });
-        let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+        let token = token.map(Zeroizing::new).map(|token| Zeroizing::new(token.trim().to_owned()));
+        let token = token.filter(|token| !token.is_empty());
         if token.is_some() && !is_private(&endpoint) {
             let problem = "would send the access token unencrypted: use https";
             return Err(UsageError(format!("HF_ENDPOINT={endpoint} {problem}")).into());
         }
         Ok(Hub { cache, endpoint: endpoint.trim_end_matches('/').to_owned(), token, agent: download::agent() })
+    }
+
+    /// Its address.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     /// The directory of a checkpoint that was fetched before, complete as far as its own index tells.
@@ -115,7 +123,7 @@ impl Hub {
 
     fn authorized(&self, request: ureq::Request) -> ureq::Request {
         match &self.token {
-            Some(token) => request.set("Authorization", &format!("Bearer {token}")),
+            Some(token) => request.set("Authorization", &Zeroizing::new(format!("Bearer {}", token.as_str()))),
             None => request,
         }
     }

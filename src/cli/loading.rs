@@ -2,7 +2,7 @@
 //! checks everything that can be checked without reading weights, [`Prepared::load`] reads them.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, LazyLock},
     thread,
     time::Instant,
@@ -15,10 +15,11 @@ use tramontane_kernels::{PanelFormat, threads};
 use super::{
     accelerator::{self, Accelerator},
     draft_model::DraftModel,
-    locate::{self, Network},
+    locate::{self, Located, Network},
     machine,
     memory_plan::{self, MemoryPlan, Needs},
     progress::TaskProgress,
+    vouching::Vouched,
 };
 #[cfg(feature = "cuda")]
 use crate::model::{self, gpu::GpuDecoder};
@@ -53,6 +54,8 @@ pub(super) struct Prepared {
     names: Vec<String>,
     checkpoint: Checkpoint,
     codec: Codec,
+    tokenizer: PathBuf,
+    vouched: Vouched,
     defaults: GenerationDefaults,
     accelerator: Accelerator,
     types: WeightTypes,
@@ -66,11 +69,18 @@ pub(super) struct Prepared {
 
 /// Finds the model and checks its metadata, its tokenizer, and that it fits this machine.
 pub(super) fn prepare(config: &Config, network: Network, style: LogStyle) -> Result<Prepared> {
+    prepare_located(config, locate::checkpoint(&config.model, network, style)?)
+}
+
+/// The same once the model has been found.
+pub(super) fn prepare_located(config: &Config, located: Located) -> Result<Prepared> {
     limit_threads(config.model.threads);
     let accelerator = accelerator::choose(config.model.device)?;
-    let located = locate::checkpoint(&config.model, network, style)?;
+    // Before anything else is made of these files.
+    let vouched = Vouched::check(config, &located)?;
     let checkpoint = open(&located.directory)?;
     let codec = open_codec(&located.directory, &config.model)?;
+    let tokenizer = Codec::tokenizer_file(&located.directory, &codec_options(&config.model)?)?;
     if codec.vocab_size() > checkpoint.config().vocab_size {
         let (tokens, rows) = (codec.vocab_size(), checkpoint.config().vocab_size);
         bail!("the tokenizer has {tokens} tokens, but the model's vocabulary only {rows}: they do not belong together");
@@ -101,6 +111,8 @@ pub(super) fn prepare(config: &Config, network: Network, style: LogStyle) -> Res
         names,
         checkpoint,
         codec,
+        tokenizer,
+        vouched,
         defaults,
         accelerator,
         types,
@@ -116,15 +128,15 @@ impl Prepared {
     /// Reads the weights and hashes their files at the same time, then starts the engine.
     pub(super) fn load(self, style: LogStyle) -> Result<ServedModel> {
         let started = Instant::now();
-        let digest = LazyLock::new(|| self.checkpoint.digest(&NoProgress));
+        let hashes = LazyLock::new(|| self.checkpoint.hashes(&NoProgress));
         let (hashed, decoder) = thread::scope(|scope| {
-            let hashed = scope.spawn(|| _ = LazyLock::force(&digest));
-            let decoder = self.decoder(&TaskProgress::new("loading", style), &|| digest.clone());
+            let hashed = scope.spawn(|| _ = LazyLock::force(&hashes));
+            let decoder = self.decoder(&TaskProgress::new("loading", style), &|| hashes.digest());
             (hashed.join(), decoder)
         });
         let decoder = decoder?;
         hashed.map_err(|_| anyhow!("hashing the weights failed"))?;
-        let digest = digest.clone();
+        let (digest, weights) = (hashes.digest(), hashes.files().to_vec());
         let drafter = self.drafter(style)?;
         tracing::info!(
             model = self.names.first(),
@@ -148,7 +160,10 @@ impl Prepared {
         let name = self.names.first().map_or("", String::as_str);
         let metrics = Arc::new(EngineMetrics::new(name, self.memory.max_model_len));
         metrics.set_cache_config(self.engine.block_size, self.memory.num_blocks);
+        let provenance = self.vouched.with_weights(&weights, &self.tokenizer)?;
+        tracing::info!(state = provenance.state(), signer = provenance.signer, "where the model comes from");
         Ok(ServedModel {
+            provenance,
             engine: EngineHandle::spawn_with_drafter(decoder, drafter, self.engine, Arc::clone(&metrics)),
             names: self.names,
             codec: self.codec,
@@ -275,7 +290,17 @@ pub(super) fn open(directory: &Path) -> Result<Checkpoint> {
 
 /// Opens the tokenizer with its settings.
 pub(super) fn open_codec(directory: &Path, model: &ModelConfig) -> Result<Codec> {
-    let options = CodecOptions {
+    let options = codec_options(model)?;
+    let codec =
+        Codec::open(directory, &options).with_context(|| format!("no tokenizer for {}", directory.display()))?;
+    Ok(codec.with_message_order(match model.message_order {
+        MessageOrder::Lenient => prompt::MessageOrder::Lenient,
+        MessageOrder::Strict => prompt::MessageOrder::Strict,
+    }))
+}
+
+fn codec_options(model: &ModelConfig) -> Result<CodecOptions> {
+    Ok(CodecOptions {
         template: match model.template {
             TemplateChoice::Auto => prompt::TemplateChoice::Auto,
             TemplateChoice::Native => prompt::TemplateChoice::Native,
@@ -283,13 +308,7 @@ pub(super) fn open_codec(directory: &Path, model: &ModelConfig) -> Result<Codec>
         },
         tokenizer_file: model.tokenizer.clone(),
         tokenizer_version: model.tokenizer_version.map(|version| version.to_string().parse()).transpose()?,
-    };
-    let codec =
-        Codec::open(directory, &options).with_context(|| format!("no tokenizer for {}", directory.display()))?;
-    Ok(codec.with_message_order(match model.message_order {
-        MessageOrder::Lenient => prompt::MessageOrder::Lenient,
-        MessageOrder::Strict => prompt::MessageOrder::Strict,
-    }))
+    })
 }
 
 /// What was asked for, or the checkpoint's dtype. Fails if the checkpoint cannot be quantized like that.

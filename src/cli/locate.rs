@@ -80,12 +80,35 @@ pub(super) enum Network {
 pub(super) struct Located {
     pub(super) directory: PathBuf,
     pub(super) names: Vec<String>,
+    /// As locks have it.
+    pub(super) source: String,
+    /// The commit, if it is from the hub.
+    pub(super) revision: Option<String>,
+}
+
+impl Located {
+    /// A directory.
+    pub(super) fn at(directory: &Path) -> Self {
+        let name = directory_name(directory);
+        Self { directory: directory.into(), source: format!("path:{name}"), names: vec![name], revision: None }
+    }
+
+    /// A directory of the hub's cache.
+    pub(super) fn from_hub(id: &HubId, directory: PathBuf) -> Self {
+        let revision = directory.file_name().map(|commit| commit.to_string_lossy().into_owned());
+        Self { directory, names: vec![id.repository.clone()], source: format!("hub:{}", id.repository), revision }
+    }
+
+    /// What it is called unless told.
+    pub(super) fn name(&self) -> &str {
+        self.names.first().map_or("", String::as_str)
+    }
 }
 
 /// The directory of the model that was named. A hub id is looked up in the cache first.
 pub(super) fn checkpoint(model: &ModelConfig, network: Network, style: LogStyle) -> Result<Located> {
     let id = match source(model.model.as_str())? {
-        Source::Directory(directory) => return Ok(Located { names: vec![directory_name(&directory)], directory }),
+        Source::Directory(directory) => return Ok(Located::at(&directory)),
         Source::Hub(id) => id,
     };
     let hub = Hub::from_env()?;
@@ -99,7 +122,20 @@ pub(super) fn checkpoint(model: &ModelConfig, network: Network, style: LogStyle)
         }
         None => pull::pull(&hub, &id, Weights::HuggingFace, style)?,
     };
-    Ok(Located { directory, names: vec![id.repository] })
+    Ok(Located::from_hub(&id, directory))
+}
+
+/// The id of a model that would have to be fetched.
+pub(super) fn missing_hub_id(model: &ModelConfig) -> Result<Option<HubId>> {
+    match source(model.model.as_str())? {
+        Source::Hub(id) if !model.offline.is_on() && Hub::from_env()?.cached(&id).is_none() => Ok(Some(id)),
+        Source::Hub(_) | Source::Directory(_) => Ok(None),
+    }
+}
+
+/// The directory that a file is in.
+pub(super) fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
 }
 
 fn directory_name(directory: &Path) -> String {

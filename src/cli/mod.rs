@@ -13,6 +13,7 @@ mod chat;
 mod data;
 mod doctor;
 mod draft_model;
+mod egress;
 mod error;
 mod generate;
 mod health;
@@ -22,15 +23,18 @@ mod issuers;
 mod keys;
 mod loading;
 mod locate;
+mod lock;
 mod machine;
 mod memory_plan;
 mod policy;
 mod progress;
 mod pull;
 mod roles;
+mod sandbox;
 mod serve;
 mod subjects;
 mod tenants;
+mod vouching;
 
 use std::process::ExitCode;
 
@@ -70,6 +74,7 @@ enum Command {
     Subjects(subjects::SubjectsArgs),
     Roles(roles::RolesArgs),
     Policy(policy::PolicyArgs),
+    Lock(lock::LockArgs),
 }
 
 /// The process: reads its arguments, does what they say.
@@ -109,7 +114,8 @@ impl Cli {
             Command::Keys(args) => args.settings(),
             Command::Tenants(args) => args.settings(),
             Command::Subjects(args) => args.settings(),
-            Command::Roles(_) | Command::Policy(_) | Command::Doctor(_) | Command::Health(_) => Args::default(),
+            Command::Doctor(args) => args.settings(),
+            Command::Lock(_) | Command::Roles(_) | Command::Policy(_) | Command::Health(_) => Args::default(),
         };
         args.log = log;
         args
@@ -132,7 +138,7 @@ impl Command {
             Command::Inspect(args) => args.run(&config, style),
             Command::Generate(args) => args.run(&config, style),
             Command::Chat(args) => args.run(&config, style),
-            Command::Doctor(args) => args.run(&config),
+            Command::Doctor(args) => args.run(&config, style),
             Command::Bench(args) => args.run(&config, style),
             Command::Health(args) => args.run(),
             Command::Keys(args) => args.run(&config),
@@ -140,6 +146,7 @@ impl Command {
             Command::Subjects(args) => args.run(&config),
             Command::Roles(args) => args.run(),
             Command::Policy(args) => args.run(),
+            Command::Lock(args) => args.run(&config, style),
         }
     }
 }

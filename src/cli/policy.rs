@@ -9,7 +9,9 @@ use serde_json::json;
 use super::{error::UsageError, keys};
 use crate::governance::{
     DEFAULT_TENANT,
-    policy::{Action, Asker, Circumstances, DEFAULT_POLICIES, Policies, Question, SCHEMA, check_cases},
+    policy::{
+        Action, Asker, Circumstances, DEFAULT_POLICIES, Policies, Question, Resource, SCHEMA, Trust, check_cases,
+    },
 };
 
 /// Show, check, test and explain the policies that say who may do what
@@ -76,6 +78,12 @@ struct ExplainArgs {
     /// What the request says of itself
     #[arg(long)]
     consent: Option<String>,
+    /// The model's files are those of a lock
+    #[arg(long)]
+    locked: bool,
+    /// The trusted key that signed the model's files
+    #[arg(long, value_name = "KEY")]
+    signer: Option<String>,
     /// Directory of the policies [default: the built-in ones]
     #[arg(long, value_name = "DIR")]
     policy_dir: Option<PathBuf>,
@@ -124,8 +132,13 @@ impl PolicyArgs {
         let policies = load(args.policy_dir.as_deref())?;
         let unknown = || UsageError(format!("action {:?}: expected one of {}", args.action, known_actions()));
         let action = Action::of_name(&args.action).ok_or_else(unknown)?;
+        let resource = match action.resource(&args.resource) {
+            Resource::Model { name, digest, .. } => {
+                Resource::Model { name, digest, trust: Trust { locked: args.locked, signer: args.signer.as_deref() } }
+            }
+            other => other,
+        };
         let (asker, circumstances) = (args.asker()?, args.circumstances());
-        let resource = action.resource(&args.resource);
         let decision = policies.decide(&Question { asker: &asker, action, resource, circumstances: &circumstances })?;
         if self.json {
             let value = json!({

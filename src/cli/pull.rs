@@ -10,7 +10,7 @@ use super::{
     error::UsageError,
     hub::{Hub, RemoteFile, Watcher, Weights},
     locate::HubId,
-    progress,
+    lock, progress,
 };
 use crate::{
     config::{ByteSize, Config, ModelArgs, NetworkArgs},
@@ -26,6 +26,9 @@ pub(super) struct PullArgs {
     /// Fetch Mistral's own layout (consolidated.safetensors) even if there is Hugging Face's
     #[arg(long)]
     native: bool,
+    /// Put what was fetched into this lock, which is made if there is none (docs/supply-chain.md)
+    #[arg(long, value_name = "FILE")]
+    lock: Option<PathBuf>,
     #[command(flatten)]
     network: NetworkArgs,
 }
@@ -41,6 +44,9 @@ impl PullArgs {
         }
         let weights = if self.native { Weights::Native } else { Weights::HuggingFace };
         let directory = pull(&Hub::from_env()?, &self.id, weights, style)?;
+        if let Some(path) = &self.lock {
+            lock::put_pulled(path, &self.id, &directory)?;
+        }
         super::print(&format!("{}\n", directory.display()))
     }
 }

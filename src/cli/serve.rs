@@ -13,10 +13,17 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{data, error::UsageError, issuers, loading, locate::Network, policy};
+use super::{
+    data,
+    error::UsageError,
+    issuers, loading,
+    locate::{self, Network},
+    policy,
+    sandbox::Sandbox,
+};
 use crate::{
     api::{self, AppState, Door, Drained, Hosts, HttpLimits, ServedModel, StorageLimits, Tls, TlsError},
-    config::{AccessArgs, Args, Config, ConfigError, EngineArgs, HttpArgs, ModelArgs, StorageArgs},
+    config::{AccessArgs, Args, Config, ConfigError, EngineArgs, HttpArgs, ModelArgs, ProvenanceArgs, StorageArgs},
     engine::EngineConfig,
     governance::{Actor, Governance, GuardrailFile, purposes::PurposeFile},
     telemetry::logs::LogStyle,
@@ -41,32 +48,38 @@ pub(super) struct ServeArgs {
     storage: StorageArgs,
     #[command(flatten)]
     access: AccessArgs,
+    #[command(flatten)]
+    provenance: ProvenanceArgs,
 }
 
 impl ServeArgs {
     pub(super) fn settings(&self) -> Args {
-        let Self { model, engine, http, storage, access } = self;
+        let Self { model, engine, http, storage, access, provenance } = self;
         Args {
             model: model.clone(),
             engine: engine.clone(),
             http: http.clone(),
             storage: storage.clone(),
             access: access.clone(),
+            provenance: provenance.clone(),
             ..Args::default()
         }
     }
 
     pub(super) fn run(&self, config: &Config, style: LogStyle) -> Result<()> {
-        let prepared = loading::prepare(config, Network::Allowed, style)?;
+        let located = locate::checkpoint(&config.model, Network::Allowed, style)?;
+        // It binds threads that are yet to be started, so it comes before there are any.
+        let sandbox = Sandbox::enter(config, &located)?;
+        let prepared = loading::prepare_located(config, located)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(IO_THREADS).enable_all().build()?;
-        let result = runtime.block_on(serve(config, prepared, style));
+        let result = runtime.block_on(serve(config, &sandbox, prepared, style));
         // Loading may still be under way, and nobody waits for its result any more.
         runtime.shutdown_background();
         result
     }
 }
 
-async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) -> Result<()> {
+async fn serve(config: &Config, sandbox: &Sandbox, prepared: loading::Prepared, style: LogStyle) -> Result<()> {
     let stop = stop_signal()?;
     let (stores, governance) = (data::stores(&config.storage)?, data::governance(&config.storage.place)?);
     let governance = governance
@@ -84,6 +97,7 @@ async fn serve(config: &Config, prepared: loading::Prepared, style: LogStyle) ->
     let scheme = if tls.is_some() { "https" } else { "http" };
     let listener = TcpListener::bind(bind).await.with_context(|| format!("cannot listen on bind = {bind}"))?;
     let address = listener.local_addr()?;
+    sandbox.close()?;
     tracing::info!(%address, scheme, let_in, "listening; requests are answered once the model is loaded");
     let mut serving = tokio::spawn(api::serve(Door { listener, tls }, state.clone(), async {
         // The sender lives as long as the process.

@@ -24,6 +24,9 @@ pub struct Args {
     /// Who is let in.
     #[serde(flatten)]
     pub access: AccessArgs,
+    /// Which files are trusted.
+    #[serde(flatten)]
+    pub provenance: ProvenanceArgs,
     /// Logs and the configuration itself.
     #[serde(flatten)]
     pub log: LogArgs,
@@ -218,6 +221,34 @@ pub struct AccessArgs {
     /// TOML file of the purposes that requests may have, and what is kept under each (docs/privacy.md) [default: none]
     #[arg(long, env = "TRAMONTANE_PURPOSES", hide_env = true, value_name = "FILE")]
     pub purposes: Option<String>,
+}
+
+/// Which models are trusted, and how little the server is.
+#[derive(Clone, Debug, Default, clap::Args, Serialize)]
+#[command(next_help_heading = "Supply chain")]
+pub struct ProvenanceArgs {
+    /// Lock of models (docs/supply-chain.md): the model's files must be what it says [default: none]
+    #[arg(long, env = "TRAMONTANE_LOCK", hide_env = true, value_name = "FILE")]
+    pub lock: Option<String>,
+    /// Serve no model without a lock
+    #[arg(long, env = "TRAMONTANE_REQUIRE_LOCK", hide_env = true, value_name = "on|off", num_args = 0..=1,
+          require_equals = true, default_missing_value = "on")]
+    pub require_lock: Option<String>,
+    /// PEM file of public keys whose signatures count: Ed25519 over the lock, ECDSA (P-256, P-384) over the model in OpenSSF's
+    /// format [default: none]
+    #[arg(long, env = "TRAMONTANE_TRUSTED_KEY", hide_env = true, value_name = "FILE")]
+    pub trusted_key: Option<String>,
+    /// Signature of the model in OpenSSF's format [default: model.sig in its directory, if there is one]
+    #[arg(long, env = "TRAMONTANE_MODEL_SIGNATURE", hide_env = true, value_name = "FILE")]
+    pub model_signature: Option<String>,
+    /// Serve no model that no trusted key has signed
+    #[arg(long, env = "TRAMONTANE_REQUIRE_SIGNATURE", hide_env = true, value_name = "on|off", num_args = 0..=1,
+          require_equals = true, default_missing_value = "on")]
+    pub require_signature: Option<String>,
+    /// Keep the server from files, connections and programs that the configuration does not name: auto (as far as the system
+    /// can), on (or fail) or off [default: auto]
+    #[arg(long, env = "TRAMONTANE_SANDBOX", hide_env = true, value_name = "auto|on|off")]
+    pub sandbox: Option<String>,
 }
 
 /// Logs and the configuration itself; every subcommand has these.

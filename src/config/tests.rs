@@ -20,6 +20,8 @@ struct Everything {
     #[command(flatten)]
     access: AccessArgs,
     #[command(flatten)]
+    provenance: ProvenanceArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -29,8 +31,9 @@ fn resolve(line: &str) -> Result<Config, ConfigError> {
     // The environment of the test run must not leak in; tests of the environment run the binary.
     let command = Everything::command().mut_args(|arg| arg.env(None));
     let matches = command.get_matches_from(std::iter::once("tramontane").chain(line.split_whitespace()));
-    let Everything { model, engine, http, storage, access, log } = Everything::from_arg_matches(&matches).unwrap();
-    Config::resolve(&Args { model, engine, http, storage, access, log }, &matches, &DEFAULTS)
+    let Everything { model, engine, http, storage, access, provenance, log } =
+        Everything::from_arg_matches(&matches).unwrap();
+    Config::resolve(&Args { model, engine, http, storage, access, provenance, log }, &matches, &DEFAULTS)
 }
 
 fn with_file(text: &str, line: &str) -> Result<Config, ConfigError> {
@@ -99,6 +102,12 @@ fn defaults() {
         # policy_dir is not set: the built-in policies
         # guardrails is not set: nothing that is said is checked
         # purposes is not set: a request may state any purpose, which only policies look at
+        # lock is not set: files are not checked against a lock
+        require_lock = "off"                     # default
+        # trusted_key is not set: no signature counts
+        # model_signature is not set: model.sig in the model's directory, if there is one
+        require_signature = "off"                # default
+        sandbox = "auto"                         # default
         log_format = "auto"                      # default
         log_level = "info"                       # default
     "##]]
@@ -246,6 +255,12 @@ fn what_is_printed_reads_back() {
             policy_dir = "/etc/tramontane/policies"
             guardrails = "/etc/tramontane/guardrails.toml"
             purposes = "/etc/tramontane/purposes.toml"
+            lock = "/etc/tramontane/tramontane.lock"
+            require_lock = true
+            trusted_key = "/etc/tramontane/trusted.pem"
+            model_signature = "model.sig"
+            require_signature = "on"
+            sandbox = "off"
             log_format = "json"
             log_level = "info,tramontane::engine=debug"
             "#
@@ -334,7 +349,7 @@ fn errors_in_the_file_name_the_file() {
     check_error(
         with_file("bnid = 1", ""),
         expect![
-            "tramontane.toml has the unknown key `bnid`; known keys: allowed_host, bind, block_size, body_limit, data_dir, device, draft_model, drain_timeout, dtype, ephemeral, guardrails, identity_file, insecure_open, kv_cache_memory, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, message_order, model, num_blocks, offline, policy_dir, prefix_caching, purposes, quantize, quantize_cache, reference, request_timeout, retention, served_model_name, speculation, storage_limit, template, threads, tls_cert, tls_client_auth, tls_client_ca, tls_client_crl, tls_key, tokenizer, tokenizer_version"
+            "tramontane.toml has the unknown key `bnid`; known keys: allowed_host, bind, block_size, body_limit, data_dir, device, draft_model, drain_timeout, dtype, ephemeral, guardrails, identity_file, insecure_open, kv_cache_memory, lock, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, message_order, model, model_signature, num_blocks, offline, policy_dir, prefix_caching, purposes, quantize, quantize_cache, reference, request_timeout, require_lock, require_signature, retention, sandbox, served_model_name, speculation, storage_limit, template, threads, tls_cert, tls_client_auth, tls_client_ca, tls_client_crl, tls_key, tokenizer, tokenizer_version, trusted_key"
         ],
     );
     check_error(

@@ -203,6 +203,18 @@ words! {
 }
 
 words! {
+    /// Does the server confine itself?
+    SandboxChoice, "auto, on or off", {
+        /// As far as the system can.
+        Auto = "auto",
+        /// It must.
+        On = "on",
+        /// No.
+        Off = "off",
+    }
+}
+
+words! {
     /// On or off.
     Switch, "on or off", {
         /// Enabled.
@@ -224,8 +236,8 @@ impl Switch {
 pub struct ModelName(String);
 
 impl ModelName {
-    /// Takes any text that is not blank.
-    pub(super) fn from_text(text: &str) -> Self {
+    /// Takes any text; what is typed as a setting is not blank.
+    pub fn from_text(text: &str) -> Self {
         Self(text.to_owned())
     }
 

@@ -1,6 +1,9 @@
 //! Identities that others vouch for: whose word is taken for who somebody is, and what becomes of what they say.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -26,6 +29,15 @@ struct IdentityFile {
     issuer: Vec<JwtConfig>,
     #[serde(default)]
     client_certificates: CertificateMap,
+}
+
+/// Where the keys of issuers are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeySources {
+    /// Addresses.
+    pub urls: Vec<String>,
+    /// Files.
+    pub files: Vec<PathBuf>,
 }
 
 /// All that are believed.
@@ -61,6 +73,19 @@ impl Issuers {
             verifiers.push(verifier.map_err(|error| wrong(format!("issuer = {issuer:?}: {}", chain(&error))))?);
         }
         Ok(Self { verifiers, certificates: file.client_certificates })
+    }
+
+    /// Where a file says that keys are, none of which is read.
+    pub fn sources(path: &Path) -> Result<KeySources, GovernanceError> {
+        let text = fs::read_to_string(path).map_err(|source| GovernanceError::File { path: path.into(), source })?;
+        let file: IdentityFile = toml::from_str(&text)
+            .map_err(|error| GovernanceError::Identities { path: path.into(), reason: error.to_string() })?;
+        let mut sources = KeySources::default();
+        for issuer in &file.issuer {
+            sources.urls.extend(issuer.url().map(str::to_owned));
+            sources.files.extend(issuer.files().map(PathBuf::from));
+        }
+        Ok(sources)
     }
 
     /// Is nobody's word taken?

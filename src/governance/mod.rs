@@ -49,7 +49,7 @@ pub use self::{
     error::{GovernanceError, Refusal},
     guardrail_file::{GuardrailFile, GuardrailFileError},
     identity::{Principal, Role, Source},
-    issuers::{FetchKeys, Issuers},
+    issuers::{FetchKeys, Issuers, KeySources},
     key_list::{KeyFilter, KeyPage},
     keys::{CreatedKey, Key, KeyState, NewKey},
     roles::{Right, RoleRights},

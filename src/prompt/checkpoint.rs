@@ -19,10 +19,7 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// Opens the tokenizer of the checkpoint in `dir`.
 pub(super) fn open(dir: &Path, options: &CodecOptions) -> Result<Codec, PromptError> {
-    let path = match &options.tokenizer_file {
-        Some(path) => path.clone(),
-        None => find(dir)?,
-    };
+    let path = tokenizer_file(dir, options)?;
     let codec = open_tokenizer(&path, options.tokenizer_version)?.with_ends(Ends::read(dir)?);
     let wants_jinja = match options.template {
         TemplateChoice::Auto => codec.version().is_none(),
@@ -47,6 +44,14 @@ pub(super) fn open(dir: &Path, options: &CodecOptions) -> Result<Codec, PromptEr
         }
         // Completions need no template; a chat request will be told that there is none.
         (None, TemplateChoice::Auto | TemplateChoice::Native) => Ok(codec),
+    }
+}
+
+/// The file that says what the tokens are.
+pub(super) fn tokenizer_file(dir: &Path, options: &CodecOptions) -> Result<PathBuf, PromptError> {
+    match &options.tokenizer_file {
+        Some(path) => Ok(path.clone()),
+        None => find(dir),
     }
 }
 

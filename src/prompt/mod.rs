@@ -123,6 +123,11 @@ impl Codec {
         checkpoint::open(dir, options)
     }
 
+    /// The file that [`Codec::open`] reads the tokenizer from.
+    pub fn tokenizer_file(dir: &Path, options: &CodecOptions) -> Result<PathBuf, PromptError> {
+        checkpoint::tokenizer_file(dir, options)
+    }
+
     /// A codec from a parsed `tekken.json`.
     pub fn from_tekken(file: &TekkenFile, version: Option<TokenizerVersion>) -> Result<Codec, PromptError> {
         let tekken = Tekken::new(file)?;

@@ -1,10 +1,11 @@
 //! Plain data that several layers exchange: what to compute (`Batch`) and how to choose tokens
-//! (`SamplingParams`, `TokenChoice`, `Constraint`), and what a text is pooled to (`Pooling`); and the time. No behaviour beyond validation, no tensors, no I/O.
+//! (`SamplingParams`, `TokenChoice`, `Constraint`), what a text is pooled to (`Pooling`), and where a model comes from (`Provenance`); and the time. No behaviour beyond validation, no tensors, no I/O.
 
 mod batch;
 mod choice;
 mod constraint;
 mod pooling;
+mod provenance;
 mod sampling;
 mod time;
 
@@ -12,5 +13,6 @@ pub use batch::{Batch, BatchSequence};
 pub use choice::{Penalties, RowResult, TokenChoice, TokenLogprobs};
 pub use constraint::{Constraint, ConstraintError, TokenSet};
 pub use pooling::{Activation, Outputs, Pooling, sigmoid};
+pub use provenance::{LockedOrigin, Provenance};
 pub use sampling::{InvalidSampling, SamplingParams};
 pub use time::unix_seconds;

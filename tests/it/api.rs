@@ -34,6 +34,7 @@ mod moderations;
 mod openapi;
 mod openapi_streams;
 mod operations;
+mod origin;
 mod purposes;
 mod references;
 mod removal;

@@ -2,11 +2,14 @@
 
 mod bench;
 mod checkpoint;
+mod egress;
 mod hub;
 mod keys;
+mod lock;
 mod policy;
 mod pooling;
 mod pull;
+mod secrets;
 mod serve;
 mod structured;
 mod subjects;

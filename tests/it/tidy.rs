@@ -9,14 +9,15 @@ use std::{
 
 /// The layers and what each may use besides itself. All may use `config`, `types` and `telemetry`; `cli`
 /// wires the process together and may use everything.
-const ALLOWED: [(&str, &[&str]); 11] = [
-    ("cli", &["api", "bench", "engine", "model", "governance", "retrieval", "prompt", "store"]),
+const ALLOWED: [(&str, &[&str]); 12] = [
+    ("cli", &["api", "bench", "engine", "model", "governance", "retrieval", "prompt", "provenance", "store"]),
     ("api", &["engine", "governance", "retrieval", "prompt", "store"]),
     ("engine", &["model"]),
     ("model", &[]),
     ("governance", &[]),
     ("retrieval", &[]),
     ("prompt", &[]),
+    ("provenance", &[]),
     ("store", &[]),
     ("bench", &["model"]),
     ("types", &[]),

@@ -242,6 +242,16 @@ fn operation() -> Vec<(&'static str, Value)> {
         "audio",
     ];
     let capabilities: Vec<(&str, Value)> = capabilities.into_iter().map(|name| (name, flag())).collect();
+    let maybe = or_null(text());
+    let provenance = object(&[
+        ("state", words(&["signed", "locked", "unlocked"])),
+        ("weights_digest", text()),
+        ("tokenizer_digest", text()),
+        ("signer", maybe.clone()),
+        ("source", maybe.clone()),
+        ("revision", maybe.clone()),
+        ("licence", maybe.clone()),
+    ]);
     let model = object(&[
         ("id", text()),
         ("object", constant("model")),
@@ -258,9 +268,9 @@ fn operation() -> Vec<(&'static str, Value)> {
         ("deprecation_replacement_model", null()),
         ("default_model_temperature", or_null(number())),
         ("type", constant("base")),
+        ("provenance", provenance),
         ("capabilities", object(&capabilities)),
     ]);
-    let maybe = or_null(text());
     let error = [("message", text()), ("type", text()), ("param", maybe.clone()), ("code", maybe.clone())];
     let location = list(json!({ "type": ["string", "integer"] }));
     let errors = json!({

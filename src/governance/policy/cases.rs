@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::Deserialize;
 
-use super::{Action, Asker, Circumstances, Policies, PolicyError, Question, Resource};
+use super::{Action, Asker, Circumstances, Policies, PolicyError, Question, Resource, Trust};
 
 /// A file of cases: `[[case]]` tables.
 #[derive(Deserialize)]
@@ -34,6 +34,9 @@ struct Case {
     grant_attribute: Option<String>,
     #[serde(default)]
     digest: String,
+    #[serde(default)]
+    locked: bool,
+    signer: Option<String>,
     #[serde(default)]
     route: String,
     purpose: Option<String>,
@@ -84,8 +87,9 @@ impl Case {
             let known: Vec<&str> = Action::ALL.iter().map(|action| action.name()).collect();
             format!("action = {:?}: expected one of {}", self.action, known.join(", "))
         })?;
+        let trust = Trust { locked: self.locked, signer: self.signer.as_deref() };
         let named = [
-            self.model.as_deref().map(|name| Resource::Model { name, digest: &self.digest }),
+            self.model.as_deref().map(|name| Resource::Model { name, digest: &self.digest, trust }),
             self.tool.as_deref().map(Resource::Tool),
             self.collection.as_deref().map(Resource::Collection),
             self.kind.as_deref().map(Resource::Kind),

@@ -23,7 +23,7 @@ use cedar_policy::{Authorizer, Entities, PolicySet};
 pub use self::{
     cases::{CaseFailure, check_cases},
     error::PolicyError,
-    question::{Action, Asker, Circumstances, Question, Resource},
+    question::{Action, Asker, Circumstances, Question, Resource, Trust},
 };
 use self::{question::Names, source::Loaded};
 

@@ -104,7 +104,9 @@ impl Action {
     /// kind.
     pub fn resource(self, name: &str) -> Resource<'_> {
         match self {
-            Self::Infer | Self::Tokenize | Self::ReadModel => Resource::Model { name, digest: "" },
+            Self::Infer | Self::Tokenize | Self::ReadModel => {
+                Resource::Model { name, digest: "", trust: Trust::default() }
+            }
             Self::UseTool => Resource::Tool(name),
             Self::SearchCollection | Self::ChangeCollection => Resource::Collection(name),
             Self::GrantRole => Resource::Role(name),
@@ -157,6 +159,8 @@ pub enum Resource<'a> {
         name: &'a str,
         /// Of its weights.
         digest: &'a str,
+        /// Who vouches for its files.
+        trust: Trust<'a>,
     },
     /// A tool, by its name.
     Tool(&'a str),
@@ -173,6 +177,15 @@ pub enum Resource<'a> {
         /// Its value.
         value: &'a str,
     },
+}
+
+/// Who vouches for a model's files. Nobody, by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trust<'a> {
+    /// They are those of a lock.
+    pub locked: bool,
+    /// The trusted key that signed them, or their lock.
+    pub signer: Option<&'a str>,
 }
 
 /// What the request says of itself.
@@ -250,8 +263,12 @@ impl Names {
 
     fn resource(&self, resource: Resource<'_>) -> Result<Entity, PolicyError> {
         match resource {
-            Resource::Model { name, digest } => {
-                let attributes = [("digest".to_owned(), string(digest))];
+            Resource::Model { name, digest, trust: Trust { locked, signer } } => {
+                let signed = [("locked", locked), ("signed", signer.is_some())];
+                let signed = signed.map(|(name, value)| (name.to_owned(), RestrictedExpression::new_bool(value)));
+                let texts = [("digest", Some(digest)), ("signer", signer)];
+                let texts = texts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), string(value?))));
+                let attributes = texts.chain(signed);
                 Entity::new_with_tags(uid(&self.model, name), attributes, [], []).map_err(wrong)
             }
             Resource::Tool(name) => Ok(Entity::with_uid(uid(&self.tool, name))),

@@ -8,7 +8,8 @@ use expect_test::{Expect, expect};
 
 use super::*;
 
-const MODEL: Resource = Resource::Model { name: "tiny", digest: "sha256:00" };
+const MODEL: Resource =
+    Resource::Model { name: "tiny", digest: "sha256:00", trust: Trust { locked: false, signer: None } };
 
 fn asker(roles: &[&str]) -> Asker {
     Asker {
@@ -316,4 +317,22 @@ fn cases_say_what_is_expected() {
         let error = check(text).expect_err("it is wrong").to_string();
         assert!(error.contains(expected) && error.contains("cases.toml"), "{error}");
     }
+}
+
+#[test]
+fn policies_can_refuse_models_that_nobody_vouches_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let sample = include_str!("../../../deploy/policies/signed-models.cedar");
+    fs::write(directory.path().join("signed-models.cedar"), sample).expect("writable");
+    fs::write(directory.path().join("default.cedar"), DEFAULT_POLICIES).expect("writable");
+    let policies = Policies::open(directory.path()).expect("they are right");
+    let infer = |locked: bool, signer: Option<&str>| {
+        let resource = Resource::Model { name: "tiny", digest: "00", trust: Trust { locked, signer } };
+        let decision = decide(&policies, &asker(&["developer"]), Action::Infer, resource);
+        format!("{}: {}", decision.allowed, decision.policies.join(", "))
+    };
+    expect!["false: unlocked-model, unsigned-model"].assert_eq(&infer(false, None));
+    expect!["false: unsigned-model"].assert_eq(&infer(true, None));
+    expect!["false: unlocked-model"].assert_eq(&infer(false, Some("sha256:00")));
+    expect!["true: developer"].assert_eq(&infer(true, Some("sha256:00")));
 }

@@ -43,7 +43,7 @@ pub use files::Layout;
 pub use fp8::{QuantizedMatrix, ScaleLayout};
 pub use generation::GenerationDefaults;
 pub use packed_cache::{CacheOutcome, PackedCache};
-pub use summary::{DtypeCount, FileSummary, Summary};
+pub use summary::{DtypeCount, FileSummary, HashedFile, Hashes, Summary};
 pub use tensors::Skipped;
 
 use self::files::Files;
@@ -242,10 +242,15 @@ impl Checkpoint {
     /// SHA-256 of the weight files, in hexadecimal. Of a single file it equals what `sha256sum` prints; of
     /// several it is the SHA-256 of what `sha256sum` prints of them in the order of their names.
     pub fn digest(&self, progress: &dyn Progress) -> String {
+        self.hashes(progress).digest()
+    }
+
+    /// The same with that of each file.
+    pub fn hashes(&self, progress: &dyn Progress) -> Hashes {
         progress.start(self.files.iter().map(|file| file.contents().len() as u64).sum());
-        let digest = summary::digest(&self.files, &|bytes| progress.advance(bytes));
+        let hashes = summary::hashes(&self.files, &|bytes| progress.advance(bytes));
         progress.finish();
-        digest
+        hashes
     }
 
     /// The matrices that are stored in FP8, for a path that multiplies them as such. Reads the scales only.

@@ -63,6 +63,23 @@ pub struct FileSummary {
     pub bytes: u64,
 }
 
+/// SHA-256 of weight files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hashes {
+    files: Vec<HashedFile>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HashedFile {
+    /// Name within the checkpoint.
+    pub name: String,
+    /// Size on disk.
+    pub bytes: u64,
+    /// In lower-case hexadecimal.
+    pub sha256: String,
+}
+
 /// What the plan says about the tensors: `(parameters, in matrices, by type)`.
 pub(super) fn count(plan: &Plan) -> (u64, u64, Vec<DtypeCount>) {
     let mut by_type: BTreeMap<String, DtypeCount> = BTreeMap::new();
@@ -102,11 +119,27 @@ pub(super) fn files(files: &[MappedFile]) -> Vec<FileSummary> {
     files.iter().map(|file| FileSummary { name: name(&file.path), bytes: file.contents().len() as u64 }).collect()
 }
 
-/// SHA-256 of the weights, in lower-case hexadecimal. Of one file it is that file's digest, as `sha256sum`
-/// prints and as model hubs list it; of several, that of the list `sha256sum` would print of them, sorted
-/// by name. Files are hashed in parallel.
-pub(super) fn digest(files: &[MappedFile], advance: &(dyn Fn(u64) + Sync)) -> String {
-    let mut digests: Vec<(String, String)> = files
+impl Hashes {
+    /// Of all of them, in lower-case hexadecimal. Of one file it is that file's digest, as `sha256sum` prints and as model
+    /// hubs list it; of several, that of the list `sha256sum` would print of them, sorted by name.
+    pub fn digest(&self) -> String {
+        if let [file] = self.files.as_slice() {
+            return file.sha256.clone();
+        }
+        let listing: String =
+            self.files.iter().map(|HashedFile { name, sha256, .. }| format!("{sha256}  {name}\n")).collect();
+        hexadecimal(&Sha256::digest(listing.as_bytes()))
+    }
+
+    /// Each of them, sorted by name.
+    pub fn files(&self) -> &[HashedFile] {
+        &self.files
+    }
+}
+
+/// Hashes files in parallel.
+pub(super) fn hashes(files: &[MappedFile], advance: &(dyn Fn(u64) + Sync)) -> Hashes {
+    let mut files: Vec<HashedFile> = files
         .par_iter()
         .map(|file| {
             let mut hash = Sha256::new();
@@ -116,15 +149,12 @@ pub(super) fn digest(files: &[MappedFile], advance: &(dyn Fn(u64) + Sync)) -> St
                 let start = index * HASH_STEP;
                 file.release(start..start + step.len());
             }
-            (name(&file.path), hexadecimal(&hash.finalize()))
+            let bytes = file.contents().len() as u64;
+            HashedFile { name: name(&file.path), bytes, sha256: hexadecimal(&hash.finalize()) }
         })
         .collect();
-    if digests.len() == 1 {
-        return digests.remove(0).1;
-    }
-    digests.sort();
-    let listing: String = digests.iter().map(|(name, digest)| format!("{digest}  {name}\n")).collect();
-    hexadecimal(&Sha256::digest(listing.as_bytes()))
+    files.sort_by(|one, other| one.name.cmp(&other.name));
+    Hashes { files }
 }
 
 fn name(path: &Path) -> String {

@@ -28,7 +28,7 @@ use tramontane::{
     prompt::{Codec, TekkenFile, TokenizerVersion},
     store::{Store, Stores},
     telemetry::EngineMetrics,
-    types::{Batch, Outputs, Pooling},
+    types::{Batch, Outputs, Pooling, Provenance},
 };
 
 pub use self::answer::{Answer, mistral_error};
@@ -368,6 +368,7 @@ impl Harness {
             max_model_len,
             pooling,
             digest: "sha256:0123456789abcdef".to_owned(),
+            provenance: Provenance { tokenizer_digest: "fedcba9876543210".to_owned(), ..Provenance::default() },
         });
         Self { state, gate, credential: None }
     }

@@ -15,6 +15,7 @@ use super::{check_failure, checkpoint, hub, run, tramontane, write};
 pub(super) struct Server {
     process: Child,
     log: BufReader<std::process::ChildStderr>,
+    seen: String,
     pub(super) address: String,
 }
 
@@ -26,14 +27,24 @@ impl Server {
 
     /// The same with some variables in its environment.
     fn start_with(model: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Server {
+        Self::of(Self::command(model, arguments).envs(variables.iter().copied()))
+    }
+
+    /// What starts it, for a test that wraps it.
+    pub(super) fn command(model: &Path, arguments: &[&str]) -> Command {
         let mut command = tramontane(&["serve", model.to_str().unwrap()]);
         if !arguments.contains(&"--bind") {
             command.args(["--bind", "127.0.0.1:0"]);
         }
-        let mut process =
-            command.args(arguments).envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().unwrap();
+        command.args(arguments);
+        command
+    }
+
+    /// Starts a command that ends in a server.
+    pub(super) fn of(command: &mut Command) -> Server {
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(process.stderr.take().unwrap());
-        let mut server = Server { process, log, address: String::new() };
+        let mut server = Server { process, log, seen: String::new(), address: String::new() };
         server.address = server.log_until("ready")["address"].as_str().unwrap().to_owned();
         server
     }
@@ -43,6 +54,7 @@ impl Server {
         let mut line = String::new();
         while self.log.read_line(&mut line).unwrap() > 0 {
             let value: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+            self.seen += &line;
             if value["message"].as_str().unwrap_or_default().contains(text) {
                 return value;
             }
@@ -51,7 +63,7 @@ impl Server {
         panic!("the log ended before {text:?}");
     }
 
-    fn connect(&self, request: &str) -> TcpStream {
+    pub(super) fn connect(&self, request: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         stream
@@ -80,6 +92,20 @@ impl Server {
 
     pub(super) fn id(&self) -> String {
         self.process.id().to_string()
+    }
+
+    /// Has it stop; its exit code and everything that it has logged.
+    pub(super) fn stop(mut self) -> (Option<i32>, String) {
+        self.signal();
+        self.log.read_to_string(&mut self.seen).unwrap();
+        let code = self.process.wait().unwrap().code();
+        (code, std::mem::take(&mut self.seen))
+    }
+
+    /// Has it read its files again; ends once it says so.
+    pub(super) fn hang_up(&mut self, said: &str) {
+        assert!(Command::new("kill").args(["-HUP", &self.id()]).status().unwrap().success());
+        self.log_until(said);
     }
 
     fn signal(&self) {
