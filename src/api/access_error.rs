@@ -39,6 +39,9 @@ pub enum AccessError {
         /// The limit.
         limit: usize,
     },
+    /// Whom it asks can be read in two ways.
+    #[error("The request must name one server: there are several `Host`, or the target has another than the header.")]
+    SeveralHosts,
     /// It asks for another server, or is a web page's.
     #[error(
         "The header `{name}` says {value:?}, which is none of this server's names: as there are no API keys it lets in whoever \
@@ -59,7 +62,7 @@ impl AccessError {
             Self::Refused(Refusal::Token(JwtError::NoKeys)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden { .. } | Self::Host { .. } => StatusCode::FORBIDDEN,
-            Self::Circumstance { .. } => StatusCode::BAD_REQUEST,
+            Self::Circumstance { .. } | Self::SeveralHosts => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -67,7 +70,7 @@ impl AccessError {
         match self {
             Self::NoCredential | Self::Malformed { .. } | Self::Refused(_) => "authentication_error",
             Self::Forbidden { .. } | Self::Host { .. } => "permission_error",
-            Self::Circumstance { .. } => "invalid_request_error",
+            Self::Circumstance { .. } | Self::SeveralHosts => "invalid_request_error",
         }
     }
 
@@ -81,6 +84,7 @@ impl AccessError {
             Self::Refused(Refusal::UnknownCertificate) => "unknown_certificate",
             Self::Forbidden { .. } => "permission_denied",
             Self::Circumstance { .. } => "invalid_header",
+            Self::SeveralHosts => "several_hosts",
             Self::Host { .. } => "host_not_allowed",
         }
     }

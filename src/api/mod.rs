@@ -31,6 +31,7 @@ mod files;
 mod form;
 pub mod generation;
 mod guard;
+mod guarded;
 mod guarded_json;
 mod guardrail_error;
 mod health;

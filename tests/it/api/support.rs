@@ -134,6 +134,11 @@ impl Gate {
         self.allow(usize::MAX);
     }
 
+    /// Lets no more steps pass.
+    pub fn close(&self) {
+        *self.allowed.0.lock().expect("no panic") = 0;
+    }
+
     fn pass(&self) {
         let (allowed, changed) = &*self.allowed;
         let mut allowed =
@@ -297,7 +302,12 @@ impl Harness {
 
     /// For those alone who have a key, with an open gate.
     pub fn governed(script: Script, governance: Governance) -> Self {
-        let state = AppState::governed(HttpLimits::default(), Stores::in_memory(64 << 20), governance).expect("memory");
+        Self::governed_with(script, governance, HttpLimits::default())
+    }
+
+    /// The same within other limits.
+    pub fn governed_with(script: Script, governance: Governance, limits: HttpLimits) -> Self {
+        let state = AppState::governed(limits, Stores::in_memory(64 << 20), governance).expect("memory");
         let pooling = Pooling::Embedding { width: EMBEDDING_WIDTH, normalized: true, max_seq_length: None };
         let harness = Self::serving(state, sure(script), codec(), pooling, small_engine());
         harness.gate.open();
