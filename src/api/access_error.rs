@@ -51,6 +51,9 @@ pub enum AccessError {
         /// The limit.
         limit: usize,
     },
+    /// Whom it asks can be read in two ways.
+    #[error("The request must name one server: there are several `Host`, or the target has another than the header.")]
+    SeveralHosts,
     /// It asks for another server, or is a web page's.
     #[error(
         "The header `{name}` says {value:?}, which is none of this server's names: as there are no API keys it lets in whoever \
@@ -76,7 +79,7 @@ impl AccessError {
             Self::Forbidden { .. } | Self::Host { .. } | Self::NoIdentities | Self::NotAllowed { .. } => {
                 StatusCode::FORBIDDEN
             }
-            Self::Circumstance { .. } | Self::Purpose(_) => StatusCode::BAD_REQUEST,
+            Self::Circumstance { .. } | Self::Purpose(_) | Self::SeveralHosts => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -86,7 +89,7 @@ impl AccessError {
             Self::Forbidden { .. } | Self::Host { .. } | Self::NoIdentities | Self::NotAllowed { .. } => {
                 "permission_error"
             }
-            Self::Circumstance { .. } | Self::Purpose(_) => "invalid_request_error",
+            Self::Circumstance { .. } | Self::Purpose(_) | Self::SeveralHosts => "invalid_request_error",
         }
     }
 
@@ -101,6 +104,7 @@ impl AccessError {
             Self::Forbidden { .. } | Self::NotAllowed { .. } => "permission_denied",
             Self::NoIdentities => "no_identities",
             Self::Circumstance { .. } => "invalid_header",
+            Self::SeveralHosts => "several_hosts",
             Self::Host { .. } => "host_not_allowed",
             Self::Purpose(PurposeError::Missing { .. }) => "purpose_required",
             Self::Purpose(PurposeError::Unknown { .. }) => "unknown_purpose",

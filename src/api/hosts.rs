@@ -41,8 +41,9 @@ impl Hosts {
         Self { named, bound: (!bind.ip().is_loopback()).then(|| bind.ip()) }
     }
 
-    /// Fails if a request asks for another server, or is a page's of another.
+    /// Fails if a request asks for another server, or for two, or is a page's of another.
     pub(super) fn check(&self, head: &Parts, openness: Openness) -> Result<(), AccessError> {
+        check_there_is_one(head)?;
         let is_open_to_machine = openness == Openness::Everybody && self.bound.is_none();
         if self.named.is_empty() && !is_open_to_machine {
             return Ok(());
@@ -84,6 +85,18 @@ impl Hosts {
             Err(_) => host == "localhost" || host.ends_with(".localhost"),
         }
     }
+}
+
+/// Fails if a request names two servers: a proxy in front may have gone by the other (RFC 9110, section 7.2; RFC 9113, section
+/// 8.3.1).
+fn check_there_is_one(head: &Parts) -> Result<(), AccessError> {
+    let target = head.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let mut headers = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
+    let is_one = match (target, headers.next()) {
+        (Some(target), Some(header)) => target.eq_ignore_ascii_case(header),
+        (Some(_), None) | (None, _) => true,
+    };
+    if is_one && headers.next().is_none() { Ok(()) } else { Err(AccessError::SeveralHosts) }
 }
 
 /// What is no text is shown as far as it is.
@@ -142,6 +155,16 @@ mod tests {
         assert!(check("/", &[("host", "localhost"), ("origin", "http://127.0.0.1:3000")]));
         for origin in ["null", "https://evil.example", "http://localhost.evil.example", "localhost", ""] {
             assert!(!check("/", &[("host", "localhost"), ("origin", origin)]), "{origin}");
+        }
+    }
+
+    #[test]
+    fn names_that_contradict_each_other_are_refused_whoever_asks() {
+        for openness in [Openness::Everybody, Openness::Credentials] {
+            let check = |uri: &str, headers: &[(&str, &str)]| is_let_in(&loopback(&[]), openness, uri, headers);
+            assert!(check("http://localhost:80/", &[("host", "LocalHost:80")]));
+            assert!(!check("http://localhost/", &[("host", "127.0.0.1")]));
+            assert!(!check("/", &[("host", "localhost"), ("host", "localhost")]));
         }
     }
 

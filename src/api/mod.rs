@@ -35,6 +35,7 @@ mod files;
 mod form;
 pub mod generation;
 mod guard;
+mod guarded;
 mod guarded_chat;
 mod guarded_json;
 mod guardrail_error;

@@ -4,14 +4,7 @@
 //! without a request is closed in time, and a running request never cut for that; once shutdown begins no new work
 //! starts, and [`serve`] returns within `drain_timeout`.
 
-use std::{
-    convert::Infallible,
-    io,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, http::Request, routing::future::RouteFuture};
 use hyper::body::Incoming;
@@ -21,11 +14,11 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
-    time::{Sleep, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_rustls::server::TlsStream;
 use tower::util::{MapFuture, MapRequest};
@@ -34,6 +27,7 @@ use super::{
     access::{Peer, watch_issuers, watch_keys, watch_tenants},
     app,
     batches::run as run_batches,
+    guarded::{Beginning, Guarded},
     idle::OpenRequests,
     responses::run as run_background_responses,
     state::{AppState, HttpLimits},
@@ -41,8 +35,6 @@ use super::{
 };
 use crate::governance::jwt::CertificateIdentity;
 
-/// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HTTP2_MAX_STREAMS: u32 = 128;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 /// After an error such as "too many open files", which the next connection would meet too.
@@ -137,7 +129,7 @@ struct Server {
 
 /// A connection that has begun to speak.
 struct Begun<S> {
-    stream: Guarded<S>,
+    stream: Beginning<S>,
     /// Who is at the other end, if TLS tells.
     peer: Option<Peer>,
 }
@@ -220,22 +212,25 @@ impl Server {
     }
 }
 
-impl Begun<TcpStream> {
+impl Begun<Guarded> {
     fn plain(stream: TcpStream, limits: &HttpLimits) -> Self {
-        Self { stream: Guarded::new(stream, limits), peer: None }
+        let deadline = Instant::now() + limits.header_timeout;
+        Self { stream: Beginning::new(Guarded::new(stream, limits.stall_timeout), deadline), peer: None }
     }
 }
 
-impl Begun<TlsStream<TcpStream>> {
-    /// After the handshake, which may take as long as a request's head.
+impl Begun<TlsStream<Guarded>> {
+    /// After the handshake: that and the first request's beginning may take as long as a request's head. Whether the client
+    /// reads is watched below TLS, which takes what is written before it is sent.
     async fn with_tls(stream: TcpStream, tls: &Tls, limits: &HttpLimits) -> io::Result<Self> {
-        let stream = tokio::time::timeout(limits.header_timeout, tls.accept(stream)).await??;
+        let deadline = Instant::now() + limits.header_timeout;
+        let stream = timeout_at(deadline, tls.accept(Guarded::new(stream, limits.stall_timeout))).await??;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let peer = match certificate.map(|certificate| CertificateIdentity::from_der(certificate)).transpose() {
             Ok(certificate) => certificate.map(|certificate| Peer { certificate: Arc::new(certificate) }),
             Err(error) => return Err(io::Error::other(error)),
         };
-        Ok(Self { stream: Guarded::new(stream, limits), peer })
+        Ok(Self { stream: Beginning::new(stream, deadline), peer })
     }
 }
 
@@ -297,98 +292,4 @@ fn protocol(limits: &HttpLimits) -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(HTTP2_PING_INTERVAL)
         .keep_alive_timeout(limits.stall_timeout);
     builder
-}
-
-/// A connection that fails if its client takes too long to begin, or to read what is sent.
-struct Guarded<S> {
-    stream: S,
-    stall_timeout: Duration,
-    /// Runs while a write waits for the client.
-    stalled: Option<Pin<Box<Sleep>>>,
-    /// Runs until it is known which protocol the client speaks. Hyper's own timeouts begin only then.
-    beginning: Option<Pin<Box<Sleep>>>,
-    /// Bytes of the HTTP/2 preface seen so far.
-    preface_len: usize,
-}
-
-impl<S> Guarded<S> {
-    fn new(stream: S, limits: &HttpLimits) -> Self {
-        Self {
-            stream,
-            stall_timeout: limits.stall_timeout,
-            stalled: None,
-            beginning: Some(Box::pin(sleep(limits.header_timeout))),
-            preface_len: 0,
-        }
-    }
-
-    /// Stops the first timer once the bytes can only be HTTP/1, or are a complete preface.
-    fn note_beginning(&mut self, read: &[u8]) {
-        let rest = &HTTP2_PREFACE[self.preface_len..];
-        let len = read.len().min(rest.len());
-        self.preface_len += len;
-        if read[..len] != rest[..len] || self.preface_len == HTTP2_PREFACE.len() {
-            self.beginning = None;
-        }
-    }
-
-    /// Fails once a write has waited too long.
-    fn watch_write<T>(&mut self, context: &mut Context, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.stalled = None;
-            return polled;
-        }
-        let stall_timeout = self.stall_timeout;
-        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall_timeout)));
-        match timer.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read"))),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context, buffer: &mut ReadBuf) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let Some(timer) = self.beginning.as_mut() else { return polled };
-        match polled {
-            Poll::Pending if timer.as_mut().poll(context).is_ready() => {
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client sends no request")))
-            }
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(result) => {
-                self.note_beginning(&buffer.filled()[before..]);
-                Poll::Ready(result)
-            }
-        }
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch_write(context, polled)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context,
-        buffers: &[io::IoSlice],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
-        self.watch_write(context, polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod api;
+mod authority;
 mod cli;
 mod engine_background;
 mod engine_faults;

@@ -32,11 +32,13 @@ const IDLE: Duration = Duration::from_millis(300);
 const NO_NEW_STREAMS: &str = "goaway 2147483647, error 0";
 
 /// A client that writes frames by hand, so that a test sees those of the server.
-struct Client {
+pub(super) struct Client {
     stream: TcpStream,
+    /// The first figure of each status that came, or what stood in its place.
+    pub(super) statuses: Vec<String>,
 }
 
-struct Frame {
+pub(super) struct Frame {
     kind: u8,
     flags: u8,
     stream_id: u32,
@@ -44,8 +46,8 @@ struct Frame {
 }
 
 impl Client {
-    async fn connect(running: &Running) -> Self {
-        let mut client = Self { stream: running.connect().await };
+    pub(super) async fn connect(running: &Running) -> Self {
+        let mut client = Self { stream: running.connect().await, statuses: Vec::new() };
         client.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("the server reads");
         client.send(SETTINGS, 0, 0, &[]).await;
         client
@@ -54,7 +56,29 @@ impl Client {
     async fn send(&mut self, kind: u8, flags: u8, stream_id: u32, payload: &[u8]) {
         let len = u32::try_from(payload.len()).expect("a short frame").to_be_bytes();
         let head = [&len[1..], &[kind, flags], &stream_id.to_be_bytes()].concat();
-        self.stream.write_all(&[&head, payload].concat()).await.expect("the server reads");
+        // A server that has had enough may have closed.
+        drop(self.stream.write_all(&[&head, payload].concat()).await);
+    }
+
+    /// A request with these headers, in this order, and a body; any of them may be wrong. With trailers if there are some.
+    pub(super) async fn ask(
+        &mut self,
+        stream_id: u32,
+        headers: &[(&str, &str)],
+        trailers: &[(&str, &str)],
+        body: &str,
+    ) {
+        let block = |headers: &[(&str, &str)]| {
+            let named =
+                |(name, value): &(&str, &str)| [&[0x00], &literal(&[], name)[..], &literal(&[], value)].concat();
+            headers.iter().flat_map(named).collect::<Vec<u8>>()
+        };
+        self.send(HEADERS, END_HEADERS, stream_id, &block(headers)).await;
+        let end = if trailers.is_empty() { END_STREAM } else { 0 };
+        self.send(DATA, end, stream_id, body.as_bytes()).await;
+        if !trailers.is_empty() {
+            self.send(HEADERS, END_HEADERS | END_STREAM, stream_id, &block(trailers)).await;
+        }
     }
 
     async fn get(&mut self, stream_id: u32, path: &str) {
@@ -93,7 +117,7 @@ impl Client {
 
     /// What the server says until it closes the connection, which it must do: the end of each stream with its
     /// data, and each GOAWAY.
-    async fn rest(&mut self) -> Vec<String> {
+    pub(super) async fn rest(&mut self) -> Vec<String> {
         let mut said = Vec::new();
         let mut data = String::new();
         while let Some(frame) = timeout(LONG, self.next()).await.expect("the server closes") {
@@ -101,6 +125,9 @@ impl Client {
                 let number = |at: usize| u32::from_be_bytes(frame.payload[at..at + 4].try_into().expect("4 bytes"));
                 said.push(format!("goaway {}, error {}", number(0), number(4)));
                 continue;
+            }
+            if frame.kind == HEADERS {
+                self.statuses.push(status_class(&frame.payload));
             }
             if frame.kind == DATA {
                 data.push_str(&String::from_utf8_lossy(&frame.payload));
@@ -110,6 +137,22 @@ impl Client {
             }
         }
         said
+    }
+}
+
+/// The first figure of a status, as the server writes it: from the static table, or with Huffman's code (RFC 7541, appendices A
+/// and B).
+fn status_class(block: &[u8]) -> String {
+    match block {
+        [0x88..=0x8a, ..] => "2".to_owned(),
+        [0x8b, ..] => "3".to_owned(),
+        [0x8c | 0x8d, ..] => "4".to_owned(),
+        [0x8e, ..] => "5".to_owned(),
+        // Literal with the name :status and a value in Huffman's code, whose figures 3 to 9 have six bits: 3 is 011001.
+        [0x48, 0x82 | 0x83, first, ..] => (i32::from(first >> 2) - 0b01_1001 + 3).to_string(),
+        // A change of the table's size may stand before.
+        [size, rest @ ..] if size >> 5 == 1 => status_class(rest),
+        other => format!("{other:x?}"),
     }
 }
 

@@ -4,12 +4,12 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::oneshot,
     task::JoinHandle,
 };
-use tramontane::api::{Drained, HttpLimits, serve};
+use tramontane::api::{Door, Drained, HttpLimits, Tls, serve};
 
 use super::support::{Harness, babbles, chat, eventually, says, small_engine};
 
@@ -26,6 +26,10 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) async fn start(harness: Harness) -> Self {
+        Self::start_with(harness, None).await
+    }
+
+    pub(super) async fn start_with(harness: Harness, tls: Option<Tls>) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_send_buffer_size(8192).expect("a buffer"); // so that a client that does not read soon shows
         socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
@@ -33,7 +37,7 @@ impl Running {
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel();
         let shutdown = async move { drop(stopped.await) };
-        let served = tokio::spawn(serve(listener, harness.state.clone(), shutdown));
+        let served = tokio::spawn(serve(Door { listener, tls }, harness.state.clone(), shutdown));
         Self { harness, address, stop: Some(stop), served }
     }
 
@@ -65,7 +69,7 @@ fn post(body: &Value) -> String {
 }
 
 /// Everything until the server closes the connection, which it must do.
-async fn rest(stream: &mut TcpStream) -> String {
+pub(super) async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut bytes = Vec::new();
     let read = tokio::time::timeout(LONG, stream.read_to_end(&mut bytes)).await.expect("the server closes");
     drop(read); // a reset ends the connection too

@@ -138,6 +138,11 @@ impl Gate {
         self.allow(usize::MAX);
     }
 
+    /// Lets no more steps pass.
+    pub fn close(&self) {
+        *self.allowed.0.lock().expect("no panic") = 0;
+    }
+
     fn pass(&self) {
         let (allowed, changed) = &*self.allowed;
         let mut allowed =
@@ -309,6 +314,12 @@ impl Harness {
     /// The same with stores of the test's own.
     pub fn governed_storing(script: Script, governance: Governance, stores: Stores) -> Self {
         Self::of_state(script, AppState::governed(HttpLimits::default(), stores, governance).expect("they open"))
+    }
+
+    /// For those alone who have a key, within other limits.
+    pub fn governed_within(script: Script, governance: Governance, limits: HttpLimits) -> Self {
+        let state = AppState::governed(limits, Stores::in_memory(64 << 20), governance).expect("memory");
+        Self::of_state(script, state)
     }
 
     /// With an open gate.

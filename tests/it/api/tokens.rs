@@ -17,30 +17,30 @@ use tramontane::governance::{Governance, Issuers};
 use super::support::{Answer, Harness, says, send, soon};
 
 /// An issuer with one key.
-struct Issuer {
+pub(super) struct Issuer {
     key: EcdsaKeyPair,
     random: SystemRandom,
 }
 
 impl Issuer {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let random = SystemRandom::new();
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random);
         Self { key: key.expect("a key"), random }
     }
 
-    fn key_set(&self) -> Value {
+    pub(super) fn key_set(&self) -> Value {
         let point = self.key.public_key().as_ref(); // 4, x, y
         let [x, y] = [1, 33].map(|at| URL_SAFE_NO_PAD.encode(&point[at..at + 32]));
         json!({ "keys": [{ "kty": "EC", "crv": "P-256", "kid": "one", "alg": "ES256", "use": "sig", "x": x, "y": y }] })
     }
 
-    fn token(&self, more: Value) -> String {
+    pub(super) fn token(&self, more: Value) -> String {
         self.token_with(json!({ "alg": "ES256", "kid": "one", "typ": "JWT" }), more)
     }
 
-    fn token_with(&self, header: Value, more: Value) -> String {
+    pub(super) fn token_with(&self, header: Value, more: Value) -> String {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
         let mut claims = json!({
             "iss": "https://id.example.org", "aud": "tramontane", "sub": "somebody", "iat": now, "exp": now + 600,
@@ -68,7 +68,7 @@ llm-developers = "developer"
 llm-auditors = "auditor"
 "#;
 
-fn governed(issuer: &Issuer, directory: &Path) -> (Harness, Governance) {
+pub(super) fn governed(issuer: &Issuer, directory: &Path) -> (Harness, Governance) {
     let keys = directory.join("keys.json");
     fs::write(&keys, issuer.key_set().to_string()).expect("it can be written");
     let file = directory.join("identities.toml");

@@ -1,0 +1,92 @@
+//! Ways around the door in HTTP/2, frame by frame.
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use super::{
+    bypass::{SAID, start},
+    http2::Client,
+    server::Running,
+    support::chat,
+};
+
+type Header<'a> = (&'a str, &'a str);
+
+const METHOD: Header = (":method", "POST");
+const SCHEME: Header = (":scheme", "http");
+const PATH: Header = (":path", "/v1/chat/completions");
+
+/// On a connection of its own: a wrong request may end it.
+async fn check_refused(running: &Running, headers: &[Header<'_>], trailers: &[Header<'_>]) {
+    let headers = [headers, &[("content-type", "application/json")]].concat();
+    let mut client = Client::connect(running).await;
+    client.ask(1, &headers, trailers, &chat(json!({})).to_string()).await;
+    let text = client.rest().await.join("\n");
+    assert!(client.statuses.iter().all(|status| status == "4"), "{headers:?}: {:?} {text}", client.statuses);
+    assert!(!text.contains(SAID) && !text.contains("\"object\":\"list\""), "{headers:?}: {text}");
+    assert_eq!(running.harness.metric("vllm:prompt_tokens_total") as u64, 0, "{headers:?}");
+}
+
+async fn all_are_refused(running: &Running, requests: &[Vec<Header<'_>>]) {
+    join_all(requests.iter().map(|headers| check_refused(running, headers, &[]))).await;
+}
+
+#[tokio::test]
+async fn targets_that_pretend() {
+    let (running, _) = start().await;
+    let paths = [
+        "//v1/chat/completions",
+        "v1/chat/completions",
+        "",
+        "*",
+        "/v1/chat/completions/",
+        "/health/../v1/chat/completions",
+        "/%2e%2e/v1/chat/completions",
+        "http://localhost/v1/chat/completions",
+        "/v1/chat/completions#x",
+        "/health/live",
+        "/v1/chat/completions HTTP/1.1",
+        "/v1/chat/completions\r\nauthorization: x",
+        "/v1/models\0",
+    ];
+    let methods = ["CONNECT", "GET /v1/models HTTP/1.1\r\nx: ", "post", "", "PRI"];
+    let schemes = ["https", "file", "", "http://localhost/v1/models?"];
+    let with_paths = paths.map(|path| vec![METHOD, SCHEME, (":path", path)]);
+    let with_methods = methods.map(|method| vec![(":method", method), SCHEME, PATH]);
+    let with_schemes = schemes.map(|scheme| vec![METHOD, (":scheme", scheme), PATH]);
+    all_are_refused(&running, &[&with_paths[..], &with_methods, &with_schemes].concat()).await;
+}
+
+#[tokio::test]
+async fn headers_that_pretend() {
+    let (running, key) = start().await;
+    let bearer = format!("Bearer {key}");
+    let bearer = bearer.as_str();
+    let requests: [&[Header]; 17] = [
+        // Names that contradict each other, with a key that is right.
+        &[(":authority", "localhost"), ("host", "evil.example"), ("authorization", bearer)],
+        &[(":authority", "evil.example"), ("host", "localhost"), ("authorization", bearer)],
+        &[(":authority", "localhost"), ("host", "localhost"), ("host", "localhost"), ("authorization", bearer)],
+        &[(":authority", "me@localhost"), ("host", "localhost"), ("authorization", bearer)],
+        &[("authorization", bearer), ("authorization", bearer)],
+        &[("authorization", "Bearer x"), ("authorization", bearer)],
+        // What HTTP/2 has no place for (RFC 9113, section 8.2).
+        &[("Authorization", bearer)],
+        &[("authorization ", bearer)],
+        &[("connection", "close"), ("transfer-encoding", "chunked")],
+        &[("x", "y\r\nauthorization: Bearer z")],
+        &[("x\r\nauthorization", bearer)],
+        &[("content-length", "5")],
+        &[("content-length", "0")],
+        &[PATH],
+        &[("x", "y"), (":authority", "localhost"), ("authorization", bearer)],
+        &[(":status", "200")],
+        &[("x-forwarded-host", "localhost"), ("x-original-url", "/health/live")],
+    ];
+    let requests: Vec<Vec<Header>> = requests.iter().map(|more| [&[METHOD, SCHEME, PATH], *more].concat()).collect();
+    all_are_refused(&running, &requests).await;
+    let head = [METHOD, SCHEME, PATH];
+    for trailers in [("authorization", bearer), (":path", "/health/live")] {
+        check_refused(&running, &head, &[trailers]).await;
+    }
+}
