@@ -41,6 +41,8 @@ use crate::governance::{
 const SCHEME: &str = "Bearer";
 /// How long what is being answered may go on after another process has revoked its key. New requests always look.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// After what a deleted tenant has stored could not be erased.
+const ERASING_PAUSE: Duration = Duration::from_secs(10);
 /// How often it is asked whether issuers' keys are due to be read.
 const ISSUERS_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest credential, in bytes.
@@ -88,6 +90,7 @@ pub(super) async fn watch_tenants(state: AppState) {
         tokio::time::sleep(WATCH_INTERVAL).await;
         if let Err(error) = state.erase_leaving().await {
             tracing::warn!(%error, "what a deleted tenant has stored cannot be erased yet");
+            tokio::time::sleep(ERASING_PAUSE).await;
         }
     }
 }

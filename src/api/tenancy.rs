@@ -136,7 +136,11 @@ impl Tenancies {
                 None => {
                     let (tenancies, place) = (Arc::clone(self), place.clone());
                     let erased = tokio::task::spawn_blocking(move || tenancies.stores.destroy(&place));
-                    erased.await.unwrap_or(Err(StoreError::Closed))?;
+                    match erased.await.unwrap_or(Err(StoreError::Closed)) {
+                        // The command line is about to.
+                        Err(StoreError::InUse { .. }) => continue,
+                        erased => erased?,
+                    }
                 }
             }
             self.governance.erased(&place)?;

@@ -44,16 +44,16 @@ pub(super) async fn get(work: AdminWork, ObjectId(name): ObjectId) -> Result<Jso
 pub(super) async fn delete(work: AdminWork, ObjectId(name): ObjectId) -> Result<Json<Value>, ApiError> {
     let deleted = work.run(move |administration, now| administration.delete_tenant(&name, now)).await?;
     // Once it is deleted that is not undone by a failure to erase, which is tried again.
-    let erased = work.state.erase_leaving().await;
-    if let Err(error) = &erased {
+    if let Err(error) = work.state.erase_leaving().await {
         tracing::warn!(%error, "what a deleted tenant has stored cannot be erased yet");
     }
+    let is_erased = !work.state.governance().leaving()?.contains(&deleted.place);
     Ok(Json(json!({
         "object": "admin.tenant.deleted",
         "name": deleted.name,
         "deleted": true,
         "revoked_keys": deleted.keys,
-        "erased": erased.is_ok(),
+        "erased": is_erased,
     })))
 }
 

@@ -12,7 +12,7 @@ use ring::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
 };
 use serde_json::{Value, json};
-use tramontane::governance::{Governance, Issuers};
+use tramontane::governance::{Governance, Issuers, Refusal};
 
 use super::support::{Answer, Harness, says, send, soon};
 
@@ -175,4 +175,19 @@ fn files_of_identities_that_are_wrong() {
         let error = refused(&text);
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_token_ends_with_its_tenant() {
+    let (issuer, directory) = (Issuer::new(), tempfile::tempdir().expect("a directory"));
+    let (harness, governance) = governed(&issuer, directory.path());
+    let token = issuer.token(json!({}));
+    assert_eq!(chat(&harness, &token).await.status, 200);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+    let bearer = governance.authenticate(&token, now).expect("it is believed");
+    governance.delete_tenant("acme", now).expect("it is there");
+    assert_eq!(bearer.until_over().await, Refusal::UnknownTenant, "what it is being answered ends");
+    assert_eq!(chat(&harness, &token).await.error(), r#"401 null "token_unknown_tenant""#);
+    governance.create_tenant("acme", None, now).expect("it is made");
+    assert_eq!(chat(&harness, &token).await.status, 200, "it is another tenant of that name");
 }
