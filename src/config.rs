@@ -8,6 +8,7 @@
 //! Knows nothing of models, engines or HTTP: it only names their limits.
 
 mod args;
+mod audit;
 mod error;
 mod layers;
 #[cfg(test)]
@@ -20,8 +21,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use layers::Layers;
 
 pub use args::{
-    AccessArgs, Args, DataArgs, EngineArgs, HttpArgs, LogArgs, ModelArgs, NetworkArgs, ProvenanceArgs, StorageArgs,
+    AccessArgs, Args, AuditArgs, DataArgs, EngineArgs, HttpArgs, LogArgs, ModelArgs, NetworkArgs, ProvenanceArgs,
+    StorageArgs,
 };
+pub use audit::{AuditAnchor, AuditConfig, AuditMode, AuditOnFailure};
 pub use error::ConfigError;
 pub use layers::{Origin, Resolved};
 pub use units::{ByteSize, Span};
@@ -50,6 +53,8 @@ pub struct Config {
     pub provenance: ProvenanceConfig,
     /// Does the server confine itself?
     pub sandbox: SandboxChoice,
+    /// What is written down of what is done.
+    pub audit: AuditConfig,
     /// Logs.
     pub log: LogConfig,
     resolved: Vec<Resolved>,
@@ -269,11 +274,12 @@ impl Config {
         };
         let provenance = provenance_config(&mut layers)?;
         let sandbox = layers.take("sandbox", SandboxChoice::Auto)?;
+        let audit = AuditConfig::take(&mut layers, &storage.place)?;
         let log = LogConfig {
             format: layers.take("log_format", LogFormat::Auto)?,
             level: layers.take("log_level", LogFilter::from_level(defaults.log_level))?,
         };
-        Ok(Config { model, engine, http, storage, access, provenance, sandbox, log, resolved: layers.finish() })
+        Ok(Config { model, engine, http, storage, access, provenance, sandbox, audit, log, resolved: layers.finish() })
     }
 
     /// Texts that somebody set, by their settings: among them are the paths and addresses of the configuration.

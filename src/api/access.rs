@@ -26,6 +26,7 @@ use super::{
     access_error::AccessError,
     actions::{ADMINISTRATION, Target, needs},
     administration_error::AdministrationError,
+    audit::{self, AuditScope},
     body::shortened,
     error::ApiError,
     hosts::Openness,
@@ -100,17 +101,34 @@ pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Re
     let (mut head, body) = request.into_parts();
     let (caller, about) = match admit(state, &head).await {
         Ok(admitted) => admitted,
-        Err(error) => return error.into_response(),
+        Err(error) => {
+            audit::refused(state, &head, &error);
+            return error.into_response();
+        }
     };
+    let scope = AuditScope::of_client(state, &head, &caller, &about);
     head.extensions.insert(caller.clone());
     head.extensions.insert(about);
+    head.extensions.insert(scope.clone());
     let is_administration = is_administration(&head);
     let request = Request::from_parts(head, body);
     // Whoever administers is asked again when he changes something, so that he is told how it ended, were it his own key.
-    let Some(principal) = caller.principal.filter(|_| !is_administration) else { return next.run(request).await };
+    let Some(principal) = caller.principal.filter(|_| !is_administration) else {
+        return answer(request, next, &scope).await;
+    };
     tokio::select! {
-        response = next.run(request) => response.map(|body| until_over(body, principal)),
+        response = answer(request, next, &scope) => response.map(|body| until_over(body, principal)),
         refusal = principal.until_over() => ApiError::from(AccessError::Refused(refusal)).into_response(),
+    }
+}
+
+/// Nothing of an answer leaves before it is written down that it was begun.
+async fn answer(request: Request, next: Next, scope: &AuditScope) -> Response {
+    let response = next.run(request).await;
+    scope.answered(&response);
+    match scope.on_disk().await {
+        Ok(()) => response,
+        Err(error) => error.into_response(),
     }
 }
 
@@ -127,6 +145,8 @@ async fn admit(state: &AppState, head: &Parts) -> Result<(Caller, About), ApiErr
             None
         }
         true => {
+            // There may be a source of identities since a moment.
+            governance.audit().wake()?;
             state.hosts().check(head, Openness::Credentials)?;
             Some(identify(governance, head).await?)
         }
@@ -185,6 +205,11 @@ async fn authenticate(governance: &Governance, token: &str) -> Result<Arc<Princi
 }
 
 impl Caller {
+    /// What its request says of itself.
+    pub(super) fn circumstances(&self) -> &Arc<Circumstances> {
+        &self.circumstances
+    }
+
     /// As one who administers, if it is known who that is.
     pub(super) fn actor(&self) -> Option<Actor> {
         let principal = Arc::clone(self.principal.as_ref()?);
@@ -277,6 +302,7 @@ impl From<GovernanceError> for ApiError {
     fn from(error: GovernanceError) -> Self {
         match error {
             GovernanceError::Refused(refusal) => AccessError::Refused(refusal).into(),
+            GovernanceError::Audit(error) => error.into(),
             GovernanceError::OutOfReach { .. } | GovernanceError::NotToGive { .. } => {
                 AccessError::NotAllowed { reason: error.to_string() }.into()
             }

@@ -9,6 +9,7 @@ pub use super::assembler::{Delta, ScoredToken, TokenCounts};
 use super::{
     answer_guard::{AnswerGuard, Blocked, GuardedAnswer},
     assembler::{Assembler, EndRules, TextSource},
+    audit::{ChoiceRecord, Inference, Parameters},
     error::ApiError,
     params::GenerationParams,
     state::ServedModel,
@@ -22,6 +23,8 @@ use crate::{
 
 /// So many tokens before a continuation decide how its text begins: a first space, a broken character.
 const CONTEXT_TOKENS: usize = 16;
+/// Seeds that are chosen have 53 bits: every reader of JSON can take them.
+const SEED_UNUSED_BITS: u32 = 11;
 
 /// What to generate.
 #[derive(Clone, Debug)]
@@ -131,6 +134,7 @@ pub struct Generation {
     assembler: Assembler,
     guard: Option<GuardedAnswer>,
     queue: VecDeque<Event>,
+    record: Option<ChoiceRecord>,
     deadline: Option<Instant>,
 }
 
@@ -138,18 +142,27 @@ pub struct Generation {
 pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError> {
     let max_tokens = max_tokens(model, job)?;
     check_places(model, job.params.n, "n")?;
+    // Chosen here, so that it is known with what the answer can be had again.
+    let seed = job.params.sampling.seed.unwrap_or_else(|| rand::random::<u64>() >> SEED_UNUSED_BITS);
+    let recording = job.params.scheduling.audit.begin(inference(model, job, seed, max_tokens))?;
     let generations = (0..job.params.n).map(|choice| {
         let mut request = request(&model.defaults.eos_token_ids, job, max_tokens);
-        request.sampling.seed = job.params.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
+        request.sampling.seed = Some(seed.wrapping_add(choice as u64));
         Ok(Generation {
             updates: Some(model.engine.submit(request)?),
             assembler: assembler(model, job),
             guard: job.guard.of_choice(),
             queue: VecDeque::new(),
+            record: recording.choice(choice),
             deadline: job.params.scheduling.deadline,
         })
     });
     generations.collect()
+}
+
+fn inference<'a>(model: &'a ServedModel, job: &'a Job, seed: u64, max_tokens: usize) -> Inference<'a> {
+    let parameters = Parameters { params: &job.params, seed, max_tokens, has_form: job.constraint.is_some() };
+    Inference { model, task: "generate", prompts: vec![[&job.prompt_ids[..], &[]]], parameters: Some(parameters) }
 }
 
 /// Refuses more choices than are ever taken together: the client would try again for ever.
@@ -178,8 +191,18 @@ impl Generation {
                 return Some(Ok(event));
             }
             let updates = self.updates.as_mut()?;
+            if let Some(record) = &mut self.record
+                && let Err(error) = record.on_disk().await
+            {
+                return self.fail(error);
+            }
             match next_update(updates, self.deadline).await {
-                Ok(Update::Started { cached_tokens }) => self.queue.push_back(Event::Started { cached_tokens }),
+                Ok(Update::Started { cached_tokens }) => {
+                    if let Some(record) = &self.record {
+                        record.started(cached_tokens);
+                    }
+                    self.queue.push_back(Event::Started { cached_tokens });
+                }
                 Ok(Update::PromptLogprobs(logprobs)) => self.queue.push_back(Event::PromptLogprobs(logprobs)),
                 Ok(Update::Values(_)) => {} // of requests that generate nothing
                 Ok(Update::Token { id, logprobs }) => self.token(id, logprobs),
@@ -194,6 +217,9 @@ impl Generation {
     }
 
     fn token(&mut self, id: u32, logprobs: Option<TokenLogprobs>) {
+        if let Some(record) = &mut self.record {
+            record.token(id);
+        }
         let mut delta = Delta::default();
         let stop = self.assembler.push(id, logprobs, &mut delta);
         let passed = self.guard.as_mut().map_or(Ok(()), |guard| match stop {
@@ -241,12 +267,18 @@ impl Generation {
 
     /// Queues the end and lets go of the engine's request.
     fn end(&mut self, reason: Finish, stop_reason: Option<StopReason>) {
+        if let Some(record) = &mut self.record {
+            record.finished(reason.as_str());
+        }
         let counts = self.assembler.counts();
         self.queue.push_back(Event::Finished(Finished { reason, stop_reason, counts }));
         self.updates = None;
     }
 
     fn fail(&mut self, error: ApiError) -> Option<Result<Event, ApiError>> {
+        if let Some(record) = &mut self.record {
+            record.failed(&error);
+        }
         self.updates = None;
         Some(Err(error))
     }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{
     answer_guard::{AnswerGuard, stage_name},
+    audit::AuditScope,
     error::ApiError,
     guarded_chat::Slots,
     guarded_json::{self, Fate},
@@ -45,6 +46,7 @@ pub(super) struct RequestGuard {
 pub(super) struct Guardrails {
     pub(super) active: ActiveGuardrails,
     pub(super) metrics: GuardrailMetrics,
+    pub(super) audit: AuditScope,
 }
 
 impl Terms {
@@ -69,6 +71,7 @@ impl Guardrails {
     }
 
     pub(super) fn count(&self, findings: &[Finding], stage: Stage) {
+        self.audit.found(findings, stage_name(stage));
         for finding in findings {
             let action = match finding.action {
                 Action::Flag => "flag",
@@ -83,10 +86,10 @@ impl Guardrails {
 impl RequestGuard {
     /// That of requests to a route of the router, for the tenant whose state it is. Where none is known, whatever applies
     /// anywhere does.
-    pub(super) fn new(state: &AppState, model: &str, route: Option<&str>) -> Self {
+    pub(super) fn new(state: &AppState, model: &str, route: Option<&str>, audit: &AuditScope) -> Self {
         let active = state.governance().guardrails().select(state.tenant(), model, route);
         let metrics = || state.http_metrics().guardrails().clone();
-        Self { active: active.map(|active| Guardrails { active, metrics: metrics() }) }
+        Self { active: active.map(|active| Guardrails { active, metrics: metrics(), audit: audit.clone() }) }
     }
 
     /// All texts of a request, as they go on, and what its answer passes.

@@ -18,6 +18,7 @@ mod agents;
 mod answer;
 mod answer_guard;
 mod assembler;
+mod audit;
 mod batches;
 mod behalf;
 mod body;
@@ -82,6 +83,7 @@ pub use self::{
     access_error::AccessError,
     administration_error::AdministrationError,
     answer_guard::AnswerGuard,
+    audit::AuditScope,
     batches::run as run_batches,
     guardrail_error::GuardrailError,
     hosts::Hosts,

@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::{
+    audit::AuditScope,
     body::{Fields, as_bool, as_f32, wrong},
     dialect::Dialect,
     error::ApiError,
@@ -80,6 +81,8 @@ pub struct Scheduling {
     pub deadline: Option<Instant>,
     /// Prefixes are shared only within the same salt.
     pub cache_salt: Option<String>,
+    /// Where it is written down.
+    pub audit: AuditScope,
 }
 
 /// What the answer looks like, as far as chat and completions agree.

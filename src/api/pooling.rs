@@ -8,7 +8,10 @@ use std::{sync::Arc, time::Instant};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
-use super::{answer::UsageCounter, error::ApiError, params::Scheduling, state::ServedModel, updates::next_update};
+use super::{
+    answer::UsageCounter, audit::Inference, error::ApiError, params::Scheduling, state::ServedModel,
+    updates::next_update,
+};
 use crate::engine::{FinishReason, Request, RequestStream, SubmitError, Task, Update};
 
 /// Texts of one client's request in the engine at once.
@@ -54,6 +57,27 @@ pub(super) async fn compute(
     scheduling: &Scheduling,
     questions: &[Question],
 ) -> Result<Answers, ApiError> {
+    let recording = scheduling.audit.begin(inference(model, questions))?.expecting();
+    let answered = answer(model, scheduling, questions).await;
+    // What it may have cost is to be known, and nothing of it leaves before.
+    recording.on_disk().await?;
+    match &answered {
+        Ok(answers) => recording.computed(answers.usage.cached_tokens),
+        Err(error) => recording.failed(error),
+    }
+    answered
+}
+
+fn inference<'a>(model: &'a ServedModel, questions: &'a [Question]) -> Inference<'a> {
+    let task = match questions.first().map(|question| &question.task) {
+        Some(Task::Weigh(_)) => "weigh",
+        Some(Task::Pool | Task::Generate) | None => "pool",
+    };
+    let parts = |question: &'a Question| [&question.shared_ids[..], &question.own_ids[..]];
+    Inference { model, task, prompts: questions.iter().map(parts).collect(), parameters: None }
+}
+
+async fn answer(model: &ServedModel, scheduling: &Scheduling, questions: &[Question]) -> Result<Answers, ApiError> {
     let mut answers = Answers { values: vec![Vec::new(); questions.len()], usage: UsageCounter::default() };
     answers.usage.prompt_tokens = questions.iter().map(Question::len).sum();
     let mut waiting = questions.iter().enumerate().peekable();
@@ -82,7 +106,7 @@ pub(super) async fn compute(
 }
 
 fn request(question: &Question, scheduling: &Scheduling) -> Request {
-    let Scheduling { precedence, priority, deadline, cache_salt } = scheduling.clone();
+    let Scheduling { precedence, priority, deadline, cache_salt, audit: _ } = scheduling.clone();
     Request {
         prompt_ids: [&question.shared_ids[..], &question.own_ids].concat(),
         task: question.task.clone(),

@@ -18,6 +18,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::{
     about::About,
     access::{self, Caller},
+    audit::{AuditScope, Cause, Sent},
     dialect::Dialect,
     error::ApiError,
     guard::{RequestGuard, Terms},
@@ -64,13 +65,20 @@ pub(super) struct Work {
 pub(super) struct Share {
     precedence: Precedence,
     cache_group: String,
+    audit: AuditScope,
 }
 
 impl Share {
+    /// Where it is written down.
+    pub(super) fn audit(&self) -> &AuditScope {
+        &self.audit
+    }
+
     /// Prefixes are shared only with those who may know of them: whether one is cached can be told by the time of an answer
     /// (CVE-2025-46570).
     pub(super) fn apply(&self, scheduling: &mut Scheduling) {
         scheduling.precedence = self.precedence;
+        scheduling.audit = self.audit.clone();
         let salt = scheduling.cache_salt.take().unwrap_or_default();
         scheduling.cache_salt = Some(format!("{}\n{salt}", self.cache_group));
     }
@@ -83,19 +91,30 @@ impl Work {
         let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_default();
         let model = state.model()?;
         let route = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+        let request_id = parts.extensions.get::<RequestId>().map_or_else(new_id, |id| id.0.clone());
+        let audit = match parts.extensions.get::<AuditScope>() {
+            Some(scope) => scope.clone(),
+            None => {
+                let cause = parts.extensions.get::<Cause>().cloned();
+                let subject = parts.extensions.get::<About>().and_then(|about| about.kept.subject.clone());
+                let route = parts.uri.path();
+                AuditScope::of_server(&state, Sent { id: &request_id, route, caller: &caller, cause, subject })
+            }
+        };
         Ok(Self {
             in_flight,
-            request_id: parts.extensions.get::<RequestId>().map_or_else(new_id, |id| id.0.clone()),
+            request_id,
             terms: Terms {
                 deadline: background
                     .map_or_else(|| Instant::now() + state.limits().request_timeout, |line| line.deadline),
-                guard: RequestGuard::new(&state, model.name(), route),
+                guard: RequestGuard::new(&state, model.name(), route, &audit),
                 tools: ToolAccess::of(&state, &caller),
             },
             model,
             share: Share {
                 precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
                 cache_group: caller.cache_group(&state),
+                audit,
             },
             caller,
             dialect: background
@@ -111,16 +130,21 @@ impl Work {
         route: &str,
         deadline: Instant,
         caller: Caller,
+        (cause, subject): (Cause, Option<String>),
     ) -> Result<Self, ApiError> {
         let model = state.model()?;
+        let request_id = new_id();
+        let sent = Sent { id: &request_id, route, caller: &caller, cause: Some(cause), subject };
+        let audit = AuditScope::of_server(state, sent);
+        let guard = RequestGuard::new(state, model.name(), Some(route), &audit);
         let tools = ToolAccess::of(state, &caller);
         Ok(Self {
-            terms: Terms { deadline, guard: RequestGuard::new(state, model.name(), Some(route)), tools },
+            terms: Terms { deadline, guard, tools },
             model,
             in_flight: state.admit_line(),
-            request_id: new_id(),
+            request_id,
             dialect: None,
-            share: Share { precedence: Precedence::Background, cache_group: caller.cache_group(state) },
+            share: Share { precedence: Precedence::Background, cache_group: caller.cache_group(state), audit },
             caller,
             state: state.clone(),
         })
@@ -167,6 +191,8 @@ pub(super) struct StorageWork {
     pub(super) dialect: Option<Dialect>,
     pub(super) in_flight: InFlight,
     pub(super) caller: Caller,
+    /// Where it is written down.
+    pub(super) audit: AuditScope,
 }
 
 impl FromRequestParts<AppState> for StorageWork {
@@ -175,7 +201,9 @@ impl FromRequestParts<AppState> for StorageWork {
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let dialect = Dialect::of_head(parts.uri.path(), &parts.headers);
         let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_default();
-        Ok(Self { in_flight: state.admit_to_storage()?, dialect, caller, state: of_caller(state, parts).await? })
+        let audit = parts.extensions.get::<AuditScope>().cloned().unwrap_or_default();
+        let (in_flight, state) = (state.admit_to_storage()?, of_caller(state, parts).await?);
+        Ok(Self { in_flight, dialect, caller, state, audit })
     }
 }
 

@@ -232,10 +232,14 @@ impl AppState {
     fn build(limits: HttpLimits, store: Store, stores: Stores, governance: Governance) -> Self {
         let tenancy = Arc::new(Tenancy::new(DEFAULT_TENANT.to_owned(), DEFAULT_TENANT.to_owned(), store));
         let [slots, storage_slots, follower_slots] = [(); 3].map(|()| Arc::new(Semaphore::new(limits.max_requests)));
+        let http_metrics = HttpMetrics::default();
+        if let Some(audit) = governance.audit().metrics() {
+            http_metrics.show_audit(audit);
+        }
         let body_pieces = (limits.all_bodies_bytes / BODY_PIECE_BYTES).min(Semaphore::MAX_PERMITS);
         let inner = Inner {
             limits,
-            http_metrics: HttpMetrics::default(),
+            http_metrics,
             slots,
             storage_slots,
             follower_slots,

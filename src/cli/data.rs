@@ -1,14 +1,20 @@
 //! Where the data directory is, and what is opened in it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 
+use sha2::{Digest, Sha256};
+
 use super::error::UsageError;
 use crate::{
-    config::{DataPlace, StorageConfig},
-    governance::Governance,
+    config::{AuditConfig, AuditMode, AuditOnFailure, Config, DataPlace, StorageConfig},
+    governance::{
+        Governance,
+        audit::{Audit, AuditOptions, Capture, OnFailure},
+    },
     store::Stores,
+    telemetry::AuditMetrics,
 };
 
 /// Where what tenants store is, or a place for it.
@@ -36,6 +42,51 @@ pub(super) fn lasting_governance(place: &DataPlace) -> Result<Governance> {
     match place {
         DataPlace::Memory => Err(UsageError("with ephemeral nothing that is changed would last".to_owned()).into()),
         DataPlace::UserDirectory | DataPlace::Directory(_) => governance(place),
+    }
+}
+
+/// Where the audit log is, if there can be one.
+pub(super) fn audit_directory(config: &Config) -> Result<Option<PathBuf>> {
+    match &config.audit.directory {
+        Some(directory) => Ok(Some(directory.clone())),
+        None => Ok(directory(&config.storage.place)?.map(|directory| directory.join("audit"))),
+    }
+}
+
+/// The log of what is done. In the mode `auto` it sleeps until somebody knows that there is a source of identities.
+pub(super) fn audit(config: &Config) -> Result<Audit> {
+    let Some(directory) = audit_directory(config)? else { return Ok(Audit::default()) };
+    let open = || (directory.as_path(), audit_options(config), AuditMetrics::default());
+    match config.audit.mode {
+        AuditMode::Off => Ok(Audit::default()),
+        AuditMode::Auto => {
+            let (directory, options, metrics) = open();
+            Ok(Audit::dormant(directory, options, metrics))
+        }
+        AuditMode::On => {
+            let (directory, options, metrics) = open();
+            Ok(Audit::open(directory, options, metrics)?)
+        }
+    }
+}
+
+fn audit_options(config: &Config) -> AuditOptions {
+    let AuditConfig { on_failure, anchor, retention, segment, capture, .. } = &config.audit;
+    let defaults = AuditOptions::default();
+    AuditOptions {
+        on_failure: match on_failure {
+            AuditOnFailure::Refuse => OnFailure::Refuse,
+            AuditOnFailure::Continue => OnFailure::Continue,
+        },
+        segment_bytes: segment.bytes(),
+        // What is removed is whole segments, so they are not to be much older than what is kept.
+        segment_age: retention
+            .map_or(defaults.segment_age, |kept| (kept / 10).clamp(Duration::from_secs(60), defaults.segment_age)),
+        retention: *retention,
+        anchors: anchor.iter().cloned().collect(),
+        configuration: Sha256::digest(config.to_toml().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect(),
+        capture: if capture.is_on() { Capture::Content } else { Capture::Hashes },
+        ..defaults
     }
 }
 

@@ -103,7 +103,7 @@ impl KeysArgs {
     }
 
     pub(super) fn run(&self, config: &Config) -> Result<()> {
-        let governance = data::lasting_governance(&config.storage.place)?;
+        let governance = data::lasting_governance(&config.storage.place)?.with_audit(data::audit(config)?);
         let now = unix_seconds();
         self.run_with(&governance, now).map_err(usage)
     }
@@ -207,6 +207,7 @@ pub(super) fn usage(error: anyhow::Error) -> anyhow::Error {
             GovernanceError::File { .. }
             | GovernanceError::Newer { .. }
             | GovernanceError::Unrecorded(_)
+            | GovernanceError::Audit(_)
             | GovernanceError::Database(_),
         )
         | None => error,

@@ -8,6 +8,8 @@
 
 mod accelerator;
 mod answer;
+mod audit;
+mod audited;
 mod bench;
 mod chat;
 mod data;
@@ -75,6 +77,7 @@ enum Command {
     Roles(roles::RolesArgs),
     Policy(policy::PolicyArgs),
     Lock(lock::LockArgs),
+    Audit(audit::AuditArgs),
 }
 
 /// The process: reads its arguments, does what they say.
@@ -115,6 +118,7 @@ impl Cli {
             Command::Tenants(args) => args.settings(),
             Command::Subjects(args) => args.settings(),
             Command::Doctor(args) => args.settings(),
+            Command::Audit(args) => args.settings(),
             Command::Lock(_) | Command::Roles(_) | Command::Policy(_) | Command::Health(_) => Args::default(),
         };
         args.log = log;
@@ -147,6 +151,7 @@ impl Command {
             Command::Roles(args) => args.run(),
             Command::Policy(args) => args.run(),
             Command::Lock(args) => args.run(&config, style),
+            Command::Audit(args) => args.run(&config, style),
         }
     }
 }

@@ -13,6 +13,8 @@ use tokio::{
     sync::oneshot,
 };
 
+use serde_json::{Value, json};
+
 use super::{
     data,
     error::UsageError,
@@ -23,9 +25,12 @@ use super::{
 };
 use crate::{
     api::{self, AppState, Door, Drained, Hosts, HttpLimits, ServedModel, StorageLimits, Tls, TlsError},
-    config::{AccessArgs, Args, Config, ConfigError, EngineArgs, HttpArgs, ModelArgs, ProvenanceArgs, StorageArgs},
+    config::{
+        AccessArgs, Args, AuditArgs, AuditMode, AuditOnFailure, Config, ConfigError, EngineArgs, HttpArgs, ModelArgs,
+        ProvenanceArgs, StorageArgs,
+    },
     engine::EngineConfig,
-    governance::{Actor, Governance, GuardrailFile, purposes::PurposeFile},
+    governance::{Actor, Governance, GuardrailFile, audit::Audit, purposes::PurposeFile},
     telemetry::logs::LogStyle,
     types::{Pooling, unix_seconds},
 };
@@ -50,11 +55,13 @@ pub(super) struct ServeArgs {
     access: AccessArgs,
     #[command(flatten)]
     provenance: ProvenanceArgs,
+    #[command(flatten)]
+    audit: AuditArgs,
 }
 
 impl ServeArgs {
     pub(super) fn settings(&self) -> Args {
-        let Self { model, engine, http, storage, access, provenance } = self;
+        let Self { model, engine, http, storage, access, provenance, audit } = self;
         Args {
             model: model.clone(),
             engine: engine.clone(),
@@ -62,6 +69,7 @@ impl ServeArgs {
             storage: storage.clone(),
             access: access.clone(),
             provenance: provenance.clone(),
+            audit: audit.clone(),
             ..Args::default()
         }
     }
@@ -82,7 +90,9 @@ impl ServeArgs {
 async fn serve(config: &Config, sandbox: &Sandbox, prepared: loading::Prepared, style: LogStyle) -> Result<()> {
     let stop = stop_signal()?;
     let (stores, governance) = (data::stores(&config.storage)?, data::governance(&config.storage.place)?);
+    let audit = data::audit(config)?;
     let governance = governance
+        .with_audit(audit.clone())
         .with_policies(policy::load(config.access.policy_dir.as_deref())?)
         .with_issuers(issuers::open(config)?)
         .with_guardrails(guardrails(config.access.guardrails.as_deref())?)
@@ -90,6 +100,14 @@ async fn serve(config: &Config, sandbox: &Sandbox, prepared: loading::Prepared, 
     let tls = tls(config, &governance)?;
     reload_rules(&governance, tls.clone())?;
     let let_in = check_openness(config, &governance)?;
+    if governance.is_configured()? {
+        audit.wake()?;
+    }
+    let details = json!({ "bind": config.http.bind.to_string(), "configuration": audit.configuration() });
+    match (record(&audit, "server.start", details).await, config.audit.on_failure) {
+        (Err(error), AuditOnFailure::Refuse) => return Err(error),
+        (Err(_), AuditOnFailure::Continue) | (Ok(()), _) => {} // the log has said why
+    }
     let state = AppState::governed(http_limits(config), stores, governance)
         .with_context(|| data::cannot_store(&config.storage))?;
     let bind = config.http.bind;
@@ -122,7 +140,16 @@ async fn serve(config: &Config, sandbox: &Sandbox, prepared: loading::Prepared, 
             serving.await
         }
     };
+    drop(record(&audit, "server.stop", json!(null)).await); // the log has said why not
+    // It may take its time; a panic is logged where it happens.
+    drop(tokio::task::spawn_blocking(move || audit.close()).await);
     report(drained?, config)
+}
+
+/// Writes down what the server does by itself.
+async fn record(audit: &Audit, action: &str, details: Value) -> Result<()> {
+    let act = json!({ "by": { "source": "server" }, "action": action, "details": details });
+    Ok(audit.act(&act).await?)
 }
 
 fn http_limits(config: &Config) -> HttpLimits {
@@ -184,8 +211,13 @@ fn guardrails(file: Option<&Path>) -> Result<GuardrailFile> {
 /// Those of a file, if there is one.
 fn purposes(config: &Config) -> Result<PurposeFile> {
     let Some(file) = &config.access.purposes else { return Ok(PurposeFile::default()) };
-    let opened = PurposeFile::open(file, config.storage.retention);
-    Ok(opened.map_err(|error| UsageError(format!("purposes: {error}")))?)
+    let purposes = PurposeFile::open(file, config.storage.retention);
+    let purposes = purposes.map_err(|error| UsageError(format!("purposes: {error}")))?;
+    if purposes.wants_audit() && config.audit.mode == AuditMode::Off {
+        let reason = "purposes: capture = \"content\" keeps it in the audit log, which audit = off turns off";
+        return Err(UsageError(reason.to_owned()).into());
+    }
+    Ok(purposes)
 }
 
 /// Reads policies, guardrails, purposes and certificates again at every SIGHUP.

@@ -4,12 +4,15 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{data, error::UsageError, keys};
+use tokio::sync::mpsc::Sender;
+
+use super::{audited::Audited, data, error::UsageError, keys};
 use crate::{
     api::LINES,
     config::{Args, Config, DataArgs},
-    governance::DEFAULT_TENANT,
+    governance::{ActKind, Actor, DEFAULT_TENANT, Governance, Place},
     store::{Held, Store, StoreError, SubjectDeletion},
+    types::unix_seconds,
 };
 
 /// Tell and delete everything that is held about somebody
@@ -48,21 +51,32 @@ impl SubjectsArgs {
 
     pub(super) fn run(&self, config: &Config) -> Result<()> {
         let (SubjectsCommand::Export(args) | SubjectsCommand::Delete(args)) = &self.command;
-        let store = args.store(config)?;
+        let governance = data::lasting_governance(&config.storage.place)?.with_audit(data::audit(config)?);
+        let (kind, now) = (self.command.act(), unix_seconds());
+        let place = args.place(&governance)?;
+        let audited = Audited::of(config, &governance, (&args.tenant, &place), &args.subject)?;
+        let hash = audited.hash().unwrap_or_default();
+        governance.administered_by(&Actor::CommandLine).about_subject(kind, &args.tenant, hash, now)?;
+        let store = args.store(config, &place)?;
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        match &self.command {
-            SubjectsCommand::Export(args) => runtime.block_on(self.export(store, &args.subject)),
-            SubjectsCommand::Delete(args) => runtime.block_on(self.delete(store, &args.subject)),
-        }
+        let done = match &self.command {
+            SubjectsCommand::Export(args) => runtime.block_on(self.export(store, &args.subject, audited)),
+            SubjectsCommand::Delete(args) => runtime.block_on(self.delete(store, &args.subject, audited)),
+        };
+        governance.audit().close();
+        done
     }
 
-    async fn export(&self, store: Option<Store>, subject: &str) -> Result<()> {
+    async fn export(&self, store: Option<Store>, subject: &str, audited: Audited) -> Result<()> {
         let (sender, mut told) = tokio::sync::mpsc::channel::<Held>(1);
         let exported = async {
-            let Some(store) = store else { return Ok(()) };
-            // Whoever does not listen any more has gone away.
-            let tell = move |held| sender.blocking_send(held).map_err(|_| StoreError::Closed);
-            store.export_subject(subject, LINES, tell).await
+            if let Some(store) = store {
+                let sender = sender.clone();
+                // Whoever does not listen any more has gone away.
+                let tell = move |held| sender.blocking_send(held).map_err(|_| StoreError::Closed);
+                store.export_subject(subject, LINES, tell).await?;
+            }
+            tokio::task::spawn_blocking(move || tell_audited(&audited, &sender)).await?
         };
         let printed = async {
             let mut count = 0;
@@ -79,7 +93,7 @@ impl SubjectsArgs {
         };
         let (exported, printed) = tokio::join!(exported, printed);
         printed?;
-        Ok(exported?)
+        exported
     }
 
     /// One thing at a time, as all of them may be long.
@@ -93,12 +107,16 @@ impl SubjectsArgs {
         super::print(&format!("{before}{}", json!({ "kind": kind, "id": id, "content": content })))
     }
 
-    async fn delete(&self, store: Option<Store>, subject: &str) -> Result<()> {
+    async fn delete(&self, store: Option<Store>, subject: &str, audited: Audited) -> Result<()> {
         let deletion = match store {
             Some(store) => store.delete_subject(subject, LINES).await?,
             None => SubjectDeletion::default(),
         };
-        let SubjectDeletion { deleted, being_read } = deletion;
+        let SubjectDeletion { mut deleted, being_read } = deletion;
+        let erased = audited.erase()?;
+        if erased > 0 {
+            deleted.push(("captured content", erased));
+        }
         if self.json {
             let counts: serde_json::Map<_, _> =
                 deleted.iter().map(|(kind, count)| ((*kind).to_owned(), (*count).into())).collect();
@@ -117,13 +135,32 @@ impl SubjectsArgs {
     }
 }
 
+/// Records about somebody, with what was captured.
+fn tell_audited(audited: &Audited, told: &Sender<Held>) -> Result<()> {
+    audited.visit(|record, content, contents| {
+        let captured = content.map(|id| contents.read(&id)).transpose()?.flatten();
+        let content = json!({ "record": record.members, "captured": captured });
+        Ok(told.blocking_send(Held { kind: "audit record", id: record.seq.to_string(), content })?)
+    })
+}
+
+impl SubjectsCommand {
+    fn act(&self) -> ActKind {
+        match self {
+            Self::Export(_) => ActKind::ExportSubject,
+            Self::Delete(_) => ActKind::DeleteSubject,
+        }
+    }
+}
+
 impl SubjectArgs {
+    fn place(&self, governance: &Governance) -> Result<Place> {
+        let unknown = || UsageError(format!("--tenant {:?}: there is no such tenant", self.tenant));
+        Ok(governance.place(&self.tenant)?.ok_or_else(unknown)?)
+    }
+
     /// Where its tenant's data is, if there is any.
-    fn store(&self, config: &Config) -> Result<Option<Store>> {
-        let governance = data::lasting_governance(&config.storage.place)?;
-        let Some(place) = governance.place(&self.tenant)? else {
-            return Err(UsageError(format!("--tenant {:?}: there is no such tenant", self.tenant)).into());
-        };
+    fn store(&self, config: &Config, place: &Place) -> Result<Option<Store>> {
         let tenant = (self.tenant != DEFAULT_TENANT).then_some(place.id.as_str());
         data::stores(&config.storage)?.beside(tenant).with_context(|| data::cannot_store(&config.storage))
     }

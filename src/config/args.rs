@@ -27,6 +27,9 @@ pub struct Args {
     /// Which files are trusted.
     #[serde(flatten)]
     pub provenance: ProvenanceArgs,
+    /// What is written down of what is done.
+    #[serde(flatten)]
+    pub audit: AuditArgs,
     /// Logs and the configuration itself.
     #[serde(flatten)]
     pub log: LogArgs,
@@ -199,6 +202,50 @@ pub struct DataArgs {
     /// time can use it [default: $XDG_DATA_HOME/tramontane or ~/.local/share/tramontane]
     #[arg(long, global = true, env = "TRAMONTANE_DATA_DIR", hide_env = true, value_name = "DIR")]
     pub data_dir: Option<String>,
+    /// Write down what is done, in a log that shows every change of it (docs/audit.md): on, off, or auto (once there is a
+    /// source of identities, unless nothing is stored on disk) [default: auto]
+    #[arg(
+        long,
+        global = true,
+        env = "TRAMONTANE_AUDIT",
+        hide_env = true,
+        value_name = "auto|on|off",
+        help_heading = "Audit"
+    )]
+    pub audit: Option<String>,
+    /// Directory of that log [default: audit in the data directory]
+    #[arg(
+        long,
+        global = true,
+        env = "TRAMONTANE_AUDIT_DIR",
+        hide_env = true,
+        value_name = "DIR",
+        help_heading = "Audit"
+    )]
+    pub audit_dir: Option<String>,
+}
+
+/// How the server writes down what is done.
+#[derive(Clone, Debug, Default, clap::Args, Serialize)]
+#[command(next_help_heading = "Audit")]
+pub struct AuditArgs {
+    /// What happens to requests while the audit log cannot be written: refuse, or continue without a record
+    /// [default: refuse]
+    #[arg(long, env = "TRAMONTANE_AUDIT_ON_FAILURE", hide_env = true, value_name = "refuse|continue")]
+    pub audit_on_failure: Option<String>,
+    /// Where its signed checkpoints go as well: stdout, a file, or a URL that takes each by POST [default: nowhere]
+    #[arg(long, env = "TRAMONTANE_AUDIT_ANCHOR", hide_env = true, value_name = "stdout|FILE|URL")]
+    pub audit_anchor: Option<String>,
+    /// Age at which files of the audit log are removed, and what was captured [default: never]
+    #[arg(long, env = "TRAMONTANE_AUDIT_RETENTION", hide_env = true, value_name = "TIME")]
+    pub audit_retention: Option<String>,
+    /// Size at which another file of the audit log is begun [default: 64MiB]
+    #[arg(long, env = "TRAMONTANE_AUDIT_SEGMENT", hide_env = true, value_name = "SIZE")]
+    pub audit_segment: Option<String>,
+    /// Keep the tokens of prompts and answers beside the audit log: on or off [default: off]
+    #[arg(long, env = "TRAMONTANE_AUDIT_CAPTURE", hide_env = true, value_name = "on|off", num_args = 0..=1,
+          require_equals = true, default_missing_value = "on")]
+    pub audit_capture: Option<String>,
 }
 
 /// Who is let in.

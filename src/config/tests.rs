@@ -22,6 +22,8 @@ struct Everything {
     #[command(flatten)]
     provenance: ProvenanceArgs,
     #[command(flatten)]
+    audit: AuditArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -31,9 +33,9 @@ fn resolve(line: &str) -> Result<Config, ConfigError> {
     // The environment of the test run must not leak in; tests of the environment run the binary.
     let command = Everything::command().mut_args(|arg| arg.env(None));
     let matches = command.get_matches_from(std::iter::once("tramontane").chain(line.split_whitespace()));
-    let Everything { model, engine, http, storage, access, provenance, log } =
+    let Everything { model, engine, http, storage, access, provenance, audit, log } =
         Everything::from_arg_matches(&matches).unwrap();
-    Config::resolve(&Args { model, engine, http, storage, access, provenance, log }, &matches, &DEFAULTS)
+    Config::resolve(&Args { model, engine, http, storage, access, provenance, audit, log }, &matches, &DEFAULTS)
 }
 
 fn with_file(text: &str, line: &str) -> Result<Config, ConfigError> {
@@ -108,6 +110,13 @@ fn defaults() {
         # model_signature is not set: model.sig in the model's directory, if there is one
         require_signature = "off"                # default
         sandbox = "auto"                         # default
+        audit = "auto"                           # default
+        # audit_dir is not set: audit in the data directory
+        audit_on_failure = "refuse"              # default
+        # audit_anchor is not set: checkpoints are in the audit log alone
+        # audit_retention is not set: the audit log is kept for ever
+        audit_segment = "64MiB"                  # default
+        audit_capture = "off"                    # default
         log_format = "auto"                      # default
         log_level = "info"                       # default
     "##]]
@@ -261,6 +270,13 @@ fn what_is_printed_reads_back() {
             model_signature = "model.sig"
             require_signature = "on"
             sandbox = "off"
+            audit = "on"
+            audit_dir = "/var/log/audit of tramontane"
+            audit_on_failure = "continue"
+            audit_anchor = "https://anchor.example/checkpoints?key=\"a\""
+            audit_retention = "400d"
+            audit_segment = "1MiB"
+            audit_capture = true
             log_format = "json"
             log_level = "info,tramontane::engine=debug"
             "#
@@ -349,7 +365,7 @@ fn errors_in_the_file_name_the_file() {
     check_error(
         with_file("bnid = 1", ""),
         expect![
-            "tramontane.toml has the unknown key `bnid`; known keys: allowed_host, bind, block_size, body_limit, data_dir, device, draft_model, drain_timeout, dtype, ephemeral, guardrails, identity_file, insecure_open, kv_cache_memory, lock, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, message_order, model, model_signature, num_blocks, offline, policy_dir, prefix_caching, purposes, quantize, quantize_cache, reference, request_timeout, require_lock, require_signature, retention, sandbox, served_model_name, speculation, storage_limit, template, threads, tls_cert, tls_client_auth, tls_client_ca, tls_client_crl, tls_key, tokenizer, tokenizer_version, trusted_key"
+            "tramontane.toml has the unknown key `bnid`; known keys: allowed_host, audit, audit_anchor, audit_capture, audit_dir, audit_on_failure, audit_retention, audit_segment, bind, block_size, body_limit, data_dir, device, draft_model, drain_timeout, dtype, ephemeral, guardrails, identity_file, insecure_open, kv_cache_memory, lock, log_format, log_level, max_batched_tokens, max_model_len, max_running, max_waiting, message_order, model, model_signature, num_blocks, offline, policy_dir, prefix_caching, purposes, quantize, quantize_cache, reference, request_timeout, require_lock, require_signature, retention, sandbox, served_model_name, speculation, storage_limit, template, threads, tls_cert, tls_client_auth, tls_client_ca, tls_client_crl, tls_key, tokenizer, tokenizer_version, trusted_key"
         ],
     );
     check_error(
@@ -451,4 +467,27 @@ fn data_is_kept_in_one_place() {
         expect![[r#"retention = "59m" (--retention): expected a time between 1h and 3650d, such as 30d"#]],
     );
     assert_eq!(resolve("--retention 36h").unwrap().storage.retention.as_secs(), 36 * 3600);
+}
+
+#[test]
+fn an_audit_log_lasts() {
+    let audit = |line: &str| resolve(line).unwrap().audit;
+    assert_eq!(audit("").anchor, None);
+    assert_eq!(audit("--audit-anchor stdout").anchor, Some(AuditAnchor::Stdout));
+    assert_eq!(audit("--audit-anchor a/file").anchor, Some(AuditAnchor::File("a/file".into())));
+    let url = audit("--audit-anchor https://user:secret@anchor.example:8443/a?key=secret").anchor.unwrap();
+    assert_eq!(url.name(), "anchor.example:8443");
+    check_error(
+        resolve("--audit-anchor ftp://anchor.example"),
+        expect![[
+            r#"audit_anchor = "ftp://anchor.example" (--audit-anchor): expected stdout, the path of a file, or a URL with http:// or https://"#
+        ]],
+    );
+    check_error(resolve("--audit=on --ephemeral"), expect![[r#"audit = "on" needs audit_dir, or a data_dir"#]]);
+    assert_eq!(audit("--audit=on --ephemeral --audit-dir here").mode, AuditMode::On);
+    assert_eq!(audit("--audit-retention 400d").retention.unwrap().as_secs(), 400 * 86_400);
+    check_error(
+        resolve("--audit-segment 1KiB"),
+        expect![[r#"audit_segment = "1KiB" (--audit-segment): expected a size of at least 64KiB, such as 64MiB"#]],
+    );
 }

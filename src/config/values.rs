@@ -1,6 +1,6 @@
 //! The types of settings: how each is written, read and described.
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf};
 
 use super::{ByteSize, Span};
 
@@ -19,8 +19,8 @@ macro_rules! words {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name { $($(#[$variant_doc])* $variant),+ }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(match self { $(Self::$variant => $word),+ })
             }
         }
@@ -33,11 +33,13 @@ macro_rules! words {
             }
 
             fn to_toml(&self) -> String {
-                quoted(&self.to_string())
+                $crate::config::values::quoted(&self.to_string())
             }
         }
     };
 }
+
+pub(super) use words;
 
 words! {
     /// Type of weights and activations.
@@ -409,6 +411,6 @@ impl Setting for PathBuf {
     }
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }

@@ -29,7 +29,7 @@ pub enum Actor {
 /// The same as it is written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ActedBy {
-    /// `command_line`, `signal`, `key` or `token`.
+    /// `command_line`, `signal`, `key`, `token` or `certificate`.
     pub source: &'static str,
     /// Of the key, or issuer and subject of the token; empty for those who have neither.
     pub id: String,
@@ -68,6 +68,12 @@ pub enum ActKind {
     /// Guardrails are read again.
     #[serde(rename = "guardrails.reload")]
     ReloadGuardrails,
+    /// All that is held about somebody is told.
+    #[serde(rename = "subjects.export")]
+    ExportSubject,
+    /// All that is held about somebody is deleted.
+    #[serde(rename = "subjects.delete")]
+    DeleteSubject,
 }
 
 /// Something that somebody does.
@@ -75,7 +81,7 @@ pub enum ActKind {
 pub struct Act {
     /// What.
     pub kind: ActKind,
-    /// To what: the id of a key, the name of a tenant; empty for what is there once.
+    /// To what: the id of a key, the name of a tenant, a keyed hash of whom data is about; empty for what is there once.
     pub subject: String,
     /// The tenant whose it is; nobody's in particular if there is none.
     pub tenant: Option<String>,

@@ -206,6 +206,12 @@ impl Administration<'_> {
         })
     }
 
+    /// Writes down what is about to become of all that is held about somebody. `subject` is a keyed hash, if there is a log.
+    pub fn about_subject(&self, kind: ActKind, tenant: &str, subject: &str, now: u64) -> Result<(), GovernanceError> {
+        let (subject, tenant) = (subject.to_owned(), Some(tenant.to_owned()));
+        self.agreed(now, Told { kind, subject, tenant, details: Value::Null })
+    }
+
     /// The same for what is not in the database.
     fn agreed(&self, now: u64, told: Told) -> Result<(), GovernanceError> {
         let mut connection = self.governance.connection();

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{GuardrailFileError, jwt::JwtError, policy::PolicyError};
+use super::{GuardrailFileError, audit::AuditError, jwt::JwtError, policy::PolicyError};
 
 /// Why something about identities was not done.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +103,9 @@ pub enum GovernanceError {
     /// Policies are wrong, or cannot decide.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// It cannot be written down what is done.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The database failed.
     #[error("the database of identities failed")]
     Database(#[from] rusqlite::Error),

@@ -10,6 +10,7 @@
 
 mod acts;
 mod administration;
+pub mod audit;
 mod database;
 mod error;
 mod guardrail_file;
@@ -37,6 +38,7 @@ use rusqlite::Connection;
 
 use self::{
     acts::ProcessLog,
+    audit::Audit,
     database::DATABASE,
     jwt::{CertificateIdentity, Claims, JwtError},
     known::Known,
@@ -68,6 +70,7 @@ pub struct Governance {
     issuers: Arc<Issuers>,
     guardrails: GuardrailFile,
     purposes: PurposeFile,
+    audit: Audit,
     acts: Arc<dyn ActLog>,
 }
 
@@ -121,6 +124,20 @@ impl Governance {
     /// What requests may be for.
     pub fn purposes(&self) -> &PurposeFile {
         &self.purposes
+    }
+
+    /// The same with a log of what is done, by its callers and to it.
+    pub fn with_audit(self, audit: Audit) -> Self {
+        let acts: Arc<dyn ActLog> = match audit.directory() {
+            Some(_) => Arc::new(audit.clone()),
+            None => self.acts,
+        };
+        Self { audit, acts, ..self }
+    }
+
+    /// Where it is written down what is done.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// The same with a log of what is done to it, in place of the process's own.
@@ -239,6 +256,7 @@ impl Governance {
             issuers: Arc::default(),
             guardrails: GuardrailFile::default(),
             purposes: PurposeFile::default(),
+            audit: Audit::default(),
             acts: Arc::new(ProcessLog),
         })
     }

@@ -7,6 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use super::error::PromptError;
 use super::jinja::TemplateSources;
 use super::tokenizer::TekkenFile;
@@ -62,7 +64,7 @@ fn open_tokenizer(path: &Path, version: Option<TokenizerVersion>) -> Result<Code
         return Err(PromptError::file(name, "expected a name like tekken.json, tokenizer.model.v3 or tokenizer.json"));
     };
     let bytes = read(path)?;
-    match kind {
+    let codec = match kind {
         Kind::Tekken => Codec::from_tekken(&TekkenFile::parse(&bytes, &name)?, version),
         Kind::SentencePiece(stated) => {
             let codec = Codec::from_sentencepiece(&bytes, version.unwrap_or(stated), &name)?;
@@ -76,7 +78,9 @@ fn open_tokenizer(path: &Path, version: Option<TokenizerVersion>) -> Result<Code
             Ok(codec)
         }
         Kind::HuggingFace => Codec::from_huggingface(&bytes, version, &name),
-    }
+    }?;
+    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Codec { digest: Some(digest.into()), ..codec })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, PromptError> {

@@ -109,6 +109,8 @@ pub struct Codec {
     reasoning_prompt: Option<Arc<Content>>,
     /// Around texts that are embedded or classified.
     ends: Ends,
+    /// SHA-256 of the tokenizer's file, where it was read from one.
+    digest: Option<Arc<str>>,
     /// Made when the first answer of a form is wanted.
     grammars: Arc<OnceLock<Result<Grammars, String>>>,
 }
@@ -160,8 +162,14 @@ impl Codec {
             message_order: MessageOrder::default(),
             reasoning_prompt: None,
             ends: Ends::default(),
+            digest: None,
             grammars: Arc::default(),
         })
+    }
+
+    /// SHA-256 of the file that the tokenizer was read from, in hexadecimal digits, if it was a file.
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
     }
 
     /// The same, for conversations of that order only.

@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
-use super::metrics::render;
+use super::{AuditMetrics, metrics::render};
 
 /// Requests that the HTTP server answered.
 #[derive(Debug)]
@@ -53,6 +53,13 @@ impl HttpMetrics {
     /// A connection ended before it spoke TLS.
     pub fn handshake_failed(&self) {
         self.handshakes_failed.inc();
+    }
+
+    /// Shows those of the audit log as well; only once.
+    pub fn show_audit(&self, audit: &AuditMetrics) {
+        if let Err(error) = audit.register(&self.registry) {
+            tracing::warn!(%error, "metrics of the audit log are not shown");
+        }
     }
 
     /// Where findings of guardrails are counted.

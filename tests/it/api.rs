@@ -5,6 +5,7 @@ mod access;
 mod admin;
 mod admin_tenants;
 mod agents;
+mod audit;
 mod background;
 mod batch_faults;
 mod batch_jobs;

@@ -1,5 +1,6 @@
 //! The binary as a user runs it: exit codes, the layers of the configuration, and what reaches which stream.
 
+mod audit;
 mod bench;
 mod checkpoint;
 mod egress;

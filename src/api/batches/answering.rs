@@ -25,6 +25,7 @@ use super::{
 use crate::{
     api::{
         about::About,
+        audit::Cause,
         behalf::caller_of,
         dialect::Dialect,
         request::{Background, RequestId},
@@ -54,6 +55,7 @@ struct Done {
 
 /// What all lines of a batch have in common.
 struct Asking<'a> {
+    batch: &'a str,
     endpoint: &'a str,
     behalf: Option<&'a str>,
     background: Background,
@@ -75,6 +77,7 @@ impl Worker {
         let deadline = Instant::now() + left;
         let dialect = batch.request.dialect.as_deref().and_then(Dialect::of_name);
         let asking = Asking {
+            batch: &batch.id,
             endpoint: &batch.request.endpoint,
             behalf: batch.request.behalf.as_deref(),
             background: Background { deadline, dialect },
@@ -145,6 +148,7 @@ impl Worker {
             .extension(asking.background)
             .extension(About::of_kept(asking.kept.clone()).or_subject(line.subject.clone()))
             .extension(RequestId(request_id.clone()))
+            .extension(Cause::Batch { id: asking.batch.to_owned(), line: line.custom_id.clone() })
             .body(Body::from(line.request.clone()))
             .expect("the endpoint is one of ours");
         let response = self.response(asking, request).await?;

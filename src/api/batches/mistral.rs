@@ -49,7 +49,7 @@ enum Source {
 
 /// Stores a job and tells the worker.
 pub(in crate::api) async fn create(work: StorageWork, JsonText(text): JsonText) -> Result<Json<Value>, ApiError> {
-    let StorageWork { state, in_flight, caller, .. } = work;
+    let StorageWork { state, in_flight, caller, audit, .. } = work;
     let _in_flight = in_flight;
     let job = off_thread(&state, text.len(), move || parse(&text)).await?;
     // Its lines will be asked there.
@@ -86,6 +86,7 @@ pub(in crate::api) async fn create(work: StorageWork, JsonText(text): JsonText) 
         behalf: caller.behalf(),
     };
     let batch = create_of(store, request).await?;
+    audit.queued("batches.create", &batch.id)?;
     state.batches_changed().notify_one();
     Ok(Json(object(&batch)))
 }

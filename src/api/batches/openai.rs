@@ -62,6 +62,7 @@ pub(in crate::api) async fn create(work: StorageWork, JsonText(text): JsonText) 
         behalf: work.caller.behalf(),
     };
     let batch = store.create_batch(request, MAX_UNFINISHED).await?;
+    work.audit.queued("batches.create", &batch.id)?;
     work.state.batches_changed().notify_one();
     Ok(Json(object(&batch)))
 }

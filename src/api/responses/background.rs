@@ -27,6 +27,7 @@ use super::{
 use crate::{
     api::{
         about::{About, Storing},
+        audit::Cause,
         batches::keep_running,
         behalf::caller_of,
         error::ApiError,
@@ -186,7 +187,8 @@ async fn attempt(
     deadline: Instant,
 ) -> Result<Ended, ApiError> {
     let caller = caller_of(state, waiting.behalf.as_deref(), ROUTE).await?;
-    let work = Work::in_background(state, ROUTE, deadline, caller.clone())?;
+    let cause = (Cause::Response { id: waiting.response.id.clone() }, waiting.kept.subject.clone());
+    let work = Work::in_background(state, ROUTE, deadline, caller.clone(), cause)?;
     let Some(principal) = caller.principal else { return answered(&work, waiting, telling).await };
     tokio::select! {
         ended = answered(&work, waiting, telling) => ended,

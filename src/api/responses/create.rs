@@ -146,7 +146,7 @@ pub(super) fn last_status(state: ResponseState) -> ItemStatus {
 
 /// Puts the response into the queue; with a stream its client may watch what becomes of it.
 async fn queue(work: Work, record: Record, request: String, streamed: bool) -> Result<Response, ApiError> {
-    let Work { state, in_flight, terms, caller, .. } = work;
+    let Work { state, in_flight, terms, caller, share, .. } = work;
     // Whoever watches takes no place from those who wait for an answer of their own.
     let watching = if streamed { Some(state.admit_follower()?) } else { None };
     let mut queued = record.stored(ResponseState::Queued, &Ending::default());
@@ -155,6 +155,7 @@ async fn queue(work: Work, record: Record, request: String, streamed: bool) -> R
         .store()
         .queue_response(NewResponse { request: Some(request), behalf: caller.behalf(), ..queued }, MAX_WAITING)
         .await?;
+    share.audit().queued("responses.queue", &record.draft.id)?;
     state.responses_changed().notify_one();
     drop(in_flight);
     match watching {

@@ -152,6 +152,21 @@ impl PurposeFile {
         let purposes = Arc::clone(&inner.read.read().unwrap_or_else(PoisonError::into_inner));
         purposes.find(stated)
     }
+
+    /// Is what is asked and answered under a tenant's purpose kept word for word, where there is an audit log?
+    pub fn captures(&self, tenant: &str, purpose: Option<&str>) -> bool {
+        let (Some(inner), Some(name)) = (&self.inner, purpose) else { return false };
+        let purposes = Arc::clone(&inner.read.read().unwrap_or_else(PoisonError::into_inner));
+        let mut of_tenant = purposes.purposes.iter().filter(|purpose| purpose.is_of(tenant));
+        of_tenant.any(|purpose| purpose.name == name && purpose.capture == Capture::Content)
+    }
+
+    /// Is there a purpose under which that is kept?
+    pub fn wants_audit(&self) -> bool {
+        let Some(inner) = &self.inner else { return false };
+        let purposes = Arc::clone(&inner.read.read().unwrap_or_else(PoisonError::into_inner));
+        purposes.purposes.iter().any(|purpose| purpose.capture == Capture::Content)
+    }
 }
 
 impl Purposes {

@@ -100,9 +100,6 @@ impl PurposeText {
                 return wrong("capture", &"content", "none, as store = false keeps nothing");
             }
             (false, None) => Keeping::Nothing,
-            (true, _) if self.capture == Capture::Content => {
-                return wrong("capture", &"content", "none, as there is no audit that could keep it");
-            }
             (true, None) => Keeping::For(None),
             (true, Some(text)) => match humantime::parse_duration(text) {
                 Ok(time) if time > server => {

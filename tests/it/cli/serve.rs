@@ -32,7 +32,15 @@ impl Server {
 
     /// What starts it, for a test that wraps it.
     pub(super) fn command(model: &Path, arguments: &[&str]) -> Command {
-        let mut command = tramontane(&["serve", model.to_str().unwrap()]);
+        Self::serving(tramontane(&["serve", model.to_str().unwrap()]), arguments)
+    }
+
+    /// Starts a command that serves.
+    pub(super) fn start_as(command: Command, arguments: &[&str], variables: &[(&str, &str)]) -> Server {
+        Self::of(Self::serving(command, arguments).envs(variables.iter().copied()))
+    }
+
+    fn serving(mut command: Command, arguments: &[&str]) -> Command {
         if !arguments.contains(&"--bind") {
             command.args(["--bind", "127.0.0.1:0"]);
         }
@@ -106,6 +114,17 @@ impl Server {
     pub(super) fn hang_up(&mut self, said: &str) {
         assert!(Command::new("kill").args(["-HUP", &self.id()]).status().unwrap().success());
         self.log_until(said);
+    }
+
+    /// Ends it as an operator does.
+    pub(super) fn stop_well(self) {
+        assert_eq!(self.stop().0, Some(0));
+    }
+
+    /// Ends it as the machine may at any time.
+    pub(super) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
     }
 
     fn signal(&self) {

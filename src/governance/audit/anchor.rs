@@ -1,0 +1,96 @@
+//! Where checkpoints go beside the log, so that somebody who can change the log cannot change all that is known of it.
+//!
+//! Main type: [`Anchors`], to which lines are handed. Invariant: an anchor that
+//! fails or is slow never holds the log up; it is logged and counted.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::mpsc::{self, SyncSender},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use crate::{config::AuditAnchor as Anchor, telemetry::AuditMetrics};
+
+/// Checkpoints that wait to be anchored. A later one covers all before it, so losing one loses little.
+const MOST_WAITING: usize = 64;
+/// Time for a server to take one.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Hands lines on. They are gone with the process if it ends before they are.
+pub(super) struct Anchors {
+    lines: Option<SyncSender<String>>,
+    thread: Option<JoinHandle<()>>,
+    metrics: AuditMetrics,
+}
+
+impl Anchors {
+    pub(super) fn start(anchors: Vec<Anchor>, metrics: AuditMetrics) -> io::Result<Self> {
+        if anchors.is_empty() {
+            return Ok(Self { lines: None, thread: None, metrics });
+        }
+        let (lines, waiting) = mpsc::sync_channel::<String>(MOST_WAITING);
+        let counted = metrics.clone();
+        let run = move || {
+            let agent = ureq::AgentBuilder::new().timeout(PATIENCE).redirects(0).build();
+            for line in waiting {
+                for anchor in &anchors {
+                    if let Err(reason) = put(anchor, &agent, &line) {
+                        counted.anchor_failed();
+                        tracing::warn!(
+                            anchor = anchor.name(),
+                            reason,
+                            "a checkpoint of the audit log was not anchored"
+                        );
+                    }
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("audit-anchors".to_owned()).spawn(run)?;
+        Ok(Self { lines: Some(lines), thread: Some(thread), metrics })
+    }
+
+    pub(super) fn put(&self, line: String) {
+        let Some(lines) = &self.lines else { return };
+        if lines.try_send(line).is_err() {
+            self.metrics.anchor_failed();
+            tracing::warn!("a checkpoint of the audit log was not anchored: too many wait");
+        }
+    }
+}
+
+impl Drop for Anchors {
+    /// Waits for those that were handed in.
+    fn drop(&mut self) {
+        self.lines = None;
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join()); // a panic was logged where it happened
+        }
+    }
+}
+
+fn put(anchor: &Anchor, agent: &ureq::Agent, line: &str) -> Result<(), String> {
+    match anchor {
+        Anchor::File(path) => append(path, line).map_err(|error| error.to_string()),
+        Anchor::Stdout => {
+            let mut out = io::stdout().lock();
+            out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(|error| error.to_string())
+        }
+        Anchor::Url(url) => {
+            let sent = agent.post(url).set("Content-Type", "application/json").send_string(line.trim_end());
+            sent.map(drop).map_err(|error| match error {
+                ureq::Error::Status(status, _) => format!("the answer was {status}"),
+                ureq::Error::Transport(error) => error.kind().to_string(), // without what the URL may hold
+            })
+        }
+    }
+}
+
+fn append(path: &Path, line: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    file.write_all(line.as_bytes())?;
+    file.sync_data()
+}
