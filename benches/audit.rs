@@ -33,7 +33,7 @@ use tramontane::{
     model::{ForwardPass, Logits, ModelError, Pipeline},
     store::Stores,
     telemetry::{AuditMetrics, EngineMetrics},
-    types::{Batch, Pooling, RowResult, TokenChoice},
+    types::{Batch, Pooling, Provenance, RowResult, TokenChoice},
 };
 
 const PER_SECOND: u32 = 2000;
@@ -137,6 +137,7 @@ fn server(audit: Audit) -> Router {
         defaults: GenerationDefaults::default(),
         pooling: Pooling::Embedding { width: 1, normalized: true, max_seq_length: None },
         digest: "none".to_owned(),
+        provenance: Provenance::default(),
     });
     app(state)
 }

@@ -44,7 +44,7 @@ enum AuditCommand {
     /// Records as they are in the log, one JSON object a line
     Export(ExportArgs),
     /// Run a recorded request again and say whether its tokens are the same; the exit code is 1 if they are not
-    Replay(replay::ReplayArgs),
+    Replay(Box<replay::ReplayArgs>),
 }
 
 #[derive(Debug, clap::Args)]

@@ -68,7 +68,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Generate(generate::GenerateArgs),
     Chat(chat::ChatArgs),
-    Doctor(doctor::DoctorArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     Bench(bench::BenchArgs),
     Health(health::HealthArgs),
     Keys(keys::KeysArgs),

@@ -46,7 +46,7 @@ enum PolicyCommand {
         policy_dir: Option<PathBuf>,
     },
     /// May somebody do something, and by which policy?
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
 }
 
 #[derive(Debug, clap::Args)]

@@ -70,7 +70,7 @@ impl Manifest {
 
     fn check_files(&self, directory: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<(), ProvenanceError> {
         let present = list(directory)?;
-        for path in self.files.keys().filter(|path| is_wanted(path) && !present.contains(path)) {
+        if let Some(path) = self.files.keys().find(|path| is_wanted(path) && !present.contains(path)) {
             return Err(ProvenanceError::Missing { file: path.clone(), manifest: self.origin.clone() });
         }
         for path in present.iter().filter(|path| is_wanted(path) && !self.is_ignored(path)) {

@@ -181,6 +181,6 @@ mod tests {
         migrate(&mut connection).expect("nothing is left to do");
         connection.pragma_update(None, "user_version", 99).expect("a number");
         let error = migrate(&mut connection).expect_err("this one is from the future");
-        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 8");
+        assert_eq!(error.to_string(), "the stored data has format 99, and this version knows formats up to 9");
     }
 }

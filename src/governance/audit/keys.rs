@@ -58,7 +58,7 @@ impl Signer {
             Some(text) => from_pem(&text, "PRIVATE KEY", &PRIVATE_PREFIX),
             None => {
                 let seed = random()?;
-                write_new(&path, to_pem("PRIVATE KEY", &PRIVATE_PREFIX, &*seed).as_bytes(), 0o600)?;
+                write_new(&path, to_pem("PRIVATE KEY", &PRIVATE_PREFIX, &seed).as_bytes(), 0o600)?;
                 Some(seed)
             }
         };
