@@ -5,6 +5,7 @@
 //! [`Administration`](crate::governance::Administration). Invariants: nobody administers without an identity, and a key's
 //! secret is in the answer that makes it and in no other.
 
+mod audit;
 mod keys;
 mod rules;
 mod status;
@@ -42,6 +43,8 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/admin/v1/policies/explain", post(rules::explain))
         .route("/admin/v1/guardrails", get(rules::guardrails))
         .route("/admin/v1/guardrails/reload", post(rules::reload_guardrails))
+        .route("/admin/v1/audit", get(audit::list))
+        .route("/admin/v1/audit/verify", get(audit::check))
         .route("/admin/v1/status", get(status::get))
 }
 

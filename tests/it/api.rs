@@ -3,6 +3,7 @@
 
 mod access;
 mod admin;
+mod admin_audit;
 mod admin_tenants;
 mod agents;
 mod audit;

@@ -150,6 +150,21 @@ pub(super) const OPERATIONS: &[Operation] = &[
         ..get("/admin/v1/guardrails/reload")
     },
     Operation {
+        id: "listAuditRecords",
+        tag: TAG,
+        summary: "Records of the audit log, oldest first.",
+        query: AUDIT_LIST,
+        answer: Answer::Json("AdminAuditList"),
+        ..get("/admin/v1/audit")
+    },
+    Operation {
+        id: "verifyAudit",
+        tag: TAG,
+        summary: "Is the audit log what was written?",
+        answer: Answer::Json("AdminAuditVerification"),
+        ..get("/admin/v1/audit/verify")
+    },
+    Operation {
         id: "getStatus",
         tag: TAG,
         summary: "The server at a glance.",
@@ -172,6 +187,41 @@ const KEY_LIST: &[Parameter] = &[
         name: "limit",
         schema: r#"{ "type": "integer", "minimum": 1, "maximum": 1000 }"#,
         note: "Most keys of one answer; 100 if absent.",
+    },
+];
+
+const AUDIT_LIST: &[Parameter] = &[
+    Parameter { name: "id", schema: r#"{ "type": "string" }"#, note: "A request's id, or a sequence number." },
+    Parameter { name: "tenant", schema: r#"{ "type": "string" }"#, note: "Only records of this tenant." },
+    Parameter {
+        name: "principal",
+        schema: r#"{ "type": "string" }"#,
+        note: "Only records of this principal, by its id.",
+    },
+    Parameter {
+        name: "kind",
+        schema: r#"{ "type": "array", "items": { "type": "string" } }"#,
+        note: "Only records of these kinds, such as `begun`, `ended`, `act` or `refused`.",
+    },
+    Parameter {
+        name: "from",
+        schema: r#"{ "type": "string", "format": "date-time" }"#,
+        note: "Not before this time (UTC).",
+    },
+    Parameter {
+        name: "until",
+        schema: r#"{ "type": "string", "format": "date-time" }"#,
+        note: "Before this time (UTC).",
+    },
+    Parameter {
+        name: "after",
+        schema: r#"{ "type": "integer", "minimum": 0 }"#,
+        note: "The sequence number behind which the list goes on: `next` of a part.",
+    },
+    Parameter {
+        name: "limit",
+        schema: r#"{ "type": "integer", "minimum": 1, "maximum": 1000 }"#,
+        note: "Most records of one answer; 100 if absent.",
     },
 ];
 
@@ -290,6 +340,27 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
                 ("source", or_null(text())),
                 ("digest", or_null(text())),
                 ("guardrails", list(text())),
+            ]),
+        ),
+        (
+            "AdminAuditList",
+            object(&[
+                ("object", constant("list")),
+                ("recording", flag()),
+                // What a record has beside these is told by its kind.
+                ("data", list(json!({ "type": "object", "required": ["seq", "time", "kind", "prev", "hash"] }))),
+                ("next", or_null(integer())),
+                ("has_more", flag()),
+            ]),
+        ),
+        (
+            "AdminAuditVerification",
+            object(&[
+                ("object", constant("admin.audit.verification")),
+                ("recording", flag()),
+                ("intact", or_null(flag())),
+                ("report", json!({ "type": ["object", "null"] })),
+                ("break", json!({ "type": ["object", "null"] })),
             ]),
         ),
         (

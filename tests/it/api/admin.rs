@@ -332,6 +332,7 @@ async fn whoever_is_of_a_tenant_governs_that_tenants_keys_and_no_more() {
         ("POST", "/admin/v1/policies/explain", json!({ "action": "infer", "resource": "tiny" })),
         ("GET", "/admin/v1/guardrails", Value::Null),
         ("POST", "/admin/v1/guardrails/reload", Value::Null),
+        ("GET", "/admin/v1/audit/verify", Value::Null),
         ("GET", "/admin/v1/status", Value::Null),
     ] {
         let refused = theirs.ask(method, path, body).await;
