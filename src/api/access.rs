@@ -310,6 +310,10 @@ impl From<GovernanceError> for ApiError {
                 let field = field_of(field);
                 Self::invalid(field, format!("`{field}` = {:?}: expected {expected}.", shortened(value)))
             }
+            GovernanceError::Unrecorded(source) => {
+                tracing::error!(error = %source, "an act of administration cannot be written down, so it is not done");
+                Self::Unavailable { reason: "nothing was changed, as it cannot be written down" }
+            }
             GovernanceError::Missing { kind, name } => StoredError::Missing { kind, id: shortened(name) }.into(),
             GovernanceError::Exists { .. } | GovernanceError::Ended { .. } | GovernanceError::Ambiguous { .. } => {
                 AdministrationError::Conflict { reason: error.to_string() }.into()
@@ -318,7 +322,6 @@ impl From<GovernanceError> for ApiError {
             error @ (GovernanceError::Policy(PolicyError::Question { .. })
             | GovernanceError::File { .. }
             | GovernanceError::Newer { .. }
-            | GovernanceError::Unrecorded(_)
             | GovernanceError::Identities { .. }
             | GovernanceError::Database(_)) => {
                 Self::Internal { message: format!("Identities cannot be looked up: {error}.") }
