@@ -51,7 +51,7 @@ fn an_explanation_names_the_policy() {
     let denied = "denied: no policy permits it, of 7 considered\n";
     assert_eq!(explain(&["changeAdministration", "keys", "--role", "auditor"]), denied);
     assert_eq!(explain(&["infer", "tiny"]), denied);
-    assert_eq!(explain(&["useTool", "roll", "--role", "service"]), "allowed: permitted by service, of 6 considered\n");
+    assert_eq!(explain(&["useTool", "roll", "--role", "service"]), "allowed: permitted by service, of 7 considered\n");
     assert_eq!(explain(&["useTool", "roll", "--role", "operator"]), denied);
     assert_eq!(explain(&["searchCollection", "handbook", "--role", "service"]), denied);
     check_failure(&mut tramontane(&["policy", "explain", "fly", "tiny"]), 2, &["fly", "infer"]);
