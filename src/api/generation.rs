@@ -3,7 +3,7 @@
 //! [`start`] hands a [`Job`] to the engine and gives one [`Generation`] per choice. Dropping a `Generation`
 //! cancels it. Shared by all resources and by the command line; knows nothing of HTTP but the error it reports.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 pub use super::assembler::{Delta, ScoredToken, TokenCounts};
 use super::{
@@ -294,6 +294,7 @@ fn request(eos_token_ids: &[u32], job: &Job, max_tokens: usize) -> Request {
         priority: scheduling.priority,
         deadline: scheduling.deadline,
         cache_salt: scheduling.cache_salt.clone(),
+        share: Arc::clone(&scheduling.share),
         constraint: job.constraint.clone(),
         prediction: prediction.clone(),
     }

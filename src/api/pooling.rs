@@ -82,12 +82,13 @@ pub(super) async fn compute(
 }
 
 fn request(question: &Question, scheduling: &Scheduling) -> Request {
-    let Scheduling { precedence, priority, deadline, cache_salt } = scheduling.clone();
+    let Scheduling { precedence, priority, share, deadline, cache_salt } = scheduling.clone();
     Request {
         prompt_ids: [&question.shared_ids[..], &question.own_ids].concat(),
         task: question.task.clone(),
         precedence,
         priority,
+        share,
         deadline,
         cache_salt,
         ..Request::default()

@@ -61,6 +61,7 @@ pub(super) struct Work {
 pub(super) struct Share {
     precedence: Precedence,
     cache_group: String,
+    tenant: Arc<str>,
 }
 
 impl Share {
@@ -68,6 +69,7 @@ impl Share {
     /// (CVE-2025-46570).
     pub(super) fn apply(&self, scheduling: &mut Scheduling) {
         scheduling.precedence = self.precedence;
+        scheduling.share = Arc::clone(&self.tenant);
         let salt = scheduling.cache_salt.take().unwrap_or_default();
         scheduling.cache_salt = Some(format!("{}\n{salt}", self.cache_group));
     }
@@ -92,6 +94,7 @@ impl Work {
             share: Share {
                 precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
                 cache_group: principal.map_or(state.cache_group(), |principal| &principal.place.cache_group).to_owned(),
+                tenant: state.tenant().into(),
             },
             dialect: background
                 .and_then(|line| line.dialect)
@@ -109,7 +112,11 @@ impl Work {
             in_flight: state.admit_line(),
             request_id: new_id(),
             dialect: None,
-            share: Share { precedence: Precedence::Background, cache_group: state.cache_group().to_owned() },
+            share: Share {
+                precedence: Precedence::Background,
+                cache_group: state.cache_group().to_owned(),
+                tenant: state.tenant().into(),
+            },
             state: state.clone(),
         })
     }
