@@ -25,6 +25,7 @@ use super::{
     access_error::AccessError,
     actions::{Target, needs},
     error::ApiError,
+    quota,
     state::{AppState, unix_seconds},
 };
 use crate::governance::{
@@ -38,6 +39,8 @@ const SCHEME: &str = "Bearer";
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// How often it is asked whether issuers' keys are due to be read.
 const ISSUERS_INTERVAL: Duration = Duration::from_secs(1);
+/// How much use of quotas a crash can lose.
+const USAGE_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest value of a header in which a request says something of itself, in bytes.
 const LONGEST_CIRCUMSTANCE: usize = 256;
 /// Longest credential, in bytes.
@@ -70,6 +73,18 @@ pub(super) async fn watch_keys(governance: Governance) {
     }
 }
 
+/// Writes down again and again what is used of quotas. Does not end.
+pub(super) async fn write_usage(governance: Governance) {
+    loop {
+        tokio::time::sleep(USAGE_INTERVAL).await;
+        let governance = governance.clone();
+        let written = tokio::task::spawn_blocking(move || governance.write_quota_usage()).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(%error, "cannot write down what was used of quotas");
+        }
+    }
+}
+
 /// Lets a request through once it is known who asks, and that policies allow it.
 pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Response {
     let (mut head, body) = request.into_parts();
@@ -78,12 +93,21 @@ pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Re
         Err(error) => return error.into_response(),
     };
     head.extensions.insert(caller.clone());
+    let route = head.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+    let needs = route.and_then(|route| needs(&head.method, route)).unwrap_or_default();
+    let infers = needs.iter().any(|(action, _)| *action == Action::Infer);
     let request = Request::from_parts(head, body);
-    let Some(principal) = caller.principal else { return next.run(request).await };
-    tokio::select! {
-        response = next.run(request) => response.map(|body| until_over(body, principal)),
-        refusal = principal.until_over() => ApiError::from(AccessError::Refused(refusal)).into_response(),
+    let mut response = match caller.principal.clone() {
+        None => next.run(request).await,
+        Some(principal) => tokio::select! {
+            response = next.run(request) => response.map(|body| until_over(body, principal)),
+            refusal = principal.until_over() => ApiError::from(AccessError::Refused(refusal)).into_response(),
+        },
+    };
+    if infers {
+        quota::add_headers(state, caller.principal.as_deref(), &mut response);
     }
+    response
 }
 
 async fn admit(state: &AppState, head: &Parts) -> Result<Caller, ApiError> {

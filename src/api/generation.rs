@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     engine::{FinishReason, Request, RequestStream, StopRules, Task, TokenLogprobs, Update},
+    governance::quota::Reservation,
     prompt::{SpecialTokens, ToolsOffered},
     types::Constraint,
 };
@@ -132,12 +133,16 @@ pub struct Generation {
     guard: Option<GuardedAnswer>,
     queue: VecDeque<Event>,
     deadline: Option<Instant>,
+    reservation: Option<Arc<Reservation>>,
 }
 
 /// Hands a job to the engine: one generation per choice. All of them are taken, or none.
 pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError> {
     let max_tokens = max_tokens(model, job)?;
     check_places(model, job.params.n, "n")?;
+    let room = model.max_model_len.saturating_sub(job.prompt_ids.len());
+    let metering = &job.params.scheduling.metering;
+    let reservation = metering.reserve(job.prompt_ids.len(), job.params.n, job.params.stopping.max_tokens, room)?;
     let generations = (0..job.params.n).map(|choice| {
         let mut request = request(&model.defaults.eos_token_ids, job, max_tokens);
         request.sampling.seed = job.params.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
@@ -147,9 +152,14 @@ pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError
             guard: job.guard.of_choice(),
             queue: VecDeque::new(),
             deadline: job.params.scheduling.deadline,
+            reservation: reservation.clone(),
         })
     });
-    generations.collect()
+    let generations: Vec<Generation> = generations.collect::<Result<_, ApiError>>()?;
+    if let Some(reservation) = &reservation {
+        reservation.begin(job.prompt_ids.len() as u64);
+    }
+    Ok(generations)
 }
 
 /// Refuses more choices than are ever taken together: the client would try again for ever.
@@ -194,6 +204,9 @@ impl Generation {
     }
 
     fn token(&mut self, id: u32, logprobs: Option<TokenLogprobs>) {
+        if let Some(reservation) = &self.reservation {
+            reservation.count(1);
+        }
         let mut delta = Delta::default();
         let stop = self.assembler.push(id, logprobs, &mut delta);
         let passed = self.guard.as_mut().map_or(Ok(()), |guard| match stop {

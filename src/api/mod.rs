@@ -44,6 +44,7 @@ pub mod openapi;
 mod params;
 mod pooling;
 mod query;
+mod quota;
 mod request;
 mod responses;
 mod server;

@@ -11,6 +11,7 @@ use super::{
     body::{Fields, as_bool, as_f32, wrong},
     dialect::Dialect,
     error::ApiError,
+    quota::Metering,
     state::{GenerationDefaults, ServedModel},
 };
 use crate::{
@@ -78,6 +79,8 @@ pub struct Scheduling {
     pub priority: i32,
     /// Whose it is: tenants share evenly what the engine can compute.
     pub share: Arc<str>,
+    /// What it is counted by.
+    pub metering: Metering,
     /// The request fails past this moment.
     pub deadline: Option<Instant>,
     /// Prefixes are shared only within the same salt.

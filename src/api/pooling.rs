@@ -56,6 +56,10 @@ pub(super) async fn compute(
 ) -> Result<Answers, ApiError> {
     let mut answers = Answers { values: vec![Vec::new(); questions.len()], usage: UsageCounter::default() };
     answers.usage.prompt_tokens = questions.iter().map(Question::len).sum();
+    let reservation = scheduling.metering.reserve(answers.usage.prompt_tokens, 0, None, 0)?;
+    if let Some(reservation) = &reservation {
+        reservation.begin(answers.usage.prompt_tokens as u64);
+    }
     let mut waiting = questions.iter().enumerate().peekable();
     let mut under_way = FuturesUnordered::new();
     loop {
@@ -82,7 +86,7 @@ pub(super) async fn compute(
 }
 
 fn request(question: &Question, scheduling: &Scheduling) -> Request {
-    let Scheduling { precedence, priority, share, deadline, cache_salt } = scheduling.clone();
+    let Scheduling { precedence, priority, share, deadline, cache_salt, metering: _ } = scheduling.clone();
     Request {
         prompt_ids: [&question.shared_ids[..], &question.own_ids].concat(),
         task: question.task.clone(),

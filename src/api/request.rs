@@ -21,6 +21,7 @@ use super::{
     error::ApiError,
     guard::{RequestGuard, Terms},
     params::{Scheduling, is_request_id},
+    quota::Metering,
     state::{AppState, InFlight, ServedModel},
 };
 use crate::engine::Precedence;
@@ -62,6 +63,7 @@ pub(super) struct Share {
     precedence: Precedence,
     cache_group: String,
     tenant: Arc<str>,
+    metering: Metering,
 }
 
 impl Share {
@@ -70,6 +72,7 @@ impl Share {
     pub(super) fn apply(&self, scheduling: &mut Scheduling) {
         scheduling.precedence = self.precedence;
         scheduling.share = Arc::clone(&self.tenant);
+        scheduling.metering = self.metering.clone();
         let salt = scheduling.cache_salt.take().unwrap_or_default();
         scheduling.cache_salt = Some(format!("{}\n{salt}", self.cache_group));
     }
@@ -90,12 +93,13 @@ impl Work {
                     .map_or_else(|| Instant::now() + state.limits().request_timeout, |line| line.deadline),
                 guard: RequestGuard::new(&state, model.name(), route),
             },
-            model,
             share: Share {
                 precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
                 cache_group: principal.map_or(state.cache_group(), |principal| &principal.place.cache_group).to_owned(),
                 tenant: state.tenant().into(),
+                metering: Metering::new(&state, principal.map(|principal| &**principal), model.name()),
             },
+            model,
             dialect: background
                 .and_then(|line| line.dialect)
                 .or_else(|| Dialect::of_head(parts.uri.path(), &parts.headers)),
@@ -108,7 +112,6 @@ impl Work {
         let model = state.model()?;
         Ok(Self {
             terms: Terms { deadline, guard: RequestGuard::new(state, model.name(), route) },
-            model,
             in_flight: state.admit_line(),
             request_id: new_id(),
             dialect: None,
@@ -116,7 +119,9 @@ impl Work {
                 precedence: Precedence::Background,
                 cache_group: state.cache_group().to_owned(),
                 tenant: state.tenant().into(),
+                metering: Metering::new(state, None, model.name()),
             },
+            model,
             state: state.clone(),
         })
     }

@@ -29,7 +29,7 @@ use tokio::{
 use tower::util::MapFuture;
 
 use super::{
-    access::{watch_issuers, watch_keys},
+    access::{watch_issuers, watch_keys, write_usage},
     app,
     batches::run as run_batches,
     idle::OpenRequests,
@@ -66,6 +66,7 @@ pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future
     // Until the last request has ended: what is being answered must end with its key.
     let mut watchers = JoinSet::new();
     watchers.spawn(watch_keys(server.state.governance().clone()));
+    watchers.spawn(write_usage(server.state.governance().clone()));
     watchers.spawn(watch_issuers(server.state.governance().clone()));
     let running = watch::Sender::new(());
     let mut shutdown = pin!(shutdown);

@@ -27,6 +27,7 @@ mod memory_plan;
 mod policy;
 mod progress;
 mod pull;
+mod quota;
 mod serve;
 mod tenants;
 
@@ -66,6 +67,7 @@ enum Command {
     Keys(keys::KeysArgs),
     Tenants(tenants::TenantsArgs),
     Policy(policy::PolicyArgs),
+    Quota(quota::QuotaArgs),
 }
 
 /// The process: reads its arguments, does what they say.
@@ -104,6 +106,7 @@ impl Cli {
             Command::Bench(args) => args.settings(),
             Command::Keys(args) => args.settings(),
             Command::Tenants(args) => args.settings(),
+            Command::Quota(args) => args.settings(),
             Command::Policy(_) | Command::Doctor(_) | Command::Health(_) => Args::default(),
         };
         args.log = log;
@@ -133,6 +136,7 @@ impl Command {
             Command::Keys(args) => args.run(&config),
             Command::Tenants(args) => args.run(&config),
             Command::Policy(args) => args.run(),
+            Command::Quota(args) => args.run(&config),
         }
     }
 }

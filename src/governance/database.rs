@@ -17,7 +17,7 @@ pub(super) const DATABASE: &str = "governance.sqlite";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `user_version` counts those that a database has had. One that was released is never changed.
-const MIGRATIONS: [&str; 1] = [TENANTS_AND_KEYS];
+const MIGRATIONS: [&str; 2] = [TENANTS_AND_KEYS, QUOTAS];
 
 const TENANTS_AND_KEYS: &str = "
 CREATE TABLE tenants (
@@ -39,6 +39,29 @@ CREATE TABLE keys (
     replaced_by TEXT
 ) STRICT;
 CREATE INDEX keys_by_name ON keys (name);
+";
+
+/// What is not named is empty; periods are days and months.
+const QUOTAS: &str = "
+CREATE TABLE quotas (
+    key TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    model TEXT NOT NULL,
+    requests_per_minute INTEGER,
+    tokens_per_minute INTEGER,
+    concurrent_requests INTEGER,
+    tokens_per_day INTEGER,
+    tokens_per_month INTEGER,
+    PRIMARY KEY (key, tenant, model)
+) STRICT;
+CREATE TABLE quota_usage (
+    key TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    model TEXT NOT NULL,
+    period TEXT NOT NULL,
+    tokens INTEGER NOT NULL,
+    PRIMARY KEY (key, tenant, model, period)
+) STRICT;
 ";
 
 /// Opens it, or makes it, readable by this user alone.

@@ -17,6 +17,7 @@ mod issuers;
 pub mod jwt;
 mod keys;
 pub mod policy;
+pub mod quota;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use self::{
     jwt::{Claims, JwtError},
     keys::Known,
     policy::{Action, Circumstances, Decision, Policies, Question, Resource},
+    quota::Quotas,
 };
 pub use self::{
     error::{GovernanceError, Refusal},
@@ -58,6 +60,17 @@ pub struct Governance {
 struct Inner {
     database: Mutex<Connection>,
     known: RwLock<Arc<Known>>,
+    quotas: Quotas,
+}
+
+impl Drop for Inner {
+    /// What was used is known to the next process.
+    fn drop(&mut self) {
+        let connection = self.database.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.quotas.write_to(connection) {
+            tracing::warn!(%error, "cannot write down what was used of quotas");
+        }
+    }
 }
 
 impl Governance {
@@ -90,6 +103,11 @@ impl Governance {
     /// What checks requests and answers.
     pub fn guardrails(&self) -> &GuardrailFile {
         &self.guardrails
+    }
+
+    /// How much may be asked for, and what was.
+    pub fn quotas(&self) -> &Quotas {
+        &self.inner.quotas
     }
 
     /// What decides who may do what.
@@ -157,7 +175,9 @@ impl Governance {
 
     fn prepare(connection: Connection) -> Result<Self, GovernanceError> {
         let known = Known::read(&connection, None)?;
-        let inner = Inner { database: Mutex::new(connection), known: RwLock::new(Arc::new(known)) };
+        let quotas = Quotas::default();
+        quotas.open(&connection)?;
+        let inner = Inner { database: Mutex::new(connection), known: RwLock::new(Arc::new(known)), quotas };
         let guardrails = GuardrailFile::default();
         Ok(Self { inner: Arc::new(inner), policies: Policies::built_in()?, issuers: Arc::default(), guardrails })
     }
@@ -190,6 +210,7 @@ impl Governance {
 
     /// Whoever calls this holds the connection, so that an older state never replaces a newer one.
     fn read_again(&self, connection: &Connection) -> Result<Arc<Known>, GovernanceError> {
+        self.inner.quotas.read(connection)?;
         let mut known = self.inner.known.write().unwrap_or_else(PoisonError::into_inner);
         *known = Arc::new(Known::read(connection, Some(&known))?);
         Ok(Arc::clone(&known))

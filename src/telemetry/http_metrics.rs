@@ -10,6 +10,7 @@ pub struct HttpMetrics {
     registry: Registry,
     requests: IntCounterVec,
     guardrails: GuardrailMetrics,
+    quota_refusals: IntCounterVec,
 }
 
 /// What guardrails found. Cheap to clone; all clones count together.
@@ -28,7 +29,10 @@ impl Default for HttpMetrics {
         let findings = IntCounterVec::new(opts, &["guardrail", "detector", "action", "stage"]);
         let guardrails = GuardrailMetrics { findings: findings.expect("a valid metric name") };
         registry.register(Box::new(guardrails.findings.clone())).expect("another name");
-        Self { registry, requests, guardrails }
+        let opts = Opts::new("tramontane:quota_refusals_total", "Requests that a quota refused, by limit.");
+        let quota_refusals = IntCounterVec::new(opts, &["limit"]).expect("a valid metric name");
+        registry.register(Box::new(quota_refusals.clone())).expect("another name");
+        Self { registry, requests, guardrails, quota_refusals }
     }
 }
 
@@ -43,6 +47,11 @@ impl HttpMetrics {
     /// The head of a response was made. `route` is a path template of the router, never a client's path.
     pub fn answered(&self, route: &str, status: u16) {
         self.requests.with_label_values(&[route, &status.to_string()]).inc();
+    }
+
+    /// A quota's limit of this kind refused a request.
+    pub fn quota_refused(&self, limit: &str) {
+        self.quota_refusals.with_label_values(&[limit]).inc();
     }
 
     /// Where findings of guardrails are counted.
