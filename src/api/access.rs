@@ -30,6 +30,7 @@ use super::{
     body::shortened,
     error::ApiError,
     hosts::Openness,
+    quota,
     state::{AppState, unix_seconds},
     stored_error::StoredError,
 };
@@ -46,6 +47,8 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 const ERASING_PAUSE: Duration = Duration::from_secs(10);
 /// How often it is asked whether issuers' keys are due to be read.
 const ISSUERS_INTERVAL: Duration = Duration::from_secs(1);
+/// How much use of quotas a crash can lose.
+const USAGE_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest credential, in bytes.
 const LONGEST_TOKEN: usize = 8 << 10;
 
@@ -96,6 +99,18 @@ pub(super) async fn watch_tenants(state: AppState) {
     }
 }
 
+/// Writes down again and again what is used of quotas. Does not end.
+pub(super) async fn write_usage(governance: Governance) {
+    loop {
+        tokio::time::sleep(USAGE_INTERVAL).await;
+        let governance = governance.clone();
+        let written = tokio::task::spawn_blocking(move || governance.write_quota_usage()).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(%error, "cannot write down what was used of quotas");
+        }
+    }
+}
+
 /// Lets a request through once it is known who asks, and that policies allow it.
 pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Response {
     let (mut head, body) = request.into_parts();
@@ -111,15 +126,22 @@ pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Re
     head.extensions.insert(about);
     head.extensions.insert(scope.clone());
     let is_administration = is_administration(&head);
+    let route = head.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+    let needs = route.and_then(|route| needs(&head.method, route)).unwrap_or_default();
+    let infers = needs.iter().any(|(action, _)| *action == Action::Infer);
     let request = Request::from_parts(head, body);
     // Whoever administers is asked again when he changes something, so that he is told how it ended, were it his own key.
-    let Some(principal) = caller.principal.filter(|_| !is_administration) else {
-        return answer(request, next, &scope).await;
+    let mut response = match caller.principal.clone().filter(|_| !is_administration) {
+        None => answer(request, next, &scope).await,
+        Some(principal) => tokio::select! {
+            response = answer(request, next, &scope) => response.map(|body| until_over(body, principal)),
+            refusal = principal.until_over() => ApiError::from(AccessError::Refused(refusal)).into_response(),
+        },
     };
-    tokio::select! {
-        response = answer(request, next, &scope) => response.map(|body| until_over(body, principal)),
-        refusal = principal.until_over() => ApiError::from(AccessError::Refused(refusal)).into_response(),
+    if infers {
+        quota::add_headers(state, caller.principal.as_deref(), &mut response);
     }
+    response
 }
 
 /// Nothing of an answer leaves before it is written down that it was begun.

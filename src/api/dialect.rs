@@ -186,6 +186,7 @@ fn in_mistrals_form(error: &ApiError, part: &str) -> (StatusCode, Value) {
         | ApiError::BodyTooLarge { .. }
         | ApiError::NotJson { .. }
         | ApiError::Busy { .. }
+        | ApiError::Quota(_)
         | ApiError::Unavailable { .. }
         | ApiError::DeadlineExceeded
         | ApiError::Stored(_)

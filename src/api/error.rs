@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     access_error::AccessError, administration_error::AdministrationError, guardrail_error::GuardrailError,
-    stored_error::StoredError,
+    quota::QuotaError, stored_error::StoredError,
 };
 use crate::{engine::SubmitError, prompt::PromptError, types::InvalidSampling};
 
@@ -102,6 +102,9 @@ pub enum ApiError {
     /// Guardrails do not let it through.
     #[error("{0}")]
     Guardrail(#[from] GuardrailError),
+    /// It is more than a quota allows.
+    #[error("{0}")]
+    Quota(#[from] QuotaError),
     /// The request's time is over.
     #[error("The request was not finished in time.")]
     DeadlineExceeded,
@@ -129,7 +132,7 @@ impl ApiError {
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Busy { .. } | Self::Quota(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Stored(error) => error.status(),
             Self::Access(error) => error.status(),
@@ -153,6 +156,7 @@ impl ApiError {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Busy { .. } => "rate_limit_error",
+            Self::Quota(error) => error.kind(),
             Self::Unavailable { .. } => "service_unavailable_error",
             Self::Stored(error) => error.kind(),
             Self::Access(error) => error.kind(),
@@ -186,6 +190,7 @@ impl ApiError {
             | Self::BodyTooLarge { .. }
             | Self::NotJson { .. }
             | Self::Busy { .. }
+            | Self::Quota(_)
             | Self::Unavailable { .. }
             | Self::DeadlineExceeded
             | Self::Internal { .. } => None,
@@ -203,6 +208,7 @@ impl ApiError {
             Self::BodyTooLarge { .. } => Some("body_too_large"),
             Self::NotJson { .. } => Some("unsupported_media_type"),
             Self::Busy { .. } => Some("busy"),
+            Self::Quota(error) => Some(error.code()),
             Self::Unavailable { .. } => Some("unavailable"),
             Self::Stored(error) => Some(error.code()),
             Self::Access(error) => Some(error.code()),
@@ -217,6 +223,7 @@ impl ApiError {
     fn retry_after(&self) -> Option<HeaderValue> {
         match self {
             Self::Busy { .. } => Some(HeaderValue::from_static("1")),
+            Self::Quota(error) => error.retry_after(),
             Self::Unavailable { .. } => Some(HeaderValue::from_static("5")),
             Self::Invalid { .. }
             | Self::ModelNotFound { .. }
@@ -248,7 +255,7 @@ impl IntoResponse for ApiError {
         if self.status() == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if matches!(self, Self::NotServed { .. }) {
+        if matches!(&self, Self::NotServed { .. }) || matches!(&self, Self::Quota(error) if !error.passes()) {
             // OpenAI's clients take any 5xx as a reason to try again unless they are told.
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }

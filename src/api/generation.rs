@@ -3,7 +3,7 @@
 //! [`start`] hands a [`Job`] to the engine and gives one [`Generation`] per choice. Dropping a `Generation`
 //! cancels it. Shared by all resources and by the command line; knows nothing of HTTP but the error it reports.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 pub use super::assembler::{Delta, ScoredToken, TokenCounts};
 use super::{
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     engine::{FinishReason, Request, RequestStream, StopRules, Task, TokenLogprobs, Update},
+    governance::quota::Reservation,
     prompt::{SpecialTokens, ToolsOffered},
     types::Constraint,
 };
@@ -136,12 +137,16 @@ pub struct Generation {
     queue: VecDeque<Event>,
     record: Option<ChoiceRecord>,
     deadline: Option<Instant>,
+    reservation: Option<Arc<Reservation>>,
 }
 
 /// Hands a job to the engine: one generation per choice. All of them are taken, or none.
 pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError> {
     let max_tokens = max_tokens(model, job)?;
     check_places(model, job.params.n, "n")?;
+    let room = model.max_model_len.saturating_sub(job.prompt_ids.len());
+    let metering = &job.params.scheduling.metering;
+    let reservation = metering.reserve(job.prompt_ids.len(), job.params.n, job.params.stopping.max_tokens, room)?;
     // Chosen here, so that it is known with what the answer can be had again.
     let seed = job.params.sampling.seed.unwrap_or_else(|| rand::random::<u64>() >> SEED_UNUSED_BITS);
     let recording = job.params.scheduling.audit.begin(inference(model, job, seed, max_tokens))?;
@@ -155,9 +160,14 @@ pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError
             queue: VecDeque::new(),
             record: recording.choice(choice),
             deadline: job.params.scheduling.deadline,
+            reservation: reservation.clone(),
         })
     });
-    generations.collect()
+    let generations: Vec<Generation> = generations.collect::<Result<_, ApiError>>()?;
+    if let Some(reservation) = &reservation {
+        reservation.begin(job.prompt_ids.len() as u64);
+    }
+    Ok(generations)
 }
 
 fn inference<'a>(model: &'a ServedModel, job: &'a Job, seed: u64, max_tokens: usize) -> Inference<'a> {
@@ -219,6 +229,9 @@ impl Generation {
     fn token(&mut self, id: u32, logprobs: Option<TokenLogprobs>) {
         if let Some(record) = &mut self.record {
             record.token(id);
+        }
+        if let Some(reservation) = &self.reservation {
+            reservation.count(1);
         }
         let mut delta = Delta::default();
         let stop = self.assembler.push(id, logprobs, &mut delta);
@@ -326,6 +339,7 @@ fn request(eos_token_ids: &[u32], job: &Job, max_tokens: usize) -> Request {
         priority: scheduling.priority,
         deadline: scheduling.deadline,
         cache_salt: scheduling.cache_salt.clone(),
+        share: Arc::clone(&scheduling.share),
         constraint: job.constraint.clone(),
         prediction: prediction.clone(),
     }

@@ -53,6 +53,7 @@ mod origin;
 mod params;
 mod pooling;
 mod query;
+mod quota;
 mod request;
 mod responses;
 mod server;

@@ -3,7 +3,7 @@
 //! A [`GenerationParams`] is checked: every value is in range, and every default has been filled in from the
 //! model's. What remains open is only what needs the prompt, such as how many tokens still fit.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use serde_json::Value;
 
@@ -12,6 +12,7 @@ use super::{
     body::{Fields, as_bool, as_f32, wrong},
     dialect::Dialect,
     error::ApiError,
+    quota::Metering,
     state::{GenerationDefaults, ServedModel},
 };
 use crate::{
@@ -77,6 +78,10 @@ pub struct Scheduling {
     pub precedence: Precedence,
     /// Lower is earlier.
     pub priority: i32,
+    /// Whose it is: tenants share evenly what the engine can compute.
+    pub share: Arc<str>,
+    /// What it is counted by.
+    pub metering: Metering,
     /// The request fails past this moment.
     pub deadline: Option<Instant>,
     /// Prefixes are shared only within the same salt.

@@ -80,6 +80,10 @@ fn inference<'a>(model: &'a ServedModel, questions: &'a [Question]) -> Inference
 async fn answer(model: &ServedModel, scheduling: &Scheduling, questions: &[Question]) -> Result<Answers, ApiError> {
     let mut answers = Answers { values: vec![Vec::new(); questions.len()], usage: UsageCounter::default() };
     answers.usage.prompt_tokens = questions.iter().map(Question::len).sum();
+    let reservation = scheduling.metering.reserve(answers.usage.prompt_tokens, 0, None, 0)?;
+    if let Some(reservation) = &reservation {
+        reservation.begin(answers.usage.prompt_tokens as u64);
+    }
     let mut waiting = questions.iter().enumerate().peekable();
     let mut under_way = FuturesUnordered::new();
     loop {
@@ -106,12 +110,13 @@ async fn answer(model: &ServedModel, scheduling: &Scheduling, questions: &[Quest
 }
 
 fn request(question: &Question, scheduling: &Scheduling) -> Request {
-    let Scheduling { precedence, priority, deadline, cache_salt, audit: _ } = scheduling.clone();
+    let Scheduling { precedence, priority, share, deadline, cache_salt, metering: _, audit: _ } = scheduling.clone();
     Request {
         prompt_ids: [&question.shared_ids[..], &question.own_ids].concat(),
         task: question.task.clone(),
         precedence,
         priority,
+        share,
         deadline,
         cache_salt,
         ..Request::default()

@@ -23,6 +23,7 @@ use super::{
     error::ApiError,
     guard::{RequestGuard, Terms},
     params::{Scheduling, is_request_id},
+    quota::Metering,
     state::{AppState, InFlight, ServedModel},
     tool_access::ToolAccess,
 };
@@ -66,6 +67,8 @@ pub(super) struct Share {
     precedence: Precedence,
     cache_group: String,
     audit: AuditScope,
+    tenant: Arc<str>,
+    metering: Metering,
 }
 
 impl Share {
@@ -79,6 +82,8 @@ impl Share {
     pub(super) fn apply(&self, scheduling: &mut Scheduling) {
         scheduling.precedence = self.precedence;
         scheduling.audit = self.audit.clone();
+        scheduling.share = Arc::clone(&self.tenant);
+        scheduling.metering = self.metering.clone();
         let salt = scheduling.cache_salt.take().unwrap_or_default();
         scheduling.cache_salt = Some(format!("{}\n{salt}", self.cache_group));
     }
@@ -110,12 +115,14 @@ impl Work {
                 guard: RequestGuard::new(&state, model.name(), route, &audit),
                 tools: ToolAccess::of(&state, &caller),
             },
-            model,
             share: Share {
                 precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
                 cache_group: caller.cache_group(&state),
                 audit,
+                tenant: state.tenant().into(),
+                metering: Metering::new(&state, caller.principal.as_deref(), model.name()),
             },
+            model,
             caller,
             dialect: background
                 .and_then(|line| line.dialect)
@@ -140,11 +147,17 @@ impl Work {
         let tools = ToolAccess::of(state, &caller);
         Ok(Self {
             terms: Terms { deadline, guard, tools },
-            model,
             in_flight: state.admit_line(),
             request_id,
             dialect: None,
-            share: Share { precedence: Precedence::Background, cache_group: caller.cache_group(state), audit },
+            share: Share {
+                precedence: Precedence::Background,
+                cache_group: caller.cache_group(state),
+                audit,
+                tenant: state.tenant().into(),
+                metering: Metering::new(state, caller.principal.as_deref(), model.name()),
+            },
+            model,
             caller,
             state: state.clone(),
         })

@@ -31,6 +31,7 @@ mod memory_plan;
 mod policy;
 mod progress;
 mod pull;
+mod quota;
 mod roles;
 mod sandbox;
 mod serve;
@@ -78,6 +79,7 @@ enum Command {
     Policy(policy::PolicyArgs),
     Lock(lock::LockArgs),
     Audit(audit::AuditArgs),
+    Quota(quota::QuotaArgs),
 }
 
 /// The process: reads its arguments, does what they say.
@@ -119,6 +121,7 @@ impl Cli {
             Command::Subjects(args) => args.settings(),
             Command::Doctor(args) => args.settings(),
             Command::Audit(args) => args.settings(),
+            Command::Quota(args) => args.settings(),
             Command::Lock(_) | Command::Roles(_) | Command::Policy(_) | Command::Health(_) => Args::default(),
         };
         args.log = log;
@@ -152,6 +155,7 @@ impl Command {
             Command::Policy(args) => args.run(),
             Command::Lock(args) => args.run(&config, style),
             Command::Audit(args) => args.run(&config, style),
+            Command::Quota(args) => args.run(&config),
         }
     }
 }

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_PATIENCE: Duration = Duration::from_millis(100);
 
 /// `user_version` counts those that a database has had. One that was released is never changed.
-const MIGRATIONS: [&str; 2] = [TENANTS_AND_KEYS, LEAVING];
+const MIGRATIONS: [&str; 3] = [TENANTS_AND_KEYS, LEAVING, QUOTAS];
 
 const TENANTS_AND_KEYS: &str = "
 CREATE TABLE tenants (
@@ -47,6 +47,29 @@ CREATE INDEX keys_by_name ON keys (name);
 const LEAVING: &str = "
 CREATE TABLE leaving (
     id TEXT PRIMARY KEY
+) STRICT;
+";
+
+/// What is not named is empty; periods are days and months.
+const QUOTAS: &str = "
+CREATE TABLE quotas (
+    key TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    model TEXT NOT NULL,
+    requests_per_minute INTEGER,
+    tokens_per_minute INTEGER,
+    concurrent_requests INTEGER,
+    tokens_per_day INTEGER,
+    tokens_per_month INTEGER,
+    PRIMARY KEY (key, tenant, model)
+) STRICT;
+CREATE TABLE quota_usage (
+    key TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    model TEXT NOT NULL,
+    period TEXT NOT NULL,
+    tokens INTEGER NOT NULL,
+    PRIMARY KEY (key, tenant, model, period)
 ) STRICT;
 ";
 

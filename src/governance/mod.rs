@@ -23,6 +23,7 @@ mod keys;
 mod known;
 pub mod policy;
 pub mod purposes;
+pub mod quota;
 mod roles;
 mod standing;
 mod tenants;
@@ -44,6 +45,7 @@ use self::{
     known::Known,
     policy::{Action, Circumstances, Decision, Policies, Question, Resource},
     purposes::PurposeFile,
+    quota::Quotas,
 };
 pub use self::{
     acts::{Act, ActKind, ActLog, ActedBy, Actor},
@@ -80,6 +82,17 @@ struct Inner {
     /// For looks, which wait for nobody; that for changes where there is no second one.
     reader: Option<Mutex<Connection>>,
     known: RwLock<Arc<Known>>,
+    quotas: Quotas,
+}
+
+impl Drop for Inner {
+    /// What was used is known to the next process.
+    fn drop(&mut self) {
+        let connection = self.database.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.quotas.write_to(connection) {
+            tracing::warn!(%error, "cannot write down what was used of quotas");
+        }
+    }
 }
 
 impl Governance {
@@ -148,6 +161,11 @@ impl Governance {
     /// What checks requests and answers.
     pub fn guardrails(&self) -> &GuardrailFile {
         &self.guardrails
+    }
+
+    /// How much may be asked for, and what was.
+    pub fn quotas(&self) -> &Quotas {
+        &self.inner.quotas
     }
 
     /// What decides who may do what.
@@ -249,7 +267,9 @@ impl Governance {
     fn prepare(connection: Connection, reader: Option<Connection>) -> Result<Self, GovernanceError> {
         let known = Known::read(reader.as_ref().unwrap_or(&connection), None)?;
         let known = RwLock::new(Arc::new(known));
-        let inner = Inner { database: Mutex::new(connection), reader: reader.map(Mutex::new), known };
+        let quotas = Quotas::default();
+        quotas.open(&connection)?;
+        let inner = Inner { database: Mutex::new(connection), reader: reader.map(Mutex::new), known, quotas };
         Ok(Self {
             inner: Arc::new(inner),
             policies: Policies::built_in()?,
@@ -294,6 +314,7 @@ impl Governance {
 
     /// Whoever calls this holds the reading connection, so that an older state never replaces a newer one.
     fn read_again(&self, connection: &Connection) -> Result<Arc<Known>, GovernanceError> {
+        self.inner.quotas.read(connection)?;
         let mut known = self.inner.known.write().unwrap_or_else(PoisonError::into_inner);
         *known = Arc::new(Known::read(connection, Some(&known))?);
         Ok(Arc::clone(&known))

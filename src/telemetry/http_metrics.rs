@@ -11,6 +11,7 @@ pub struct HttpMetrics {
     requests: IntCounterVec,
     guardrails: GuardrailMetrics,
     handshakes_failed: IntCounter,
+    quota_refusals: IntCounterVec,
 }
 
 /// What guardrails found. Cheap to clone; all clones count together.
@@ -33,7 +34,10 @@ impl Default for HttpMetrics {
             IntCounter::new("tramontane:tls_handshakes_failed_total", "Connections that never began to speak TLS.");
         let handshakes_failed = handshakes_failed.expect("a valid metric name");
         registry.register(Box::new(handshakes_failed.clone())).expect("another name");
-        Self { registry, requests, guardrails, handshakes_failed }
+        let opts = Opts::new("tramontane:quota_refusals_total", "Requests that a quota refused, by limit.");
+        let quota_refusals = IntCounterVec::new(opts, &["limit"]).expect("a valid metric name");
+        registry.register(Box::new(quota_refusals.clone())).expect("another name");
+        Self { registry, requests, guardrails, handshakes_failed, quota_refusals }
     }
 }
 
@@ -53,6 +57,11 @@ impl HttpMetrics {
     /// A connection ended before it spoke TLS.
     pub fn handshake_failed(&self) {
         self.handshakes_failed.inc();
+    }
+
+    /// A quota's limit of this kind refused a request.
+    pub fn quota_refused(&self, limit: &str) {
+        self.quota_refusals.with_label_values(&[limit]).inc();
     }
 
     /// Shows those of the audit log as well; only once.

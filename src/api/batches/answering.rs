@@ -28,6 +28,7 @@ use crate::{
         audit::Cause,
         behalf::caller_of,
         dialect::Dialect,
+        error::ApiError,
         request::{Background, RequestId},
         state::{Readiness, unix_seconds},
     },
@@ -156,7 +157,9 @@ impl Worker {
         let (head, body) = response.into_parts();
         // A deadline is that of the batch, which ends with it.
         let not_now = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
-        if not_now.contains(&head.status) {
+        // Nor is a budget free again soon, or a request smaller later.
+        let for_good = matches!(head.extensions.get(), Some(ApiError::Quota(error)) if !error.passes());
+        if not_now.contains(&head.status) && !for_good {
             return None;
         }
         let given = head.headers.get("x-request-id").and_then(|id| id.to_str().ok());

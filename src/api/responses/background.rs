@@ -159,7 +159,7 @@ async fn answer(state: AppState, waiting: WaitingResponse) -> String {
     let ended = loop {
         let error = match attempt(&state, &waiting, &telling, deadline).await {
             Ok(ended) => break ended,
-            Err(ApiError::Busy { .. } | ApiError::Unavailable { .. }) if Instant::now() + pause < deadline => {
+            Err(error) if is_for_now(&error) && Instant::now() + pause < deadline => {
                 sleep(pause).await;
                 if telling.events_len() > 0 {
                     // What was told is not taken back: it begins again with numbers of its own.
@@ -169,7 +169,7 @@ async fn answer(state: AppState, waiting: WaitingResponse) -> String {
                 pause = (pause * 2).min(LONGEST_RETRY);
                 continue;
             }
-            Err(ApiError::Busy { .. } | ApiError::Unavailable { .. }) => ApiError::DeadlineExceeded,
+            Err(error) if is_for_now(&error) => ApiError::DeadlineExceeded,
             Err(error) => error,
         };
         let ending = Ending { error: Some(error), ..Ending::default() };
@@ -178,6 +178,15 @@ async fn answer(state: AppState, waiting: WaitingResponse) -> String {
     };
     keep(&state, &waiting, ended, telling.events_len()).await;
     id
+}
+
+/// Is it worth trying again? A budget that is used up is not free again for hours.
+fn is_for_now(error: &ApiError) -> bool {
+    match error {
+        ApiError::Busy { .. } | ApiError::Unavailable { .. } => true,
+        ApiError::Quota(error) => error.passes(),
+        _ => false,
+    }
 }
 
 async fn attempt(

@@ -116,7 +116,7 @@ fn unreadable(reason: &str) -> ApiError {
 /// OpenAI has few codes for this.
 fn error(error: &ApiError) -> Value {
     let code = match error {
-        ApiError::Busy { .. } => "rate_limit_exceeded",
+        ApiError::Busy { .. } | ApiError::Quota(_) => "rate_limit_exceeded",
         ApiError::Invalid { .. } | ApiError::ModelNotFound { .. } | ApiError::Guardrail(_) => "invalid_prompt",
         ApiError::RouteNotFound { .. }
         | ApiError::NotServed { .. }
