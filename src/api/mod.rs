@@ -42,6 +42,7 @@ mod guarded_json;
 mod guardrail_error;
 mod health;
 mod hosts;
+mod http_limits;
 mod idle;
 mod logprobs;
 mod mistral_conversations;
@@ -88,11 +89,12 @@ pub use self::{
     batches::run as run_batches,
     guardrail_error::GuardrailError,
     hosts::Hosts,
+    http_limits::{HttpLimits, StorageLimits},
     params::{GenerationParams, Scheduling, Stopping},
     request::layers,
     responses::run as run_background_responses,
     server::{Door, Drained, serve},
-    state::{AppState, GenerationDefaults, HttpLimits, Readiness, ServedModel, StorageLimits},
+    state::{AppState, GenerationDefaults, Readiness, ServedModel},
     stored_error::StoredError,
     tls::{Tls, TlsError},
 };

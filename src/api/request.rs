@@ -324,7 +324,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::state::{HttpLimits, LONG_BODIES_AT_ONCE},
+        api::{http_limits::HttpLimits, state::LONG_BODIES_AT_ONCE},
         store::Store,
     };
 

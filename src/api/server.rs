@@ -28,9 +28,10 @@ use super::{
     app,
     batches::run as run_batches,
     guarded::{Beginning, Guarded},
+    http_limits::HttpLimits,
     idle::OpenRequests,
     responses::run as run_background_responses,
-    state::{AppState, HttpLimits},
+    state::AppState,
     tls::Tls,
 };
 use crate::governance::jwt::CertificateIdentity;

@@ -28,7 +28,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{dialect::Dialect, error::ApiError, state::HttpLimits};
+use super::{dialect::Dialect, error::ApiError, http_limits::HttpLimits};
 
 /// Events that may wait for the connection.
 const CHANNEL_EVENTS: usize = 16;

@@ -121,7 +121,9 @@ fn system_confines(choice: SandboxChoice, outbound: Outbound) -> Result<()> {
 fn rules(config: &Config, located: &Located, outbound: Outbound) -> Result<FileRules> {
     let parent = |path: &Path| parent_of(path).to_path_buf();
     let mut read = Vec::new();
-    for directory in [Some(&located.directory), config.engine.draft_model.as_ref()].into_iter().flatten() {
+    // One that is not there is told of by whoever opens it, with the setting's name.
+    let draft_model = config.engine.draft_model.as_ref().filter(|directory| directory.is_dir());
+    for directory in [Some(&located.directory), draft_model].into_iter().flatten() {
         read.push(directory.clone());
         // In the hub's cache the files are links to another folder.
         let entries = fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;

@@ -109,7 +109,7 @@ fn planted_secrets_are_found_nowhere() {
 
     let (code, log) = server.stop();
     assert_eq!(code, Some(0));
-    assert!(log.contains("TRACE") && log.lines().count() > 100, "the log is talkative:\n{log}");
+    assert!(log.contains("DEBUG") && log.lines().count() > 20, "the log is talkative:\n{log}");
     let signature = |token: &str| token.rsplit('.').next().unwrap().to_owned();
     let secrets = [
         ("the key", key.to_owned()),
