@@ -3,7 +3,7 @@
 //! A [`GenerationParams`] is checked: every value is in range, and every default has been filled in from the
 //! model's. What remains open is only what needs the prompt, such as how many tokens still fit.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -78,8 +78,6 @@ pub struct Scheduling {
     pub precedence: Precedence,
     /// Lower is earlier.
     pub priority: i32,
-    /// Whose it is: tenants share evenly what the engine can compute.
-    pub share: Arc<str>,
     /// What it is counted by.
     pub metering: Metering,
     /// The request fails past this moment.

@@ -30,7 +30,7 @@ struct Asked {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{exceeded}.{}", advice(.exceeded))]
 pub struct QuotaError {
-    exceeded: Exceeded,
+    exceeded: Box<Exceeded>,
 }
 
 impl Metering {
@@ -51,7 +51,7 @@ impl Metering {
         let tokens = prompt.saturating_add(answers.saturating_mul(answer)) as u64;
         let reserved = asked.state.governance().quotas().reserve(&asked.subject, tokens, now_ms());
         let reserved = reserved.inspect_err(|exceeded| asked.state.http_metrics().quota_refused(exceeded.kind.name()));
-        Ok(reserved.map_err(|exceeded| QuotaError { exceeded })?.map(Arc::new))
+        Ok(reserved.map_err(|exceeded| QuotaError { exceeded: exceeded.into() })?.map(Arc::new))
     }
 }
 

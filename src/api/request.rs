@@ -67,7 +67,6 @@ pub(super) struct Share {
     precedence: Precedence,
     cache_group: String,
     audit: AuditScope,
-    tenant: Arc<str>,
     metering: Metering,
 }
 
@@ -82,7 +81,6 @@ impl Share {
     pub(super) fn apply(&self, scheduling: &mut Scheduling) {
         scheduling.precedence = self.precedence;
         scheduling.audit = self.audit.clone();
-        scheduling.share = Arc::clone(&self.tenant);
         scheduling.metering = self.metering.clone();
         let salt = scheduling.cache_salt.take().unwrap_or_default();
         scheduling.cache_salt = Some(format!("{}\n{salt}", self.cache_group));
@@ -119,7 +117,6 @@ impl Work {
                 precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
                 cache_group: caller.cache_group(&state),
                 audit,
-                tenant: state.tenant().into(),
                 metering: Metering::new(&state, caller.principal.as_deref(), model.name()),
             },
             model,
@@ -154,7 +151,6 @@ impl Work {
                 precedence: Precedence::Background,
                 cache_group: caller.cache_group(state),
                 audit,
-                tenant: state.tenant().into(),
                 metering: Metering::new(state, caller.principal.as_deref(), model.name()),
             },
             model,

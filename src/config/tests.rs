@@ -483,7 +483,10 @@ fn an_audit_log_lasts() {
             r#"audit_anchor = "ftp://anchor.example" (--audit-anchor): expected stdout, the path of a file, or a URL with http:// or https://"#
         ]],
     );
-    check_error(resolve("--audit=on --ephemeral"), expect![[r#"audit = "on" needs audit_dir, or a data_dir"#]]);
+    check_error(
+        resolve("--audit=on --ephemeral"),
+        expect![[r#"audit = "on" is of no use without audit_dir, or a data_dir: set both or neither"#]],
+    );
     assert_eq!(audit("--audit=on --ephemeral --audit-dir here").mode, AuditMode::On);
     assert_eq!(audit("--audit-retention 400d").retention.unwrap().as_secs(), 400 * 86_400);
     check_error(

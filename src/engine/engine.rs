@@ -148,7 +148,6 @@ impl Engine {
         self.arrivals += 1;
         let options = SequenceOptions {
             cache_salt: request.cache_salt.take(),
-            share: Arc::clone(&request.share),
             prompt_rows: request.prompt_logprobs.is_some(),
             pooled: request.task == Task::Pool,
             generated_apart: self.model.tells_generated_tokens_apart(),

@@ -1,7 +1,7 @@
 //! Requests to tokens: one owner thread runs `step()` over a paged KV cache; everyone else holds an
 //! [`EngineHandle`] and sends events. Knows tokens, blocks and batches, not text and not HTTP.
 //!
-//! [`scheduler`], [`fair_queue`] and [`blocks`] decide over integers, [`batch`] lays a decision out for the model,
+//! [`scheduler`] and [`blocks`] decide over integers, [`batch`] lays a decision out for the model,
 //! [`draft`] guesses tokens ahead, [`sampler`] chooses them, `constrained` knows
 //! which may come where an answer has a form; `engine` owns them all and is the only place with mutable state.
 
@@ -13,7 +13,6 @@ pub mod draft;
 #[expect(clippy::module_inception, reason = "the owner thread is the engine; the folder is the layer")]
 mod engine;
 mod event;
-pub mod fair_queue;
 mod forward;
 mod handle;
 mod in_flight;

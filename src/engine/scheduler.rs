@@ -12,20 +12,15 @@
 //! What is left of a step's budget may go to drafts, tokens that are computed on the guess that they come next. They
 //! never take anything from a sequence: blocks for them are taken if there are any, and given back at the commit.
 //!
-//! Where sequences are of several shares (tenants), each gets an even part of what a step has for prompts, the one that had
-//! least is admitted first, and one that runs less than its part has room made for it by the one that runs the most (see
-//! [`fair_queue`](super::fair_queue) and `Scheduler::make_way`). Order is by key within a share. With one share it is as above.
-//!
 //! Invariants: a waiting sequence holds no blocks; while anything is queued and every started share is committed,
 //! [`Scheduler::schedule`] plans at least one token (the first in order always fits, as `max_sequence_len` bounds it to
 //! the pool). Knows nothing of tensors, sampling, streams or time.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use super::{
     EngineConfig,
     blocks::{BlockCounts, BlockId, BlockPool, IntegrityError, ensure},
-    fair_queue::FairQueue,
     sequence::{Outlook, Precedence, Sequence, SequenceKey},
 };
 
@@ -81,7 +76,6 @@ pub struct Scheduler {
     blocks: BlockPool,
     running: BTreeMap<SequenceKey, Sequence>,
     waiting: BTreeMap<SequenceKey, Sequence>,
-    shares: FairQueue,
 }
 
 /// What is left of a step's limits.
@@ -89,9 +83,6 @@ struct Budget {
     tokens: usize,
     prompt_rows: usize,
 }
-
-/// What is left of each share's part of a step's tokens.
-type Parts = BTreeMap<Arc<str>, usize>;
 
 impl Scheduler {
     /// An empty scheduler with a fresh pool. Limits of zero count as one.
@@ -105,14 +96,12 @@ impl Scheduler {
             blocks: BlockPool::new(config.num_blocks.max(1)),
             running: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            shares: FairQueue::default(),
         }
     }
 
     /// Puts a sequence into the waiting queue. It must be shorter than
     /// [`EngineConfig::max_sequence_len`].
     pub fn add(&mut self, key: SequenceKey, sequence: Sequence) {
-        self.shares.join(sequence.share());
         let previous = self.waiting.insert(key, sequence);
         debug_assert!(previous.is_none() && !self.running.contains_key(&key), "keys are unique");
     }
@@ -120,11 +109,9 @@ impl Scheduler {
     /// Takes a sequence out, wherever it is; its blocks are free at once.
     pub fn remove(&mut self, key: SequenceKey) -> Option<Sequence> {
         if let Some(sequence) = self.waiting.remove(&key) {
-            self.shares.leave(sequence.share());
             return Some(sequence);
         }
         let mut sequence = self.running.remove(&key)?;
-        self.shares.leave(sequence.share());
         self.release_blocks(&mut sequence);
         Some(sequence)
     }
@@ -135,22 +122,9 @@ impl Scheduler {
         let mut budget = Budget { tokens: self.max_batched_tokens, prompt_rows: MAX_PROMPT_ROWS };
         for precedence in Precedence::ALL {
             self.plan_decodes(precedence, &mut plan, &mut budget);
-            let preempted = |plan: &Plan| plan.preempted.iter().any(|key| key.precedence <= precedence);
-            if self.is_shared() && !preempted(&plan) {
-                self.make_way(precedence, &mut plan);
-            }
-            let mut parts = self.parts(precedence, budget.tokens);
-            self.plan_prefills(precedence, &mut plan, &mut budget, &mut parts);
-            if !preempted(&plan) {
-                self.admit(precedence, &mut plan, &mut budget, &mut parts);
-            }
-            if parts.is_some() {
-                self.hand_out_rest(precedence, &mut plan, &mut budget);
-            }
-        }
-        if self.is_shared() {
-            for item in &plan.items {
-                self.shares.charge(self.running[&item.key].share(), item.query_len);
+            self.plan_prefills(precedence, &mut plan, &mut budget);
+            if plan.preempted.iter().all(|key| key.precedence > precedence) {
+                self.admit(precedence, &mut plan, &mut budget);
             }
         }
         plan
@@ -254,9 +228,6 @@ impl Scheduler {
     pub fn check_integrity(&self) -> Result<(), IntegrityError> {
         ensure(self.running.len() <= self.max_running, || format!("{} sequences run", self.running.len()))?;
         let background = self.num_background();
-        let known = self.shares.num_sequences();
-        let queued = self.running.len() + self.waiting.len();
-        ensure(known == queued, || format!("{known} sequences have a share, {queued} are queued"))?;
         ensure(background <= self.max_background, || format!("{background} sequences run in the background"))?;
         for (key, sequence) in &self.waiting {
             ensure(!self.running.contains_key(key), || format!("{key:?} runs and waits"))?;
@@ -300,144 +271,35 @@ impl Scheduler {
         }
     }
 
-    fn plan_prefills(&self, precedence: Precedence, plan: &mut Plan, budget: &mut Budget, parts: &mut Option<Parts>) {
+    fn plan_prefills(&self, precedence: Precedence, plan: &mut Plan, budget: &mut Budget) {
         for (&key, sequence) in &self.running {
             if key.precedence == precedence && sequence.num_pending() > 1 {
-                plan_part(key, sequence, plan, budget, parts);
-            }
-        }
-    }
-
-    fn admit(&mut self, precedence: Precedence, plan: &mut Plan, budget: &mut Budget, parts: &mut Option<Parts>) {
-        while budget.tokens > 0 {
-            let Some(key) = self.next_waiting(precedence, parts.as_ref()) else { return };
-            let Some(hits) = self.make_room(key, plan) else { return };
-            self.take_in(key, hits, plan);
-            plan_part(key, &self.running[&key], plan, budget, parts);
-        }
-    }
-
-    /// A waiting sequence runs from now on: with the cached blocks that begin it, and others for the rest.
-    fn take_in(&mut self, key: SequenceKey, hits: Vec<BlockId>, plan: &mut Plan) {
-        let mut sequence = self.waiting.remove(&key).expect("the sequence waits");
-        sequence.num_computed = hits.len() * self.block_size;
-        plan.admitted.push(Admitted { key, cached_tokens: sequence.num_computed });
-        for &block in &hits {
-            self.blocks.share(block);
-        }
-        sequence.block_table = hits;
-        let held = self.blocks_for(sequence.tokens().len());
-        while sequence.block_table.len() < held {
-            sequence.block_table.push(self.blocks.allocate().expect("available blocks were counted"));
-        }
-        self.running.insert(key, sequence);
-    }
-
-    /// Are there sequences of several shares?
-    fn is_shared(&self) -> bool {
-        self.shares.len() > 1
-    }
-
-    /// Even parts of the tokens for the prompts of those that have any, if those are several.
-    fn parts(&self, precedence: Precedence, tokens: usize) -> Option<Parts> {
-        if !self.is_shared() {
-            return None;
-        }
-        let prompts = self.running.iter().filter(|(_, sequence)| sequence.num_pending() > 1).chain(&self.waiting);
-        let of_these = prompts.filter(|(key, _)| key.precedence == precedence);
-        let mut left: Parts = of_these.map(|(_, sequence)| (Arc::clone(sequence.share()), 0)).collect();
-        let part = tokens.div_ceil(left.len().max(1));
-        left.values_mut().for_each(|left| *left = part);
-        (left.len() > 1).then_some(left)
-    }
-
-    /// The sequence to be admitted next: of the share that has had least, and there the first. A share whose part of the
-    /// step is used up has none; nor has one whose first was preempted just now, as its tokens must be read before they
-    /// can be computed again.
-    fn next_waiting(&self, precedence: Precedence, parts: Option<&Parts>) -> Option<SequenceKey> {
-        if !self.is_shared() {
-            let (&key, first) = self.waiting.first_key_value()?;
-            return (key.precedence == precedence && first.num_unread() == 0).then_some(key);
-        }
-        let mut firsts = BTreeMap::new();
-        for (&key, sequence) in self.waiting.iter().filter(|(key, _)| key.precedence == precedence) {
-            firsts.entry(sequence.share()).or_insert((key, sequence.num_unread()));
-        }
-        let has_part = |share: &Arc<str>| parts.is_none_or(|parts| parts.get(share).is_none_or(|left| *left > 0));
-        let ready = firsts.into_iter().filter(|(share, (_, unread))| *unread == 0 && has_part(share));
-        ready.min_by_key(|(share, (key, _))| (self.shares.served(share), *key)).map(|(_, (key, _))| key)
-    }
-
-    /// Room for the one sequence that is next, if its share runs less than its part of the places and would have no more
-    /// than its part of the blocks: the share that runs the most gives up its last ones, as long as it has more than its
-    /// part. What was given up is computed again later.
-    fn make_way(&mut self, precedence: Precedence, plan: &mut Plan) {
-        let Some(key) = self.next_waiting(precedence, None) else { return };
-        let sequence = &self.waiting[&key];
-        let (share, wanted) = (Arc::clone(sequence.share()), self.blocks_for(sequence.tokens().len() + 1));
-        let places = (self.max_running / self.shares.len()).max(1);
-        let blocks = self.blocks.counts().total / self.shares.len();
-        let (running, held) = self.holdings(&share);
-        if running >= places || held + wanted > blocks {
-            return;
-        }
-        if self.has_place(precedence) && self.fitting(key).is_some() {
-            return; // it is admitted in its turn
-        }
-        loop {
-            if self.has_place(precedence)
-                && let Some(hits) = self.fitting(key)
-            {
-                return self.take_in(key, hits, plan);
-            }
-            let Some(victim) = self.last_of_the_largest(precedence) else { return };
-            let (running, held) = self.holdings(self.running[&victim].share());
-            if *self.running[&victim].share() == share || (running <= places && held <= blocks) {
-                return;
-            }
-            self.preempt(victim, plan);
-        }
-    }
-
-    /// Running sequences of a share, and the blocks in their tables.
-    fn holdings(&self, share: &Arc<str>) -> (usize, usize) {
-        let of_share = self.running.values().filter(|sequence| sequence.share() == share);
-        of_share.fold((0, 0), |(running, held), sequence| (running + 1, held + sequence.block_table.len()))
-    }
-
-    /// The last sequence of the share that runs the most of this precedence or a later one, those of the latest first.
-    /// The first in order is never it unless it runs alone, so that something always comes to its end.
-    fn last_of_the_largest(&self, precedence: Precedence) -> Option<SequenceKey> {
-        let latest = self.running.last_key_value()?.0.precedence;
-        if latest < precedence {
-            return None;
-        }
-        let mut shares: BTreeMap<&Arc<str>, (usize, SequenceKey)> = BTreeMap::new();
-        for (&key, sequence) in self.running.iter().filter(|(key, _)| key.precedence == latest) {
-            let (running, last) = shares.entry(sequence.share()).or_insert((0, key));
-            (*running, *last) = (*running + 1, key);
-        }
-        shares.into_values().max().map(|(_, last)| last)
-    }
-
-    /// What no share's part was used for goes to prompts that have more to compute, in order.
-    fn hand_out_rest(&self, precedence: Precedence, plan: &mut Plan, budget: &mut Budget) {
-        for item in &mut plan.items {
-            let sequence = &self.running[&item.key];
-            let mut more = sequence.num_pending().saturating_sub(item.query_len).min(budget.tokens);
-            if sequence.wants_prompt_rows() {
-                more = more.min(budget.prompt_rows);
-                budget.prompt_rows -= more;
-            }
-            item.query_len += more;
-            budget.tokens -= more;
-        }
-        let planned: Vec<SequenceKey> = plan.items.iter().map(|item| item.key).collect();
-        for (&key, sequence) in &self.running {
-            let is_prompt = key.precedence == precedence && sequence.num_pending() > 1;
-            if is_prompt && budget.tokens > 0 && !planned.contains(&key) {
                 plan_chunk(key, sequence, plan, budget);
             }
+        }
+    }
+
+    fn admit(&mut self, precedence: Precedence, plan: &mut Plan, budget: &mut Budget) {
+        while budget.tokens > 0 {
+            let Some((&key, first)) = self.waiting.first_key_value() else { return };
+            // Of one that was preempted just now the tokens must be read before they can be computed again.
+            if key.precedence != precedence || first.num_unread() > 0 {
+                return;
+            }
+            let Some(hits) = self.make_room(key, plan) else { return };
+            let mut sequence = self.waiting.remove(&key).expect("the sequence waits");
+            sequence.num_computed = hits.len() * self.block_size;
+            plan.admitted.push(Admitted { key, cached_tokens: sequence.num_computed });
+            for &block in &hits {
+                self.blocks.share(block);
+            }
+            sequence.block_table = hits;
+            let held = self.blocks_for(sequence.tokens().len());
+            while sequence.block_table.len() < held {
+                sequence.block_table.push(self.blocks.allocate().expect("available blocks were counted"));
+            }
+            plan_chunk(key, &sequence, plan, budget);
+            self.running.insert(key, sequence);
         }
     }
 
@@ -502,24 +364,13 @@ impl Scheduler {
         }
     }
 
-    /// The last in the order of those that run waits again; with several shares, of the one that runs the most.
+    /// The last in the order of those that run waits again.
     fn preempt_last(&mut self, plan: &mut Plan) -> SequenceKey {
-        let last = self.running.last_key_value().map(|(&key, _)| key);
-        let victim = if self.is_shared() { self.last_of_the_largest(Precedence::Interactive) } else { last };
-        let victim = victim.expect("a sequence runs");
-        self.preempt(victim, plan);
-        victim
-    }
-
-    /// A running sequence waits again. It has no part of the step if it had one.
-    fn preempt(&mut self, victim: SequenceKey, plan: &mut Plan) {
-        let mut sequence = self.running.remove(&victim).expect("the sequence runs");
+        let (victim, mut sequence) = self.running.pop_last().expect("a sequence runs");
         self.release_blocks(&mut sequence);
         self.waiting.insert(victim, sequence);
         plan.preempted.push(victim);
-        if self.is_shared() {
-            plan.items.retain(|item| item.key != victim);
-        }
+        victim
     }
 
     /// The last block goes first, so that the ends of prefixes are evicted before their beginnings.
@@ -543,19 +394,6 @@ impl Scheduler {
     fn blocks_for(&self, tokens: usize) -> usize {
         tokens.div_ceil(self.block_size)
     }
-}
-
-/// Plans a chunk within what its share has left of its part, if shares have parts.
-fn plan_part(key: SequenceKey, sequence: &Sequence, plan: &mut Plan, budget: &mut Budget, parts: &mut Option<Parts>) {
-    let Some(left) = parts.as_mut().and_then(|parts| parts.get_mut(sequence.share())) else {
-        return plan_chunk(key, sequence, plan, budget);
-    };
-    let (before, part) = (budget.tokens, (*left).min(budget.tokens));
-    budget.tokens = part;
-    plan_chunk(key, sequence, plan, budget);
-    let used = part - budget.tokens;
-    *left -= used;
-    budget.tokens = before - used;
 }
 
 fn plan_chunk(key: SequenceKey, sequence: &Sequence, plan: &mut Plan, budget: &mut Budget) {

@@ -40,6 +40,7 @@ mod openapi_streams;
 mod operations;
 mod origin;
 mod purposes;
+mod quotas;
 mod references;
 mod removal;
 mod responses;

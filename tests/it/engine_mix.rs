@@ -101,7 +101,6 @@ pub fn random_requests(count: usize, n_ids: u32, seed: u64) -> Vec<Request> {
                 priority: random.random_range(-1..=1),
                 deadline: None,
                 cache_salt: random.random_bool(0.2).then(|| "tenant".to_owned()),
-                share: ["a", "b", "c"][random.random_range(0..3)].into(),
                 constraint: random.random_bool(0.2).then(|| Box::new(Pattern { place: 0 }) as Box<dyn Constraint>),
                 prediction: Vec::new(),
             }

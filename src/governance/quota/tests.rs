@@ -124,11 +124,11 @@ proptest! {
         let (mut now, mut admitted) = (NOW, Vec::new());
         for (pause, tokens, begins) in asked {
             now += pause;
-            if let Ok(Some(reservation)) = quotas.reserve(&of("a"), tokens, now) {
-                if begins {
-                    reservation.begin(tokens);
-                    admitted.push((now, tokens));
-                }
+            if let Ok(Some(reservation)) = quotas.reserve(&of("a"), tokens, now)
+                && begins
+            {
+                reservation.begin(tokens);
+                admitted.push((now, tokens));
             }
         }
         for &(start, _) in &admitted {

@@ -131,6 +131,21 @@ fn a_deleted_tenants_data_is_erased_at_once() {
 }
 
 #[test]
+fn quotas_are_set_and_unset() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path();
+    assert_eq!(succeeds(data, &["quota", "list"]), "there are no quotas\n");
+    let set = ["quota", "set", "--tenant", "default", "--tokens-per-day", "1000", "--requests-per-minute", "5"];
+    assert_eq!(succeeds(data, &set), "tenant default: 5 requests a minute, 1000 tokens a day\n");
+    let shown: Value = serde_json::from_str(&succeeds(data, &["quota", "list", "--json"])).unwrap();
+    assert_eq!((&shown[0]["tenant"], &shown[0]["tokens_per_day"]), (&"default".into(), &1000.into()));
+    check_failure(&mut with_data(data, &["quota", "set", "--tenant", "default"]), 2, &["limits", "at least one"]);
+    check_failure(&mut with_data(data, &["quota", "show", "--model", "tiny"]), 2, &["no quota", "model tiny"]);
+    assert_eq!(succeeds(data, &["quota", "unset", "--tenant", "default"]), "there are no quotas\n");
+    assert_eq!(succeeds(data, &["quota", "usage", "--json"]), "[]\n");
+}
+
+#[test]
 fn what_is_wrong_with_a_command() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path();
