@@ -31,7 +31,7 @@ pub(super) struct SubjectsArgs {
 enum SubjectsCommand {
     /// Everything that is held about somebody: a line for each thing, or with --json all of it
     Export(SubjectArgs),
-    /// Delete everything that is held about somebody; it is overwritten when this ends
+    /// Delete everything that is held about somebody; what is stored is overwritten when this ends
     Delete(SubjectArgs),
 }
 
