@@ -98,11 +98,15 @@ impl Tenancies {
         let opening = tokio::task::spawn_blocking(move || tenancies.open_store(name, place));
         let opened = opening.await.unwrap_or(Err(StoreError::Closed))?;
         // Between its caller's being let in and now the tenant may have been deleted: what was erased must not come back.
-        if let Ok(Some(_)) = self.governance.tenant_at(&opened.place) {
-            return Ok(opened);
+        match self.governance.tenant_at(&opened.place) {
+            Ok(Some(_)) => Ok(opened),
+            Ok(None) => {
+                self.close(&opened).await?;
+                Err(StoreError::Closed)
+            }
+            // Nothing is erased because nobody knows.
+            Err(_) => Err(StoreError::Closed),
         }
-        self.close(&opened).await?;
-        Err(StoreError::Closed)
     }
 
     /// Opens those that have stored something before, so that what they have left to be done is done, and what is past its
@@ -114,7 +118,8 @@ impl Tenancies {
                 Ok(()) => self.governance.erased(place).map_err(|_| StoreError::Closed)?,
                 // The command line is about to.
                 Err(StoreError::InUse { .. }) => {}
-                Err(error) => return Err(error),
+                // It is tried again while the others are served.
+                Err(error) => tracing::warn!(%error, "what a deleted tenant has stored cannot be erased yet"),
             }
         }
         for place in self.stores.tenants()? {

@@ -25,12 +25,7 @@ use super::{
     data, egress,
     locate::{Located, parent_of},
 };
-use crate::config::{Config, DeviceChoice, QuantizeCache, SandboxChoice};
-
-/// The setting of a directory for records, if it is not in the data directory.
-const WRITTEN_DIRECTORY: &str = "audit_dir";
-/// The setting of a file that is written to, or an address.
-const WRITTEN_FILE: &str = "audit_anchor";
+use crate::config::{AuditAnchor, Config, DeviceChoice, QuantizeCache, SandboxChoice};
 
 /// May connections be opened?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,13 +144,9 @@ fn rules(config: &Config, located: &Located, outbound: Outbound) -> Result<FileR
         QuantizeCache::On => write.push(located.directory.clone()),
         QuantizeCache::Directory(directory) => write.push(directory.clone()),
     }
-    for (key, text) in config.texts().filter(|(_, text)| !text.contains("://")) {
-        match key {
-            WRITTEN_DIRECTORY => write.push(text.into()),
-            // A bare word is no file but the standard output.
-            WRITTEN_FILE if text.contains('/') => write.push(parent(Path::new(&text))),
-            _ => {}
-        }
+    write.extend(config.audit.directory.clone());
+    if let Some(AuditAnchor::File(path)) = &config.audit.anchor {
+        write.push(parent(path));
     }
     for directory in &write {
         // A rule is about a directory that is there. Whoever opens one that cannot be made says so. Nobody else reads it.
