@@ -57,6 +57,8 @@ struct Inner {
     /// All that it may name.
     routes: Vec<&'static str>,
     read: RwLock<Arc<Read>>,
+    /// Held from reading until what was read is in place: who reads last decides last.
+    reloading: Mutex<()>,
 }
 
 struct Read {
@@ -73,7 +75,7 @@ impl GuardrailFile {
     /// Reads a file, for a server that has these routes.
     pub fn open(path: &Path, routes: Vec<&'static str>) -> Result<Self, GuardrailFileError> {
         let read = RwLock::new(Arc::new(Read::of(path, &routes)?));
-        Ok(Self { inner: Some(Arc::new(Inner { path: path.to_owned(), routes, read })) })
+        Ok(Self { inner: Some(Arc::new(Inner { path: path.to_owned(), routes, read, reloading: Mutex::default() })) })
     }
 
     /// Reads it again. If it is wrong, what was there before goes on to apply. Without a file there is nothing to read.
@@ -102,6 +104,7 @@ impl GuardrailFile {
         agreed: impl FnOnce(&str) -> Result<(), E>,
     ) -> Result<(), E> {
         let Some(inner) = &self.inner else { return Ok(()) };
+        let _one_at_a_time = inner.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let read = Arc::new(Read::of(&inner.path, &inner.routes)?);
         agreed(&read.digest)?;
         *inner.read.write().unwrap_or_else(PoisonError::into_inner) = read;

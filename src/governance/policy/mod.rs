@@ -15,7 +15,7 @@ mod tests;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use cedar_policy::{Authorizer, Entities, PolicySet};
@@ -43,6 +43,8 @@ struct Inner {
     directory: Option<PathBuf>,
     /// Read for every question, written when the operator loads anew: a reader never waits for more than a pointer.
     loaded: RwLock<Arc<Loaded>>,
+    /// Held from reading until what was read is in place: who reads last decides last.
+    reloading: Mutex<()>,
     names: Names,
 }
 
@@ -80,6 +82,7 @@ impl Policies {
 
     /// The same once somebody who is told the digest agrees.
     pub(super) fn reload_if<E: From<PolicyError>>(&self, agreed: impl FnOnce(&str) -> Result<(), E>) -> Result<(), E> {
+        let _one_at_a_time = self.inner.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = Arc::new(Loaded::read(self.inner.directory.as_deref())?);
         agreed(&loaded.digest)?;
         *self.inner.loaded.write().unwrap_or_else(PoisonError::into_inner) = loaded;
@@ -105,7 +108,7 @@ impl Policies {
 
     fn load(directory: Option<PathBuf>) -> Result<Self, PolicyError> {
         let loaded = RwLock::new(Arc::new(Loaded::read(directory.as_deref())?));
-        Ok(Self { inner: Arc::new(Inner { directory, loaded, names: Names::new()? }) })
+        Ok(Self { inner: Arc::new(Inner { directory, loaded, reloading: Mutex::default(), names: Names::new()? }) })
     }
 
     fn loaded(&self) -> Arc<Loaded> {
