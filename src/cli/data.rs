@@ -15,6 +15,7 @@ use crate::{
     },
     store::Stores,
     telemetry::AuditMetrics,
+    types::hexadecimal,
 };
 
 /// Where what tenants store is, or a place for it.
@@ -84,7 +85,7 @@ fn audit_options(config: &Config) -> AuditOptions {
             .map_or(defaults.segment_age, |kept| (kept / 10).clamp(Duration::from_secs(60), defaults.segment_age)),
         retention: *retention,
         anchors: anchor.iter().cloned().collect(),
-        configuration: Sha256::digest(config.to_toml().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect(),
+        configuration: hexadecimal(&Sha256::digest(config.to_toml().as_bytes())),
         capture: if capture.is_on() { Capture::Content } else { Capture::Hashes },
         ..defaults
     }

@@ -13,6 +13,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::guardrails::{ActiveGuardrails, Guardrails, GuardrailsConfig, GuardrailsError};
+use crate::types::hexadecimal;
 
 /// Kinds of requests whose guardrails are kept. They are few: tenants times routes.
 const MOST_KEPT: usize = 4096;
@@ -131,7 +132,7 @@ impl Read {
         let config: GuardrailsConfig = toml::from_str(&text)
             .map_err(|source| GuardrailFileError::Form { path: path(), source: Box::new(source) })?;
         let names = config.guardrail.iter().map(|guardrail| guardrail.name.clone()).collect();
-        let digest = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hexadecimal(&Sha256::digest(text.as_bytes()));
         let wrong = |source| GuardrailFileError::Wrong { path: path(), source };
         let guardrails = Guardrails::new(config, None).map_err(wrong)?;
         guardrails.check_routes(routes).map_err(wrong)?;

@@ -15,6 +15,7 @@ use super::tokenizer::TekkenFile;
 use super::version::TokenizerVersion;
 use super::whole_text::Ends;
 use super::{Codec, CodecOptions, TemplateChoice};
+use crate::types::hexadecimal;
 
 /// The longest file that is read; the largest tokenizer of a released model has 20 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -79,7 +80,7 @@ fn open_tokenizer(path: &Path, version: Option<TokenizerVersion>) -> Result<Code
         }
         Kind::HuggingFace => Codec::from_huggingface(&bytes, version, &name),
     }?;
-    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hexadecimal(&Sha256::digest(&bytes));
     Ok(Codec { digest: Some(digest.into()), ..codec })
 }
 

@@ -9,6 +9,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::ProvenanceError;
+use crate::types::hexadecimal;
 
 /// Folders within folders that are looked into. Models have one, such as `1_Pooling`.
 const DEEPEST: usize = 4;
@@ -40,11 +41,6 @@ pub fn hash_file(path: &Path) -> Result<FileDigest, ProvenanceError> {
             }
         }
     }
-}
-
-/// In lower case.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Paths of a model's files, relative to its directory and with `/` between their parts, sorted. What is hidden, as `.git` is,

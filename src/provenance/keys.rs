@@ -13,7 +13,8 @@ use x509_cert::{
     spki::SubjectPublicKeyInfoOwned,
 };
 
-use super::{ProvenanceError, files::hexadecimal, lock::read};
+use super::{ProvenanceError, lock::read};
+use crate::types::hexadecimal;
 
 const ED25519_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112"); // RFC 8410
 const EC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1"); // RFC 5480

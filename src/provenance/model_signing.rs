@@ -13,10 +13,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Manifest, ProvenanceError, TrustedKeys,
-    files::hexadecimal,
     keys::Use,
     lock::{is_plain_path, is_sha256, read},
 };
+use crate::types::hexadecimal;
 
 /// The name that such a signature has by default.
 pub const SIGNATURE_NAME: &str = "model.sig";

@@ -32,6 +32,21 @@ fn tramontane(arguments: &[&str]) -> Command {
     command
 }
 
+/// A command of a data directory.
+fn with_data(data: &Path, arguments: &[&str]) -> Command {
+    let mut command = tramontane(arguments);
+    command.env_remove("TRAMONTANE_EPHEMERAL").env("TRAMONTANE_DATA_DIR", data);
+    command
+}
+
+/// What it prints, as it must end well.
+#[track_caller]
+fn succeeds(data: &Path, arguments: &[&str]) -> String {
+    let ran = run(&mut with_data(data, arguments));
+    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
+    ran.out
+}
+
 struct Ran {
     code: i32,
     out: String,

@@ -18,9 +18,10 @@ use serde_json::json;
 use super::{
     AuditError, AuditOptions,
     keys::{PublicKey, Signer, TextHasher},
-    line::{self, Hash, Kind, Line, NO_HASH, Place, hexadecimal, now_us, time_of_text},
+    line::{self, Hash, Kind, Line, NO_HASH, Place, now_us, time_of_text},
     segments::{Directory, Tail},
 };
+use crate::types::hexadecimal;
 
 /// Version of the format, in the head of each segment.
 pub(super) const FORMAT: u64 = 1;

@@ -19,10 +19,8 @@ use ring::{
 };
 use zeroize::Zeroizing;
 
-use super::{
-    AuditError,
-    line::{hexadecimal, unhexadecimal},
-};
+use super::{AuditError, line::unhexadecimal};
+use crate::types::hexadecimal;
 
 const SIGNING_KEY: &str = "signing.key";
 const PUBLIC_KEY: &str = "signing.pub";

@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime};
 use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value};
 
+use crate::types::hexadecimal;
+
 /// SHA-256.
 pub(super) type Hash = [u8; 32];
 
@@ -161,12 +163,6 @@ pub(super) fn sha256(bytes: &[u8]) -> Hash {
     let mut hash = NO_HASH;
     hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
     hash
-}
-
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
 /// Only what [`hexadecimal`] writes: another spelling of the same bytes is another line.

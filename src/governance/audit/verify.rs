@@ -18,9 +18,10 @@ use super::{
     AuditError,
     chain::FORMAT,
     keys::PublicKey,
-    line::{Hash, Kind, Line, NO_HASH, hexadecimal, signed_part, unhexadecimal},
+    line::{Hash, Kind, Line, NO_HASH, signed_part, unhexadecimal},
     segments::Directory,
 };
+use crate::types::hexadecimal;
 
 /// Where a log is not what was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -4,8 +4,6 @@
 //! nothing is verified here. What could be read in two ways (a control character in a name, several common names, a critical
 //! extension's twin) makes the certificate unreadable or the name absent, never a guess.
 
-use std::fmt::Write;
-
 use sha2::{Digest, Sha256};
 use x509_cert::{
     Certificate,
@@ -19,6 +17,7 @@ use x509_cert::{
 };
 
 use super::error::SourceError;
+use crate::types::hexadecimal;
 
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3"); // RFC 5280 appendix A.1
 /// Largest certificate in bytes that is looked at.
@@ -112,13 +111,6 @@ fn plain(text: &str) -> Result<String, SourceError> {
         true => Err(unreadable("a control character is in one of its names")),
         false => Ok(text.to_owned()),
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes all that is written");
-        text
-    })
 }
 
 fn unreadable(reason: &'static str) -> SourceError {

@@ -7,6 +7,7 @@ use miette::Diagnostic;
 use sha2::{Digest, Sha256};
 
 use super::{DEFAULT_POLICIES, PolicyError, SCHEMA};
+use crate::types::hexadecimal;
 
 const SUFFIX: &str = "cedar";
 
@@ -57,7 +58,7 @@ impl Loaded {
         if !reasons.is_empty() {
             return Err(PolicyError::Invalid { reasons: reasons.join("; ") });
         }
-        let digest = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hexadecimal(&digest.finalize());
         Ok(Self { schema: validator.schema().clone(), policies, names, digest })
     }
 }

@@ -148,24 +148,25 @@ impl PurposeFile {
 
     /// The purpose that a request states. Without a file it means nothing here.
     pub fn of(&self, stated: Stated<'_>) -> Result<Option<Arc<Purpose>>, PurposeError> {
-        let Some(inner) = &self.inner else { return Ok(None) };
-        let purposes = Arc::clone(&inner.read.read().unwrap_or_else(PoisonError::into_inner));
-        purposes.find(stated)
+        self.read().map_or(Ok(None), |purposes| purposes.find(stated))
     }
 
     /// Is what is asked and answered under a tenant's purpose kept word for word, where there is an audit log?
     pub fn captures(&self, tenant: &str, purpose: Option<&str>) -> bool {
-        let (Some(inner), Some(name)) = (&self.inner, purpose) else { return false };
-        let purposes = Arc::clone(&inner.read.read().unwrap_or_else(PoisonError::into_inner));
+        let (Some(purposes), Some(name)) = (self.read(), purpose) else { return false };
         let mut of_tenant = purposes.purposes.iter().filter(|purpose| purpose.is_of(tenant));
         of_tenant.any(|purpose| purpose.name == name && purpose.capture == Capture::Content)
     }
 
     /// Is there a purpose under which that is kept?
     pub fn wants_audit(&self) -> bool {
-        let Some(inner) = &self.inner else { return false };
-        let purposes = Arc::clone(&inner.read.read().unwrap_or_else(PoisonError::into_inner));
-        purposes.purposes.iter().any(|purpose| purpose.capture == Capture::Content)
+        let captures = |purpose: &Arc<Purpose>| purpose.capture == Capture::Content;
+        self.read().is_some_and(|purposes| purposes.purposes.iter().any(captures))
+    }
+
+    fn read(&self) -> Option<Arc<Purposes>> {
+        let inner = self.inner.as_ref()?;
+        Some(Arc::clone(&inner.read.read().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 

@@ -2,7 +2,6 @@
 //! is the same one.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -12,6 +11,7 @@ use super::files::Layout;
 use super::plan::Plan;
 use super::safetensors_map::MappedFile;
 use super::tensors::Skipped;
+use crate::types::hexadecimal;
 
 /// Bytes that are hashed at a time; progress is reported in these steps.
 const HASH_STEP: usize = 4 << 20;
@@ -159,13 +159,4 @@ pub(super) fn hashes(files: &[MappedFile], advance: &(dyn Fn(u64) + Sync)) -> Ha
 
 fn name(path: &Path) -> String {
     path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
-}
-
-/// In lower case.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

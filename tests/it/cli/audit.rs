@@ -3,25 +3,11 @@
 mod crashes;
 mod full_disk;
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use serde_json::Value;
 
-use super::{check_failure, checkpoint, run, serve, tramontane};
-
-/// A command of this data directory.
-fn with_data(data: &Path, arguments: &[&str]) -> Command {
-    let mut command = tramontane(arguments);
-    command.env_remove("TRAMONTANE_EPHEMERAL").env("TRAMONTANE_DATA_DIR", data);
-    command
-}
-
-#[track_caller]
-fn succeeds(data: &Path, arguments: &[&str]) -> String {
-    let ran = run(&mut with_data(data, arguments));
-    assert_eq!(ran.code, 0, "{} {}", ran.out, ran.err);
-    ran.out
-}
+use super::{check_failure, checkpoint, run, serve, succeeds, with_data};
 
 fn json(data: &Path, arguments: &[&str]) -> Value {
     serde_json::from_str(&succeeds(data, arguments)).unwrap()

@@ -1,24 +1,8 @@
 //! Keys and tenants from the command line, and what a running server makes of them.
 
-use std::{path::Path, process::Command};
-
 use serde_json::Value;
 
-use super::{check_failure, checkpoint, run, serve, tramontane};
-
-/// A command of this data directory.
-pub(super) fn with_data(data: &Path, arguments: &[&str]) -> Command {
-    let mut command = tramontane(arguments);
-    command.env_remove("TRAMONTANE_EPHEMERAL").env("TRAMONTANE_DATA_DIR", data);
-    command
-}
-
-#[track_caller]
-fn succeeds(data: &Path, arguments: &[&str]) -> String {
-    let ran = run(&mut with_data(data, arguments));
-    assert_eq!(ran.code, 0, "{}", ran.err);
-    ran.out
-}
+use super::{check_failure, checkpoint, run, serve, succeeds, tramontane, with_data};
 
 #[test]
 fn a_key_is_printed_once_and_alone() {

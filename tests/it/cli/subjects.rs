@@ -4,22 +4,9 @@ use std::{fs, path::Path, process::Command};
 
 use serde_json::{Value, json};
 
-use super::{check_failure, checkpoint, run, serve, tramontane, write};
+use super::{check_failure, checkpoint, run, serve, succeeds, tramontane, with_data, write};
 
 const MARKER: &str = "tuesday-marker-9917";
-
-fn with_data(data: &Path, arguments: &[&str]) -> Command {
-    let mut command = tramontane(arguments);
-    command.env_remove("TRAMONTANE_EPHEMERAL").env("TRAMONTANE_DATA_DIR", data);
-    command
-}
-
-#[track_caller]
-fn succeeds(data: &Path, arguments: &[&str]) -> String {
-    let ran = run(&mut with_data(data, arguments));
-    assert_eq!(ran.code, 0, "{}", ran.err);
-    ran.out
-}
 
 fn is_marked(directory: &Path) -> bool {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());

@@ -15,7 +15,7 @@ use rcgen::{
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring};
 use rustls_pki_types::{PrivateKeyDer, ServerName};
 
-use super::{check_failure, checkpoint, keys::with_data, run, serve::Server, tramontane, write};
+use super::{check_failure, checkpoint, run, serve::Server, tramontane, with_data, write};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 type Connection = StreamOwned<ClientConnection, TcpStream>;

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use super::{super::line, *};
+use crate::types::hexadecimal;
 
 #[test]
 fn what_was_written_is_found_to_be_that() {
@@ -124,11 +125,11 @@ fn hashes_that_were_made_anew_are_found_at_the_next_signature() {
     for line in text.lines() {
         let read = line::Line::parse(line.as_bytes()).expect("a line");
         let line = line.replace("thing 0", "thing 9");
-        let old = format!("\"prev\":\"{}\"", line::hexadecimal(&read.prev));
-        let line = line.replace(&old, &format!("\"prev\":\"{}\"", line::hexadecimal(&prev)));
+        let old = format!("\"prev\":\"{}\"", hexadecimal(&read.prev));
+        let line = line.replace(&old, &format!("\"prev\":\"{}\"", hexadecimal(&prev)));
         let hashed = &line[..line.rfind(",\"hash\"").expect("a hash")];
         prev = line::sha256(hashed.as_bytes());
-        forged.push(format!("{hashed},\"hash\":\"{}\"}}\n", line::hexadecimal(&prev)));
+        forged.push(format!("{hashed},\"hash\":\"{}\"}}\n", hexadecimal(&prev)));
     }
     fs::write(path, forged.concat()).expect("written");
     let found = broken(check(&directory));

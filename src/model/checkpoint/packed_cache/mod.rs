@@ -31,9 +31,9 @@ use self::read::CacheFile;
 use super::error::CheckpointError;
 use super::load::Loader;
 use super::plan::{Matrix, Plan};
-use super::summary::hexadecimal;
 use super::{Checkpoint, ComputeDtype, Progress, WeightTypes, packed_shape};
 use crate::model::weights::Weights;
+use crate::types::hexadecimal;
 
 /// Raised whenever the same weights would give other bytes, be it by other panels or by another way to quantize.
 const VERSION: &str = "1";
