@@ -180,8 +180,11 @@ fn every_benchmark_is_run_by_criterion() {
     for package in [root(), root().join("kernels")] {
         let manifest: toml::Table = fs::read_to_string(package.join("Cargo.toml")).unwrap().parse().unwrap();
         let entries = manifest["bench"].as_array().unwrap();
-        for path in rust_files(&package.join("benches")) {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let benches = package.join("benches");
+        for path in rust_files(&benches) {
+            // A file, or a folder with a `main.rs`.
+            let program = path.strip_prefix(&benches).unwrap().iter().next().unwrap();
+            let name = Path::new(program).file_stem().unwrap_or_default().to_string_lossy();
             let is_its_entry = |entry: &&toml::Value| entry["name"].as_str() == Some(&name);
             let harness = entries.iter().find(is_its_entry).and_then(|entry| entry.get("harness")?.as_bool());
             if harness != Some(false) {
