@@ -101,11 +101,11 @@ fn of_parts(folder: &Path, audit: &Audit, runtime: &Runtime) {
         let at = |part: &str| keys(&format!("{part}-{round}"));
         let (identities, secret) = at("keys");
         let (limited, limited_secret) = at("quotas");
-        limited.set_quota(&generous()).expect("a quota");
+        limited.administered_by(&Actor::CommandLine).set_quota(&generous(), 0).expect("a quota");
         let (guarded, guarded_secret) = at("guardrails");
         let (audited, audited_secret) = at("audit");
         let (all, all_secret) = at("all");
-        all.set_quota(&generous()).expect("a quota");
+        all.administered_by(&Actor::CommandLine).set_quota(&generous(), 0).expect("a quota");
         let servers = [
             ("open", Governance::in_memory().expect("memory"), None),
             ("key and policies", identities, Some(secret)),

@@ -64,6 +64,8 @@ const ADMINISTERED: &[(&str, &str)] = &[
     ("/admin/v1/roles", "roles"),
     ("/admin/v1/policies", "policies"),
     ("/admin/v1/guardrails", "guardrails"),
+    ("/admin/v1/quotas", "quotas"),
+    ("/admin/v1/usage", "usage"),
     ("/admin/v1/audit", "audit"),
     ("/admin/v1/status", "status"),
 ];

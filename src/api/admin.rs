@@ -7,6 +7,7 @@
 
 mod audit;
 mod keys;
+mod quotas;
 mod rules;
 mod status;
 mod tenants;
@@ -43,6 +44,8 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/admin/v1/policies/explain", post(rules::explain))
         .route("/admin/v1/guardrails", get(rules::guardrails))
         .route("/admin/v1/guardrails/reload", post(rules::reload_guardrails))
+        .route("/admin/v1/quotas", get(quotas::list).put(quotas::set).delete(quotas::unset))
+        .route("/admin/v1/usage", get(quotas::usage))
         .route("/admin/v1/audit", get(audit::list))
         .route("/admin/v1/audit/verify", get(audit::check))
         .route("/admin/v1/status", get(status::get))

@@ -11,7 +11,7 @@ mod whole_texts;
 
 use std::fmt::Write as _;
 
-pub use admin::{ADMIN_EXPLANATION, ADMIN_KEY_ROTATION, ADMIN_KEYS, ADMIN_SHARE_GROUP, ADMIN_TENANTS};
+pub use admin::{ADMIN_EXPLANATION, ADMIN_KEY_ROTATION, ADMIN_KEYS, ADMIN_QUOTAS, ADMIN_SHARE_GROUP, ADMIN_TENANTS};
 pub use agents::{AGENT_CHANGES, AGENTS};
 pub use mistral_conversations::{MISTRAL_APPEND, MISTRAL_CONVERSATIONS, MISTRAL_RESTART};
 pub use responses::{CONVERSATION, CONVERSATION_ITEMS, CONVERSATIONS, INPUT_TOKENS, RESPONSES};
@@ -20,7 +20,7 @@ pub use tables::{AGENT_COMPLETIONS, CHAT, COMPLETIONS, DETOKENIZE, FIM, TOKENIZE
 pub use whole_texts::{CHAT_MODERATIONS, CLASSIFY, EMBEDDINGS, MODERATIONS, RERANK, SCORE};
 
 /// Every resource that reads fields.
-pub static ALL: [&Table; 30] = [
+pub static ALL: [&Table; 31] = [
     &CHAT,
     &COMPLETIONS,
     &FIM,
@@ -51,6 +51,7 @@ pub static ALL: [&Table; 30] = [
     &ADMIN_TENANTS,
     &ADMIN_SHARE_GROUP,
     &ADMIN_EXPLANATION,
+    &ADMIN_QUOTAS,
 ];
 
 /// The fields of one resource.

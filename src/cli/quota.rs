@@ -9,9 +9,10 @@ use super::{data, keys};
 use crate::{
     config::{Args, Config, DataArgs},
     governance::{
-        Governance, GovernanceError,
-        quota::{Limits, Quota, Scope},
+        Actor, Administration,
+        quota::{Limits, Quota, QuotaFilter, Scope, Usage},
     },
+    types::unix_seconds,
 };
 
 /// Limit what keys, tenants and models may be asked for
@@ -89,32 +90,30 @@ impl QuotaArgs {
     }
 
     pub(super) fn run(&self, config: &Config) -> Result<()> {
-        let governance = data::lasting_governance(&config.storage.place)?;
-        self.run_with(&governance).map_err(keys::usage)
+        let governance = data::lasting_governance(&config.storage.place)?.with_audit(data::audit(config)?);
+        self.run_with(&governance.administered_by(&Actor::CommandLine), unix_seconds()).map_err(keys::usage)
     }
 
-    fn run_with(&self, governance: &Governance) -> Result<()> {
-        let only = match &self.command {
+    fn run_with(&self, administration: &Administration<'_>, now: u64) -> Result<()> {
+        match &self.command {
             QuotaCommand::Set { scope, limits } => {
-                let scope = scope.resolve(governance)?;
-                governance.set_quota(&Quota { scope: scope.clone(), limits: limits.to_limits() })?;
-                Some(scope)
+                let scope = administration.quota_scope(scope.named())?;
+                administration.set_quota(&Quota { scope: scope.clone(), limits: limits.to_limits() }, now)?;
+                self.show(&[administration.quota(&scope)?])
             }
             QuotaCommand::Unset { scope } => {
-                governance.unset_quota(&scope.resolve(governance)?)?;
-                None
+                administration.unset_quota(&administration.quota_scope(scope.named())?, now)?;
+                self.show(&administration.quotas(&QuotaFilter::default())?)
             }
-            QuotaCommand::Show { scope } => Some(scope.resolve(governance)?),
-            QuotaCommand::List => None,
-            QuotaCommand::Usage => return self.show_usage(governance),
-        };
-        let mut quotas = governance.list_quotas()?;
-        if let Some(scope) = only {
-            quotas.retain(|quota| quota.scope == scope);
-            if quotas.is_empty() {
-                return Err(GovernanceError::Missing { kind: "quota", name: scope.to_string() }.into());
+            QuotaCommand::Show { scope } => {
+                self.show(&[administration.quota(&administration.quota_scope(scope.named())?)?])
             }
+            QuotaCommand::List => self.show(&administration.quotas(&QuotaFilter::default())?),
+            QuotaCommand::Usage => self.show_usage(&administration.quota_usage(&QuotaFilter::default())?),
         }
+    }
+
+    fn show(&self, quotas: &[Quota]) -> Result<()> {
         if self.json {
             return super::print(&format!("{:#}\n", json!(quotas)));
         }
@@ -124,28 +123,18 @@ impl QuotaArgs {
         super::print(&quotas.iter().map(line).collect::<String>())
     }
 
-    fn show_usage(&self, governance: &Governance) -> Result<()> {
-        let usage = governance.quota_usage()?;
+    fn show_usage(&self, usage: &[Usage]) -> Result<()> {
         if self.json {
             return super::print(&format!("{:#}\n", json!(usage)));
         }
-        let line = |used: &crate::governance::quota::Usage| {
-            format!("{}  {}  {} tokens\n", used.period, used.scope, used.tokens)
-        };
+        let line = |used: &Usage| format!("{}  {}  {} tokens\n", used.period, used.scope, used.tokens);
         super::print(&usage.iter().map(line).collect::<String>())
     }
 }
 
 impl ScopeArgs {
-    /// A key by any of its names; what is none is the subject of a token.
-    fn resolve(&self, governance: &Governance) -> Result<Scope, GovernanceError> {
-        let key = match self.key.as_deref().map(|name| (name, governance.key(name))) {
-            None => None,
-            Some((_, Ok(key))) => Some(key.id),
-            Some((subject, Err(GovernanceError::Missing { .. }))) => Some(subject.to_owned()),
-            Some((_, Err(error))) => return Err(error),
-        };
-        Ok(Scope { key, tenant: self.tenant.clone(), model: self.model.clone() })
+    fn named(&self) -> Scope {
+        Scope { key: self.key.clone(), tenant: self.tenant.clone(), model: self.model.clone() }
     }
 }
 

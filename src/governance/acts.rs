@@ -68,6 +68,12 @@ pub enum ActKind {
     /// Guardrails are read again.
     #[serde(rename = "guardrails.reload")]
     ReloadGuardrails,
+    /// Somebody is limited.
+    #[serde(rename = "quotas.set")]
+    SetQuota,
+    /// Somebody is limited no more.
+    #[serde(rename = "quotas.unset")]
+    UnsetQuota,
     /// All that is held about somebody is told.
     #[serde(rename = "subjects.export")]
     ExportSubject,
@@ -81,7 +87,7 @@ pub enum ActKind {
 pub struct Act {
     /// What.
     pub kind: ActKind,
-    /// To what: the id of a key, the name of a tenant, a keyed hash of whom data is about; empty for what is there once.
+    /// To what: the id of a key, the name of a tenant, the scope of a quota, a keyed hash of whom data is about; empty for what is there once.
     pub subject: String,
     /// The tenant whose it is; nobody's in particular if there is none.
     pub tenant: Option<String>,

@@ -1,4 +1,4 @@
-//! The door to everything that governs: keys, tenants, policies, guardrails.
+//! The door to everything that governs: keys, tenants, policies, guardrails; to quotas too (`quota::rules`).
 //!
 //! [`Administration`] is what one [`Actor`] may reach of it. The HTTP interface and the command line call the same methods.
 //!
@@ -21,7 +21,7 @@ use super::{
 
 /// What somebody may reach. Cheap to make.
 pub struct Administration<'a> {
-    governance: &'a Governance,
+    pub(super) governance: &'a Governance,
     actor: &'a Actor,
 }
 

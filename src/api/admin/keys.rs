@@ -141,7 +141,7 @@ fn with_secret(CreatedKey { key, secret }: &CreatedKey) -> Value {
 }
 
 /// What is not there was named by a field, and not by the path.
-fn named_by(param: &'static str) -> impl FnOnce(ApiError) -> ApiError {
+pub(super) fn named_by(param: &'static str) -> impl FnOnce(ApiError) -> ApiError {
     move |error| match error {
         ApiError::Stored(StoredError::Missing { kind, id }) => ApiError::Invalid {
             message: format!("`{param}`: there is no {kind} `{id}`."),

@@ -110,3 +110,62 @@ pub static ADMIN_EXPLANATION: Table = Table {
         ),
     ]],
 };
+
+/// `PUT /admin/v1/quotas`.
+pub static ADMIN_QUOTAS: Table = Table {
+    resource: "PUT /admin/v1/quotas",
+    groups: &[
+        &[
+            honoured(
+                "key",
+                r#""key": "subject""#,
+                r#""key": """#,
+                "Who is limited, alone or with `tenant` and `model`: a key's id, the beginning of that or its name, or the subject of a token.",
+            ),
+            honoured(
+                "tenant",
+                r#""tenant": "*""#,
+                r#""tenant": "nobody""#,
+                "Who is limited; `*` is every tenant's own limit, where a tenant has none itself.",
+            ),
+            honoured(
+                "model",
+                r#""model": "tiny""#,
+                r#""model": """#,
+                "What is limited, by the first name that it is served under.",
+            ),
+        ],
+        &[
+            honoured(
+                "requests_per_minute",
+                r#""requests_per_minute": 60"#,
+                r#""requests_per_minute": -1"#,
+                "Requests admitted in any 60 seconds. At least one limit must be given.",
+            ),
+            honoured(
+                "tokens_per_minute",
+                r#""tokens_per_minute": 100000"#,
+                r#""tokens_per_minute": 1.5"#,
+                "Tokens of prompts and answers admitted in any 60 seconds.",
+            ),
+            honoured(
+                "concurrent_requests",
+                r#""concurrent_requests": 8"#,
+                r#""concurrent_requests": "8""#,
+                "Requests that are being answered.",
+            ),
+            honoured(
+                "tokens_per_day",
+                r#""tokens_per_day": 1000000"#,
+                r#""tokens_per_day": -1"#,
+                "Tokens of a day in UTC.",
+            ),
+            honoured(
+                "tokens_per_month",
+                r#""tokens_per_month": 50000000"#,
+                r#""tokens_per_month": -1"#,
+                "Tokens of a month in UTC.",
+            ),
+        ],
+    ],
+};

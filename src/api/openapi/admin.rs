@@ -6,7 +6,9 @@ use super::{
     operations::{Answer, Operation, Parameter, get, post},
     schema::{constant, flag, integer, list, map_of, object, or_null, reference, text, words},
 };
-use crate::api::fields::{ADMIN_EXPLANATION, ADMIN_KEY_ROTATION, ADMIN_KEYS, ADMIN_SHARE_GROUP, ADMIN_TENANTS};
+use crate::api::fields::{
+    ADMIN_EXPLANATION, ADMIN_KEY_ROTATION, ADMIN_KEYS, ADMIN_QUOTAS, ADMIN_SHARE_GROUP, ADMIN_TENANTS,
+};
 
 const TAG: &str = "Administration";
 
@@ -150,6 +152,39 @@ pub(super) const OPERATIONS: &[Operation] = &[
         ..get("/admin/v1/guardrails/reload")
     },
     Operation {
+        id: "listQuotas",
+        tag: TAG,
+        summary: "What keys, tenants and models may be asked for.",
+        query: QUOTA_LIST,
+        answer: Answer::Json("AdminQuotaList"),
+        ..get("/admin/v1/quotas")
+    },
+    Operation {
+        id: "setQuota",
+        tag: TAG,
+        summary: "Limits a key, a tenant, a model, or several of them together, in place of what limited exactly these.",
+        method: "put",
+        answer: Answer::Json("AdminQuota"),
+        ..post("/admin/v1/quotas", &ADMIN_QUOTAS)
+    },
+    Operation {
+        id: "deleteQuota",
+        tag: TAG,
+        summary: "Limits exactly these no more.",
+        method: "delete",
+        query: QUOTA_LIST,
+        answer: Answer::Json("DeletedAdminQuota"),
+        ..get("/admin/v1/quotas")
+    },
+    Operation {
+        id: "listUsage",
+        tag: TAG,
+        summary: "Tokens used of budgets by day and month, the latest first.",
+        query: QUOTA_LIST,
+        answer: Answer::Json("AdminUsageList"),
+        ..get("/admin/v1/usage")
+    },
+    Operation {
         id: "listAuditRecords",
         tag: TAG,
         summary: "Records of the audit log, oldest first.",
@@ -190,6 +225,16 @@ const KEY_LIST: &[Parameter] = &[
     },
 ];
 
+const QUOTA_LIST: &[Parameter] = &[
+    Parameter {
+        name: "key",
+        schema: r#"{ "type": "string" }"#,
+        note: "A key's id, the beginning of that or its name, or the subject of a token.",
+    },
+    Parameter { name: "tenant", schema: r#"{ "type": "string" }"#, note: "A tenant, or `*`." },
+    Parameter { name: "model", schema: r#"{ "type": "string" }"#, note: "A model." },
+];
+
 const AUDIT_LIST: &[Parameter] = &[
     Parameter { name: "id", schema: r#"{ "type": "string" }"#, note: "A request's id, or a sequence number." },
     Parameter { name: "tenant", schema: r#"{ "type": "string" }"#, note: "Only records of this tenant." },
@@ -226,6 +271,8 @@ const AUDIT_LIST: &[Parameter] = &[
 ];
 
 const ROLES: &[&str] = &["admin", "operator", "auditor", "developer", "service"];
+const LIMITS: &[&str] =
+    &["requests_per_minute", "tokens_per_minute", "concurrent_requests", "tokens_per_day", "tokens_per_month"];
 /// A hundred years, in seconds.
 const LONGEST: i64 = 100 * 365 * 24 * 60 * 60;
 
@@ -244,6 +291,8 @@ pub(super) fn field(resource: &str, field: &str) -> Option<Value> {
         "attributes" => map_of(text()),
         "expires_in" => json!({ "type": "integer", "minimum": 1, "maximum": LONGEST }),
         "overlap" => json!({ "type": "integer", "minimum": 0, "maximum": LONGEST }),
+        "key" | "model" => json!({ "type": "string", "minLength": 1 }),
+        _ if LIMITS.contains(&field) => json!({ "type": "integer", "minimum": 0, "maximum": i64::MAX }),
         "tenant" | "action" | "resource" | "purpose" | "data_classification" | "consent" | "route" => text(),
         _ => return None,
     };
@@ -269,7 +318,16 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
     let right = object(&[("action", text()), ("resource", text()), ("policies", list(text()))]);
     let model = object(&[("name", text()), ("names", list(text())), ("digest", text()), ("since", integer())]);
     let counts = object(&[("active", integer()), ("expired", integer()), ("revoked", integer())]);
+    let scope = [("key", or_null(text())), ("tenant", or_null(text())), ("model", or_null(text()))];
+    let limits: Vec<(&str, Value)> = LIMITS.iter().map(|name| (*name, or_null(integer()))).collect();
+    let of_scope =
+        |kind: &str, more: &[(&str, Value)]| object(&[&[("object", constant(kind))], &scope[..], more].concat());
     vec![
+        ("AdminQuota", of_scope("admin.quota", &limits)),
+        ("AdminQuotaList", list_of("AdminQuota")),
+        ("DeletedAdminQuota", of_scope("admin.quota.deleted", &[("deleted", flag())])),
+        ("AdminUsage", of_scope("admin.usage", &[("period", text()), ("tokens", integer())])),
+        ("AdminUsageList", list_of("AdminUsage")),
         ("AdminKey", object(&key)),
         ("CreatedAdminKey", object(&[&key[..], &[("key", text())]].concat())),
         (

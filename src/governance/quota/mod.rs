@@ -25,7 +25,7 @@ use std::{
 use serde::Serialize;
 
 use self::meter::{Budgets, Meter};
-pub use self::rules::Usage;
+pub use self::rules::{QuotaFilter, Usage};
 
 /// The tenant of a quota that is every tenant's own, unless the tenant has one itself.
 pub const EVERY_TENANT: &str = "*";

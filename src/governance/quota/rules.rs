@@ -3,13 +3,14 @@
 //! Use of budgets is written in groups, some times a second and when the server ends: what a crash can lose is the use since
 //! the last group.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::Connection;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{EVERY_TENANT, Limits, Quota, Quotas, Scope};
-use crate::governance::{Governance, GovernanceError};
+use crate::governance::{ActKind, Administration, Governance, GovernanceError, administration::Told};
 
 const COLUMNS: &str = "key, tenant, model, requests_per_minute, tokens_per_minute, concurrent_requests, tokens_per_day, \
                        tokens_per_month";
@@ -26,70 +27,137 @@ pub struct Usage {
     pub tokens: u64,
 }
 
-impl Governance {
+/// Which quotas are asked for: each name that is there must be the quota's.
+#[derive(Clone, Debug, Default)]
+pub struct QuotaFilter(pub Scope);
+
+impl Administration<'_> {
+    /// The quotas that are reached: all, or those of one tenant and of its keys.
+    pub fn quotas(&self, filter: &QuotaFilter) -> Result<Vec<Quota>, GovernanceError> {
+        let quotas = read_quotas(&self.governance.connection())?;
+        let is_reached = self.reached_scopes()?;
+        Ok(quotas.into_iter().filter(|quota| is_reached(&quota.scope) && filter.has(&quota.scope)).collect())
+    }
+
+    /// That of exactly this scope.
+    pub fn quota(&self, scope: &Scope) -> Result<Quota, GovernanceError> {
+        let missing = || GovernanceError::Missing { kind: "quota", name: scope.to_string() };
+        let mut reached = self.quotas(&QuotaFilter::default())?.into_iter();
+        reached.find(|quota| quota.scope == *scope).ok_or_else(missing)
+    }
+
+    /// A scope as people name it: a key by its id, by the beginning of that or by its name. What is no key is the subject of a
+    /// token.
+    pub fn quota_scope(&self, named: Scope) -> Result<Scope, GovernanceError> {
+        let key = match named.key {
+            None => None,
+            Some(name) => match self.key(&name) {
+                Ok(key) => Some(key.id),
+                Err(GovernanceError::Missing { .. }) => Some(name),
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(Scope { key, ..named })
+    }
+
     /// Sets limits on a scope in place of those that it had. A server beside it uses them from its next request.
-    pub fn set_quota(&self, quota: &Quota) -> Result<(), GovernanceError> {
-        let invalid =
-            |field, value: &str, expected| GovernanceError::Invalid { field, value: value.to_owned(), expected };
-        if quota.scope == Scope::default() {
-            return Err(invalid("scope", "", "a key, a tenant, a model, or several of them"));
-        }
-        if quota.limits == Limits::default() {
-            return Err(invalid("limits", "", "at least one limit"));
-        }
+    pub fn set_quota(&self, quota: &Quota, now: u64) -> Result<(), GovernanceError> {
+        self.whole_server("setting quotas")?;
+        let limits = check(quota)?;
         if let Some(tenant) = quota.scope.tenant.as_deref().filter(|tenant| *tenant != EVERY_TENANT) {
-            let missing = || GovernanceError::Missing { kind: "tenant", name: tenant.to_owned() };
-            self.place(tenant)?.ok_or_else(missing)?;
-        }
-        let limits = &quota.limits;
-        let all = [
-            limits.requests_per_minute,
-            limits.tokens_per_minute,
-            limits.concurrent_requests,
-            limits.tokens_per_day,
-            limits.tokens_per_month,
-        ];
-        if let Some(limit) = all.into_iter().flatten().find(|limit| i64::try_from(*limit).is_err()) {
-            return Err(invalid("limit", &limit.to_string(), "at most 9223372036854775807"));
+            self.tenant(tenant)?;
         }
         let (key, tenant, model) = names(&quota.scope);
-        self.change(|connection| {
+        self.change(now, |transaction| {
             let sql = format!("INSERT OR REPLACE INTO quotas ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)");
-            connection.execute(&sql, (key, tenant, model, all[0], all[1], all[2], all[3], all[4]))?;
-            Ok(())
+            let [a, b, c, d, e] = limits;
+            transaction.execute(&sql, (key, tenant, model, a, b, c, d, e))?;
+            Ok(((), told(ActKind::SetQuota, &quota.scope, json!(quota.limits))))
         })
     }
 
-    /// All quotas.
-    pub fn list_quotas(&self) -> Result<Vec<Quota>, GovernanceError> {
-        read_quotas(&self.connection())
-    }
-
     /// Limits a scope no more. What it has used is kept.
-    pub fn unset_quota(&self, scope: &Scope) -> Result<(), GovernanceError> {
-        self.change(|connection| {
+    pub fn unset_quota(&self, scope: &Scope, now: u64) -> Result<(), GovernanceError> {
+        self.whole_server("removing quotas")?;
+        self.change(now, |transaction| {
             let sql = "DELETE FROM quotas WHERE key = ?1 AND tenant = ?2 AND model = ?3";
-            match connection.execute(sql, names(scope))? {
+            match transaction.execute(sql, names(scope))? {
                 0 => Err(GovernanceError::Missing { kind: "quota", name: scope.to_string() }),
-                _ => Ok(()),
+                _ => Ok(((), told(ActKind::UnsetQuota, scope, Value::Null))),
             }
         })
     }
 
-    /// What was used of budgets, the latest periods first.
-    pub fn quota_usage(&self) -> Result<Vec<Usage>, GovernanceError> {
-        let connection = self.connection();
-        let sql = "SELECT key, tenant, model, period, tokens FROM quota_usage ORDER BY period DESC, tenant, key, model";
-        let mut rows = connection.prepare_cached(sql)?;
-        let usage =
-            rows.query_map([], |row| Ok(Usage { scope: read_scope(row)?, period: row.get(3)?, tokens: row.get(4)? }))?;
-        Ok(usage.collect::<Result<_, _>>()?)
+    /// What was used of budgets, the latest periods first, as far as it is reached.
+    pub fn quota_usage(&self, filter: &QuotaFilter) -> Result<Vec<Usage>, GovernanceError> {
+        let usage = {
+            let connection = self.governance.connection();
+            let sql =
+                "SELECT key, tenant, model, period, tokens FROM quota_usage ORDER BY period DESC, tenant, key, model";
+            let mut rows = connection.prepare_cached(sql)?;
+            let usage = rows
+                .query_map([], |row| Ok(Usage { scope: read_scope(row)?, period: row.get(3)?, tokens: row.get(4)? }))?;
+            usage.collect::<Result<Vec<_>, _>>()?
+        };
+        let is_reached = self.reached_scopes()?;
+        Ok(usage.into_iter().filter(|usage| is_reached(&usage.scope) && filter.has(&usage.scope)).collect())
     }
 
+    /// Which scopes are a caller's own.
+    fn reached_scopes(&self) -> Result<impl Fn(&Scope) -> bool, GovernanceError> {
+        let keys = match self.only_tenant() {
+            None => HashSet::new(),
+            Some(_) => self.keys()?.into_iter().map(|key| key.id).collect(),
+        };
+        let only = self.only_tenant().map(str::to_owned);
+        Ok(move |scope: &Scope| match &only {
+            None => true,
+            Some(_) if scope.tenant.is_some() => scope.tenant == only,
+            Some(_) => scope.key.as_ref().is_some_and(|key| keys.contains(key)),
+        })
+    }
+}
+
+impl QuotaFilter {
+    fn has(&self, scope: &Scope) -> bool {
+        let Self(asked) = self;
+        let fits = |asked: &Option<String>, of: &Option<String>| asked.is_none() || asked == of;
+        fits(&asked.key, &scope.key) && fits(&asked.tenant, &scope.tenant) && fits(&asked.model, &scope.model)
+    }
+}
+
+impl Governance {
     /// Writes down what has been used since the last time.
     pub fn write_quota_usage(&self) -> Result<(), GovernanceError> {
         Ok(self.quotas().write_to(&mut self.connection())?)
     }
+}
+
+/// The limits in the order of their columns, if they are any.
+fn check(quota: &Quota) -> Result<[Option<u64>; 5], GovernanceError> {
+    let invalid = |field, value: &str, expected| GovernanceError::Invalid { field, value: value.to_owned(), expected };
+    if quota.scope == Scope::default() {
+        return Err(invalid("scope", "", "a key, a tenant, a model, or several of them"));
+    }
+    let named = [("key", &quota.scope.key), ("tenant", &quota.scope.tenant), ("model", &quota.scope.model)];
+    if let Some((field, _)) = named.iter().find(|(_, name)| name.as_deref() == Some("")) {
+        return Err(invalid(field, "", "a name"));
+    }
+    if quota.limits == Limits::default() {
+        return Err(invalid("limits", "", "at least one limit"));
+    }
+    let Limits { requests_per_minute, tokens_per_minute, concurrent_requests, tokens_per_day, tokens_per_month } =
+        quota.limits;
+    let all = [requests_per_minute, tokens_per_minute, concurrent_requests, tokens_per_day, tokens_per_month];
+    if let Some(limit) = all.into_iter().flatten().find(|limit| i64::try_from(*limit).is_err()) {
+        return Err(invalid("limit", &limit.to_string(), "at most 9223372036854775807"));
+    }
+    Ok(all)
+}
+
+fn told(kind: ActKind, scope: &Scope, details: Value) -> Told {
+    let tenant = scope.tenant.clone().filter(|tenant| tenant != EVERY_TENANT);
+    Told { kind, subject: scope.to_string(), tenant, details }
 }
 
 impl Quotas {

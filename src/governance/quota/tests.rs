@@ -1,7 +1,9 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::governance::{DEFAULT_TENANT, Governance, GovernanceError};
+use crate::governance::{Actor, DEFAULT_TENANT, Governance, GovernanceError};
+
+const BY: Actor = Actor::CommandLine;
 
 /// A Saturday in November 2026, a day and a bit before the month ends.
 const NOW: u64 = 1_795_868_000_000;
@@ -86,19 +88,19 @@ fn what_was_used_is_known_after_a_restart() {
     let limits = Limits { tokens_per_month: Some(100), ..Limits::default() };
     let governance = Governance::open(directory.path()).expect("it opens");
     let beside = Governance::open(directory.path()).expect("it opens twice");
-    beside.set_quota(&quota(DEFAULT_TENANT, limits)).expect("it is set");
+    beside.administered_by(&BY).set_quota(&quota(DEFAULT_TENANT, limits), 0).expect("it is set");
     governance.refresh().expect("it sees it");
     let reservation = governance.quotas().reserve(&subject, 70, NOW).expect("it fits").expect("it is limited");
     reservation.begin(60);
     drop(reservation);
     governance.write_quota_usage().expect("it is written");
-    let usage = beside.quota_usage().expect("it is read");
+    let usage = beside.administered_by(&BY).quota_usage(&QuotaFilter::default()).expect("it is read");
     assert!(usage.iter().any(|usage| usage.period == "2026-11" && usage.tokens == 60), "{usage:?}");
     drop((governance, beside));
     let governance = Governance::open(directory.path()).expect("it opens again");
     let refused = governance.quotas().reserve(&subject, 41, NOW).map(drop).expect_err("60 are used");
     assert_eq!((refused.kind, refused.used), (LimitKind::TokensPerMonth, 60));
-    governance.unset_quota(&quota(DEFAULT_TENANT, limits).scope).expect("it was set");
+    governance.administered_by(&BY).unset_quota(&quota(DEFAULT_TENANT, limits).scope, 0).expect("it was set");
     assert!(governance.quotas().reserve(&subject, 41, NOW).expect("nothing limits it").is_none());
 }
 
@@ -107,11 +109,20 @@ fn what_is_no_quota_is_refused() {
     let governance = Governance::in_memory().expect("memory");
     let limits = Limits { tokens_per_day: Some(1), ..Limits::default() };
     let nobody = Quota { scope: Scope::default(), limits };
-    assert!(matches!(governance.set_quota(&nobody), Err(GovernanceError::Invalid { field: "scope", .. })));
+    assert!(matches!(
+        governance.administered_by(&BY).set_quota(&nobody, 0),
+        Err(GovernanceError::Invalid { field: "scope", .. })
+    ));
     let nothing = quota(DEFAULT_TENANT, Limits::default());
-    assert!(matches!(governance.set_quota(&nothing), Err(GovernanceError::Invalid { field: "limits", .. })));
-    assert!(matches!(governance.set_quota(&quota("nobody", limits)), Err(GovernanceError::Missing { .. })));
-    let unset = governance.unset_quota(&quota(DEFAULT_TENANT, limits).scope);
+    assert!(matches!(
+        governance.administered_by(&BY).set_quota(&nothing, 0),
+        Err(GovernanceError::Invalid { field: "limits", .. })
+    ));
+    assert!(matches!(
+        governance.administered_by(&BY).set_quota(&quota("nobody", limits), 0),
+        Err(GovernanceError::Missing { .. })
+    ));
+    let unset = governance.administered_by(&BY).unset_quota(&quota(DEFAULT_TENANT, limits).scope, 0);
     assert!(matches!(unset, Err(GovernanceError::Missing { .. })));
 }
 

@@ -60,6 +60,8 @@ pub(super) async fn prepared(harness: &Harness, table: &Table, more: Value) -> P
         }
         "/admin/v1/tenants/{name}/share_group" => json!({ "share_group": "friends" }),
         "/admin/v1/policies/explain" => json!({ "action": "infer", "resource": "tiny" }),
+        // Of what nobody else asks for.
+        "/admin/v1/quotas" => json!({ "model": "another", "tokens_per_minute": 1000 }),
         _ => json!({}),
     };
     let method = method.parse::<Method>().expect("a method");
@@ -119,11 +121,14 @@ fn operations(key: &str) -> Vec<(String, String, Value)> {
             "/admin/v1/tenants" => json!({ "name": "other" }),
             "/admin/v1/tenants/{name}/share_group" => json!({ "share_group": "friends" }),
             "/admin/v1/policies/explain" => json!({ "action": "infer", "resource": "tiny" }),
+            "/admin/v1/quotas" => json!({ "model": "another", "tokens_per_minute": 1000 }),
             _ => Value::Null,
         };
         let filled = path.replace("{id}", key).replace("{name}", "acme");
         for method in methods.as_object().expect("methods").keys().filter(|_| path.starts_with("/admin/")) {
-            operations.push((method.to_uppercase(), filled.clone(), body.clone()));
+            // What is unset is named by the query, and was set just before.
+            let query = if method == "delete" && path.ends_with("/quotas") { "?model=another" } else { "" };
+            operations.push((method.to_uppercase(), format!("{filled}{query}"), body.clone()));
         }
     }
     operations
@@ -151,7 +156,7 @@ async fn every_route_says_no_to_whoever_may_not() {
         for (role, secret) in &keys {
             let allowed = match role {
                 Role::Admin => continue,
-                Role::Operator => is_of(&["policies", "guardrails"]) || is_of(&["status"]) && reads,
+                Role::Operator => is_of(&["policies", "guardrails", "quotas"]) || is_of(&["status", "usage"]) && reads,
                 Role::Auditor => reads,
                 Role::Developer | Role::Service => false,
             };
@@ -447,11 +452,14 @@ async fn what_is_done_is_written_down_and_what_cannot_be_is_not_done() {
     admin.does("PUT", "/admin/v1/tenants/new/share_group", json!({ "share_group": "friends" })).await;
     admin.does("DELETE", "/admin/v1/tenants/new", Value::Null).await;
     admin.does("POST", "/admin/v1/policies/reload", Value::Null).await;
+    let quota = json!({ "tenant": "acme", "tokens_per_day": 1000 });
+    admin.does("PUT", "/admin/v1/quotas", quota.clone()).await;
+    admin.does("DELETE", "/admin/v1/quotas?tenant=acme", Value::Null).await;
     admin.get("/admin/v1/keys").await;
     let acts = written.acts.lock().expect("no panic").clone();
     let kinds: Vec<&str> = acts.iter().map(|act| act["kind"].as_str().expect("a kind")).collect();
-    let expected =
-        "keys.create keys.create keys.rotate keys.revoke tenants.create tenants.share tenants.delete policies.reload";
+    let expected = "keys.create keys.create keys.rotate keys.revoke tenants.create tenants.share tenants.delete \
+                    policies.reload quotas.set quotas.unset";
     assert_eq!(kinds.join(" "), expected);
     assert_eq!((&acts[0]["by"]["source"], &acts[1]["by"]["source"]), (&json!("command_line"), &json!("key")));
     assert_eq!((&acts[1]["by"]["name"], &acts[1]["subject"]), (&json!("admin"), &made["id"]));
@@ -465,6 +473,8 @@ async fn what_is_done_is_written_down_and_what_cannot_be_is_not_done() {
     assert_eq!(failed.status, 503, "{}", failed.body);
     assert_eq!(admin.ask("DELETE", "/admin/v1/tenants/acme", Value::Null).await.status, 503);
     assert_eq!(admin.ask("POST", "/admin/v1/policies/reload", Value::Null).await.status, 503);
+    assert_eq!(admin.ask("PUT", "/admin/v1/quotas", quota).await.status, 503);
+    assert_eq!(admin.does("GET", "/admin/v1/quotas", Value::Null).await["data"], json!([]));
     assert_eq!(governance.keys().expect("they are there"), keys);
     assert!(governance.place("acme").expect("it can be read").is_some());
 }

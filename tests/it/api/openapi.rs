@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use axum::{body::Body, http::Request};
+use axum::{
+    body::Body,
+    http::{Method, Request},
+};
 use serde_json::{Value, json};
 use tramontane::api::{
     fields::{self, Support, Table},
@@ -229,6 +232,7 @@ impl Objects {
         let needed = operation["parameters"].as_array().into_iter().flatten().filter_map(|parameter| {
             match parameter["name"].as_str() {
                 Some("alias") => Some("alias=beta"),
+                Some("model") if operation["operationId"] == "deleteQuota" => Some("model=another"),
                 Some("version") if parameter["in"] == "query" => Some("version=0"),
                 _ => None,
             }
@@ -242,6 +246,8 @@ async fn every_operation_without_a_body_answers_as_described() {
     let harness = Harness::administered(babbles());
     let acme = harness.post("/admin/v1/tenants", &json!({ "name": "acme" })).await;
     assert_eq!(acme.status, 200, "{}", acme.body);
+    let quota = json!({ "model": "another", "tokens_per_day": 1000 });
+    assert_eq!(harness.ask(Method::PUT, "/admin/v1/quotas", &quota).await.status, 200);
     let document = strict();
     let objects = Objects::new(&harness).await;
     let paths = document["paths"].as_object().expect("paths").iter();

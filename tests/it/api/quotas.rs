@@ -9,18 +9,21 @@ use axum::{
 };
 use serde_json::{Value, json};
 use tramontane::governance::{
-    DEFAULT_TENANT, Governance, Role,
+    Actor, DEFAULT_TENANT, Governance, Role,
     quota::{Limits, Quota, Scope},
 };
 
-use super::support::{Answer, Harness, chat, new_key, says, send};
+use super::{
+    admin::Bearer,
+    support::{Answer, Harness, chat, merged, new_key, says, send},
+};
 
 /// A server whose default tenant is limited, and the secret of one of its keys.
 fn limited(limits: Limits) -> (Harness, String) {
     let governance = Governance::in_memory().expect("memory");
     let secret = new_key(&governance, "app", DEFAULT_TENANT, Role::Developer).secret;
     let scope = Scope { tenant: Some(DEFAULT_TENANT.to_owned()), ..Scope::default() };
-    governance.set_quota(&Quota { scope, limits }).expect("it is set");
+    governance.administered_by(&Actor::CommandLine).set_quota(&Quota { scope, limits }, 0).expect("it is set");
     (Harness::governed(says("Hi"), governance), secret)
 }
 
@@ -51,4 +54,62 @@ async fn a_budget_is_no_reason_to_try_again() {
     assert_eq!(refused.error(), r#"429 null "insufficient_quota""#);
     assert_eq!(refused.header("x-should-retry"), Some("false"));
     assert_eq!(harness.metric("vllm:prompt_tokens_total") as u64, 0);
+}
+
+#[tokio::test]
+async fn quotas_are_administered_and_what_is_used_is_told() {
+    let governance = Governance::in_memory().expect("memory");
+    governance.create_tenant("acme", None, 1).expect("it is made");
+    let harness = Harness::governed(says("Hi"), governance.clone());
+    let admin = Bearer::of(&harness, &governance, DEFAULT_TENANT, Role::Admin);
+    let app = new_key(&governance, "app", "acme", Role::Developer);
+    let limits = json!({ "key": "app", "tokens_per_day": 40, "requests_per_minute": 100 });
+    let set = admin.does("PUT", "/admin/v1/quotas", limits).await;
+    let expected = json!({
+        "key": app.key.id, "tenant": null, "model": null, "requests_per_minute": 100, "tokens_per_minute": null,
+        "concurrent_requests": null, "tokens_per_day": 40, "tokens_per_month": null, "object": "admin.quota",
+    });
+    assert_eq!(set, expected);
+    assert_eq!(admin.does("GET", "/admin/v1/quotas?key=app", Value::Null).await["data"], json!([expected]));
+    assert_eq!(admin.does("GET", "/admin/v1/quotas?model=tiny", Value::Null).await["data"], json!([]));
+
+    let answered = ask(&harness, &app.secret, json!({ "max_tokens": 4 })).await;
+    assert_eq!(answered.status, 200, "{}", answered.body);
+    let used = &admin.does("GET", "/admin/v1/usage?key=app", Value::Null).await["data"][0];
+    assert_eq!((&used["key"], &used["tokens"]), (&json!(app.key.id), &answered.json()["usage"]["total_tokens"]));
+
+    let gone = admin.does("DELETE", "/admin/v1/quotas?key=app", Value::Null).await;
+    assert_eq!((&gone["object"], &gone["deleted"]), (&json!("admin.quota.deleted"), &json!(true)));
+    assert_eq!(admin.ask("DELETE", "/admin/v1/quotas?key=app", Value::Null).await.status, 404);
+    for (body, named) in [
+        (json!({ "tokens_per_day": 1 }), "scope"),
+        (json!({ "tenant": "acme" }), "limits"),
+        (json!({ "tenant": "nobody", "tokens_per_day": 1 }), "tenant"),
+        (json!({ "tenant": "acme", "tokens_per_day": -1 }), "tokens_per_day"),
+        (json!({ "tenant": "acme", "tokens_per_year": 1 }), "tokens_per_year"),
+    ] {
+        let refused = admin.ask("PUT", "/admin/v1/quotas", body.clone()).await;
+        assert!((400..423).contains(&refused.status) && refused.body.contains(named), "{body}: {}", refused.body);
+    }
+}
+
+/// Else it could give itself more.
+#[tokio::test]
+async fn a_tenants_admin_sees_its_quotas_and_changes_none() {
+    let governance = Governance::in_memory().expect("memory");
+    for tenant in ["acme", "other"] {
+        governance.create_tenant(tenant, None, 1).expect("it is made");
+    }
+    let harness = Harness::governed(says("Hi"), governance.clone());
+    let [admin, own] = [DEFAULT_TENANT, "acme"].map(|tenant| Bearer::of(&harness, &governance, tenant, Role::Admin));
+    for scope in [json!({ "tenant": "acme" }), json!({ "tenant": "other" }), json!({ "model": "tiny" })] {
+        let quota = merged(scope, json!({ "tokens_per_day": 1000 }));
+        admin.does("PUT", "/admin/v1/quotas", quota).await;
+    }
+    let seen = own.does("GET", "/admin/v1/quotas", Value::Null).await;
+    let tenants: Vec<&Value> = seen["data"].as_array().expect("a list").iter().map(|quota| &quota["tenant"]).collect();
+    assert_eq!(tenants, [&json!("acme")]);
+    let more = own.ask("PUT", "/admin/v1/quotas", json!({ "tenant": "acme", "tokens_per_day": 9999 })).await;
+    assert_eq!(more.status, 403, "{}", more.body);
+    assert_eq!(own.ask("DELETE", "/admin/v1/quotas?tenant=acme", Value::Null).await.status, 403);
 }
