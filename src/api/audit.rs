@@ -202,23 +202,24 @@ impl AuditScope {
         Ok(())
     }
 
-    /// Writes down that guardrails have blocked what was asked, if they have.
+    /// Writes down that guardrails have blocked what was asked, or that it was more than a quota allows, if that is so.
     pub(super) fn answered(&self, response: &Response) {
         let Some(shared) = &self.shared else { return };
-        if let Some(ApiError::Guardrail(error @ GuardrailError::Blocked { .. })) =
-            response.extensions().get::<ApiError>()
-        {
-            let fields = json!({
-                "request": shared.request,
-                "route": shared.route,
-                "tenant": shared.tenant.name,
-                "principal": shared.principal.as_deref().map(fields::Who::of),
-                "status": response.status().as_u16(),
-                "code": error.code(),
-                "findings": fields::findings(&mut shared.state().findings),
-            });
-            shared.audit.refuse(Refused::Known, &fields);
-        }
+        let code = match response.extensions().get::<ApiError>() {
+            Some(ApiError::Guardrail(error @ GuardrailError::Blocked { .. })) => error.code(),
+            Some(ApiError::Quota(error)) => error.code(),
+            Some(_) | None => return,
+        };
+        let fields = json!({
+            "request": shared.request,
+            "route": shared.route,
+            "tenant": shared.tenant.name,
+            "principal": shared.principal.as_deref().map(fields::Who::of),
+            "status": response.status().as_u16(),
+            "code": code,
+            "findings": fields::findings(&mut shared.state().findings),
+        });
+        shared.audit.refuse(Refused::Known, &fields);
     }
 }
 

@@ -8,9 +8,13 @@ use axum::{
     },
 };
 use serde_json::{Value, json};
-use tramontane::governance::{
-    Actor, DEFAULT_TENANT, Governance, Role,
-    quota::{Limits, Quota, Scope},
+use tramontane::{
+    governance::{
+        Actor, DEFAULT_TENANT, Governance, Role,
+        audit::{Audit, AuditOptions, Kind, query},
+        quota::{Limits, Quota, Scope},
+    },
+    telemetry::AuditMetrics,
 };
 
 use super::{
@@ -112,4 +116,27 @@ async fn a_tenants_admin_sees_its_quotas_and_changes_none() {
     let more = own.ask("PUT", "/admin/v1/quotas", json!({ "tenant": "acme", "tokens_per_day": 9999 })).await;
     assert_eq!(more.status, 403, "{}", more.body);
     assert_eq!(own.ask("DELETE", "/admin/v1/quotas?tenant=acme", Value::Null).await.status, 403);
+}
+
+#[tokio::test]
+async fn who_asks_for_more_than_a_quota_is_written_down() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let audit = Audit::open(folder.path(), AuditOptions::default(), AuditMetrics::default()).expect("a log");
+    let governance = Governance::in_memory().expect("memory").with_audit(audit.clone());
+    let key = new_key(&governance, "app", DEFAULT_TENANT, Role::Developer);
+    let quota = Quota {
+        scope: Scope { key: Some(key.key.id.clone()), ..Scope::default() },
+        limits: Limits { requests_per_minute: Some(0), ..Limits::default() },
+    };
+    governance.administered_by(&Actor::CommandLine).set_quota(&quota, 0).expect("it is set");
+    let harness = Harness::governed(says("Hi"), governance);
+    assert_eq!(ask(&harness, &key.secret, json!({})).await.status, 429);
+    audit.close();
+    let query = query::Query { kinds: vec![Kind::Act, Kind::Refused, Kind::Begun], ..query::Query::default() };
+    let records = query::find_last(folder.path(), &query, 10).expect("records");
+    let kinds: Vec<&str> = records.iter().map(|record| record.members["kind"].as_str().expect("a kind")).collect();
+    assert_eq!(kinds, ["act", "act", "refused"], "the key, the quota, and no inference");
+    let refused = &records[2].members;
+    assert_eq!((&refused["status"], &refused["code"]), (&json!(429), &json!("rate_limit_exceeded")));
+    assert_eq!(refused["principal"]["id"], key.key.id.as_str());
 }
