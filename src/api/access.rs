@@ -134,14 +134,24 @@ pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Re
     let request = Request::from_parts(head, body);
     // Whoever administers is asked again when he changes something, so that he is told how it ended, were it his own key.
     let mut response = match caller.principal.clone().filter(|_| !is_administration) {
-        None => answer(request, next, &scope).await,
+        None => told_of_model(state, answer(request, next, &scope).await),
         Some(principal) => tokio::select! {
-            response = answer(request, next, &scope) => response.map(|body| until_over(body, principal)),
+            response = answer(request, next, &scope) => {
+                told_of_model(state, response).map(|body| until_over(body, principal))
+            }
             refusal = principal.until_over() => ApiError::from(AccessError::Refused(refusal)).into_response(),
         },
     };
     if infers {
         quota::add_headers(state, caller.principal.as_deref(), &mut response);
+    }
+    response
+}
+
+/// Digests of the model, for whoever was let in: somebody else could tell by them what is served here.
+fn told_of_model(state: &AppState, mut response: Response) -> Response {
+    if let Some(headers) = state.model_headers() {
+        response.headers_mut().extend(headers.clone());
     }
     response
 }

@@ -99,7 +99,7 @@ fn describe(operation: &Operation) -> Value {
     description
 }
 
-/// What every answer says once the model is loaded.
+/// What every answer to whoever was let in says once the model is loaded.
 fn model_headers() -> Value {
     let header = |note: &str| json!({ "description": note, "schema": { "type": "string" } });
     json!({

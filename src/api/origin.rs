@@ -1,4 +1,5 @@
-//! What clients are told of where the model comes from: on its card, and in a header of every answer.
+//! What clients are told of where the model comes from: on its card, and in headers of every answer to
+//! whoever was let in.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ const TOKENIZER_DIGEST: HeaderName = HeaderName::from_static("x-tramontane-token
 /// `signed`, `locked` or `unlocked`.
 const PROVENANCE: HeaderName = HeaderName::from_static("x-tramontane-model-provenance");
 
-/// What every answer says, made once.
+/// What every such answer says, made once.
 pub(super) fn model_headers(model: &ServedModel) -> HeaderMap {
     let values = [
         (MODEL_DIGEST, model.digest.as_str()),

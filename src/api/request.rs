@@ -294,9 +294,6 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
     if !response.headers().contains_key(&REQUEST_ID) {
         set_request_id(&mut response, &id);
     }
-    if let Some(headers) = state.model_headers() {
-        response.headers_mut().extend(headers.clone());
-    }
     let status = response.status().as_u16();
     state.http_metrics().answered(&route, status);
     tracing::debug!(route, status, request_id = id, elapsed_ms = began.elapsed().as_millis() as u64, "answered");

@@ -1,6 +1,8 @@
 //! `tramontane doctor`: what this machine has and what Tramontane will make of it; what a configuration would let it do.
 //! Loads no model and opens no connection.
 
+use std::net::UdpSocket;
+
 use anyhow::{Result, bail};
 use serde::Serialize;
 
@@ -84,6 +86,9 @@ impl DoctorArgs {
 
     fn tell_egress(&self, config: &Config) -> Result<()> {
         let reasons = egress::reasons(config)?;
+        if let Some(why) = locate::no_model(&config.model) {
+            tracing::warn!("no model is configured, so nothing is said of fetching one: {why}");
+        }
         if self.json {
             return super::print(&(serde_json::to_string_pretty(&reasons)? + "\n"));
         }
@@ -97,9 +102,10 @@ impl DoctorArgs {
 
     fn try_sandbox(&self, config: &Config, style: LogStyle) -> Result<()> {
         let located = locate::checkpoint(&config.model, Network::Forbidden, style)?;
+        let socket = UdpSocket::bind(("127.0.0.1", 0))?;
         let sandbox = Sandbox::enter(config, &located)?;
         sandbox.close()?;
-        let attempts = sandbox::try_everything();
+        let attempts = sandbox::try_everything(&socket);
         let refused = |(what, outcome): &sandbox::Attempt| (*what, sandbox::is_refused(outcome));
         let attempts: Vec<(&str, bool)> = attempts.iter().map(refused).collect();
         if self.json {

@@ -24,7 +24,7 @@ pub(super) struct Reason {
     what: &'static str,
     /// The setting that says so.
     setting: &'static str,
-    /// Where to.
+    /// Where to: scheme, host and port.
     address: String,
 }
 
@@ -38,8 +38,10 @@ impl fmt::Display for Reason {
 /// All, from start to end.
 pub(super) fn reasons(config: &Config) -> Result<Vec<Reason>> {
     let mut reasons = Vec::new();
-    if let Some(id) = locate::missing_hub_id(&config.model)? {
-        let address = format!("{}/{id}", Hub::from_env()?.endpoint());
+    // Without a model there is none to be fetched; whoever asks is told so.
+    let has_model = locate::no_model(&config.model).is_none();
+    if has_model && locate::missing_hub_id(&config.model)?.is_some() {
+        let address = shown(Hub::from_env()?.endpoint());
         reasons.push(Reason { when: "start", what: "the model is fetched", setting: "model", address });
     }
     reasons.extend(reasons_of_server(config)?);
@@ -47,7 +49,7 @@ pub(super) fn reasons(config: &Config) -> Result<Vec<Reason>> {
         for name in PROXIES {
             let proxy = std::env::var(name).ok().filter(|value| !value.is_empty());
             reasons.extend(proxy.map(|proxy| {
-                let address = without_credentials(&proxy);
+                let address = shown(&proxy);
                 Reason { when: "always", what: "connections go through a proxy", setting: name, address }
             }));
         }
@@ -57,7 +59,10 @@ pub(super) fn reasons(config: &Config) -> Result<Vec<Reason>> {
 
 /// Those of a server that has its model.
 pub(super) fn reasons_of_server(config: &Config) -> Result<Vec<Reason>> {
-    let is_address = |text: &String| text.starts_with("http://") || text.starts_with("https://");
+    let is_address = |text: &String| {
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        matches!(scheme.as_deref(), Some("http" | "https"))
+    };
     let mut reasons: Vec<Reason> = config
         .texts()
         .filter(|(_, text)| is_address(text))
@@ -65,14 +70,14 @@ pub(super) fn reasons_of_server(config: &Config) -> Result<Vec<Reason>> {
             when: "serving",
             what: "its address is a setting",
             setting,
-            address: without_credentials(&text),
+            address: shown(&text),
         })
         .collect();
     // In offline mode such a file is refused.
     let file = config.access.identity_file.as_ref().filter(|_| !config.model.offline.is_on());
     let Some(path) = file else { return Ok(reasons) };
     let what = "keys of an issuer are fetched, from there or where a document there says";
-    let reason = |address| Reason { when: "serving", what, setting: "identity_file", address };
+    let reason = |url: String| Reason { when: "serving", what, setting: "identity_file", address: shown(&url) };
     reasons.extend(identity_sources(path)?.urls.into_iter().map(reason));
     Ok(reasons)
 }
@@ -82,11 +87,51 @@ pub(super) fn identity_sources(path: &Path) -> Result<KeySources> {
     Issuers::sources(path).map_err(|error| UsageError(error.to_string()).into())
 }
 
-/// Of a URL, what may be shown.
-fn without_credentials(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        (None, Some((_, host))) => host.to_owned(),
-        (_, None) => url.to_owned(),
+/// Of a URL what a firewall has to know: scheme, host and port. Users, paths and queries may hold secrets.
+fn shown(url: &str) -> String {
+    let is_scheme = |text: &str| text.chars().all(|letter| letter.is_ascii_alphanumeric() || "+-.".contains(letter));
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) if is_scheme(scheme) => (format!("{scheme}://"), rest),
+        _ => (String::new(), url), // proxies need none
+    };
+    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    if is_host(host) { format!("{scheme}{host}") } else { format!("{scheme}(not the name of a host)") }
+}
+
+/// A name or an address, maybe with a port. What is none could be a part of a password.
+fn is_host(text: &str) -> bool {
+    let (name, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) if address.parse::<std::net::Ipv6Addr>().is_ok() => ("v6", rest.strip_prefix(':')),
+        Some(_) => return false,
+        None => text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port))),
+    };
+    let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok());
+    let is_name = |letter: char| letter.is_alphanumeric() || "-._".contains(letter);
+    is_port && !name.is_empty() && name.chars().all(is_name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_addresses_only_hosts_are_shown() {
+        for (url, expected) in [
+            ("https://id.example.org/keys?token=secret#secret", "https://id.example.org"),
+            ("http://me:secret@proxy.example.org:3128", "http://proxy.example.org:3128"),
+            ("http://me:secret@proxy.example.org:3128/@secret", "http://proxy.example.org:3128"),
+            ("me:secret@proxy.example.org:3128", "proxy.example.org:3128"),
+            ("proxy.example.org", "proxy.example.org"),
+            ("https://id.example.org?secret", "https://id.example.org"),
+            ("https://[2001:db8::1]:8443/secret", "https://[2001:db8::1]:8443"),
+            ("https://[secret]/", "https://(not the name of a host)"),
+            // A password that should have been escaped: what follows it is a path.
+            ("http://me:secret/part@proxy.example.org", "http://(not the name of a host)"),
+            ("me:secret://more@proxy.example.org", "(not the name of a host)"),
+            ("http://", "http://(not the name of a host)"),
+        ] {
+            assert_eq!(shown(url), expected, "{url}");
+        }
     }
 }

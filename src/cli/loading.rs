@@ -79,8 +79,10 @@ pub(super) fn prepare_located(config: &Config, located: Located) -> Result<Prepa
     // Before anything else is made of these files.
     let vouched = Vouched::check(config, &located)?;
     let checkpoint = open(&located.directory)?;
+    let tokenizer = Codec::tokenizer_file(&located.directory, &codec_options(&config.model)?)
+        .with_context(|| format!("no tokenizer for {}", located.directory.display()))?;
+    vouched.check_tokenizer(&tokenizer)?;
     let codec = open_codec(&located.directory, &config.model)?;
-    let tokenizer = Codec::tokenizer_file(&located.directory, &codec_options(&config.model)?)?;
     if codec.vocab_size() > checkpoint.config().vocab_size {
         let (tokens, rows) = (codec.vocab_size(), checkpoint.config().vocab_size);
         bail!("the tokenizer has {tokens} tokens, but the model's vocabulary only {rows}: they do not belong together");

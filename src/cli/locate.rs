@@ -125,6 +125,11 @@ pub(super) fn checkpoint(model: &ModelConfig, network: Network, style: LogStyle)
     Ok(Located::from_hub(&id, directory))
 }
 
+/// Why there is no model, if none is named and the one that comes with the program is not there.
+pub(super) fn no_model(model: &ModelConfig) -> Option<UsageError> {
+    if model.model.as_str() == DEFAULT_MODEL { source(DEFAULT_MODEL).err() } else { None }
+}
+
 /// The id of a model that would have to be fetched.
 pub(super) fn missing_hub_id(model: &ModelConfig) -> Result<Option<HubId>> {
     match source(model.model.as_str())? {

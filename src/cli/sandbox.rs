@@ -5,6 +5,7 @@
 //! thread and those that it starts; [`Sandbox::close`] once the port is open, since seccomp then refuses every further socket.
 //! Where a reason to connect is configured, connections are left open and the rest holds.
 
+mod places;
 #[cfg(not(target_os = "linux"))]
 #[path = "sandbox/elsewhere.rs"]
 mod system;
@@ -32,6 +33,8 @@ use crate::config::{AuditAnchor, Config, DeviceChoice, QuantizeCache, SandboxCho
 pub(super) enum Outbound {
     /// The configuration names a reason to.
     Allowed,
+    /// It names none, but a GPU's driver talks to programs of this machine.
+    Local,
     /// It names none.
     Refused,
 }
@@ -62,11 +65,12 @@ impl Sandbox {
     /// Confines this thread and all that it will start to the files that the configuration names.
     pub(super) fn enter(config: &Config, located: &Located) -> Result<Self> {
         let choice = config.sandbox;
-        let outbound = match egress::reasons_of_server(config)?.is_empty() {
-            true => Outbound::Refused,
-            false => Outbound::Allowed,
-        };
         let of_gpu = cfg!(feature = "cuda") && config.model.device != DeviceChoice::Cpu;
+        let outbound = match (egress::reasons_of_server(config)?.is_empty(), of_gpu) {
+            (true, false) => Outbound::Refused,
+            (true, true) => Outbound::Local,
+            (false, _) => Outbound::Allowed,
+        };
         let files = match (choice, of_gpu) {
             (SandboxChoice::Off, _) => "any",
             (SandboxChoice::Auto, true) => "any, as a GPU's driver opens its own",
@@ -95,6 +99,7 @@ impl Sandbox {
             (SandboxChoice::Off, _) => "any",
             (_, Ok(())) => match self.outbound {
                 Outbound::Refused => "none",
+                Outbound::Local => "none but to programs of this machine",
                 Outbound::Allowed => "as configured (see `doctor --egress`)",
             },
             (SandboxChoice::On, Err(error)) => return Err(error.context("sandbox = \"on\"")),
@@ -126,16 +131,10 @@ fn rules(config: &Config, located: &Located, outbound: Outbound) -> Result<FileR
     }
     // Whatever setting names a file or a directory means to have it read.
     for (_, text) in config.texts() {
-        let path = Path::new(&text);
-        let Ok(target) = path.canonicalize() else { continue };
-        match target.is_dir() {
-            true => read.push(target),
-            // Where links lead may change as well.
-            false => read.extend([parent(path), parent(&target)]),
-        }
+        read.extend(places::of(Path::new(&text)));
     }
     if let Some(path) = &config.access.identity_file {
-        read.extend(egress::identity_sources(path)?.files.iter().map(|file| parent(file)));
+        read.extend(egress::identity_sources(path)?.files.iter().flat_map(|file| places::of(file)));
     }
     read.extend(std::env::current_exe().ok()); // for the names in a panic's trace
     let mut write: Vec<PathBuf> = data::directory(&config.storage.place)?.into_iter().collect();
@@ -161,13 +160,15 @@ fn rules(config: &Config, located: &Located, outbound: Outbound) -> Result<FileR
 pub(super) type Attempt = (&'static str, io::Result<()>);
 
 /// Tries what must not be possible: for `doctor --try-sandbox`. What is not refused leaves nothing behind.
-pub(super) fn try_everything() -> Vec<Attempt> {
+/// `socket` was there before.
+pub(super) fn try_everything(socket: &UdpSocket) -> Vec<Attempt> {
     let elsewhere = std::env::temp_dir().join(format!("tramontane-{}", std::process::id()));
     let attempts = vec![
         ("read a file elsewhere", fs::read("/proc/version").map(drop)),
         ("list a directory elsewhere", fs::read_dir("/").map(drop)),
         ("write a file elsewhere", fs::write(&elsewhere, "")),
         ("connect to another program", connect().map(drop)),
+        ("connect a socket that there was", socket.connect(("127.0.0.1", 9))),
         ("open a socket for datagrams", UdpSocket::bind("127.0.0.1:0").map(drop)),
         ("run a program", Command::new("/bin/true").status().map(drop)),
     ];

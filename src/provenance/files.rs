@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::ProvenanceError;
@@ -15,7 +16,8 @@ use crate::types::hexadecimal;
 const DEEPEST: usize = 4;
 /// Most files of a model.
 const MOST_FILES: usize = 10_000;
-/// Endings of what Tramontane, or who signs, puts beside a model. None of it is read as a part of it.
+/// Endings of what Tramontane, or who signs, puts beside a model, into its directory itself. A tokenizer could have such a
+/// name, so whoever reads one asks for it by name ([`super::Manifest::check`]).
 const BESIDE: [&str; 4] = [".panels", ".lock", ".sig", ".lock.tmp"];
 
 /// Size and SHA-256 of a file.
@@ -25,6 +27,13 @@ pub struct FileDigest {
     pub bytes: u64,
     /// In lower-case hexadecimal.
     pub sha256: String,
+}
+
+/// Reads files to their ends, several at a time. Paths are relative to the directory; digests are in their order.
+pub(super) fn hash_files(directory: &Path, paths: &[String]) -> Result<Vec<FileDigest>, ProvenanceError> {
+    // One error of several is told, and always the same: that of the first file.
+    let found: Vec<_> = paths.par_iter().map(|path| hash_file(&directory.join(path))).collect();
+    found.into_iter().collect()
 }
 
 /// Reads a file to its end.
@@ -66,12 +75,16 @@ fn walk(directory: &Path, prefix: &str, found: &mut Vec<String>) -> Result<(), P
     for entry in fs::read_dir(directory).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let name = entry.file_name().into_string().map_err(|name| refuse(format!("{name:?} is not UTF-8")))?;
-        if name.starts_with('.') || BESIDE.iter().any(|ending| name.ends_with(ending)) {
+        if name.starts_with('.') {
             continue;
         }
         let path = entry.path();
         // The hub's cache consists of links, so they are followed.
-        if fs::metadata(&path).map_err(unreadable)?.is_dir() {
+        let is_directory = fs::metadata(&path).map_err(unreadable)?.is_dir();
+        if !is_directory && prefix.is_empty() && BESIDE.iter().any(|ending| name.ends_with(ending)) {
+            continue;
+        }
+        if is_directory {
             walk(&path, &format!("{prefix}{name}/"), found)?;
         } else {
             found.push(format!("{prefix}{name}"));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Manifest, ProvenanceError, TrustedKeys,
-    files::{hash_file, list},
+    files::{FileDigest, hash_files, list},
     signature::signer_of,
 };
 
@@ -149,11 +149,11 @@ impl Lock {
 impl LockedModel {
     /// Hashes every file of a directory.
     pub fn of_directory(name: &str, origin: Origin<'_>, directory: &Path) -> Result<Self, ProvenanceError> {
-        let mut files = Vec::new();
-        for path in list(directory)? {
-            let found = hash_file(&directory.join(&path))?;
-            files.push(LockedFile { path, bytes: found.bytes, sha256: found.sha256 });
-        }
+        let paths = list(directory)?;
+        let found = hash_files(directory, &paths)?;
+        let locked =
+            |(path, found): (String, FileDigest)| LockedFile { path, bytes: found.bytes, sha256: found.sha256 };
+        let files = paths.into_iter().zip(found).map(locked).collect();
         let model = Self {
             name: name.to_owned(),
             source: origin.source.to_owned(),

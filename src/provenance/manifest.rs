@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use super::{
     ProvenanceError,
-    files::{FileDigest, hash_file, is_weights, list},
+    files::{FileDigest, hash_files, is_weights, list},
 };
 
 /// Digests of a model's files by their paths.
@@ -46,7 +46,7 @@ impl Manifest {
         self.check_files(directory, |_| true)
     }
 
-    /// Checks one file by what was found of it.
+    /// Checks one file by what was found of it. It must be in the manifest, whatever its name is.
     pub fn check(&self, path: &str, found: &FileDigest) -> Result<(), ProvenanceError> {
         let expected = self.expected(path)?;
         if let Some(bytes) = expected.bytes.filter(|bytes| *bytes != found.bytes) {
@@ -73,11 +73,11 @@ impl Manifest {
         if let Some(path) = self.files.keys().find(|path| is_wanted(path) && !present.contains(path)) {
             return Err(ProvenanceError::Missing { file: path.clone(), manifest: self.origin.clone() });
         }
-        for path in present.iter().filter(|path| is_wanted(path) && !self.is_ignored(path)) {
-            self.expected(path)?; // before a long file is read
-            self.check(path, &hash_file(&directory.join(path))?)?;
-        }
-        Ok(())
+        let wanted: Vec<String> =
+            present.into_iter().filter(|path| is_wanted(path) && !self.is_ignored(path)).collect();
+        wanted.iter().try_for_each(|path| self.expected(path).map(drop))?; // before a long file is read
+        let found = hash_files(directory, &wanted)?;
+        wanted.iter().zip(&found).try_for_each(|(path, found)| self.check(path, found))
     }
 
     fn expected(&self, path: &str) -> Result<&Expected, ProvenanceError> {

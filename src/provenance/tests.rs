@@ -115,6 +115,17 @@ fn every_change_of_a_model_is_told() {
     );
     check(&write("tramontane.q4.panels", ""), expect!["accepted"]);
     check(
+        &write("1_Pooling/config.sig", ""),
+        expect!["1_Pooling/config.sig: not in LOCK, so it must not be among the model's files"],
+    );
+    check(
+        &|root| {
+            fs::create_dir(root.join("pool.lock")).expect("writable");
+            fs::write(root.join("pool.lock/config.json"), "{}").expect("writable");
+        },
+        expect!["pool.lock/config.json: not in LOCK, so it must not be among the model's files"],
+    );
+    check(
         &|root| fs::remove_file(root.join("README.md")).expect("removable"),
         expect!["README.md: missing, although LOCK has it"],
     );

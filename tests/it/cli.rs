@@ -10,6 +10,7 @@ mod lock;
 mod policy;
 mod pooling;
 mod pull;
+mod sandbox;
 mod secrets;
 mod serve;
 mod structured;

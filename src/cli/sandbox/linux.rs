@@ -14,7 +14,7 @@ use landlock::{
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, apply_filter_all_threads,
+    TargetArch, apply_filter_all_threads, sock_filter,
 };
 
 use super::{FileRules, Outbound};
@@ -71,6 +71,12 @@ const NEVER: [i64; 23] = [
     libc::SYS_request_key,
 ];
 
+/// Calls that send, with the place of their flags: one of those has TCP connect on the way.
+const SENDING: [(i64, u8); 3] = [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)];
+/// On x86-64 numbers from here on are x32's: other names of the same calls, which rules by number do not know. No other
+/// architecture has such numbers.
+const X32: u32 = 0x4000_0000;
+
 /// What this kernel can do of it.
 pub(super) fn support() -> String {
     let knows = |abi: &ABI| {
@@ -96,7 +102,7 @@ pub(super) fn confine_files(rules: &FileRules) -> Result<bool> {
     let names = NAMES.iter().copied().map(PathBuf::from).filter(|_| rules.outbound == Outbound::Allowed);
     let readable: Vec<PathBuf> = rules.read.iter().cloned().chain(system).chain(names).collect();
     let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?;
-    if rules.outbound == Outbound::Refused {
+    if rules.outbound != Outbound::Allowed {
         ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?; // and nothing permits it
     }
     let ruleset = ruleset.scope(Scope::AbstractUnixSocket | Scope::Signal)?.create()?;
@@ -115,16 +121,128 @@ pub(super) fn confine_calls(outbound: Outbound) -> Result<()> {
 fn program(outbound: Outbound) -> Result<BpfProgram> {
     // An empty list of conditions holds always.
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = NEVER.into_iter().map(|call| (call, Vec::new())).collect();
-    if outbound == Outbound::Refused {
+    if outbound != Outbound::Allowed {
         // What is accepted is connected already. Sockets of this machine's own services are not outbound.
-        let elsewhere = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, libc::AF_UNIX as u64)?;
-        rules.insert(libc::SYS_socket, vec![SeccompRule::new(vec![elsewhere])?]);
+        rules.insert(libc::SYS_socket, vec![holds(0, SeccompCmpOp::Ne, libc::AF_UNIX as u64)?]);
+        let fast_open = libc::MSG_FASTOPEN as u64;
+        for (call, flags) in SENDING {
+            rules.insert(call, vec![holds(flags, SeccompCmpOp::MaskedEq(fast_open), fast_open)?]);
+        }
+    }
+    if outbound == Outbound::Refused {
+        // A socket that was accepted, or that listens, could be taken apart and be connected elsewhere.
+        rules.insert(libc::SYS_connect, Vec::new());
     }
     let refuse = SeccompAction::Errno(libc::EACCES as u32);
-    Ok(SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture()?)?.try_into()?)
+    let program: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture()?)?.try_into()?;
+    Ok(without_x32().into_iter().chain(program).collect())
+}
+
+fn holds(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule> {
+    Ok(SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?])?)
+}
+
+/// Refuses x32's numbers. Calls of other architectures end the process: that is how every filter of the library begins.
+fn without_x32() -> [sock_filter; 3] {
+    let instruction = |code: u32, jf: u8, k: u32| sock_filter { code: code as u16, jt: 0, jf, k };
+    [
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0), // the number of the call
+        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, X32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | libc::EACCES as u32),
+    ]
 }
 
 fn architecture() -> Result<TargetArch> {
     let name = std::env::consts::ARCH;
     TargetArch::try_from(name).map_err(|_| io::Error::other(format!("not on {name}")).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EACCES as u32;
+    // Of linux/audit.h.
+    const X86_64: u32 = 0xC000_003E;
+    const AARCH64: u32 = 0xC000_00B7;
+    const I386: u32 = 0x4000_0003;
+    const OWN: u32 = if cfg!(target_arch = "x86_64") { X86_64 } else { AARCH64 };
+
+    /// What the kernel makes of a call: runs the instructions that such programs consist of.
+    fn decide(program: &[sock_filter], architecture: u32, number: u32, arguments: &[u64]) -> u32 {
+        let mut data = vec![number, architecture, 0, 0];
+        data.extend((0..6).flat_map(|at| {
+            let value = arguments.get(at).copied().unwrap_or(0);
+            [value as u32, (value >> 32) as u32]
+        }));
+        let (mut at, mut accumulator) = (0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[at];
+            let jump = |holds: bool| usize::from(if holds { jt } else { jf });
+            at += 1 + match code {
+                0x20 => {
+                    accumulator = data[k as usize / 4];
+                    0
+                }
+                0x54 => {
+                    accumulator &= k;
+                    0
+                }
+                0x05 => k as usize,
+                0x15 => jump(accumulator == k),
+                0x25 => jump(accumulator > k),
+                0x35 => jump(accumulator >= k),
+                0x06 => return k,
+                other => panic!("an instruction that was not thought of: {other:#x}"),
+            };
+        }
+    }
+
+    #[test]
+    fn what_becomes_of_calls() {
+        let decide = |outbound, call: i64, arguments: &[u64]| {
+            decide(&program(outbound).expect("a program"), OWN, call as u32, arguments)
+        };
+        let (inet, unix) = (libc::AF_INET as u64, libc::AF_UNIX as u64);
+        let fast_open = libc::MSG_FASTOPEN as u64 | libc::MSG_NOSIGNAL as u64;
+        let quiet = libc::MSG_NOSIGNAL as u64;
+        for (call, arguments, [allowed, local, refused]) in [
+            (libc::SYS_read, &[][..], [ALLOW; 3]),
+            (libc::SYS_accept4, &[], [ALLOW; 3]),
+            (libc::SYS_execve, &[], [REFUSE; 3]),
+            (libc::SYS_io_uring_setup, &[], [REFUSE; 3]),
+            (libc::SYS_socket, &[inet], [ALLOW, REFUSE, REFUSE]),
+            (libc::SYS_socket, &[libc::AF_NETLINK as u64], [ALLOW, REFUSE, REFUSE]),
+            (libc::SYS_socket, &[unix], [ALLOW; 3]),
+            (libc::SYS_connect, &[3], [ALLOW, ALLOW, REFUSE]),
+            (libc::SYS_sendto, &[3, 0, 9, quiet], [ALLOW; 3]),
+            (libc::SYS_sendto, &[3, 0, 9, fast_open], [ALLOW, REFUSE, REFUSE]),
+            (libc::SYS_sendmsg, &[3, 0, fast_open], [ALLOW, REFUSE, REFUSE]),
+            (libc::SYS_sendmmsg, &[3, 0, 1, fast_open], [ALLOW, REFUSE, REFUSE]),
+            (libc::SYS_writev, &[3], [ALLOW; 3]),
+        ] {
+            let found = [Outbound::Allowed, Outbound::Local, Outbound::Refused]
+                .map(|outbound| decide(outbound, call, arguments));
+            assert_eq!(found, [allowed, local, refused], "call {call} {arguments:?}");
+        }
+    }
+
+    #[test]
+    fn there_is_no_way_around_by_other_numbers() {
+        for outbound in [Outbound::Allowed, Outbound::Local, Outbound::Refused] {
+            let program = program(outbound).expect("a program");
+            // x32: the same calls by other names, and those that it has by itself.
+            for call in [libc::SYS_socket, libc::SYS_connect, libc::SYS_execve, libc::SYS_read, 512 + 8] {
+                assert_eq!(decide(&program, OWN, X32 | call as u32, &[]), REFUSE, "call {call}");
+            }
+            // What i386 calls 11 is execve, and 102 all of sockets.
+            for call in [11, 102, 359, 362] {
+                assert_eq!(decide(&program, I386, call, &[]), KILL, "call {call}");
+            }
+            let foreign = if OWN == X86_64 { AARCH64 } else { X86_64 };
+            assert_eq!(decide(&program, foreign, 0, &[]), KILL);
+        }
+    }
 }

@@ -1,8 +1,11 @@
-//! Digests of the model: on its card, and in every answer once it is loaded.
+//! Digests of the model: on its card, and in every answer to whoever is let in once it is loaded.
 
 use axum::{
     body::Body,
-    http::{Method, Request, header::CONTENT_TYPE},
+    http::{
+        Method, Request,
+        header::{AUTHORIZATION, CONTENT_TYPE},
+    },
 };
 use serde_json::json;
 use tramontane::{
@@ -43,13 +46,44 @@ async fn every_answer_tells_the_model() {
     check_headers(&answer);
 }
 
+/// Strangers and others' pages learn nothing of what is served, wherever they knock.
 #[tokio::test]
-async fn whoever_is_refused_is_told_too() {
+async fn whoever_is_not_let_in_is_told_nothing() {
     let governance = Governance::in_memory().expect("memory");
-    new_key(&governance, "app", DEFAULT_TENANT, Role::Developer);
-    let answer = Harness::governed(says("Hi"), governance).get("/v1/models").await;
-    assert_eq!(answer.status, 401);
-    check_headers(&answer);
+    let key = new_key(&governance, "app", DEFAULT_TENANT, Role::Developer);
+    let auditor = new_key(&governance, "auditor", DEFAULT_TENANT, Role::Auditor);
+    let harness = Harness::governed(says("Hi"), governance);
+    let ask = async |path: &str, token: Option<&str>| {
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        let request =
+            authorization.iter().fold(Request::get(path), |request, value| request.header(AUTHORIZATION, value));
+        send(harness.app(), request.body(Body::empty()).expect("a request")).await
+    };
+    let check_silent = |answer: &Answer, status: u16| {
+        assert_eq!(answer.status, status, "{}", answer.body);
+        let told = answer
+            .headers
+            .keys()
+            .filter(|name| name.as_str().contains("digest") || name.as_str().contains("provenance"));
+        assert_eq!(told.count(), 0, "{:?}", answer.headers);
+        assert!(
+            !answer.body.contains("0123456789abcdef") && !answer.body.contains("fedcba9876543210"),
+            "{}",
+            answer.body
+        );
+    };
+    for path in ["/v1/models", "/health/live", "/health/ready", "/version", "/metrics", "/openapi.json", "/nowhere"] {
+        check_silent(&ask(path, None).await, 401);
+        check_silent(&ask(path, Some("tmk_wrong")).await, 401);
+    }
+    check_headers(&ask("/v1/models", Some(&key.secret)).await);
+    // Nor does one whom policies refuse.
+    let infer = Request::post("/v1/chat/completions").header(AUTHORIZATION, format!("Bearer {}", auditor.secret));
+    let infer = infer.header(CONTENT_TYPE, "application/json").body(Body::from(chat(json!({})).to_string()));
+    check_silent(&send(harness.app(), infer.expect("a request")).await, 403);
+
+    let page = Request::get("/v1/models").header("host", "evil.example").body(Body::empty()).expect("a request");
+    check_silent(&send(Harness::new(says("Hi")).app(), page).await, 403);
 }
 
 #[tokio::test]

@@ -163,3 +163,79 @@ fn a_model_that_openssfs_package_signed() {
     let mut serve = tramontane(&["serve", model.to_str().unwrap(), "--bind", "127.0.0.1:0", "--trusted-key"]);
     check_failure(serve.arg(at("p256.pub.pem")), 1, &["model.sig"]);
 }
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// Locks pass over hidden files and such endings, so what has such a name must not be read.
+#[test]
+fn a_tokenizer_escapes_no_lock_by_its_name() {
+    let place = workplace();
+    let (model, file) = (place.path().join("model"), place.path().join("tramontane.lock"));
+    let path = model.to_str().unwrap();
+    locked(place.path(), &["create", path]);
+    let tokenizer = fs::read_dir(&model)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .find(|name| name.contains("tekken") || name.starts_with("tokenizer."))
+        .unwrap();
+    let refused = |name: &str, arguments: &[&str]| {
+        let mut serve = tramontane(&["serve", path, "--bind", "127.0.0.1:0", "--lock"]);
+        check_failure(serve.arg(&file).args(arguments), 1, &[name, "not in", "tramontane.lock"]);
+    };
+    // In place of the other where the directory has no tekken.json, and where a setting names it.
+    for name in
+        [format!(".{tokenizer}"), "tokenizer.model.v7m1.sig".to_owned(), "tokenizer.model.v3m.panels".to_owned()]
+    {
+        fs::copy(model.join(&tokenizer), model.join(&name)).unwrap();
+        refused(&name, &["--tokenizer", model.join(&name).to_str().unwrap()]);
+        fs::remove_file(model.join(&name)).unwrap();
+    }
+    fs::rename(model.join(&tokenizer), place.path().join("kept")).unwrap();
+    fs::copy(place.path().join("kept"), model.join("tokenizer.model.v7m1.sig")).unwrap();
+    locked(place.path(), &["create", path]);
+    refused("tokenizer.model.v7m1.sig", &[]);
+    fs::rename(place.path().join("kept"), model.join(&tokenizer)).unwrap();
+    fs::remove_file(model.join("tokenizer.model.v7m1.sig")).unwrap();
+    // The one that is in the lock may be named as well.
+    locked(place.path(), &["create", path]);
+    let named = model.join(&tokenizer);
+    let arguments = ["--lock", file.to_str().unwrap(), "--tokenizer", named.to_str().unwrap()];
+    assert_eq!(card(&Server::start(&model, &arguments))["state"], "locked");
+}
+
+#[test]
+fn a_draft_model_is_held_to_a_lock_or_a_signature_too() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/signing");
+    let place = tempfile::tempdir().unwrap();
+    let (model, draft) = (Path::new("models/tiny"), place.path().join("draft"));
+    copy(model, &draft);
+    let at = |path: &Path| path.to_str().unwrap().to_owned();
+    let (signature, key, draft_path) = (at(&data.join("tiny.sig")), at(&data.join("p256.pub.pem")), at(&draft));
+    let signed = ["--model-signature", &signature, "--trusted-key", &key, "--require-signature"];
+    let serve = |arguments: &[&[&str]]| {
+        let mut serve = tramontane(&["serve", "models/tiny", "--bind", "127.0.0.1:0", "--draft-model", &draft_path]);
+        serve.args(arguments.concat());
+        serve
+    };
+    check_failure(&mut serve(&[&signed]), 2, &["draft_model", "nothing says what its files have to be"]);
+    // A lock says it, but nobody has signed that.
+    locked(place.path(), &["create", &at(model)]);
+    locked(place.path(), &["create", &draft_path]);
+    let lock = at(&place.path().join("tramontane.lock"));
+    let with_lock = ["--lock", lock.as_str(), "--require-lock"];
+    check_failure(&mut serve(&[&signed, &with_lock]), 1, &["cannot draft with", "no trusted key signed it"]);
+    // Its own signature does.
+    fs::copy(&signature, draft.join("model.sig")).unwrap();
+    let arguments = [&signed[..], &with_lock, &["--draft-model", &draft_path]].concat();
+    assert_eq!(card(&Server::start(model, &arguments))["state"], "signed");
+    let config = fs::read(draft.join("config.json")).unwrap();
+    fs::write(draft.join("config.json"), [&config[..], b" "].concat()).unwrap();
+    check_failure(&mut serve(&[&with_lock]), 1, &["cannot draft with", "config.json", "tramontane.lock has"]);
+    check_failure(&mut serve(&[&signed]), 1, &["cannot draft with", "config.json: sha256", "model.sig has"]);
+}

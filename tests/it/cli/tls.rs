@@ -46,13 +46,13 @@ fn signed(by: &Authority, name: &str, serial: u64) -> Identity {
 }
 
 /// Files of a server, with the flags that name them.
-struct Files {
+pub(super) struct Files {
     directory: tempfile::TempDir,
     authority: Authority,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let files = Self { directory: tempfile::tempdir().unwrap(), authority: authority("servers") };
         files.replace(1);
         write(files.directory.path(), "ca.pem", &files.authority.pem());
@@ -63,7 +63,7 @@ impl Files {
         self.directory.path().join(name).to_str().unwrap().to_owned()
     }
 
-    fn flags(&self) -> Vec<String> {
+    pub(super) fn flags(&self) -> Vec<String> {
         vec!["--tls-cert".to_owned(), self.path("cert.pem"), "--tls-key".to_owned(), self.path("key.pem")]
     }
 
@@ -104,6 +104,15 @@ impl Files {
         let name = ServerName::try_from("localhost").unwrap();
         let stream = TcpStream::connect(&server.address).unwrap();
         StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), stream)
+    }
+
+    /// What it answers to these bytes until it closes the connection.
+    pub(super) fn request(&self, server: &Server, request: &str) -> String {
+        let mut connection = self.connect(server, None);
+        connection.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        connection.read_to_string(&mut text).unwrap();
+        text
     }
 
     fn get(&self, server: &Server, path: &str, client: Option<&Identity>, more: &str) -> std::io::Result<String> {
