@@ -354,7 +354,7 @@ impl From<GovernanceError> for ApiError {
             | GovernanceError::Database(_)) => {
                 Self::Internal { message: format!("Identities cannot be looked up: {error}.") }
             }
-            GovernanceError::Policy(_) | GovernanceError::Guardrails(_) => {
+            GovernanceError::Policy(_) | GovernanceError::Guardrails(_) | GovernanceError::Purposes(_) => {
                 AdministrationError::WrongRules { reason: error.to_string() }.into()
             }
         }

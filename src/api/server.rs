@@ -81,7 +81,7 @@ pub async fn serve(door: impl Into<Door>, state: AppState, shutdown: impl Future
     watchers.spawn(write_usage(server.state.governance().clone()));
     watchers.spawn(watch_issuers(server.state.governance().clone()));
     if let Some(tls) = &server.tls {
-        watchers.spawn(tls.clone().watch());
+        watchers.spawn(tls.clone().watch(server.state.governance().clone()));
     }
     watchers.spawn(watch_tenants(server.state.clone()));
     let running = watch::Sender::new(());
