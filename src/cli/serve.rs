@@ -91,8 +91,7 @@ async fn serve(config: &Config, sandbox: &Sandbox, prepared: loading::Prepared, 
     let stop = stop_signal()?;
     let (stores, governance) = (data::stores(&config.storage)?, data::governance(&config.storage.place)?);
     let audit = data::audit(config)?;
-    let governance = governance
-        .with_audit(audit.clone())
+    let governance = data::with_captured(governance.with_audit(audit.clone()), config)?
         .with_policies(policy::load(config.access.policy_dir.as_deref())?)
         .with_issuers(issuers::open(config)?)
         .with_guardrails(guardrails(config.access.guardrails.as_deref())?)
