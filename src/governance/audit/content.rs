@@ -160,10 +160,7 @@ impl Contents {
         let mut gone = self.gone(); // held, so that nothing is being written
         gone.insert(place.to_owned());
         let folder = self.folder.join(place);
-        let mut erased = 0;
-        for path in files(&folder)? {
-            erased += u64::from(remove(&path)?);
-        }
+        let erased = erase_where(&folder, &|_| true)?;
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(AuditError::file(&folder, error)),
             Ok(()) | Err(_) => Ok(erased),
@@ -173,16 +170,12 @@ impl Contents {
     /// Overwrites and deletes what is past its time at `now`, in Unix seconds, and all that was written before another moment.
     /// Says how much that was.
     pub fn prune(&self, now: u64, written_before: Option<u64>) -> Result<u64, AuditError> {
-        let mut erased = 0;
-        for path in files(&self.folder)? {
+        erase_where(&self.folder, &|path| {
             let until = path.file_stem().and_then(|stem| of_file(stem.to_str()?)).map_or(0, |(until, _)| until);
             let is_part = path.extension().is_some_and(|extension| extension == PART);
             let oldest = written_before.max(is_part.then(|| now.saturating_sub(LONGEST_WRITE.as_secs())));
-            if is_over(until, now) || oldest.is_some_and(|oldest| is_older(&path, oldest)) {
-                erased += u64::from(remove(&path)?);
-            }
-        }
-        Ok(erased)
+            is_over(until, now) || oldest.is_some_and(|oldest| is_older(path, oldest))
+        })
     }
 
     /// Writes it, unless its tenant is gone.
@@ -245,26 +238,35 @@ fn remove(path: &Path) -> Result<bool, AuditError> {
     }
 }
 
-/// All files of a folder and those in it; none, if it is not there.
-fn files(folder: &Path) -> Result<Vec<PathBuf>, AuditError> {
-    let (mut folders, mut files) = (vec![folder.to_owned()], Vec::new());
+/// Overwrites and deletes those files of a folder, and of folders in it, which are to go. One that cannot be keeps no other;
+/// the first error is told in the end.
+fn erase_where(folder: &Path, goes: &impl Fn(&Path) -> bool) -> Result<u64, AuditError> {
+    let (mut folders, mut erased, mut failed) = (vec![folder.to_owned()], 0, None);
     while let Some(folder) = folders.pop() {
-        let read = || -> io::Result<Vec<(PathBuf, bool)>> {
-            let entry = |entry: io::Result<fs::DirEntry>| {
-                let entry = entry?;
-                Ok((entry.path(), entry.file_type()?.is_dir()))
-            };
-            fs::read_dir(&folder)?.map(entry).collect()
-        };
-        match read() {
-            Ok(entries) => {
-                for (path, is_folder) in entries {
-                    if is_folder { folders.push(path) } else { files.push(path) }
-                }
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => {
+                failed.get_or_insert(AuditError::file(&folder, error));
+                continue;
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(AuditError::file(&folder, error)),
+        };
+        for entry in entries {
+            let found = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?.is_dir())));
+            let removed = match found {
+                Ok((path, true)) => {
+                    folders.push(path);
+                    continue;
+                }
+                Ok((path, false)) if goes(&path) => remove(&path),
+                Ok(_) => continue,
+                Err(error) => Err(AuditError::file(&folder, error)),
+            };
+            match removed {
+                Ok(was_there) => erased += u64::from(was_there),
+                Err(error) => _ = failed.get_or_insert(error),
+            }
         }
     }
-    Ok(files)
+    failed.map_or(Ok(erased), Err)
 }
