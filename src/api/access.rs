@@ -36,6 +36,7 @@ use super::{
 };
 use crate::governance::{
     Actor, DEFAULT_TENANT, Governance, GovernanceError, Principal, Refusal,
+    audit::AuditError,
     jwt::{CertificateIdentity, JwtError},
     policy::{Action, Circumstances, PolicyError, Resource},
 };
@@ -49,6 +50,8 @@ const ERASING_PAUSE: Duration = Duration::from_secs(10);
 const ISSUERS_INTERVAL: Duration = Duration::from_secs(1);
 /// How much use of quotas a crash can lose.
 const USAGE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked for captured content that is past its time.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 /// Methods that routes have. The router answers others with 405, so there is nothing to be denied.
 const ROUTED: [Method; 6] = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 /// Longest credential, in bytes.
@@ -110,6 +113,19 @@ pub(super) async fn write_usage(governance: Governance) {
         if let Ok(Err(error)) = written {
             tracing::warn!(%error, "cannot write down what was used of quotas");
         }
+    }
+}
+
+/// Deletes again and again what the audit has captured and is past its time. Does not end.
+pub(super) async fn prune_captured(governance: Governance) {
+    loop {
+        let pruned = governance.clone();
+        match tokio::task::spawn_blocking(move || pruned.prune_captured(unix_seconds())).await {
+            Ok(Ok(count @ 1..)) => tracing::info!(count, "captured content that is past its time is deleted"),
+            Ok(Err(error)) => tracing::warn!(%error, "captured content that is past its time cannot be deleted yet"),
+            Ok(Ok(0)) | Err(_) => {} // a panic was logged where it happened
+        }
+        tokio::time::sleep(PRUNE_INTERVAL).await;
     }
 }
 
@@ -180,7 +196,11 @@ async fn admit(state: &AppState, head: &Parts) -> Result<(Caller, About), ApiErr
         }
         true => {
             // There may be a source of identities since a moment.
-            governance.audit().wake()?;
+            if governance.audit().is_asleep() {
+                let audit = governance.audit().clone();
+                let woken = tokio::task::spawn_blocking(move || audit.wake()).await;
+                woken.unwrap_or(Err(AuditError::Closed))?;
+            }
             state.hosts().check(head, Openness::Credentials)?;
             Some(identify(governance, head).await?)
         }
@@ -364,7 +384,7 @@ impl From<GovernanceError> for ApiError {
             | GovernanceError::Database(_)) => {
                 Self::Internal { message: format!("Identities cannot be looked up: {error}.") }
             }
-            GovernanceError::Policy(_) | GovernanceError::Guardrails(_) => {
+            GovernanceError::Policy(_) | GovernanceError::Guardrails(_) | GovernanceError::Purposes(_) => {
                 AdministrationError::WrongRules { reason: error.to_string() }.into()
             }
         }

@@ -85,7 +85,7 @@ impl AdminWork {
     fn own_tenant(&self) -> &str {
         match &self.actor {
             Actor::Caller { principal, .. } => &principal.asker.tenant,
-            Actor::CommandLine | Actor::Signal => crate::governance::DEFAULT_TENANT,
+            Actor::CommandLine | Actor::Signal | Actor::Server => crate::governance::DEFAULT_TENANT,
         }
     }
 }

@@ -27,14 +27,22 @@ pub(super) use self::{
     recording::{ChoiceRecord, Inference},
 };
 use super::{
-    about::About, access::Caller, access_error::AccessError, error::ApiError, guardrail_error::GuardrailError,
-    request::RequestId, state::AppState,
+    about::{About, Storing},
+    access::Caller,
+    access_error::AccessError,
+    error::ApiError,
+    guardrail_error::GuardrailError,
+    request::RequestId,
+    state::AppState,
 };
-use crate::governance::{
-    Principal,
-    audit::{Audit, AuditError, Begun, Capture, Refused},
-    guardrails::{Action, Finding},
-    policy::Circumstances,
+use crate::{
+    governance::{
+        Principal,
+        audit::{Audit, AuditError, Begun, Capture, Refused},
+        guardrails::{Action, Finding},
+        policy::Circumstances,
+    },
+    store::Kept,
 };
 
 /// What goes along with a request. The default is that of one whose answer is not written down. Cheap to clone.
@@ -51,7 +59,8 @@ struct Shared {
     circumstances: Arc<Circumstances>,
     route: String,
     cause: Option<Cause>,
-    subject: Option<String>,
+    /// How long what is captured is kept, in seconds, if not for as long as the log.
+    keep_s: Option<u64>,
     rules: Rules,
     capture: Capture,
     state: Mutex<State>,
@@ -60,6 +69,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     begun: Vec<Begun>,
+    /// Whom it is about, as far as it is known.
+    subject: Option<String>,
     /// Since the last record that told of them.
     findings: BTreeMap<FoundBy, u64>,
 }
@@ -79,6 +90,8 @@ struct Rules {
     policies: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     guardrails: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    purposes: Option<String>,
 }
 
 /// What a guardrail has found, without what it was.
@@ -106,7 +119,8 @@ pub(super) struct Sent<'a> {
     pub(super) route: &'a str,
     pub(super) caller: &'a Caller,
     pub(super) cause: Option<Cause>,
-    pub(super) subject: Option<String>,
+    /// As what it is part of was.
+    pub(super) kept: Kept,
 }
 
 impl AuditScope {
@@ -118,22 +132,22 @@ impl AuditScope {
             None => Tenant::of(state),
         };
         let (principal, circumstances) = (caller.principal.clone(), Arc::clone(caller.circumstances()));
-        let subject = about.kept.subject.clone();
-        Self::new(state, Whose { id, tenant, principal, circumstances, route: route(head), cause: None, subject })
+        let (route, about) = (route(head), about.clone());
+        Self::new(state, Whose { id, tenant, principal, circumstances, route, cause: None, about })
     }
 
     /// That of a request that the server sends to itself, for a caller who has left it, or else in its tenant's name.
     pub(super) fn of_server(state: &AppState, sent: Sent<'_>) -> Self {
-        let Sent { id, route, caller, cause, subject } = sent;
+        let Sent { id, route, caller, cause, kept } = sent;
         let (principal, circumstances) = (caller.principal.clone(), Arc::clone(caller.circumstances()));
-        let (id, route) = (id.to_owned(), route.to_owned());
-        Self::new(state, Whose { id, tenant: Tenant::of(state), principal, circumstances, route, cause, subject })
+        let (id, route, about) = (id.to_owned(), route.to_owned(), About::of_kept(kept));
+        Self::new(state, Whose { id, tenant: Tenant::of(state), principal, circumstances, route, cause, about })
     }
 
     fn new(state: &AppState, whose: Whose) -> Self {
         let governance = state.governance();
         let audit = governance.audit();
-        if !audit.is_on() {
+        if !audit.is_wanted() {
             return Self::default();
         }
         let rules = Rules {
@@ -141,23 +155,45 @@ impl AuditScope {
             configuration: audit.configuration().to_owned(),
             policies: governance.policies().digest(),
             guardrails: governance.guardrails().digest(),
+            purposes: governance.purposes().digest(),
         };
-        let Whose { id, tenant, principal, circumstances, route, cause, subject } = whose;
-        let is_captured = governance.purposes().captures(&tenant.name, circumstances.purpose.as_deref());
+        let Whose { id, tenant, principal, circumstances, route, cause, about } = whose;
+        let About { kept, storing } = about;
+        let capture = match storing {
+            Storing::Allowed if governance.purposes().captures(&tenant.name, circumstances.purpose.as_deref()) => {
+                Capture::Content
+            }
+            Storing::Allowed => audit.capture(),
+            // Where nothing is stored nothing is captured.
+            Storing::Forbidden { .. } => Capture::Hashes,
+        };
         let shared = Shared {
             audit: audit.clone(),
             request: id,
-            capture: if is_captured { Capture::Content } else { audit.capture() },
-            state: Mutex::default(),
+            capture,
+            state: Mutex::new(State { subject: kept.subject, ..State::default() }),
+            keep_s: kept.keep_s,
             tenant,
             principal,
             circumstances,
             route,
             cause,
-            subject,
             rules,
         };
         Self { shared: Some(Arc::new(shared)) }
+    }
+
+    /// Notes whom the request is about, if that is not known yet.
+    pub(super) fn about(&self, subject: Option<String>) {
+        if let Some(shared) = &self.shared {
+            let mut state = shared.state();
+            state.subject = state.subject.take().or(subject);
+        }
+    }
+
+    /// Is there somebody who would like to know whom it is about?
+    pub(super) fn lacks_subject(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.state().subject.is_none())
     }
 
     /// Notes what guardrails found; the next record tells it.
@@ -227,7 +263,7 @@ impl AuditScope {
 pub(super) fn refused(state: &AppState, head: &Parts, error: &ApiError) {
     let audit = state.governance().audit();
     let ApiError::Access(access) = error else { return };
-    if !audit.is_on() || !matches!(access.status().as_u16(), 401 | 403) {
+    if !audit.is_wanted() || !matches!(access.status().as_u16(), 401 | 403) {
         return;
     }
     let (who, principal) = match access {
@@ -274,7 +310,7 @@ struct Whose {
     circumstances: Arc<Circumstances>,
     route: String,
     cause: Option<Cause>,
-    subject: Option<String>,
+    about: About,
 }
 
 impl fmt::Debug for AuditScope {

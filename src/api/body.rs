@@ -24,8 +24,11 @@ use serde_json::{Map, Number, Value};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
+    about::subject_of_body,
+    audit::AuditScope,
     error::ApiError,
     fields::{Support, Table},
+    request::off_thread,
     state::{AppState, BODY_PIECE_BYTES},
 };
 
@@ -53,6 +56,7 @@ impl FromRequest<AppState> for JsonText {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let audit = request.extensions().get::<AuditScope>().cloned();
         check_content_type(request.headers())?;
         let timeout = state.limits().body_timeout;
         let Ok(read) = tokio::time::timeout(timeout, read(request.into_body(), state)).await else {
@@ -64,8 +68,21 @@ impl FromRequest<AppState> for JsonText {
             param: None,
             code: Some("invalid_utf8"),
         })?;
-        Ok(Self(BodyText { text, _memory: memory }))
+        let body = BodyText { text, _memory: memory };
+        match audit.filter(AuditScope::lacks_subject) {
+            Some(audit) => with_subject(body, state, audit).await.map(Self),
+            None => Ok(Self(body)),
+        }
     }
+}
+
+/// Tells the audit whom a body says that it is about. Whether it says that rightly is for its route to judge.
+async fn with_subject(body: BodyText, state: &AppState, audit: AuditScope) -> Result<BodyText, ApiError> {
+    off_thread(state, body.len(), move || {
+        audit.about(subject_of_body(&body).filter(|subject| !subject.is_empty()));
+        Ok(body)
+    })
+    .await
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {

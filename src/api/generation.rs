@@ -171,7 +171,8 @@ pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError
 }
 
 fn inference<'a>(model: &'a ServedModel, job: &'a Job, seed: u64, max_tokens: usize) -> Inference<'a> {
-    let parameters = Parameters { params: &job.params, seed, max_tokens, has_form: job.constraint.is_some() };
+    let constraint = job.constraint.as_deref();
+    let parameters = Parameters { params: &job.params, seed, max_tokens, constraint };
     Inference { model, task: "generate", prompts: vec![[&job.prompt_ids[..], &[]]], parameters: Some(parameters) }
 }
 

@@ -27,7 +27,7 @@ use super::{
     state::{AppState, InFlight, ServedModel},
     tool_access::ToolAccess,
 };
-use crate::engine::Precedence;
+use crate::{engine::Precedence, store::Kept};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -99,9 +99,9 @@ impl Work {
             Some(scope) => scope.clone(),
             None => {
                 let cause = parts.extensions.get::<Cause>().cloned();
-                let subject = parts.extensions.get::<About>().and_then(|about| about.kept.subject.clone());
+                let kept = parts.extensions.get::<About>().map(|about| about.kept.clone()).unwrap_or_default();
                 let route = parts.uri.path();
-                AuditScope::of_server(&state, Sent { id: &request_id, route, caller: &caller, cause, subject })
+                AuditScope::of_server(&state, Sent { id: &request_id, route, caller: &caller, cause, kept })
             }
         };
         Ok(Self {
@@ -134,11 +134,11 @@ impl Work {
         route: &str,
         deadline: Instant,
         caller: Caller,
-        (cause, subject): (Cause, Option<String>),
+        (cause, kept): (Cause, Kept),
     ) -> Result<Self, ApiError> {
         let model = state.model()?;
         let request_id = new_id();
-        let sent = Sent { id: &request_id, route, caller: &caller, cause: Some(cause), subject };
+        let sent = Sent { id: &request_id, route, caller: &caller, cause: Some(cause), kept };
         let audit = AuditScope::of_server(state, sent);
         let guard = RequestGuard::new(state, model.name(), Some(route), &audit);
         let tools = ToolAccess::of(state, &caller);

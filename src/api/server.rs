@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tower::util::{MapFuture, MapRequest};
 
 use super::{
-    access::{Peer, watch_issuers, watch_keys, watch_tenants, write_usage},
+    access::{Peer, prune_captured, watch_issuers, watch_keys, watch_tenants, write_usage},
     app,
     batches::run as run_batches,
     guarded::{Beginning, Guarded},
@@ -79,9 +79,10 @@ pub async fn serve(door: impl Into<Door>, state: AppState, shutdown: impl Future
     let mut watchers = JoinSet::new();
     watchers.spawn(watch_keys(server.state.governance().clone()));
     watchers.spawn(write_usage(server.state.governance().clone()));
+    watchers.spawn(prune_captured(server.state.governance().clone()));
     watchers.spawn(watch_issuers(server.state.governance().clone()));
     if let Some(tls) = &server.tls {
-        watchers.spawn(tls.clone().watch());
+        watchers.spawn(tls.clone().watch(server.state.governance().clone()));
     }
     watchers.spawn(watch_tenants(server.state.clone()));
     let running = watch::Sender::new(());

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, watch};
 
-use super::{error::ApiError, responses::Streams};
+use super::{error::ApiError, request::joined, responses::Streams};
 use crate::{
     governance::{DEFAULT_TENANT, Governance, Principal},
     store::{Store, StoreError, Stores},
@@ -148,7 +148,9 @@ impl Tenancies {
                     }
                 }
             }
-            self.governance.erased(&place)?;
+            let (governance, gone) = (self.governance.clone(), place.clone());
+            // What was captured of it may be much.
+            joined(tokio::task::spawn_blocking(move || governance.erased(&gone).map_err(ApiError::from))).await?;
             tracing::info!(place, "what a deleted tenant has stored is erased");
         }
         Ok(())

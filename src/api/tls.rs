@@ -22,7 +22,11 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::config::{ClientAuth, ClientCertificates, TlsConfig};
+use crate::{
+    config::{ClientAuth, ClientCertificates, TlsConfig},
+    governance::{Actor, Administration, Governance, GovernanceError},
+    types::{hexadecimal, unix_seconds},
+};
 
 /// How often it is looked whether files have changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -79,6 +83,9 @@ pub enum TlsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// What cannot be written down is not done.
+    #[error("{0}")]
+    Unrecorded(Box<GovernanceError>),
 }
 
 impl Tls {
@@ -89,26 +96,29 @@ impl Tls {
         Ok(Self { files: Arc::new(files), current: Arc::new(RwLock::new(current)) })
     }
 
-    /// Reads the files again. Says whether they were others than before.
-    pub fn reload(&self) -> Result<bool, TlsError> {
+    /// Reads the files again for somebody, which is written down before it counts. Says whether they were others than before.
+    pub fn reload_as(&self, administration: &Administration<'_>) -> Result<bool, TlsError> {
         let contents = Contents::read(&self.files)?;
         let digest = contents.digest();
         if self.current.read().unwrap_or_else(PoisonError::into_inner).digest == digest {
             return Ok(false);
         }
         let config = contents.config(&self.files)?;
+        let recorded = administration.reload_certificates(&hexadecimal(&digest), unix_seconds());
+        recorded.map_err(|error| TlsError::Unrecorded(Box::new(error)))?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current { config, digest };
         Ok(true)
     }
 
     /// Reads the files again whenever they have changed. Does not end.
-    pub(super) async fn watch(self) {
+    pub(super) async fn watch(self, governance: Governance) {
         let mut last_error = None;
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            let tls = self.clone();
+            let (tls, governance) = (self.clone(), governance.clone());
+            let read = move || tls.reload_as(&governance.administered_by(&Actor::Server));
             // A panic would be logged where it happens.
-            let Ok(read) = tokio::task::spawn_blocking(move || tls.reload()).await else { continue };
+            let Ok(read) = tokio::task::spawn_blocking(read).await else { continue };
             let error = match read {
                 Ok(is_new) => {
                     if is_new {

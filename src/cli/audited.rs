@@ -9,9 +9,9 @@ use super::data;
 use crate::{
     config::Config,
     governance::{
-        Governance, Place,
+        Place,
         audit::{
-            Contents, Kind, SUBJECT_HASH,
+            Contents, Kind, SUBJECT_HASH, TextHasher,
             query::{self, Query, Record},
         },
     },
@@ -24,14 +24,13 @@ pub(super) struct Audited {
 }
 
 impl Audited {
-    /// Those of a log, if there is one. `governance` has that log.
-    pub(super) fn of(config: &Config, governance: &Governance, whose: (&str, &Place), subject: &str) -> Result<Self> {
-        let (tenant, place) = whose;
+    /// Those of a log, if there is one, be it on or off now.
+    pub(super) fn of(config: &Config, (tenant, place): (&str, &Place), subject: &str) -> Result<Self> {
         let Some(directory) = data::audit_directory(config)?.filter(|directory| directory.exists()) else {
             return Ok(Self::default());
         };
-        governance.audit().wake()?;
-        let Some(hasher) = governance.audit().hasher(&place.id) else { return Ok(Self::default()) };
+        let Some(hasher) = TextHasher::of_directory(&directory)? else { return Ok(Self::default()) };
+        let hasher = hasher.of_tenant(&place.id);
         let query = Query { tenant: Some(tenant.to_owned()), kinds: vec![Kind::Begun], ..Query::default() };
         Ok(Self { found: Some((directory, query, hasher.hash(SUBJECT_HASH, subject.as_bytes()))) })
     }

@@ -11,7 +11,7 @@ use crate::{
     config::{AuditConfig, AuditMode, AuditOnFailure, Config, DataPlace, StorageConfig},
     governance::{
         Governance,
-        audit::{Audit, AuditOptions, Capture, OnFailure},
+        audit::{Audit, AuditOptions, Capture, Contents, OnFailure},
     },
     store::Stores,
     telemetry::AuditMetrics,
@@ -51,6 +51,16 @@ pub(super) fn audit_directory(config: &Config) -> Result<Option<PathBuf>> {
     match &config.audit.directory {
         Some(directory) => Ok(Some(directory.clone())),
         None => Ok(directory(&config.storage.place)?.map(|directory| directory.join("audit"))),
+    }
+}
+
+/// What was captured beside a log goes with its tenant and its time, although the log is off now.
+pub(super) fn with_captured(governance: Governance, config: &Config) -> Result<Governance> {
+    match audit_directory(config)? {
+        Some(directory) if config.audit.mode == AuditMode::Off => {
+            Ok(governance.with_captured(Contents::of(&directory), config.audit.retention))
+        }
+        Some(_) | None => Ok(governance),
     }
 }
 

@@ -91,8 +91,7 @@ async fn serve(config: &Config, sandbox: &Sandbox, prepared: loading::Prepared, 
     let stop = stop_signal()?;
     let (stores, governance) = (data::stores(&config.storage)?, data::governance(&config.storage.place)?);
     let audit = data::audit(config)?;
-    let governance = governance
-        .with_audit(audit.clone())
+    let governance = data::with_captured(governance.with_audit(audit.clone()), config)?
         .with_policies(policy::load(config.access.policy_dir.as_deref())?)
         .with_issuers(issuers::open(config)?)
         .with_guardrails(guardrails(config.access.guardrails.as_deref())?)
@@ -197,7 +196,7 @@ fn tls(config: &Config, governance: &Governance) -> Result<Option<Tls>> {
     }
     let opened = config.http.tls.clone().map(Tls::open).transpose();
     opened.map_err(|error| match error {
-        TlsError::Unreadable { .. } => error.into(),
+        TlsError::Unreadable { .. } | TlsError::Unrecorded(_) => error.into(),
         TlsError::Exposed { .. } | TlsError::Invalid { .. } => UsageError(error.to_string()).into(),
     })
 }
@@ -244,11 +243,11 @@ fn reload(governance: &Governance, tls: Option<&Tls>) {
         Ok(()) => tracing::info!("the guardrails were read again"),
         Err(error) => tracing::error!(%error, "the guardrails are wrong, so those from before go on to apply"),
     }
-    match governance.purposes().reload() {
+    match administration.reload_purposes(now) {
         Ok(()) => tracing::info!("the purposes were read again"),
         Err(error) => tracing::error!(%error, "the purposes are wrong, so those from before go on to apply"),
     }
-    match tls.map(Tls::reload) {
+    match tls.map(|tls| tls.reload_as(&administration)) {
         None => {}
         Some(Ok(_)) => tracing::info!("certificates were read again"),
         Some(Err(error)) => tracing::error!(%error, "certificates are wrong, so those from before go on to apply"),

@@ -54,7 +54,7 @@ impl SubjectsArgs {
         let governance = data::lasting_governance(&config.storage.place)?.with_audit(data::audit(config)?);
         let (kind, now) = (self.command.act(), unix_seconds());
         let place = args.place(&governance)?;
-        let audited = Audited::of(config, &governance, (&args.tenant, &place), &args.subject)?;
+        let audited = Audited::of(config, (&args.tenant, &place), &args.subject)?;
         let hash = audited.hash().unwrap_or_default();
         governance.administered_by(&Actor::CommandLine).about_subject(kind, &args.tenant, hash, now)?;
         let store = args.store(config, &place)?;

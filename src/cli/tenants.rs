@@ -68,6 +68,7 @@ impl TenantsArgs {
 
     pub(super) fn run(&self, config: &Config) -> Result<()> {
         let governance = data::lasting_governance(&config.storage.place)?.with_audit(data::audit(config)?);
+        let governance = data::with_captured(governance, config)?;
         self.run_with(&governance, config).map_err(keys::usage)
     }
 

@@ -17,6 +17,8 @@ pub enum Actor {
     CommandLine,
     /// Whoever may send the server a signal.
     Signal,
+    /// The server, which has seen that a file is another.
+    Server,
     /// A caller of the server.
     Caller {
         /// Who it is.
@@ -29,7 +31,7 @@ pub enum Actor {
 /// The same as it is written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ActedBy {
-    /// `command_line`, `signal`, `key`, `token` or `certificate`.
+    /// `command_line`, `signal`, `server`, `key`, `token` or `certificate`.
     pub source: &'static str,
     /// Of the key, or issuer and subject of the token; empty for those who have neither.
     pub id: String,
@@ -74,6 +76,12 @@ pub enum ActKind {
     /// Somebody is limited no more.
     #[serde(rename = "quotas.unset")]
     UnsetQuota,
+    /// Purposes are read again.
+    #[serde(rename = "purposes.reload")]
+    ReloadPurposes,
+    /// Certificates, whose issuers are believed and which are revoked is read again.
+    #[serde(rename = "certificates.reload")]
+    ReloadCertificates,
     /// All that is held about somebody is told.
     #[serde(rename = "subjects.export")]
     ExportSubject,
@@ -128,6 +136,7 @@ impl Actor {
         match self {
             Self::CommandLine => without_name("command_line"),
             Self::Signal => without_name("signal"),
+            Self::Server => without_name("server"),
             Self::Caller { principal, .. } => ActedBy {
                 source: principal.source.name(),
                 id: principal.asker.id.clone(),

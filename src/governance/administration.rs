@@ -44,7 +44,7 @@ impl Administration<'_> {
     /// The tenant that alone is reached; all, if there is none.
     pub fn only_tenant(&self) -> Option<&str> {
         match self.actor {
-            Actor::CommandLine | Actor::Signal => None,
+            Actor::CommandLine | Actor::Signal | Actor::Server => None,
             Actor::Caller { principal, .. } => {
                 Some(principal.asker.tenant.as_str()).filter(|tenant| *tenant != DEFAULT_TENANT)
             }
@@ -188,6 +188,21 @@ impl Administration<'_> {
             self.agreed(now, told_of_rules(ActKind::ReloadGuardrails, digest))?;
             Ok(())
         })
+    }
+
+    /// Reads purposes again. If they are wrong, those from before go on to apply.
+    pub fn reload_purposes(&self, now: u64) -> Result<(), GovernanceError> {
+        self.whole_server("purposes")?;
+        self.governance.purposes.reload_if(|digest| {
+            self.agreed(now, told_of_rules(ActKind::ReloadPurposes, digest))?;
+            Ok(())
+        })
+    }
+
+    /// Writes down that certificates are about to be those of this digest.
+    pub fn reload_certificates(&self, digest: &str, now: u64) -> Result<(), GovernanceError> {
+        self.whole_server("certificates")?;
+        self.agreed(now, told_of_rules(ActKind::ReloadCertificates, digest))
     }
 
     /// Changes the database in one transaction, which is written down before it counts.

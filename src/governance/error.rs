@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{GuardrailFileError, audit::AuditError, jwt::JwtError, policy::PolicyError};
+use super::{GuardrailFileError, audit::AuditError, jwt::JwtError, policy::PolicyError, purposes::PurposeFileError};
 
 /// Why something about identities was not done.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +89,9 @@ pub enum GovernanceError {
     /// The file of guardrails is wrong.
     #[error(transparent)]
     Guardrails(#[from] GuardrailFileError),
+    /// The file of purposes is wrong.
+    #[error(transparent)]
+    Purposes(#[from] PurposeFileError),
     /// A file of identities is wrong.
     #[error("{}: {reason}", path.display())]
     Identities {

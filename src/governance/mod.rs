@@ -33,13 +33,14 @@ mod tests;
 use std::{
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
 };
 
 use rusqlite::Connection;
 
 use self::{
     acts::ProcessLog,
-    audit::Audit,
+    audit::{Audit, Contents},
     database::DATABASE,
     jwt::{CertificateIdentity, Claims, JwtError},
     known::Known,
@@ -73,6 +74,8 @@ pub struct Governance {
     guardrails: GuardrailFile,
     purposes: PurposeFile,
     audit: Audit,
+    /// What was captured, and at which age it goes.
+    captured: Option<(Contents, Option<Duration>)>,
     acts: Arc<dyn ActLog>,
 }
 
@@ -145,7 +148,19 @@ impl Governance {
             Some(_) => Arc::new(audit.clone()),
             None => self.acts,
         };
-        Self { audit, acts, ..self }
+        let captured = audit.contents().or(self.captured);
+        Self { audit, captured, acts, ..self }
+    }
+
+    /// The same with what was captured beside a log that is off now, and at which age it goes.
+    pub fn with_captured(self, contents: Contents, retention: Option<Duration>) -> Self {
+        Self { captured: Some((contents, retention)), ..self }
+    }
+
+    /// Deletes what was captured and is past its time. Says how much that was.
+    pub fn prune_captured(&self, now: u64) -> Result<u64, GovernanceError> {
+        let Some((contents, retention)) = &self.captured else { return Ok(0) };
+        Ok(contents.prune(now, retention.map(|age| now.saturating_sub(age.as_secs())))?)
     }
 
     /// Where it is written down what is done.
@@ -193,8 +208,11 @@ impl Governance {
         Ok(self.look()?.leaving().to_vec())
     }
 
-    /// What was at a place is erased.
+    /// What was stored at a place is erased; now what was captured of it is, and then nothing is known of it any more.
     pub fn erased(&self, place: &str) -> Result<(), GovernanceError> {
+        if let Some((contents, _)) = &self.captured {
+            contents.erase_place(place)?;
+        }
         self.change(|connection| tenants::erased(connection, place))
     }
 
@@ -277,6 +295,7 @@ impl Governance {
             guardrails: GuardrailFile::default(),
             purposes: PurposeFile::default(),
             audit: Audit::default(),
+            captured: None,
             acts: Arc::new(ProcessLog),
         })
     }

@@ -50,7 +50,7 @@ pub use request::{
 pub use tokenizer::{TekkenFile, TokenizerFormat};
 pub use version::{TokenizerVersion, UnknownVersion};
 
-use crate::types::Constraint;
+use crate::types::{Constraint, WrittenForm};
 
 /// What formats the prompt of a chat request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -309,6 +309,14 @@ impl Codec {
         match self.grammars() {
             Ok(grammars) => grammars.constraint(self, form, end_ids, continued),
             Err(reason) => Err(PromptError::form("response_format", reason.clone())),
+        }
+    }
+
+    /// Keeps an answer to a form that was written down ([`Constraint::written`]).
+    pub fn constraint_again(&self, form: &WrittenForm, end_ids: &[u32]) -> Result<Box<dyn Constraint>, PromptError> {
+        match self.grammars() {
+            Ok(grammars) => grammars.constraint_again(form, end_ids),
+            Err(reason) => Err(PromptError::form("form", reason.clone())),
         }
     }
 

@@ -14,6 +14,8 @@ pub struct AuditMetrics {
     lost: IntCounter,
     left_out: IntCounter,
     anchor_failures: IntCounter,
+    captured: IntCounter,
+    captures_lost: IntCounter,
     write_seconds: Histogram,
 }
 
@@ -43,6 +45,11 @@ impl Default for AuditMetrics {
                 "tramontane:audit_anchor_failures_total",
                 "Checkpoints that did not reach the place that the operator named for them.",
             ),
+            captured: counter("tramontane:audit_captured_total", "Inferences whose content was captured."),
+            captures_lost: counter(
+                "tramontane:audit_captures_lost_total",
+                "Inferences whose content was to be captured and could not be.",
+            ),
             write_seconds: Histogram::with_opts(write_seconds).expect("valid buckets"),
         }
     }
@@ -53,7 +60,10 @@ impl AuditMetrics {
     pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
         registry.register(Box::new(self.records.clone()))?;
         let counters = [&self.bytes, &self.failures, &self.lost, &self.left_out, &self.anchor_failures];
-        counters.into_iter().try_for_each(|counter| registry.register(Box::new(counter.clone())))?;
+        counters
+            .into_iter()
+            .chain([&self.captured, &self.captures_lost])
+            .try_for_each(|counter| registry.register(Box::new(counter.clone())))?;
         registry.register(Box::new(self.write_seconds.clone()))
     }
 
@@ -86,5 +96,15 @@ impl AuditMetrics {
     /// A checkpoint did not reach its anchor.
     pub fn anchor_failed(&self) {
         self.anchor_failures.inc();
+    }
+
+    /// Content is on disk.
+    pub fn captured(&self) {
+        self.captured.inc();
+    }
+
+    /// Content was given up.
+    pub fn capture_lost(&self) {
+        self.captures_lost.inc();
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Ids of a word of the set.
 const WORD_IDS: usize = u32::BITS as usize;
 
@@ -77,6 +79,20 @@ pub trait Constraint: Send + Sync + fmt::Debug {
     fn advance(&mut self, id: u32) -> Result<(), ConstraintError>;
     /// The same form at the same place, for another answer.
     fn fork(&self) -> Box<dyn Constraint>;
+    /// The form and where an answer begins, to be had again another day; `None` if it cannot be written.
+    fn written(&self) -> Option<WrittenForm> {
+        None
+    }
+}
+
+/// The form of an answer as text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenForm {
+    /// A grammar, in the language of whoever keeps answers to it.
+    pub grammar: String,
+    /// Tokens of the answer that were there before.
+    pub continued: Vec<u32>,
 }
 
 impl Clone for Box<dyn Constraint> {

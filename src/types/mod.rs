@@ -1,11 +1,12 @@
 //! Plain data that several layers exchange: what to compute (`Batch`) and how to choose tokens
-//! (`SamplingParams`, `TokenChoice`, `Constraint`), what a text is pooled to (`Pooling`), and where a model comes from (`Provenance`); the time, and bytes in
-//! hexadecimal. No behaviour beyond validation, no tensors, no I/O.
+//! (`SamplingParams`, `TokenChoice`, `Constraint`), what a text is pooled to (`Pooling`), and where a model comes from (`Provenance`); the time, bytes in
+//! hexadecimal, and how a file is overwritten. No other behaviour beyond validation, no tensors, no other I/O.
 
 mod batch;
 mod choice;
 mod constraint;
 mod hexadecimal;
+mod overwrite;
 mod pooling;
 mod provenance;
 mod sampling;
@@ -13,8 +14,9 @@ mod time;
 
 pub use batch::{Batch, BatchSequence};
 pub use choice::{Penalties, RowResult, TokenChoice, TokenLogprobs};
-pub use constraint::{Constraint, ConstraintError, TokenSet};
+pub use constraint::{Constraint, ConstraintError, TokenSet, WrittenForm};
 pub use hexadecimal::hexadecimal;
+pub use overwrite::overwrite;
 pub use pooling::{Activation, Outputs, Pooling, sigmoid};
 pub use provenance::{LockedOrigin, Provenance};
 pub use sampling::{InvalidSampling, SamplingParams};

@@ -9,6 +9,7 @@ use super::{Cause, FoundBy, Rules, Shared};
 use crate::{
     api::{params::GenerationParams, state::ServedModel},
     governance::Principal,
+    types::Constraint,
 };
 
 /// That an inference begins.
@@ -41,7 +42,10 @@ pub(super) struct Beginning<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) findings: Vec<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) content: Option<&'a str>,
+    pub(super) content: Option<String>,
+    /// Keyed hash of all parameters, as they are in the content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) parameters_hash: Option<String>,
 }
 
 /// How it ended.
@@ -132,14 +136,14 @@ pub(in crate::api) struct Parameters<'a> {
     /// Of the first choice.
     pub(in crate::api) seed: u64,
     pub(in crate::api) max_tokens: usize,
-    /// Must the answer have a form, such as JSON?
-    pub(in crate::api) has_form: bool,
+    /// The form that the answer must have, such as JSON.
+    pub(in crate::api) constraint: Option<&'a dyn Constraint>,
 }
 
 impl Parameters<'_> {
     /// For the record: texts and ids that a client sends are only counted.
     pub(super) fn recorded(&self) -> Value {
-        let Self { params, seed, max_tokens, has_form } = *self;
+        let Self { params, seed, max_tokens, constraint } = *self;
         let (sampling, stopping) = (&params.sampling, &params.stopping);
         let mut value = json!({
             "n": params.n,
@@ -166,11 +170,11 @@ impl Parameters<'_> {
         unless("stop_strings", json!(stopping.strings.len()), json!(0));
         unless("stop_token_ids", json!(stopping.token_ids.len()), json!(0));
         unless("ignore_eos", json!(stopping.ignore_eos), json!(false));
-        unless("has_form", json!(has_form), json!(false));
+        unless("has_form", json!(constraint.is_some()), json!(false));
         value
     }
 
-    /// The same with all texts and ids, to be kept with the content.
+    /// The same with all texts and ids and the form, to be kept with the content.
     pub(super) fn whole(&self) -> Value {
         let (sampling, stopping) = (&self.params.sampling, &self.params.stopping);
         let mut value = self.recorded();
@@ -179,6 +183,9 @@ impl Parameters<'_> {
         value["allowed_token_ids"] = json!(sampling.allowed_token_ids);
         value["stop_token_ids"] = json!(stopping.token_ids);
         value["stop_strings"] = json!(stopping.strings);
+        if let Some(form) = self.constraint.and_then(Constraint::written) {
+            value["form"] = json!(form);
+        }
         value
     }
 }

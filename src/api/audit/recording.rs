@@ -15,7 +15,11 @@ use super::{
 };
 use crate::{
     api::{error::ApiError, state::ServedModel},
-    governance::audit::{Begun, Capture, Content, RunningHash, SUBJECT_HASH, TextHasher},
+    governance::audit::{
+        ANSWER_HASH, Begun, Capture, Content, ContentName, PARAMETERS_HASH, PROMPT_HASH, RawJson, RunningHash,
+        SUBJECT_HASH, TextHasher,
+    },
+    types::unix_seconds,
 };
 
 /// What is asked of the model.
@@ -40,8 +44,8 @@ struct Running {
     begun: Begun,
     hasher: TextHasher,
     began: Instant,
-    /// The id of the content that is kept, and what there is of it.
-    content: Option<(String, Content)>,
+    /// The name of the content that is kept, and what there is of it.
+    content: Option<(ContentName, Content)>,
     outcome: Mutex<Outcome>,
 }
 
@@ -72,17 +76,23 @@ impl AuditScope {
     /// Hands in that the model is asked something. Fails if that is to be refused as it cannot be written down.
     pub(in crate::api) fn begin(&self, inference: Inference<'_>) -> Result<Recording, ApiError> {
         let Some(shared) = &self.shared else { return Ok(Recording::default()) };
-        let Some(hasher) = shared.audit.hasher(&shared.tenant.id) else { return Ok(Recording::default()) };
+        let Some(hasher) = shared.audit.hasher(&shared.tenant.id) else {
+            shared.audit.missed();
+            return Ok(Recording::default());
+        };
         let Inference { model, task, prompts, parameters } = inference;
-        let mut hash = hasher.begin("prompt");
+        let mut hash = hasher.begin(PROMPT_HASH);
         prompts.iter().flatten().for_each(|part| hash.tokens(part));
         let content = (shared.capture == Capture::Content).then(|| {
             let whole = |prompt: &[&[u32]; 2]| prompt.concat();
             let prompts = prompts.iter().map(whole).collect();
-            let parameters = parameters.as_ref().map(Parameters::whole);
+            let parameters = parameters.as_ref().map(|parameters| RawJson::of(&parameters.whole()));
+            let until = shared.keep_s.map(|seconds| unix_seconds().saturating_add(seconds));
             let content = Content { prompts, parameters, answers: Vec::new() };
-            (uuid::Uuid::new_v4().simple().to_string(), content)
+            (ContentName::new(&shared.tenant.id, until), content)
         });
+        let captured = content.as_ref().and_then(|(_, content)| content.parameters.as_ref());
+        let subject = shared.state().subject.clone();
         let findings = fields::findings(&mut shared.state().findings);
         let beginning = Beginning {
             request: &shared.request,
@@ -92,7 +102,7 @@ impl AuditScope {
             purpose: shared.circumstances.purpose.as_deref(),
             data_classification: shared.circumstances.data_classification.as_deref(),
             consent: shared.circumstances.consent.as_deref(),
-            subject: shared.subject.as_deref().map(|subject| hasher.hash(SUBJECT_HASH, subject.as_bytes())),
+            subject: subject.map(|subject| hasher.hash(SUBJECT_HASH, subject.as_bytes())),
             cause: shared.cause.as_ref(),
             task,
             model: Model::of(model),
@@ -102,7 +112,8 @@ impl AuditScope {
             prompt_hash: hash.finish(),
             parameters: parameters.as_ref().map(Parameters::recorded),
             findings,
-            content: content.as_ref().map(|(id, _)| id.as_str()),
+            content: content.as_ref().map(|(name, _)| name.to_string()),
+            parameters_hash: captured.map(|captured| hasher.hash(PARAMETERS_HASH, captured.text().as_bytes())),
         };
         let Some(begun) = shared.audit.begin(&beginning)? else { return Ok(Recording::default()) };
         shared.state().begun.push(begun.clone());
@@ -115,7 +126,7 @@ impl Recording {
     /// One of its answers.
     pub(in crate::api) fn choice(&self, index: usize) -> Option<ChoiceRecord> {
         let running = Arc::clone(self.running.as_ref()?);
-        let hash = Some(running.hasher.begin("answer"));
+        let hash = Some(running.hasher.begin(ANSWER_HASH));
         let (tokens, kept, finish, is_on_disk) = (0, Vec::new(), "cancelled", false);
         Some(ChoiceRecord { running, index, tokens, hash, kept, finish, is_on_disk })
     }
@@ -248,9 +259,9 @@ impl Drop for Running {
             findings: fields::findings(&mut shared.state().findings),
             ms: Times { queue: outcome.queue_ms, first_token: outcome.first_token_ms, all },
         };
-        let content = self.content.take().map(|(id, content)| {
+        let content = self.content.take().map(|(name, content)| {
             let answers = outcome.answers.into_iter().map(|(_, tokens)| tokens).collect();
-            (id, Content { answers, ..content })
+            (name, Content { answers, ..content })
         });
         shared.audit.end(&self.begun, &end, content);
     }

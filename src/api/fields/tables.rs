@@ -412,7 +412,7 @@ pub(super) const CACHE_SALT: Field = honoured(
 const LABELS: &[Field] = &[
     USER,
     METADATA,
-    label("safety_identifier", r#""safety_identifier": "u""#, r#""safety_identifier": 1"#, "Not stored, not used."),
+    label("safety_identifier", r#""safety_identifier": "u""#, r#""safety_identifier": 1"#, WHOM),
     label("session_id", r#""session_id": "u""#, r#""session_id": 1"#, "Not stored, not used."),
     label(
         "prompt_cache_key",
@@ -441,7 +441,9 @@ const LABELS: &[Field] = &[
     ),
 ];
 
-pub(super) const USER: Field = label("user", r#""user": "u""#, r#""user": 1"#, "Not stored, not used.");
+pub(super) const USER: Field = label("user", r#""user": "u""#, r#""user": 1"#, WHOM);
+
+const WHOM: &str = "Not stored; marks the audit's record of it where nothing else says whom it is about.";
 
 pub(super) const METADATA: Field =
     label("metadata", r#""metadata": {"a": "b"}"#, r#""metadata": "x""#, "Not stored, not used.");

@@ -196,7 +196,7 @@ async fn attempt(
     deadline: Instant,
 ) -> Result<Ended, ApiError> {
     let caller = caller_of(state, waiting.behalf.as_deref(), ROUTE).await?;
-    let cause = (Cause::Response { id: waiting.response.id.clone() }, waiting.kept.subject.clone());
+    let cause = (Cause::Response { id: waiting.response.id.clone() }, waiting.kept.clone());
     let work = Work::in_background(state, ROUTE, deadline, caller.clone(), cause)?;
     let Some(principal) = caller.principal else { return answered(&work, waiting, telling).await };
     tokio::select! {

@@ -39,7 +39,9 @@ pub(in crate::api) async fn create(mut work: Work, JsonText(text): JsonText) -> 
     let (body, storing) = (Arc::clone(&text), work.state.storing().clone());
     let read = move || Asked::parse(&body, &fields::RESPONSES, &storing);
     let asked = off_thread(&work.state, text.len(), read).await?;
-    work.state = work.state.or_subject(asked.subject()?);
+    let subject = asked.subject()?;
+    work.share.audit().about(subject.clone());
+    work.state = work.state.or_subject(subject);
     let exchange = Exchange::new(asked, &work.state).await?;
     let turn = exchange.prepare(&work).await?;
     let draft = Draft::new(&exchange.asked, &turn);

@@ -1,7 +1,10 @@
 //! `tramontane audit replay`: runs a recorded request again, with what was captured of it, and compares the tokens.
 //!
 //! The model is asked directly, by token ids, so that nothing of today's formats or guardrails has a part in it. A seed means
-//! the same tokens under any load, so other tokens mean another model, another program, or another kind of machine.
+//! the same tokens under any load, so other tokens mean another model, another program, or another kind of machine. Invariant:
+//! what is compared is what the log has hashes of, and where there is nothing to compare nothing is said to be equal.
+
+mod recorded;
 
 use std::path::Path;
 
@@ -9,17 +12,18 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::recorded::Recorded;
 use crate::{
     api::ServedModel,
     cli::{error::UsageError, loading, locate::Network},
     config::{Args, Config, EngineArgs, ModelArgs},
     engine::{FinishReason, Request, StopRules, Task, Update},
     governance::audit::{
-        Content, Contents, Kind,
+        Content, Kind,
         query::{self, Query, Record},
     },
     telemetry::logs::LogStyle,
-    types::SamplingParams,
+    types::{SamplingParams, WrittenForm},
 };
 
 #[derive(Debug, clap::Args)]
@@ -60,6 +64,7 @@ struct Captured {
     ignore_eos: bool,
     #[serde(default)]
     has_form: bool,
+    form: Option<WrittenForm>,
 }
 
 fn one() -> f32 {
@@ -73,14 +78,12 @@ impl ReplayArgs {
 
     pub(super) fn run(&self, directory: &Path, json: bool, config: &Config, style: LogStyle) -> Result<()> {
         let begun = self.begun(directory)?;
-        let content = captured(directory, &begun)?;
-        let captured: Captured = serde_json::from_value(content.parameters.clone().unwrap_or(Value::Null))
+        let content = Recorded::of(directory, &begun)?.content()?;
+        let parameters = content.parameters.as_ref().map_or("null", |parameters| parameters.text());
+        let captured: Captured = serde_json::from_str(parameters)
             .map_err(|error| anyhow!("record {}: its captured parameters cannot be read: {error}", begun.seq))?;
-        if captured.has_form {
-            bail!(
-                "record {}: its answer had to have a form, which is not captured, so it cannot be run again",
-                begun.seq
-            );
+        if captured.has_form && captured.form.is_none() {
+            bail!("record {}: its answer had a form that cannot be written, so it cannot be run again", begun.seq);
         }
         let model = loading::prepare(config, Network::Allowed, style)?.load(style)?;
         check_model(&begun, &model)?;
@@ -115,19 +118,6 @@ impl ReplayArgs {
             }
         }
     }
-}
-
-fn captured(directory: &Path, begun: &Record) -> Result<Content> {
-    let seq = begun.seq;
-    if begun.members.get("task") != Some(&json!("generate")) {
-        bail!("record {seq}: nothing was generated, so there are no tokens to compare");
-    }
-    let id = begun.members.get("content").and_then(Value::as_str);
-    let id = id.with_context(|| format!("record {seq}: its content was not captured (audit_capture)"))?;
-    let content = Contents::of(directory).read(id)?;
-    content.with_context(|| {
-        format!("record {seq}: its captured content {id} is not there: it was deleted, or a crash came first")
-    })
 }
 
 /// Is it the model that answered?
@@ -177,9 +167,13 @@ impl Compared {
 
 async fn compare(model: &ServedModel, content: &Content, captured: &Captured) -> Result<Vec<Compared>> {
     let prompt = content.prompts.first().context("no prompt was captured")?;
+    let constraint = captured.form.as_ref();
+    let end_ids = &model.defaults.eos_token_ids;
+    let constraint = constraint.map(|form| model.codec.constraint_again(form, end_ids)).transpose()?;
     let mut compared = Vec::new();
     for (choice, recorded) in content.answers.iter().enumerate() {
-        let again = run(model, request(model, prompt, captured, choice), recorded.len()).await?;
+        let request = Request { constraint: constraint.clone(), ..request(model, prompt, captured, choice) };
+        let again = run(model, request, recorded.len()).await?;
         let differs = recorded.iter().zip(&again).position(|(one, other)| one != other);
         let is_shorter = (again.len() < recorded.len()).then_some(again.len());
         compared.push(Compared { choice, recorded: recorded.len(), first_difference: differs.or(is_shorter) });

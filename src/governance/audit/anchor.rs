@@ -1,15 +1,16 @@
 //! Where checkpoints go beside the log, so that somebody who can change the log cannot change all that is known of it.
 //!
-//! Main type: [`Anchors`], to which lines are handed. Invariant: an anchor that
-//! fails or is slow never holds the log up; it is logged and counted.
+//! Main type: [`Anchors`], to which lines are handed. Invariants: an anchor that fails or is slow never holds the log up, and
+//! its end for no longer than was agreed; it is logged and counted.
 
 use std::{
     fs::OpenOptions,
     io::{self, Write},
+    iter,
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    sync::mpsc::{self, SyncSender},
-    thread::{self, JoinHandle},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    thread,
     time::Duration,
 };
 
@@ -23,22 +24,28 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Hands lines on. They are gone with the process if it ends before they are.
 pub(super) struct Anchors {
     lines: Option<SyncSender<String>>,
-    thread: Option<JoinHandle<()>>,
+    /// Says that the thread has ended.
+    ended: Option<Receiver<()>>,
+    /// So long the end waits for those that were handed in.
+    patience: Duration,
     metrics: AuditMetrics,
 }
 
 impl Anchors {
-    pub(super) fn start(anchors: Vec<Anchor>, metrics: AuditMetrics) -> io::Result<Self> {
+    pub(super) fn start(anchors: Vec<Anchor>, patience: Duration, metrics: AuditMetrics) -> io::Result<Self> {
         if anchors.is_empty() {
-            return Ok(Self { lines: None, thread: None, metrics });
+            return Ok(Self { lines: None, ended: None, patience, metrics });
         }
+        let (end, ended) = mpsc::channel::<()>();
         let (lines, waiting) = mpsc::sync_channel::<String>(MOST_WAITING);
         let counted = metrics.clone();
         let run = move || {
+            let _end = end; // is dropped with the thread
             let agent = ureq::AgentBuilder::new().timeout(PATIENCE).redirects(0).build();
-            for line in waiting {
-                for anchor in &anchors {
-                    if let Err(reason) = put(anchor, &agent, &line) {
+            while let Ok(line) = waiting.recv() {
+                let lines: Vec<String> = iter::once(line).chain(waiting.try_iter()).collect();
+                for (anchor, line) in anchors.iter().flat_map(|anchor| due(anchor, &lines)) {
+                    if let Err(reason) = put(anchor, &agent, line) {
                         counted.anchor_failed();
                         tracing::warn!(
                             anchor = anchor.name(),
@@ -49,8 +56,8 @@ impl Anchors {
                 }
             }
         };
-        let thread = thread::Builder::new().name("audit-anchors".to_owned()).spawn(run)?;
-        Ok(Self { lines: Some(lines), thread: Some(thread), metrics })
+        thread::Builder::new().name("audit-anchors".to_owned()).spawn(run)?;
+        Ok(Self { lines: Some(lines), ended: Some(ended), patience, metrics })
     }
 
     pub(super) fn put(&self, line: String) {
@@ -63,13 +70,29 @@ impl Anchors {
 }
 
 impl Drop for Anchors {
-    /// Waits for those that were handed in.
+    /// Waits for those that were handed in, but not for ever.
     fn drop(&mut self) {
         self.lines = None;
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join()); // a panic was logged where it happened
+        let Some(ended) = self.ended.take() else { return };
+        if ended.recv_timeout(self.patience) == Err(RecvTimeoutError::Timeout) {
+            self.metrics.anchor_failed();
+            let waited_s = self.patience.as_secs_f64();
+            tracing::warn!(
+                waited_s,
+                "the last checkpoint of the audit log may not be anchored: its anchor is too slow"
+            );
         }
     }
+}
+
+/// What an anchor is handed of lines that have come meanwhile: a later checkpoint covers those before it, so a server, which
+/// may be slow, is sent the last alone.
+fn due<'l>(anchor: &'l Anchor, lines: &'l [String]) -> impl Iterator<Item = (&'l Anchor, &'l String)> {
+    let covered = match anchor {
+        Anchor::Url(_) => lines.len().saturating_sub(1),
+        Anchor::File(_) | Anchor::Stdout => 0,
+    };
+    lines.iter().skip(covered).map(move |line| (anchor, line))
 }
 
 fn put(anchor: &Anchor, agent: &ureq::Agent, line: &str) -> Result<(), String> {

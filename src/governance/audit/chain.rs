@@ -222,6 +222,12 @@ impl Chain {
         self.tail.as_ref().map_or_else(String::new, |tail| tail.chain.clone())
     }
 
+    /// Is the newest segment due to be ended although nothing is to be written? One that has nothing but its head and a
+    /// checkpoint is not.
+    pub(super) fn is_stale(&self) -> bool {
+        self.must_rotate() && self.tail.as_ref().is_some_and(|tail| tail.seq > tail.first_seq + 1)
+    }
+
     fn must_rotate(&self) -> bool {
         let Some(tail) = &self.tail else { return true };
         let age = Duration::from_micros(now_us().saturating_sub(tail.began_us));
@@ -264,6 +270,7 @@ impl Chain {
             last_kind: Kind::Segment,
             last_time_us: draft.time_us,
             chain,
+            first_seq: draft.seq,
             began_us,
             torn: 0,
         });

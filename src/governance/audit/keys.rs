@@ -127,6 +127,11 @@ impl TextHasher {
         Ok(Self { key: hmac::Key::new(hmac::HMAC_SHA256, &*secret.ok_or_else(wrong)?) })
     }
 
+    /// That of a directory, if it has one; nothing is made.
+    pub fn of_directory(directory: &Path) -> Result<Option<Self>, AuditError> {
+        if directory.join(HASH_KEY).exists() { Self::open(directory).map(Some) } else { Ok(None) }
+    }
+
     /// The one of a tenant: its key is HMAC-SHA-256 of the tenant's id by the log's secret.
     pub fn of_tenant(&self, tenant: &str) -> Self {
         let key = hmac::sign(&self.key, format!("tenant {tenant}").as_bytes());

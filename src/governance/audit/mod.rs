@@ -11,11 +11,13 @@
 
 mod acts;
 mod anchor;
+mod capturing;
 mod chain;
 mod content;
 mod error;
 mod keys;
 mod line;
+mod opening;
 pub mod query;
 mod refusals;
 mod segments;
@@ -37,13 +39,15 @@ use serde_json::{Value, json};
 
 use self::{
     anchor::Anchors,
+    capturing::Capturing,
     chain::Chain,
     content::NewContent,
+    opening::Opening,
     refusals::RefusalLimit,
     writer::{Job, Queue, Slot, Told, Writer},
 };
 pub use self::{
-    content::{Content, Contents},
+    content::{Content, ContentName, Contents, RawJson},
     error::AuditError,
     keys::{PublicKey, RunningHash, TextHasher},
     line::Kind,
@@ -68,6 +72,8 @@ pub struct AuditOptions {
     pub retention: Option<Duration>,
     /// Where checkpoints go beside the log.
     pub anchors: Vec<AuditAnchor>,
+    /// So long the end of the log waits for them.
+    pub anchor_patience: Duration,
     /// Digest of the settings of this process.
     pub configuration: String,
     /// Is what is asked and answered kept, where nobody decides otherwise?
@@ -104,14 +110,24 @@ impl Default for AuditOptions {
             checkpoint_interval: Duration::from_secs(10),
             retention: None,
             anchors: Vec::new(),
+            anchor_patience: Duration::from_secs(5),
             configuration: String::new(),
             capture: Capture::Hashes,
         }
     }
 }
 
+/// How often old segments are looked for, at least.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
+
 /// What hashes of those are made as whom data is about.
 pub const SUBJECT_HASH: &str = "subject";
+/// The same of prompts, of answers, and of what decides an answer besides its prompt.
+pub const PROMPT_HASH: &str = "prompt";
+/// Of answers.
+pub const ANSWER_HASH: &str = "answer";
+/// Of captured parameters, as they are in the file.
+pub const PARAMETERS_HASH: &str = "parameters";
 
 /// The audit log, or none. Cheap to clone; all clones are one. The default is none: then every method does nothing.
 #[derive(Clone, Default)]
@@ -123,7 +139,8 @@ struct Shared {
     directory: PathBuf,
     options: AuditOptions,
     metrics: AuditMetrics,
-    opening: Mutex<()>,
+    contents: Contents,
+    opening: Opening,
     inner: OnceLock<Inner>,
 }
 
@@ -131,6 +148,7 @@ struct Inner {
     on_failure: OnFailure,
     queue: Arc<Queue>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    capturing: Capturing,
     hasher: TextHasher,
     metrics: AuditMetrics,
     strangers: RefusalLimit,
@@ -163,20 +181,9 @@ impl Audit {
 
     /// One that does nothing until it is woken.
     pub fn dormant(directory: &Path, options: AuditOptions, metrics: AuditMetrics) -> Self {
-        let directory = directory.to_owned();
-        let (opening, inner) = (Mutex::default(), OnceLock::new());
-        Self { shared: Some(Arc::new(Shared { directory, options, metrics, opening, inner })) }
-    }
-
-    /// From now on it is written down what is done. To do this again costs nothing.
-    pub fn wake(&self) -> Result<(), AuditError> {
-        let Some(shared) = self.shared.as_ref().filter(|shared| shared.inner.get().is_none()) else { return Ok(()) };
-        let _one_at_a_time = shared.opening.lock().unwrap_or_else(PoisonError::into_inner);
-        if shared.inner.get().is_none() {
-            // Nobody else can have set it.
-            drop(shared.inner.set(shared.open()?));
-        }
-        Ok(())
+        let contents = Contents::of(directory);
+        let (directory, opening, inner) = (directory.to_owned(), Opening::default(), OnceLock::new());
+        Self { shared: Some(Arc::new(Shared { directory, options, metrics, contents, opening, inner })) }
     }
 
     /// Is it written down what is done?
@@ -187,6 +194,11 @@ impl Audit {
     /// Where it is, or will be.
     pub fn directory(&self) -> Option<&Path> {
         self.shared.as_ref().map(|shared| shared.directory.as_path())
+    }
+
+    /// What was captured beside it, and at which age that goes with the log.
+    pub fn contents(&self) -> Option<(Contents, Option<Duration>)> {
+        self.shared.as_ref().map(|shared| (shared.contents.clone(), shared.options.retention))
     }
 
     /// Where it counts.
@@ -224,7 +236,10 @@ impl Audit {
     }
 
     fn hand_in(&self, kind: Kind, fields: &impl Serialize) -> Result<Option<Begun>, AuditError> {
-        let Some(inner) = self.inner() else { return Ok(None) };
+        let Some(inner) = self.inner() else {
+            self.missed();
+            return Ok(None);
+        };
         let slot = Arc::new(Slot::default());
         let job = job(kind, fields, Told::Slot(Arc::clone(&slot)));
         match (inner.queue.put(job), inner.on_failure) {
@@ -237,20 +252,28 @@ impl Audit {
         }
     }
 
-    /// Hands in how an inference ended. It is tried again while it cannot be written.
-    pub fn end(&self, begun: &Begun, fields: &impl Serialize, content: Option<(String, Content)>) {
+    /// Hands in how an inference ended. It is tried again while it cannot be written. What is captured is written before it,
+    /// for which nothing else waits.
+    pub fn end(&self, begun: &Begun, fields: &impl Serialize, content: Option<(ContentName, Content)>) {
         let Some(inner) = self.inner() else { return };
-        let content = content.map(|(id, content)| NewContent { id, content });
         let about = Some(Arc::clone(&begun.slot));
-        let job = Job { about, content, ..job(Kind::Ended, fields, Told::Nobody) };
-        if inner.queue.put(job).is_err() {
-            inner.metrics.lost();
+        let job = Job { about, ..job(Kind::Ended, fields, Told::Nobody) };
+        match content {
+            Some((name, content)) => inner.capturing.put(NewContent { name, content }, job),
+            None => {
+                if inner.queue.put(job).is_err() {
+                    inner.metrics.lost();
+                }
+            }
         }
     }
 
     /// Writes down what somebody did who administers, and returns when it is on disk.
     pub async fn act(&self, act: &impl Serialize) -> Result<(), AuditError> {
-        let Some(inner) = self.inner() else { return Ok(()) };
+        let Some(inner) = self.inner() else {
+            self.missed();
+            return Ok(());
+        };
         let slot = Arc::new(Slot::default());
         inner.queue.put(job(Kind::Act, act, Told::Slot(Arc::clone(&slot))))?;
         slot.wait().await.map(drop)
@@ -258,7 +281,10 @@ impl Audit {
 
     /// The same for a thread that may wait.
     pub fn act_blocking(&self, act: &impl Serialize) -> Result<(), AuditError> {
-        let Some(inner) = self.inner() else { return Ok(()) };
+        let Some(inner) = self.inner() else {
+            self.missed();
+            return Ok(());
+        };
         let (told, outcome) = mpsc::sync_channel(1);
         let handed_in = inner.queue.put(job(Kind::Act, act, Told::Thread(told)));
         let done = handed_in.and_then(|()| outcome.recv().unwrap_or(Err(AuditError::Closed)));
@@ -274,7 +300,7 @@ impl Audit {
 
     /// Hands in that somebody was refused. Of many only some get a record, which says how many it stands for.
     pub fn refuse(&self, who: Refused, fields: &Value) {
-        let Some(inner) = self.inner() else { return };
+        let Some(inner) = self.inner() else { return self.missed() };
         let limit = match who {
             Refused::Stranger => &inner.strangers,
             Refused::Known => &inner.known,
@@ -291,6 +317,7 @@ impl Audit {
 
     /// Writes what waits, signs it and ends the thread, which may take its time. Nothing is taken afterwards.
     pub fn close(&self) {
+        self.close_opening();
         if let Some(inner) = self.inner() {
             inner.close();
         }
@@ -306,13 +333,15 @@ impl Shared {
         let queue = Arc::new(Queue::new());
         let mut writer = Writer {
             chain,
-            contents: Contents::of(&self.directory),
-            anchors: Anchors::start(options.anchors, self.metrics.clone()).map_err(failed)?,
+            anchors: Anchors::start(options.anchors, options.anchor_patience, self.metrics.clone()).map_err(failed)?,
             metrics: self.metrics.clone(),
             checkpoint_interval: options.checkpoint_interval,
             retention: options.retention,
+            prune_interval: options.segment_age.min(PRUNE_INTERVAL),
         };
         writer.begin()?;
+        let capturing = Capturing::start(self.contents.clone(), Arc::clone(&queue), self.metrics.clone());
+        let capturing = capturing.map_err(failed)?;
         let taken = Arc::clone(&queue);
         let thread =
             thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&taken)).map_err(failed)?;
@@ -321,6 +350,7 @@ impl Shared {
             on_failure: options.on_failure,
             queue,
             thread: Mutex::new(Some(thread)),
+            capturing,
             hasher,
             metrics: self.metrics.clone(),
             strangers: RefusalLimit::new(now),
@@ -331,6 +361,7 @@ impl Shared {
 
 impl Inner {
     fn close(&self) {
+        self.capturing.close();
         for limit in [&self.strangers, &self.known] {
             let left_out = limit.take_left_out();
             if left_out > 0 {
@@ -369,5 +400,5 @@ impl Begun {
 
 fn job(kind: Kind, fields: &impl Serialize, told: Told) -> Job {
     let fields = serde_json::to_string(fields).expect("names are texts, and numbers are finite");
-    Job { kind, fields, about: None, told, content: None }
+    Job { kind, fields, about: None, told }
 }

@@ -15,7 +15,7 @@ use super::{
     AuditError,
     line::{Kind, time_of_text, time_text},
     segments::Directory,
-    verify::{Break, snapshot},
+    verify::{Break, open_segment, snapshot},
 };
 
 /// A record as it is stored.
@@ -85,14 +85,15 @@ pub fn find_last(directory: &Path, query: &Query, count: usize) -> Result<Vec<Re
 
 /// All records that are looked for, in order, one at a time.
 pub fn visit(directory: &Path, query: &Query, visit: Visit<'_>) -> Result<(), AuditError> {
-    let files = snapshot(&Directory::at(directory))?;
+    let directory = Directory::at(directory);
+    let files = snapshot(&directory)?;
     let from = query.from_us.map(time_text);
     let until = query.until_us.map(time_text);
     let mut begins = Vec::new();
-    for (_, path, _) in &files {
-        begins.push(head(path)?);
+    for (number, path, _) in &files {
+        begins.push(open_segment(&directory, *number)?.map(|file| head(path, file)).transpose()?.flatten());
     }
-    for (index, (_, path, len)) in files.iter().enumerate() {
+    for (index, (number, path, len)) in files.iter().enumerate() {
         // All of it is older than the next one's beginning.
         if let Some(Some(next)) = begins.get(index + 1) {
             let is_old = from.as_ref().is_some_and(|from| next.time < *from)
@@ -101,10 +102,17 @@ pub fn visit(directory: &Path, query: &Query, visit: Visit<'_>) -> Result<(), Au
                 continue;
             }
         }
-        let file = File::open(path).map_err(|error| AuditError::file(path, error))?;
-        for (number, line) in BufReader::new(file.take(*len)).split(b'\n').enumerate() {
-            let line = line.map_err(|error| AuditError::file(path, error))?;
-            let record = parse(&line).ok_or_else(|| odd(path, number as u64 + 1))?;
+        let Some(file) = open_segment(&directory, *number)? else { continue };
+        let (mut reader, mut line, mut number) = (BufReader::new(file.take(*len)), Vec::new(), 0);
+        loop {
+            line.clear();
+            reader.read_until(b'\n', &mut line).map_err(|error| AuditError::file(path, error))?;
+            // What a crash has left unfinished at the end was never told to anybody.
+            if line.pop() != Some(b'\n') {
+                break;
+            }
+            number += 1;
+            let record = parse(&line).ok_or_else(|| odd(path, number))?;
             if until.as_ref().is_some_and(|until| record.time >= *until) {
                 return Ok(());
             }
@@ -146,8 +154,7 @@ impl Record {
     }
 }
 
-fn head(path: &Path) -> Result<Option<Record>, AuditError> {
-    let file = File::open(path).map_err(|error| AuditError::file(path, error))?;
+fn head(path: &Path, file: File) -> Result<Option<Record>, AuditError> {
     let line = BufReader::new(file).split(b'\n').next().transpose();
     Ok(line.map_err(|error| AuditError::file(path, error))?.and_then(|line| parse(&line)))
 }

@@ -42,6 +42,7 @@ pub(super) struct Tail {
     pub(super) last_time_us: u64,
     /// From the segment's first line.
     pub(super) chain: String,
+    pub(super) first_seq: u64,
     pub(super) began_us: u64,
     /// Bytes behind the last whole line that were cut.
     pub(super) torn: u64,
@@ -151,6 +152,7 @@ impl Directory {
                 last_kind: last.kind,
                 last_time_us: time(&last),
                 chain: chain.ok_or_else(|| broken(Some(1), "it is no head of a segment"))?.to_owned(),
+                first_seq: head.seq,
                 began_us: time(&head),
                 torn,
                 path,

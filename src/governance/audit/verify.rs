@@ -99,12 +99,34 @@ pub fn verify(directory: &Path, evidence: &Evidence) -> Result<Report, AuditErro
         Some(path) => Anchored::read(path, key)?,
         None => Anchored::default(),
     };
-    let files = snapshot(&Directory::at(directory))?;
-    let mut walk = Walk::new(key, anchored);
-    for (number, path, len) in files {
-        walk.segment(number, &path, len)?;
+    loop {
+        let mut walk = Walk::new(key, anchored.clone());
+        match walk.all(&Directory::at(directory))? {
+            Outcome::Read => return walk.finish(directory, evidence),
+            Outcome::Removed => {} // what is there now is another beginning
+        }
     }
-    walk.finish(directory, evidence)
+}
+
+/// Opens a segment of a snapshot; `None` if retention has removed it since.
+pub(super) fn open_segment(directory: &Directory, number: u64) -> Result<Option<File>, AuditError> {
+    let path = directory.segment_path(number);
+    match File::open(&path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Only the oldest are removed: one that is missing between others is no matter of time.
+            let first = snapshot(directory)?.first().map(|(number, _, _)| *number);
+            if first.is_some_and(|first| first > number) { Ok(None) } else { Err(AuditError::file(&path, error)) }
+        }
+        Err(error) => Err(AuditError::file(&path, error)),
+    }
+}
+
+/// How reading all of it went.
+enum Outcome {
+    Read,
+    /// Retention has removed what was to be read.
+    Removed,
 }
 
 /// Number, path and length of all segments at one moment, so that a log can be read while others append.
@@ -123,7 +145,7 @@ pub(super) fn snapshot(directory: &Directory) -> Result<Vec<(u64, PathBuf, u64)>
 }
 
 /// Checkpoints from elsewhere.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Anchored {
     chain: Option<String>,
     hashes: HashMap<u64, Hash>,
@@ -210,12 +232,19 @@ impl Walk {
         }
     }
 
-    fn segment(&mut self, number: u64, path: &Path, len: u64) -> Result<(), AuditError> {
+    fn all(&mut self, directory: &Directory) -> Result<Outcome, AuditError> {
+        for (number, path, len) in snapshot(directory)? {
+            let Some(file) = open_segment(directory, number)? else { return Ok(Outcome::Removed) };
+            self.segment(number, (&path, file), len)?;
+        }
+        Ok(Outcome::Read)
+    }
+
+    fn segment(&mut self, number: u64, (path, file): (&Path, File), len: u64) -> Result<(), AuditError> {
         if self.last_kind.is_some_and(|kind| kind != Kind::Checkpoint) {
             let reason = "the segment does not end with a checkpoint, and another one follows: its end is missing";
             return Err(broken(&self.last_file, None, Some(self.seq + 1), reason));
         }
-        let file = File::open(path).map_err(|error| AuditError::file(path, error))?;
         let mut reader = BufReader::with_capacity(1 << 16, file.take(len));
         let (mut text, mut number_of_line) = (Vec::new(), 0);
         while read_line(&mut reader, &mut text).map_err(|error| AuditError::file(path, error))? {

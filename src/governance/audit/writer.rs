@@ -17,7 +17,6 @@ use super::{
     AuditError,
     anchor::Anchors,
     chain::{About, Chain, Committed, Entry, Sign},
-    content::{Contents, NewContent},
     line::{Kind, now_us},
 };
 use crate::telemetry::AuditMetrics;
@@ -30,8 +29,6 @@ const MOST_KEPT: usize = 65_536;
 const MOST_AT_ONCE: usize = 2048;
 /// How often it is looked whether something is due.
 const TICK: Duration = Duration::from_secs(1);
-/// How often old segments are looked for.
-const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// What became of a record.
 #[derive(Debug, Default)]
@@ -71,8 +68,6 @@ pub(super) struct Job {
     /// The record that it belongs to.
     pub(super) about: Option<Arc<Slot>>,
     pub(super) told: Told,
-    /// Put beside the log before the record is written.
-    pub(super) content: Option<NewContent>,
 }
 
 /// Who wants to know what becomes of it.
@@ -140,11 +135,12 @@ impl Queue {
 /// What the thread has.
 pub(super) struct Writer {
     pub(super) chain: Chain,
-    pub(super) contents: Contents,
     pub(super) anchors: Anchors,
     pub(super) metrics: AuditMetrics,
     pub(super) checkpoint_interval: Duration,
     pub(super) retention: Option<Duration>,
+    /// How often old segments are looked for.
+    pub(super) prune_interval: Duration,
 }
 
 impl Writer {
@@ -167,7 +163,8 @@ impl Writer {
                 signed_at = Instant::now(); // from the first record on that is not covered
             }
             let is_due = is_last || signed_at.elapsed() >= self.checkpoint_interval;
-            if !jobs.is_empty() || (is_due && self.chain.is_unsigned()) {
+            // A log to which nobody appends gets old as well.
+            if !jobs.is_empty() || (is_due && self.chain.is_unsigned()) || self.chain.is_stale() {
                 let result = self.commit(&mut jobs, if is_due { Sign::Now } else { Sign::WhenDue });
                 if is_due && result.is_ok() {
                     signed_at = Instant::now();
@@ -179,7 +176,7 @@ impl Writer {
                 kept.iter().for_each(|_| self.metrics.lost());
                 return;
             }
-            if self.retention.is_some() && pruned_at.is_none_or(|at| at.elapsed() >= PRUNE_INTERVAL) {
+            if self.retention.is_some() && pruned_at.is_none_or(|at| at.elapsed() >= self.prune_interval) {
                 pruned_at = Some(Instant::now());
                 self.prune();
             }
@@ -196,13 +193,6 @@ impl Writer {
             !is_orphan
         });
         let began = Instant::now();
-        for job in jobs.iter_mut() {
-            if let Some(content) = job.content.take()
-                && let Err(error) = self.contents.store(&content)
-            {
-                tracing::warn!(%error, "what was to be captured of a request was not");
-            }
-        }
         let entries: Vec<Entry> = jobs
             .iter()
             .enumerate()
@@ -255,9 +245,6 @@ impl Writer {
                 tracing::info!(segments, "retention removed the oldest segments of the audit log");
             }
             Err(error) => tracing::warn!(%error, "retention could not be applied to the audit log"),
-        }
-        if let Err(error) = self.contents.prune(cutoff_us) {
-            tracing::warn!(%error, "retention could not be applied to captured content");
         }
     }
 }

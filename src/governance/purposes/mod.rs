@@ -8,14 +8,16 @@ mod read;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 pub use self::read::PurposeFileError;
 use self::read::PurposesText;
+use crate::types::hexadecimal;
 
 /// What data is processed for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,25 +125,45 @@ struct Inner {
     /// How long the server keeps anything.
     retention: Duration,
     read: RwLock<Arc<Purposes>>,
+    /// Held from reading until what was read is in place: who reads last decides last.
+    reloading: Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Purposes {
     is_required: bool,
     purposes: Vec<Arc<Purpose>>,
+    /// Of the file.
+    digest: String,
 }
 
 impl PurposeFile {
     /// Reads a file. The server keeps nothing for longer than `retention`.
     pub fn open(path: &Path, retention: Duration) -> Result<Self, PurposeFileError> {
         let read = RwLock::new(Arc::new(Purposes::of(path, retention)?));
-        Ok(Self { inner: Some(Arc::new(Inner { path: path.to_owned(), retention, read })) })
+        let (path, reloading) = (path.to_owned(), Mutex::default());
+        Ok(Self { inner: Some(Arc::new(Inner { path, retention, read, reloading })) })
     }
 
     /// Reads it again. If it is wrong, what was there before goes on to apply. Without a file there is nothing to read.
     pub fn reload(&self) -> Result<(), PurposeFileError> {
+        self.reload_if(|_| Ok(()))
+    }
+
+    /// SHA-256 of the file as it was last read, in hexadecimal digits.
+    pub fn digest(&self) -> Option<String> {
+        self.read().map(|purposes| purposes.digest.clone())
+    }
+
+    /// Reads it again once somebody who is told the digest agrees.
+    pub(super) fn reload_if<E: From<PurposeFileError>>(
+        &self,
+        agreed: impl FnOnce(&str) -> Result<(), E>,
+    ) -> Result<(), E> {
         let Some(inner) = &self.inner else { return Ok(()) };
+        let _one_at_a_time = inner.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let read = Arc::new(Purposes::of(&inner.path, inner.retention)?);
+        agreed(&read.digest)?;
         *inner.read.write().unwrap_or_else(PoisonError::into_inner) = read;
         Ok(())
     }
@@ -174,9 +196,12 @@ impl Purposes {
     fn of(path: &Path, retention: Duration) -> Result<Self, PurposeFileError> {
         let path = || path.to_owned();
         let text = fs::read_to_string(path()).map_err(|source| PurposeFileError::Read { path: path(), source })?;
+        let digest = hexadecimal(&Sha256::digest(text.as_bytes()));
         let text: PurposesText = toml::from_str(&text)
             .map_err(|source| PurposeFileError::Form { path: path(), source: Box::new(source) })?;
-        text.checked(retention).map_err(|reason| PurposeFileError::Wrong { path: path(), reason })
+        let checked = text.checked(retention).map_err(|reason| PurposeFileError::Wrong { path: path(), reason })?;
+        let (is_required, purposes) = checked;
+        Ok(Self { is_required, purposes, digest })
     }
 
     fn find(&self, stated: Stated<'_>) -> Result<Option<Arc<Purpose>>, PurposeError> {

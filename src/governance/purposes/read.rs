@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Capture, Consent, Keeping, Purpose, Purposes};
+use super::{Capture, Consent, Keeping, Purpose};
 
 const LONGEST_NAME_CHARS: usize = 64;
 const SHORTEST_RETENTION: Duration = Duration::from_secs(60);
@@ -64,7 +64,8 @@ struct PurposeText {
 }
 
 impl PurposesText {
-    pub(super) fn checked(self, retention: Duration) -> Result<Purposes, String> {
+    /// Is one required, and which are there?
+    pub(super) fn checked(self, retention: Duration) -> Result<(bool, Vec<Arc<Purpose>>), String> {
         if self.required && self.purpose.is_empty() {
             return Err("required = true: expected at least one purpose".to_owned());
         }
@@ -75,7 +76,7 @@ impl PurposesText {
             }
             purposes.push(Arc::new(text.checked(index, retention)?));
         }
-        Ok(Purposes { is_required: self.required, purposes })
+        Ok((self.required, purposes))
     }
 }
 

@@ -1,10 +1,10 @@
 //! llguidance's matcher as a [`Constraint`].
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use llguidance::Matcher;
 
-use crate::types::{Constraint, ConstraintError, TokenSet};
+use crate::types::{Constraint, ConstraintError, TokenSet, WrittenForm};
 
 /// The form of one answer. `Matcher` knows one id that ends it; any of `end_ids` does.
 ///
@@ -13,6 +13,9 @@ pub(super) struct AnswerMatcher {
     matcher: Matcher,
     eos: u32,
     end_ids: Vec<u32>,
+    /// What the matcher was made of.
+    grammar: Arc<str>,
+    continued: Vec<u32>,
 }
 
 impl fmt::Debug for AnswerMatcher {
@@ -22,12 +25,13 @@ impl fmt::Debug for AnswerMatcher {
 }
 
 impl AnswerMatcher {
-    pub(super) fn new(matcher: Matcher, eos: u32, end_ids: &[u32]) -> Self {
-        Self { matcher, eos, end_ids: end_ids.to_vec() }
+    pub(super) fn new(matcher: Matcher, grammar: Arc<str>, eos: u32, end_ids: &[u32]) -> Self {
+        Self { matcher, eos, end_ids: end_ids.to_vec(), grammar, continued: Vec::new() }
     }
 
     /// Goes past tokens that are there already.
     pub(super) fn advance_past(&mut self, ids: &[u32]) -> Result<(), ConstraintError> {
+        self.continued.extend_from_slice(ids);
         match self.matcher.try_consume_tokens(ids) {
             Ok(count) if count == ids.len() => Ok(()),
             Ok(count) => Err(ConstraintError(format!("it does not fit from token {count} on"))),
@@ -57,7 +61,13 @@ impl Constraint for AnswerMatcher {
 
     fn fork(&self) -> Box<dyn Constraint> {
         let matcher = self.matcher.deep_clone();
-        Box::new(Self { matcher, eos: self.eos, end_ids: self.end_ids.clone() })
+        let Self { matcher: _, eos, end_ids, grammar, continued } = self;
+        let (end_ids, continued) = (end_ids.clone(), continued.clone());
+        Box::new(Self { matcher, eos: *eos, end_ids, grammar: Arc::clone(grammar), continued })
+    }
+
+    fn written(&self) -> Option<WrittenForm> {
+        Some(WrittenForm { grammar: self.grammar.to_string(), continued: self.continued.clone() })
     }
 }
 

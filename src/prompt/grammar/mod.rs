@@ -17,7 +17,7 @@ mod vocabulary;
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
@@ -34,7 +34,7 @@ use self::{
     matcher::AnswerMatcher,
 };
 use super::{Codec, error::PromptError, json::Value, request::Tool, tokenizer::Piece};
-use crate::types::Constraint;
+use crate::types::{Constraint, WrittenForm};
 
 /// Compiled grammars that are kept, none of a longer text: an agent sends the same tools with every request.
 const KEPT: usize = 64;
@@ -115,7 +115,7 @@ pub(super) struct Grammars {
     /// The text of an answer's first token may begin with a space that does not count.
     begins_with_space: bool,
     /// Grammars with matchers that nobody uses; the latest first.
-    kept: Mutex<VecDeque<(String, Matcher)>>,
+    kept: Mutex<VecDeque<(Arc<str>, Matcher)>>,
 }
 
 impl fmt::Debug for Grammars {
@@ -151,11 +151,27 @@ impl Grammars {
         if form.calls.is_some() && !frame.has_calls() {
             return Err(PromptError::form("tools", "this model's tokenizer has no form for calls"));
         }
-        let matcher = match self.compiled(&frame, form) {
-            Ok(matcher) => matcher,
+        let compiled = grammar(&frame, form).and_then(|grammar| self.compiled(grammar));
+        let (matcher, written) = match compiled {
+            Ok(compiled) => compiled,
             Err(reason) => return Err(self.culprit(&frame, form, reason)),
         };
-        let mut matcher = AnswerMatcher::new(matcher, self.factory.tok_env().eos_token(), end_ids);
+        self.begun(AnswerMatcher::new(matcher, written, self.factory.tok_env().eos_token(), end_ids), continued)
+    }
+
+    /// The constraint that was written down as a form.
+    pub(super) fn constraint_again(
+        &self,
+        form: &WrittenForm,
+        end_ids: &[u32],
+    ) -> Result<Box<dyn Constraint>, PromptError> {
+        let wrong = |reason: String| PromptError::form("form", reason);
+        let grammar = serde_json::from_str(&form.grammar).map_err(|error| wrong(error.to_string()))?;
+        let (matcher, written) = self.compiled(grammar).map_err(wrong)?;
+        self.begun(AnswerMatcher::new(matcher, written, self.factory.tok_env().eos_token(), end_ids), &form.continued)
+    }
+
+    fn begun(&self, mut matcher: AnswerMatcher, continued: &[u32]) -> Result<Box<dyn Constraint>, PromptError> {
         matcher.advance_past(continued).map_err(|error| {
             let expected = format!("the beginning of an answer of the form that is asked for: {error}");
             PromptError::rule("messages", "a last message to be continued", expected)
@@ -164,9 +180,8 @@ impl Grammars {
     }
 
     /// A matcher of its own, of a grammar that is kept or is now.
-    fn compiled(&self, frame: &Frame, form: &AnswerForm) -> Result<Matcher, String> {
-        let grammar = grammar(frame, form)?;
-        let key = serde_json::to_string(&grammar).map_err(|error| error.to_string())?;
+    fn compiled(&self, grammar: TopLevelGrammar) -> Result<(Matcher, Arc<str>), String> {
+        let key: Arc<str> = serde_json::to_string(&grammar).map_err(|error| error.to_string())?.into();
         let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut kept = kept();
@@ -174,18 +189,19 @@ impl Grammars {
                 && let Some(found) = kept.remove(at)
             {
                 let matcher = found.1.deep_clone();
+                let key = Arc::clone(&found.0);
                 kept.push_front(found);
-                return Ok(matcher);
+                return Ok((matcher, key));
             }
         }
         let matcher = self.compile(grammar, key.len())?;
         if key.len() <= LONGEST_KEPT {
             let mut kept = kept();
             kept.retain(|(known, _)| *known != key); // somebody else may have compiled it meanwhile
-            kept.push_front((key, matcher.deep_clone()));
+            kept.push_front((Arc::clone(&key), matcher.deep_clone()));
             kept.truncate(KEPT);
         }
-        Ok(matcher)
+        Ok((matcher, key))
     }
 
     fn compile(&self, grammar: TopLevelGrammar, len: usize) -> Result<Matcher, String> {

@@ -199,7 +199,7 @@ async fn what_was_asked_and_answered_is_kept_if_it_is_to_be() {
     let content = Contents::of(audited.directory()).read(id).expect("a file").expect("it is there");
     assert_eq!(content.prompts[0][1..], ids("A question"));
     assert_eq!(content.answers[0].len() as u64, records[1]["completion_tokens"].as_u64().expect("a count"));
-    let parameters = content.parameters.expect("they are kept");
+    let parameters: Value = serde_json::from_str(content.parameters.expect("they are kept").text()).expect("JSON");
     assert_eq!((&parameters["seed"], &parameters["logit_bias"]), (&json!(-7), &json!([[9, 1.0]])));
     assert!(audited.folder.path().exists());
 }

@@ -3,6 +3,10 @@
 use std::{fs, path::Path, process::Command};
 
 use serde_json::{Value, json};
+use tramontane::governance::audit::{
+    Kind,
+    query::{self, Query},
+};
 
 use super::{check_failure, checkpoint, run, serve, succeeds, tramontane, with_data, write};
 
@@ -65,7 +69,10 @@ fn purposes_are_read_before_the_port_is_opened_and_again_when_told_to() {
     let start = ["serve", model.path().to_str().unwrap(), "--purposes", &file];
     check_failure(&mut tramontane(&start), 2, &[&file, "purpose[0].retention", "60d", "30days"]);
     write(directory.path(), "purposes.toml", "required = true\n[[purpose]]\nname = \"support\"\n");
-    let mut server = serve::Server::start(model.path(), &["--purposes", &file, "--served-model-name", "m"]);
+    let log = directory.path().join("audit");
+    let logged = ["--audit", "on", "--audit-dir", log.to_str().unwrap()];
+    let flags = [&["--purposes", &file, "--served-model-name", "m"][..], &logged].concat();
+    let mut server = serve::Server::start(model.path(), &flags);
     let ask = |server: &serve::Server| {
         let body = r#"{"model": "m", "prompt": "Hello", "max_tokens": 1}"#;
         serve::answer(server.post("/v1/completions", body))[..12].to_owned()
@@ -80,6 +87,14 @@ fn purposes_are_read_before_the_port_is_opened_and_again_when_told_to() {
     assert_eq!(ask(&server), "HTTP/1.1 400");
     reread(&mut server, "", "the purposes were read again");
     assert_eq!(ask(&server), "HTTP/1.1 200");
+    server.stop_well();
+    let query = Query { kinds: vec![Kind::Act, Kind::Begun], ..Query::default() };
+    let records = query::find_last(&log, &query, 9).unwrap();
+    let reloaded = records.iter().find(|record| record.members.get("action") == Some(&json!("purposes.reload")));
+    let reloaded = reloaded.expect("it is an act");
+    assert_eq!(reloaded.members["by"]["source"], "signal");
+    let begun = records.iter().find(|record| record.kind == Kind::Begun).expect("somebody was answered");
+    assert_eq!(begun.members["server"]["purposes"], reloaded.members["details"]["digest"]);
 }
 
 /// The code blocks of a language in a page.

@@ -14,6 +14,10 @@ use rcgen::{
 };
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring};
 use rustls_pki_types::{PrivateKeyDer, ServerName};
+use tramontane::governance::audit::{
+    Kind,
+    query::{self, Query},
+};
 
 use super::{check_failure, checkpoint, run, serve::Server, tramontane, with_data, write};
 
@@ -174,7 +178,8 @@ fn a_server_with_a_certificate_speaks_tls_and_nothing_else() {
 #[test]
 fn certificates_are_replaced_while_connections_go_on() {
     let (files, model) = (Files::new(), model());
-    let mut server = files.start(model.path(), &[]);
+    let log = files.directory.path().join("audit");
+    let mut server = files.start(model.path(), &["--audit", "on", "--audit-dir", log.to_str().unwrap()]);
     let mut first = files.connect(&server, None);
     assert!(ask(&mut first).starts_with("HTTP/1.1 200"));
     let before = certificate_of(&first);
@@ -200,6 +205,10 @@ fn certificates_are_replaced_while_connections_go_on() {
     let mut third = files.connect(&server, None);
     ask(&mut third);
     assert_eq!(certificate_of(&third), after);
+    let acts = Query { kinds: vec![Kind::Act], ..Query::default() };
+    let acts = query::find_last(&log, &acts, 99).unwrap();
+    let read = acts.iter().filter(|act| act.members["action"] == "certificates.reload").count();
+    assert_eq!(read, 1, "those that were read are an act, and wrong ones are none: {acts:?}");
 }
 
 const IDENTITIES: &str = r#"

@@ -3,7 +3,7 @@
 use std::{fs, io::Write, os::unix::fs::PermissionsExt};
 
 use super::{
-    super::{Content, Contents, Kind, chain::Chain, line::now_us, query},
+    super::{Kind, chain::Chain, line::now_us, query},
     *,
 };
 
@@ -97,24 +97,6 @@ fn secrets_and_records_are_for_this_user_alone() {
     for name in ["signing.key", "hash.key", "00000001.jsonl", "lock"] {
         assert_eq!(mode(&directory.join(name)), 0o600, "{name}");
     }
-}
-
-#[test]
-fn captured_content_can_be_deleted_and_the_log_stays() {
-    let folder = TempDir::new().expect("a folder");
-    let audit = open(folder.path(), options());
-    let id = "0123456789abcdef0123456789abcdef".to_owned();
-    let content = Content { prompts: vec![vec![1, 2, 3]], parameters: None, answers: vec![vec![4], vec![5]] };
-    let begun = audit.begin(&json!({ "content": id })).expect("room").expect("it is on");
-    audit.end(&begun, &json!({}), Some((id.clone(), content.clone())));
-    audit.close();
-    let contents = Contents::of(folder.path());
-    assert_eq!(contents.read(&id).expect("a file"), Some(content));
-    assert!(contents.erase(&id).expect("deleted"));
-    assert!(!contents.erase(&id).expect("it is gone"));
-    assert_eq!(contents.read(&id).expect("no file"), None);
-    assert!(contents.read("../../signing.key").is_err());
-    check(folder.path()).expect("the chain has only hashes");
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! What a log promises, on real files.
 
+mod captured;
 mod changes;
 mod keeping;
+mod reading;
 mod sharing;
+mod waiting;
 
 use std::{
     fs,

@@ -108,6 +108,34 @@ fn nobody_is_answered_on_a_full_disk_and_everybody_once_there_is_room() {
     assert!(report.unfinished <= 1, "what had begun has its end by now: {report:?}");
 }
 
+/// Files may have no bytes when it starts, and as many as they like later.
+#[test]
+fn a_server_that_may_go_on_without_a_log_starts_without_one_and_opens_it_later() {
+    let (model, directory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    checkpoint::write(model.path());
+    let log = directory.path().join("audit");
+    let flags = |on_failure| ["--audit", "on", "--audit-dir", log.to_str().unwrap(), "--audit-on-failure", on_failure];
+    let cramped = |on_failure| {
+        let serving = Server::command(model.path(), &flags(on_failure));
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; ulimit -S -f 0; exec \"$@\"", "sh"]);
+        command.arg(serving.get_program()).args(serving.get_args()).env_clear();
+        command.envs(serving.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(env!("CARGO_MANIFEST_DIR"));
+        command
+    };
+    let refused = crate::cli::run(&mut cramped("refuse"));
+    assert!(refused.code == 1 && refused.err.contains("audit"), "{}", refused.err);
+    let mut server = Cramped { server: Server::of(&mut cramped("continue")), log, has_own_file_system: false };
+    assert!(server.status(model.path()).starts_with("HTTP/1.1 200"));
+    assert!(server.lost(), "it is counted");
+    server.make_room();
+    server.server.log_until("the audit log is open");
+    assert!(server.status(model.path()).starts_with("HTTP/1.1 200"));
+    let report = verify(&server.log, &Evidence::default()).unwrap();
+    assert!(report.records >= 2, "{report:?}");
+}
+
 #[test]
 fn an_operator_may_prefer_answers_without_records() {
     let (model, directory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -1,0 +1,104 @@
+//! What was captured: that it is there whole, and goes when it is to go.
+
+use std::{fs::File, io::Read, time::SystemTime};
+
+use super::{
+    super::{Content, ContentName, Contents, content::NewContent},
+    *,
+};
+use crate::types::unix_seconds;
+
+fn content() -> Content {
+    Content { prompts: vec![vec![1, 2, 3]], parameters: None, answers: vec![vec![4], vec![5]] }
+}
+
+fn store(contents: &Contents, place: &str, until: Option<u64>) -> String {
+    let name = ContentName::new(place, until);
+    contents.store(&NewContent { name: name.clone(), content: content() }).expect("it is written");
+    name.to_string()
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn it_can_be_deleted_and_the_log_stays() {
+    let folder = TempDir::new().expect("a folder");
+    let audit = open(folder.path(), options());
+    let name = ContentName::new("default", None);
+    let begun = audit.begin(&json!({ "content": name.to_string() })).expect("room").expect("it is on");
+    audit.end(&begun, &json!({}), Some((name.clone(), content())));
+    audit.close();
+    let report = check(folder.path()).expect("a log");
+    assert_eq!(report.unfinished, 0, "the record follows the content");
+    let (contents, name) = (Contents::of(folder.path()), name.to_string());
+    assert_eq!(contents.read(&name).expect("a file"), Some(content()));
+    assert!(contents.erase(&name).expect("deleted"));
+    assert!(!contents.erase(&name).expect("it is gone"));
+    assert_eq!(contents.read(&name).expect("no file"), None);
+    for other in ["../../signing.key", "default/../../signing.key", "../0000000000-0123456789abcdef0123456789abcdef"] {
+        assert!(contents.read(other).is_err() && contents.erase(other).is_err(), "{other}");
+    }
+    check(folder.path()).expect("the chain has only hashes");
+}
+
+#[test]
+fn it_goes_when_its_time_is_over_or_the_logs() {
+    let folder = TempDir::new().expect("a folder");
+    let contents = Contents::of(folder.path());
+    assert_eq!(contents.prune(0, None).expect("there is nothing"), 0);
+    let now = unix_seconds();
+    let short = store(&contents, "default", Some(now + 60));
+    let long = store(&contents, "acme", None);
+    assert_eq!(contents.prune(now + 59, None).expect("nothing is over"), 0);
+    // Whoever has the file open, as a disk would, has nothing of it.
+    let path = files(&folder.path().join("content/default")).pop().expect("a file");
+    let mut open = File::open(&path).expect("it is there");
+    assert_eq!(contents.prune(now + 60, None).expect("one is over"), 1);
+    let mut left = Vec::new();
+    open.read_to_end(&mut left).expect("it is still open");
+    assert!(!left.is_empty() && left.iter().all(|byte| *byte == 0), "it is overwritten");
+    assert_eq!(contents.read(&short).expect("no file"), None);
+    assert_eq!(contents.prune(now + 60, Some(now - 60)).expect("none is that old"), 0);
+    assert_eq!(contents.read(&long).expect("a file"), Some(content()));
+    assert_eq!(contents.prune(now, Some(now + 60)).expect("all is older"), 1);
+    assert_eq!(contents.read(&long).expect("no file"), None);
+    let over = store(&contents, "default", Some(now - 1));
+    assert_eq!(contents.read(&over).expect("a file"), None, "nobody sees it although nobody has deleted it yet");
+}
+
+#[test]
+fn of_a_tenant_that_is_gone_nothing_is_left_nor_written() {
+    let folder = TempDir::new().expect("a folder");
+    let audit = open(folder.path(), options());
+    let (contents, _) = audit.contents().expect("it is on");
+    let kept = store(&contents, "default", None);
+    store(&contents, "acme", None);
+    store(&contents, "acme", Some(unix_seconds() + 60));
+    let begun = audit.begin(&json!({})).expect("room").expect("it is on");
+    assert_eq!(contents.erase_place("acme").expect("erased"), 2);
+    // An answer that was under way.
+    audit.end(&begun, &json!({}), Some((ContentName::new("acme", None), content())));
+    audit.close();
+    assert!(!folder.path().join("content/acme").exists());
+    assert_eq!(contents.read(&kept).expect("a file"), Some(content()));
+    assert_eq!(contents.erase_place("acme").expect("there is nothing"), 0);
+}
+
+#[test]
+fn a_crash_leaves_nothing_that_is_taken_for_content() {
+    let folder = TempDir::new().expect("a folder");
+    let contents = Contents::of(folder.path());
+    let name = store(&contents, "default", None);
+    let path = files(folder.path()).pop().expect("a file");
+    let part = path.with_extension("part");
+    fs::rename(&path, &part).expect("as if it had not been finished");
+    assert_eq!(contents.read(&name).expect("no file"), None);
+    assert_eq!(contents.prune(unix_seconds(), None).expect("it may still be written"), 0);
+    let old = SystemTime::now() - Duration::from_secs(2 * 3600);
+    File::options().write(true).open(&part).and_then(|file| file.set_modified(old)).expect("it is ours");
+    assert_eq!(contents.prune(unix_seconds(), None).expect("nobody writes it any more"), 1);
+    assert!(!part.exists());
+}

@@ -1,0 +1,87 @@
+//! A log that is read while others append to it, begin files and remove them.
+
+use std::{
+    io::Write,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use super::{
+    super::{
+        Kind,
+        chain::{Chain, Entry, Sign},
+        line::now_us,
+        query::{self, Query},
+    },
+    *,
+};
+
+/// Rounds of a file that is begun and others that are removed.
+const ROUNDS: usize = 60;
+
+#[test]
+fn nobody_misses_a_file_or_sees_a_break_that_is_none() {
+    let folder = TempDir::new().expect("a folder");
+    let options = AuditOptions { segment_age: Duration::ZERO, ..options() };
+    let mut chain = Chain::open(folder.path(), options).expect("a log");
+    let commit = |chain: &mut Chain| {
+        let entries = [Entry { kind: Kind::Act, fields: r#"{"action":"test"}"#.to_owned(), about: None }];
+        chain.commit(&entries, Sign::Now).map(drop)
+    };
+    for _ in 0..10 {
+        commit(&mut chain).expect("room");
+    }
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..ROUNDS {
+                commit(&mut chain).expect("room");
+                if round % 2 == 0 {
+                    chain.prune(now_us()).expect("removed");
+                }
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        let mut seen = 0;
+        while !is_over.load(Ordering::Relaxed) {
+            let report = check(folder.path()).expect("it is what was written at every moment");
+            assert!(report.last >= seen, "{report:?}");
+            let found = query::find_last(folder.path(), &Query::default(), 1000).expect("records");
+            let numbers: Vec<u64> = found.iter().map(|record| record.seq).collect();
+            assert!(numbers.last().is_some_and(|last| *last >= report.last), "{numbers:?}");
+            // What retention removes meanwhile may be missing, nothing else.
+            assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
+            seen = report.last;
+        }
+    });
+    assert!(check(folder.path()).expect("a log").pruned_through.is_some());
+}
+
+#[test]
+fn what_a_crash_left_unfinished_hides_no_record() {
+    let (folder, _) = sample();
+    let directory = folder.path().join("audit");
+    let before = query::find_last(&directory, &Query::default(), 1000).expect("records");
+    let last = segments(&directory).pop().expect("a segment");
+    fs::OpenOptions::new().append(true).open(last).and_then(|mut file| file.write_all(b"{\"seq\":")).expect("torn");
+    assert_eq!(query::find_last(&directory, &Query::default(), 1000).expect("records"), before);
+}
+
+#[test]
+fn a_log_to_which_nobody_appends_gets_old_as_well() {
+    let folder = TempDir::new().expect("a folder");
+    let options = AuditOptions {
+        segment_age: Duration::from_millis(1),
+        retention: Some(Duration::ZERO),
+        ..AuditOptions::default()
+    };
+    let audit = open(folder.path(), options);
+    audit.act_blocking(&act(1)).expect("on disk");
+    let acts = Query { kinds: vec![Kind::Act], ..Query::default() };
+    while !query::find_last(folder.path(), &acts, 9).expect("records").is_empty() {
+        thread::yield_now();
+    }
+    audit.close();
+    let report = check(folder.path()).expect("what is missing is told");
+    assert!(report.pruned_through.is_some(), "{report:?}");
+}
