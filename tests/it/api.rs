@@ -25,6 +25,7 @@ mod fields;
 mod files;
 mod fim;
 mod following;
+mod guarded_beginnings;
 mod guarded_wholes;
 mod guardrails;
 mod handoffs;
