@@ -68,6 +68,9 @@ pub enum ActKind {
     /// Guardrails are read again.
     #[serde(rename = "guardrails.reload")]
     ReloadGuardrails,
+    /// The file of identities is read again.
+    #[serde(rename = "identities.reload")]
+    ReloadIdentities,
     /// All that is held about somebody is told.
     #[serde(rename = "subjects.export")]
     ExportSubject,

@@ -53,6 +53,7 @@ mod subjects;
 mod support;
 mod tenancy;
 mod tls;
+mod tls_standing;
 mod tokens;
 mod unserved;
 mod versions;
