@@ -1,7 +1,7 @@
 //! What checking costs: `cargo run --release --example guardrails` prints megabytes a second of input, microseconds that
-//! a piece of an answer takes, and how many bytes are held back.
+//! a piece of an answer takes, how many bytes are held back, and how many pieces later a piece leaves for that.
 
-use std::time::Instant;
+use std::{collections::VecDeque, time::Instant};
 
 use tramontane::governance::guardrails::{ActiveGuardrails, Guardrails, GuardrailsConfig, Vault};
 
@@ -28,14 +28,19 @@ const SENTENCES_FOR_A_FINDING: usize = 20;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let text = text(1_000_000);
-    println!("{:<18} {:>10} {:>12} {:>14} {:>12}", "", "MB/s", "us a piece", "bytes held", "most held");
+    let titles =
+        ["MB/s", "us a piece", "bytes held", "most", "pieces later", "most"].map(|title| format!("{title:>13}"));
+    println!("{:<18}{}", "", titles.concat());
     for (name, keys) in DETECTORS {
         let config = format!("[[guardrail]]\nname = \"g\"\nstage = \"both\"\naction = \"redact\"\n{keys}");
         let config: GuardrailsConfig = toml::from_str(&config)?;
         let active = Guardrails::new(config, None)?.select("tenant", "model", "/v1/chat/completions");
         let speed = input_speed(&active, &text);
-        let Stream { us_a_piece, mean_held, most_held } = stream(&active, &text);
-        println!("{name:<18} {speed:>10.1} {us_a_piece:>12.2} {mean_held:>14.1} {most_held:>12}");
+        let Stream { us_a_piece, held, later } = stream(&active, &text);
+        println!(
+            "{name:<18}{speed:>13.1}{us_a_piece:>13.2}{:>13.1}{:>13}{:>13.2}{:>13}",
+            held.mean, held.most, later.mean, later.most
+        );
     }
     let config = "[[guardrail]]\nname = \"g\"\nstage = \"input\"\naction = \"redact\"\ndetect = [\"all\"]";
     let active = Guardrails::new(toml::from_str(config)?, None)?.select("tenant", "model", "/");
@@ -71,28 +76,57 @@ fn input_speed(active: &ActiveGuardrails, text: &str) -> f64 {
 
 struct Stream {
     us_a_piece: f64,
-    mean_held: f64,
-    most_held: usize,
+    held: Amount,
+    later: Amount,
+}
+
+#[derive(Default)]
+struct Amount {
+    mean: f64,
+    most: usize,
+}
+
+impl Amount {
+    fn of(all: impl ExactSizeIterator<Item = usize>) -> Self {
+        let count = all.len() as f64;
+        let (sum, most) = all.fold((0, 0), |(sum, most), one| (sum + one, most.max(one)));
+        Self { mean: sum as f64 / count, most }
+    }
 }
 
 /// An answer in pieces of four characters, which is about what a token is.
 fn stream(active: &ActiveGuardrails, text: &str) -> Stream {
     let characters: Vec<char> = text.chars().collect();
     let pieces: Vec<String> = characters.chunks(4).map(|piece| piece.iter().collect()).collect();
-    let pass = |_| {
+    let pass = || {
         let mut guard = active.output(Vault::default());
-        let (mut held, mut most_held) = (0, 0);
+        let mut held = Vec::with_capacity(pieces.len());
         let start = Instant::now();
         for piece in &pieces {
             assert!(guard.push(piece).blocked.is_none());
-            held += guard.held_bytes();
-            most_held = most_held.max(guard.held_bytes());
+            held.push(guard.held_bytes());
         }
-        (start.elapsed().as_secs_f64(), held as f64 / pieces.len() as f64, most_held)
+        (start.elapsed().as_secs_f64(), held)
     };
-    let (mut best, mut mean_held, mut most_held) = (f64::INFINITY, 0.0, 0);
-    for (seconds, mean, most) in (0..3).map(pass) {
-        (best, mean_held, most_held) = (best.min(seconds), mean, most);
+    let runs: Vec<(f64, Vec<usize>)> = (0..3).map(|_| pass()).collect();
+    let best = runs.iter().map(|(seconds, _)| *seconds).fold(f64::INFINITY, f64::min);
+    let held = &runs[0].1;
+    Stream {
+        us_a_piece: best * 1e6 / pieces.len() as f64,
+        later: Amount::of(delays(&pieces, held).into_iter()),
+        held: Amount::of(held.iter().copied()),
     }
-    Stream { us_a_piece: best * 1e6 / pieces.len() as f64, mean_held, most_held }
+}
+
+/// For each piece, with how many others behind it the last of it has left. Of what is left at the end nothing is known.
+fn delays(pieces: &[String], held: &[usize]) -> Vec<usize> {
+    let (mut delays, mut waiting, mut end) = (Vec::new(), VecDeque::new(), 0);
+    for (index, (piece, held)) in pieces.iter().zip(held).enumerate() {
+        end += piece.len();
+        waiting.push_back((index, end));
+        while let Some((since, _)) = waiting.pop_front_if(|(_, piece_end)| *piece_end <= end - held) {
+            delays.push(index - since);
+        }
+    }
+    delays
 }

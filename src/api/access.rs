@@ -24,7 +24,7 @@ use http_body::{Frame, SizeHint};
 use super::{
     about::{About, circumstances, data_of},
     access_error::AccessError,
-    actions::{ADMINISTRATION, Target, needs},
+    actions::{ADMINISTRATION, Needs, Target, needs},
     administration_error::AdministrationError,
     audit::{self, AuditScope},
     body::shortened,
@@ -35,9 +35,9 @@ use super::{
     stored_error::StoredError,
 };
 use crate::governance::{
-    Actor, DEFAULT_TENANT, Governance, GovernanceError, Principal, Refusal,
+    Actor, DEFAULT_TENANT, Governance, GovernanceError, Principal, Refusal, ShownCertificate,
     audit::AuditError,
-    jwt::{CertificateIdentity, JwtError},
+    jwt::JwtError,
     policy::{Action, Circumstances, PolicyError, Resource},
 };
 
@@ -67,7 +67,7 @@ pub(super) struct Caller {
 /// Who is at the other end of a connection, as far as TLS tells.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
-    pub(super) certificate: Arc<CertificateIdentity>,
+    pub(super) certificate: Arc<ShownCertificate>,
 }
 
 /// Reads issuers' keys again and again, which may wait for them. Does not end.
@@ -132,7 +132,7 @@ pub(super) async fn prune_captured(governance: Governance) {
 /// Lets a request through once it is known who asks, and that policies allow it.
 pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Response {
     let (mut head, body) = request.into_parts();
-    let (caller, about) = match admit(state, &head).await {
+    let Admitted { caller, about, infers } = match admit(state, &head).await {
         Ok(admitted) => admitted,
         Err(error) => {
             audit::refused(state, &head, &error);
@@ -144,9 +144,6 @@ pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Re
     head.extensions.insert(about);
     head.extensions.insert(scope.clone());
     let is_administration = is_administration(&head);
-    let route = head.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
-    let needs = route.and_then(|route| needs(&head.method, route)).unwrap_or_default();
-    let infers = needs.iter().any(|(action, _)| *action == Action::Infer);
     let request = Request::from_parts(head, body);
     // Whoever administers is asked again when he changes something, so that he is told how it ended, were it his own key.
     let mut response = match caller.principal.clone().filter(|_| !is_administration) {
@@ -182,7 +179,15 @@ async fn answer(request: Request, next: Next, scope: &AuditScope) -> Response {
     }
 }
 
-async fn admit(state: &AppState, head: &Parts) -> Result<(Caller, About), ApiError> {
+/// A request that may go on.
+struct Admitted {
+    caller: Caller,
+    about: About,
+    /// Does it have the model compute?
+    infers: bool,
+}
+
+async fn admit(state: &AppState, head: &Parts) -> Result<Admitted, ApiError> {
     let governance = state.governance();
     look(governance).await?;
     let principal = match governance.is_configured()? {
@@ -211,14 +216,13 @@ async fn admit(state: &AppState, head: &Parts) -> Result<(Caller, About), ApiErr
     let data = data_of(&head.method, route.unwrap_or_default());
     let about = About::of(&head.headers, &circumstances, governance.purposes(), (tenant, data))?;
     let caller = Caller { principal, circumstances: Arc::new(circumstances) };
-    if caller.principal.is_none() {
-        return Ok((caller, about));
-    }
     // What is not there is nobody's to be denied: it is answered by 404.
-    if let Some(route) = route {
-        caller.check_route(state, &head.method, route)?;
+    let needs = route.map(|route| needs(&head.method, route));
+    let infers = needs.iter().flatten().flatten().any(|(action, _)| *action == Action::Infer);
+    if let (Some(needs), Some(_)) = (needs, &caller.principal) {
+        caller.check_needs(state, &head.method, needs)?;
     }
-    Ok((caller, about))
+    Ok(Admitted { caller, about, infers })
 }
 
 /// Who shows what the request shows.
@@ -226,9 +230,15 @@ async fn identify(governance: &Governance, head: &Parts) -> Result<Arc<Principal
     match head.extensions.get::<Peer>() {
         // Where there is a token as well, that says who asks: a gateway's certificate may carry many people's requests.
         Some(peer) if !head.headers.contains_key(AUTHORIZATION) => {
-            Ok(governance.authenticate_certificate(&peer.certificate, unix_seconds())?)
+            let known = governance.roll().authenticate_certificate(&peer.certificate, unix_seconds());
+            Ok(known.map_err(AccessError::Refused)?)
         }
-        Some(_) | None => authenticate(governance, bearer_token(&head.headers)?).await,
+        peer => {
+            // It could not open another connection, so it does not hold this one open either.
+            let good = peer.map(|peer| governance.roll().check_certificate(&peer.certificate, unix_seconds()));
+            good.transpose().map_err(AccessError::Refused)?;
+            authenticate(governance, bearer_token(&head.headers)?).await
+        }
     }
 }
 
@@ -249,13 +259,14 @@ async fn look(governance: &Governance) -> Result<(), ApiError> {
 
 /// Whose token it is. Only an issuer's new key takes time to find.
 async fn authenticate(governance: &Governance, token: &str) -> Result<Arc<Principal>, ApiError> {
-    let refused = match governance.authenticate(token, unix_seconds()) {
-        Err(GovernanceError::Refused(Refusal::Token(error @ (JwtError::UnknownKey | JwtError::NoKeys)))) => error,
-        known => return Ok(known?),
+    let roll = governance.roll();
+    let refused = match roll.authenticate(token, unix_seconds()) {
+        Err(Refusal::Token(error @ (JwtError::UnknownKey | JwtError::NoKeys))) => error,
+        known => return Ok(known.map_err(AccessError::Refused)?),
     };
-    let (governance, token) = (governance.clone(), token.to_owned());
-    let anew = tokio::task::spawn_blocking(move || governance.authenticate_anew(&token, unix_seconds())).await;
-    Ok(anew.unwrap_or(Err(Refusal::Token(refused).into()))?)
+    let token = token.to_owned();
+    let anew = tokio::task::spawn_blocking(move || roll.authenticate_anew(&token, unix_seconds())).await;
+    Ok(anew.unwrap_or(Err(Refusal::Token(refused))).map_err(AccessError::Refused)?)
 }
 
 impl Caller {
@@ -283,11 +294,11 @@ impl Caller {
         }
         let circumstances = Circumstances { route: route.to_owned(), ..self.circumstances.as_ref().clone() };
         let caller = Self { principal: self.principal.clone(), circumstances: circumstances.into() };
-        caller.check_route(state, method, route)
+        caller.check_needs(state, method, needs(method, route))
     }
 
-    fn check_route(&self, state: &AppState, method: &Method, route: &str) -> Result<(), ApiError> {
-        let needs = match needs(method, route) {
+    fn check_needs(&self, state: &AppState, method: &Method, needs: Option<Needs>) -> Result<(), ApiError> {
+        let needs = match needs {
             Some(needs) => needs,
             None if !ROUTED.contains(method) => Vec::new(),
             None => return Err(self.forbidden("this", "known to no policy".to_owned())),

@@ -21,6 +21,14 @@ use crate::{
 pub struct AnswerGuard {
     checks: Option<Arc<Checks>>,
     content: Written,
+    begun: Begun,
+}
+
+/// Guards that have seen what the answer goes on from, if it goes on from anything.
+#[derive(Clone, Default)]
+struct Begun {
+    content: Option<Arc<OutputGuard>>,
+    reasoning: Option<Arc<OutputGuard>>,
 }
 
 /// How the content of an answer is written.
@@ -44,7 +52,17 @@ impl AnswerGuard {
     pub(super) fn new(guardrails: Guardrails, vault: Vault) -> Self {
         let is_needed = guardrails.active.checks_output() || !vault.is_empty();
         let checks = is_needed.then(|| Arc::new(Checks { guardrails, vault: Arc::new(vault) }));
-        Self { checks, content: Written::AsText }
+        Self { checks, content: Written::AsText, begun: Begun::default() }
+    }
+
+    /// For an answer that goes on from texts of the request: what begins there and ends in the answer is found.
+    pub(super) fn behind(self, content: &str, reasoning: &str) -> Self {
+        let Some(checks) = self.checks.as_ref().filter(|checks| checks.guardrails.active.checks_output()) else {
+            return self;
+        };
+        let behind = |text: &str| (!text.is_empty()).then(|| Arc::new(checks.guard().behind(text)));
+        let begun = Begun { content: behind(content), reasoning: behind(reasoning) };
+        Self { begun, ..self }
     }
 
     /// For an answer of a form, which `beginning` has begun already.
@@ -60,7 +78,7 @@ impl AnswerGuard {
     /// For one choice, if there is anything to do.
     pub(super) fn of_choice(&self) -> Option<GuardedAnswer> {
         let checks = Arc::clone(self.checks.as_ref()?);
-        Some(GuardedAnswer::new(checks, &self.content))
+        Some(GuardedAnswer::new(checks, &self.content, &self.begun))
     }
 
     /// Refuses what would tell the tokens of an answer, which are not what its client is to see.
@@ -100,6 +118,11 @@ impl Checks {
     /// A guard for one text.
     pub(super) fn guard(&self) -> OutputGuard {
         self.guardrails.active.output(Arc::clone(&self.vault))
+    }
+
+    /// The same, for one that may go on from another.
+    fn guard_behind(&self, begun: Option<&Arc<OutputGuard>>) -> OutputGuard {
+        begun.map_or_else(|| self.guard(), |begun| begun.as_ref().clone())
     }
 
     /// Judges a text that is there already.

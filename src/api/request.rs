@@ -3,7 +3,7 @@
 //! [`Work`] is the door to the engine and [`TokenizerWork`] the one to the tokenizer: a handler that takes one runs
 //! only if a place is free, and is checked before the body is read.
 
-use std::{any::Any, sync::Arc, time::Instant};
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -12,6 +12,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use futures_util::FutureExt;
 use tokio::task::{JoinError, JoinHandle};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -290,7 +291,9 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
     request.extensions_mut().insert(RequestId(id.clone()));
     let dialect = Dialect::of_head(request.uri().path(), request.headers()).unwrap_or(Dialect::OpenAi);
     let method = request.method().clone();
-    let mut response = dialect.translated(&method, access::let_in(&state, request, next).await);
+    // What panics in a handler is caught below this. Whatever does so on the way there costs its own request and no more.
+    let let_in = AssertUnwindSafe(access::let_in(&state, request, next)).catch_unwind().await;
+    let mut response = dialect.translated(&method, let_in.unwrap_or_else(panicked));
     if !response.headers().contains_key(&REQUEST_ID) {
         set_request_id(&mut response, &id);
     }
@@ -313,13 +316,31 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
 mod tests {
     use std::sync::mpsc;
 
-    use futures_util::FutureExt;
+    use axum::{body::Body, http::StatusCode, routing::get};
+    use tower::ServiceExt;
 
     use super::*;
     use crate::{
         api::{http_limits::HttpLimits, state::LONG_BODIES_AT_ONCE},
         store::Store,
     };
+
+    /// Where no layer around the handlers catches it, as where what lets requests in panics itself.
+    #[tokio::test]
+    async fn a_panic_on_the_way_to_a_handler_costs_its_request_alone() {
+        async fn panics() -> &'static str {
+            panic!("on purpose")
+        }
+        let state = AppState::new(HttpLimits::default(), Store::in_memory(1 << 20).expect("memory"));
+        let router = Router::new().route("/panic", get(panics)).route("/well", get(async || "well"));
+        let router = router.layer(middleware::from_fn_with_state(state.clone(), observe)).with_state(state);
+        for (path, status) in [("/panic", StatusCode::INTERNAL_SERVER_ERROR), ("/well", StatusCode::OK)] {
+            let request = Request::get(path).header("host", "localhost").body(Body::empty()).expect("a request");
+            let response = router.clone().oneshot(request).await.expect("the router is infallible");
+            assert_eq!(response.status(), status, "{path}");
+            assert!(response.headers().contains_key(&REQUEST_ID), "{path}");
+        }
+    }
 
     #[tokio::test]
     async fn work_on_a_long_body_keeps_its_place_when_the_client_leaves() {

@@ -34,7 +34,7 @@ use super::{
     state::AppState,
     tls::Tls,
 };
-use crate::governance::jwt::CertificateIdentity;
+use crate::governance::ShownCertificate;
 
 const HTTP2_MAX_STREAMS: u32 = 128;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -70,6 +70,9 @@ impl From<TcpListener> for Door {
 /// Serves until `shutdown` resolves, then lets running requests finish for at most `drain_timeout`.
 pub async fn serve(door: impl Into<Door>, state: AppState, shutdown: impl Future<Output = ()>) -> Drained {
     let Door { listener, tls } = door.into();
+    if let Some(tls) = &tls {
+        state.governance().judge_certificates_by(Box::new(tls.clone()));
+    }
     let server = Server::new(state, tls);
     let mut connections = JoinSet::new();
     // Ends with this function however that ends.
@@ -228,8 +231,9 @@ impl Begun<TlsStream<Guarded>> {
     async fn with_tls(stream: TcpStream, tls: &Tls, limits: &HttpLimits) -> io::Result<Self> {
         let deadline = Instant::now() + limits.header_timeout;
         let stream = timeout_at(deadline, tls.accept(Guarded::new(stream, limits.stall_timeout))).await??;
-        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let peer = match certificate.map(|certificate| CertificateIdentity::from_der(certificate)).transpose() {
+        let chain = stream.get_ref().1.peer_certificates();
+        let chain = chain.map(|chain| chain.iter().map(|certificate| certificate.to_vec()).collect());
+        let peer = match chain.map(ShownCertificate::of_chain).transpose() {
             Ok(certificate) => certificate.map(|certificate| Peer { certificate: Arc::new(certificate) }),
             Err(error) => return Err(io::Error::other(error)),
         };

@@ -1,8 +1,11 @@
 //! TLS by rustls: what it takes from files, and how these are read again.
 //!
-//! Main type: [`Tls`]. Connections begin with what was read last; those that are open go on with what they began with. Invariant:
-//! files that are wrong, or belong together no more while one of them is being replaced, change nothing. Who the owner of a
-//! client's certificate is here is not for this module to say.
+//! Main type: [`Tls`]. Connections begin with what was read last, and what a client has shown when its connection began is judged
+//! by that again ([`CertificateJudge`](crate::governance::CertificateJudge)). Invariant: files that are wrong, or belong together no
+//! more while one of them is being replaced, change nothing. Who the owner of a client's certificate is here is not for this
+//! module to say.
+
+mod judging;
 
 use std::{
     fs, io,
@@ -19,7 +22,10 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
@@ -42,10 +48,14 @@ const OTHERS: u32 = 0o007;
 pub struct Tls {
     files: Arc<TlsConfig>,
     current: Arc<RwLock<Current>>,
+    /// Changes with the current one.
+    changed: Arc<watch::Sender<u64>>,
 }
 
 struct Current {
     config: Arc<ServerConfig>,
+    /// Says whose certificates are good, if clients show any.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// Of the files that it was made of.
     digest: [u8; 32],
 }
@@ -92,21 +102,21 @@ impl Tls {
     /// With what the files say now.
     pub fn open(files: TlsConfig) -> Result<Self, TlsError> {
         let contents = Contents::read(&files)?;
-        let current = Current { config: contents.config(&files)?, digest: contents.digest() };
-        Ok(Self { files: Arc::new(files), current: Arc::new(RwLock::new(current)) })
+        let current = contents.current(&files)?;
+        Ok(Self { files: Arc::new(files), current: Arc::new(RwLock::new(current)), changed: Arc::default() })
     }
 
     /// Reads the files again for somebody, which is written down before it counts. Says whether they were others than before.
     pub fn reload_as(&self, administration: &Administration<'_>) -> Result<bool, TlsError> {
         let contents = Contents::read(&self.files)?;
-        let digest = contents.digest();
-        if self.current.read().unwrap_or_else(PoisonError::into_inner).digest == digest {
+        if self.current.read().unwrap_or_else(PoisonError::into_inner).digest == contents.digest() {
             return Ok(false);
         }
-        let config = contents.config(&self.files)?;
-        let recorded = administration.reload_certificates(&hexadecimal(&digest), unix_seconds());
+        let current = contents.current(&self.files)?;
+        let recorded = administration.reload_certificates(&hexadecimal(&current.digest), unix_seconds());
         recorded.map_err(|error| TlsError::Unrecorded(Box::new(error)))?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current { config, digest };
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+        self.changed.send_modify(|change| *change += 1);
         Ok(true)
     }
 
@@ -172,7 +182,7 @@ impl Contents {
         digest.finalize().into()
     }
 
-    fn config(&self, files: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
+    fn current(&self, files: &TlsConfig) -> Result<Current, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let chain = certificates("tls_cert", &files.cert, &self.cert)?;
         let key = PrivateKeyDer::from_pem_slice(&self.key)
@@ -180,8 +190,9 @@ impl Contents {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| invalid("tls_key", &files.key, error.to_string()))?;
-        let builder = match &files.clients {
-            Some(clients) => builder.with_client_cert_verifier(self.verifier(clients, provider)?),
+        let verifier = files.clients.as_ref().map(|clients| self.verifier(clients, provider)).transpose()?;
+        let builder = match &verifier {
+            Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
             None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_single_cert(chain, key).map_err(|error| {
@@ -189,7 +200,7 @@ impl Contents {
             invalid("tls_key", &files.key, reason)
         })?;
         config.alpn_protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
-        Ok(Arc::new(config))
+        Ok(Current { config: Arc::new(config), verifier, digest: self.digest() })
     }
 
     fn verifier(

@@ -219,7 +219,7 @@ fn purposes(config: &Config) -> Result<PurposeFile> {
     Ok(purposes)
 }
 
-/// Reads policies, guardrails, purposes and certificates again at every SIGHUP.
+/// Reads policies, guardrails, purposes, identities and certificates again at every SIGHUP.
 fn reload_rules(governance: &Governance, tls: Option<Tls>) -> Result<()> {
     let governance = governance.clone();
     let mut hangup = signal(SignalKind::hangup())?;
@@ -246,6 +246,10 @@ fn reload(governance: &Governance, tls: Option<&Tls>) {
     match administration.reload_purposes(now) {
         Ok(()) => tracing::info!("the purposes were read again"),
         Err(error) => tracing::error!(%error, "the purposes are wrong, so those from before go on to apply"),
+    }
+    match administration.reload_identities(now) {
+        Ok(()) => tracing::info!("the identities were read again"),
+        Err(error) => tracing::error!(%error, "the identities are wrong, so those from before go on to apply"),
     }
     match tls.map(|tls| tls.reload_as(&administration)) {
         None => {}

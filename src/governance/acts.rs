@@ -82,6 +82,9 @@ pub enum ActKind {
     /// Certificates, whose issuers are believed and which are revoked is read again.
     #[serde(rename = "certificates.reload")]
     ReloadCertificates,
+    /// The file of identities is read again.
+    #[serde(rename = "identities.reload")]
+    ReloadIdentities,
     /// All that is held about somebody is told.
     #[serde(rename = "subjects.export")]
     ExportSubject,

@@ -205,6 +205,12 @@ impl Administration<'_> {
         self.agreed(now, told_of_rules(ActKind::ReloadCertificates, digest))
     }
 
+    /// Reads the file of identities again, if there is one. If it is wrong, that from before goes on to apply.
+    pub fn reload_identities(&self, now: u64) -> Result<(), GovernanceError> {
+        self.whole_server("identities")?;
+        self.governance.believed.reload(|digest| self.agreed(now, told_of_rules(ActKind::ReloadIdentities, digest)))
+    }
+
     /// Changes the database in one transaction, which is written down before it counts.
     pub(super) fn change<T>(
         &self,

@@ -135,4 +135,15 @@ pub enum Refusal {
     /// A certificate whose owner is nobody here.
     #[error("the client certificate is nobody's of this server")]
     UnknownCertificate,
+    /// A certificate that its authority has taken back.
+    #[error("the client certificate was revoked")]
+    RevokedCertificate,
+    /// A certificate for which no authority vouches now.
+    #[error(
+        "the client certificate is not vouched for by this server's authorities and revocation lists as they are now"
+    )]
+    UnverifiedCertificate,
+    /// Somebody who is not what he was when he asked.
+    #[error("who the bearer of the token or certificate is here was changed since it was shown")]
+    Withdrawn,
 }

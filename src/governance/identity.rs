@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{GovernanceError, Refusal, policy::Asker, tenants::Place};
+use super::{GovernanceError, Refusal, believed::Vouched, policy::Asker, tenants::Place};
 use crate::types::unix_seconds;
 
 /// What somebody does here. What a role may do is for the policy to say.
@@ -96,6 +96,8 @@ pub struct Principal {
     pub(super) over: watch::Receiver<Option<u64>>,
     /// True once its tenant is deleted.
     pub(super) tenant_gone: watch::Receiver<bool>,
+    /// Why it is believed, if it has no key of this server.
+    pub(super) vouched: Option<Vouched>,
 }
 
 impl Principal {
@@ -107,16 +109,24 @@ impl Principal {
         match *self.over.borrow() {
             Some(0) => Some(Refusal::Revoked),
             Some(end) if end <= now => Some(Refusal::Expired),
-            Some(_) | None => None,
+            Some(_) | None => self.vouched.as_ref().and_then(|vouched| vouched.refusal(now)),
         }
     }
 
-    /// Resolves when its credential is not good any more, and says why: its time is over, it was revoked, or its tenant is
-    /// deleted.
+    /// Resolves when its credential is not good any more, and says why: its time is over, it was revoked, those who vouched for
+    /// it do so no more, or its tenant is deleted.
     pub async fn until_over(&self) -> Refusal {
         tokio::select! {
             refusal = self.until_credential_over() => refusal,
+            refusal = self.until_refused() => refusal,
             () = self.until_tenant_gone() => Refusal::UnknownTenant,
+        }
+    }
+
+    async fn until_refused(&self) -> Refusal {
+        match &self.vouched {
+            Some(vouched) => vouched.until_refused().await,
+            None => std::future::pending().await,
         }
     }
 

@@ -1,15 +1,19 @@
 //! Identities that others vouch for: whose word is taken for who somebody is, and what becomes of what they say.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::{
     DEFAULT_TENANT, GovernanceError, Principal, Role, Source,
+    believed::{ShownCertificate, Vouched},
     jwt::{
         CertificateIdentity, CertificateMap, Claims, Fetch, JwtConfig, JwtError, JwtVerifier, MappedIdentity, Occasion,
         Refreshed,
@@ -17,6 +21,7 @@ use super::{
     known::KnownTenant,
     policy::Asker,
 };
+use crate::types::hexadecimal;
 
 /// Gets what is at an address that the operator has named.
 pub type FetchKeys = fn(&str) -> io::Result<Vec<u8>>;
@@ -40,11 +45,18 @@ pub struct KeySources {
     pub files: Vec<PathBuf>,
 }
 
+/// Settings of an issuer that say how its keys are had, and nothing of whom its tokens are about.
+const OF_KEYS: [&str; 2] = ["keys", "refresh_seconds"];
+
 /// All that are believed.
 #[derive(Default)]
 pub struct Issuers {
     verifiers: Vec<JwtVerifier>,
     certificates: CertificateMap,
+    /// What the file says of each issuer, as a digest.
+    said: BTreeMap<String, Arc<str>>,
+    file: Option<(PathBuf, Option<FetchKeys>)>,
+    digest: String,
 }
 
 impl Issuers {
@@ -72,7 +84,44 @@ impl Issuers {
             let verifier = JwtVerifier::open(config, fetch);
             verifiers.push(verifier.map_err(|error| wrong(format!("issuer = {issuer:?}: {}", chain(&error))))?);
         }
-        Ok(Self { verifiers, certificates: file.client_certificates })
+        let said = said_of_issuers(&text).map_err(|error| wrong(error.to_string()))?;
+        let digest = hexadecimal(&Sha256::digest(&text));
+        Ok(Self { verifiers, certificates: file.client_certificates, said, file: Some((path.into(), fetch)), digest })
+    }
+
+    /// What the same file says now; nothing if there is no file. Issuers whose keys are where they were keep those they have.
+    pub(super) fn read_again(&self) -> Result<Option<Self>, GovernanceError> {
+        let Some((path, fetch)) = &self.file else { return Ok(None) };
+        let mut read = Self::open(path, *fetch)?;
+        // What may leave the machine is settled before the first connection comes in.
+        if let Some(url) = read.urls().find(|url| self.urls().all(|known| known != *url)) {
+            return Err(
+                read.wrong(&format!("keys.url = {url:?}: a server reads another address only after a new start"))
+            );
+        }
+        for verifier in &mut read.verifiers {
+            let issuer = verifier.config().issuer();
+            if let Some(before) = self.verifiers.iter().find(|before| before.config().issuer() == issuer) {
+                verifier.keep_keys_of(before);
+            }
+        }
+        Ok(Some(read))
+    }
+
+    /// Of the file.
+    pub(super) fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The file is wrong.
+    pub(super) fn wrong(&self, reason: &str) -> GovernanceError {
+        let path = self.file.as_ref().map(|(path, _)| path.clone()).unwrap_or_default();
+        GovernanceError::Identities { path, reason: reason.to_owned() }
+    }
+
+    /// What the file says of an issuer, as a digest; nothing if it is not believed.
+    pub(super) fn said_of(&self, issuer: &str) -> Option<&Arc<str>> {
+        self.said.get(issuer)
     }
 
     /// Where a file says that keys are, none of which is read.
@@ -106,12 +155,6 @@ impl Issuers {
     /// Whose certificate this is, if it is anybody's.
     pub(super) fn owner(&self, certificate: &CertificateIdentity) -> Option<&MappedIdentity> {
         self.certificates.find(certificate)
-    }
-
-    /// Is the word of the issuer of this principal's id taken?
-    pub(super) fn know(&self, id: &str) -> bool {
-        let issuers = self.verifiers.iter().map(|verifier| verifier.config().issuer());
-        issuers.map(|issuer| id.strip_prefix(issuer)).any(|rest| rest.is_some_and(|rest| rest.starts_with('#')))
     }
 
     /// Addresses that keys are fetched from.
@@ -156,8 +199,8 @@ impl Issuers {
     }
 }
 
-/// Whom the claims are about. Nobody can end it before its time.
-pub(super) fn principal(claims: Claims, tenant: String, known: &KnownTenant) -> Principal {
+/// Whom the claims are about.
+pub(super) fn principal(claims: Claims, tenant: String, known: &KnownTenant, vouched: Vouched) -> Principal {
     let Claims { issuer, subject, roles, attributes, expires_at, .. } = claims;
     let asker = Asker {
         id: format!("{issuer}#{subject}"),
@@ -168,14 +211,18 @@ pub(super) fn principal(claims: Claims, tenant: String, known: &KnownTenant) -> 
         roles: roles.into_iter().collect(),
         attributes,
     };
-    let (_, over) = watch::channel(Some(expires_at));
-    Principal { asker, source: Source::Token, place: known.place.clone(), over, tenant_gone: known.gone.subscribe() }
+    vouched_for(asker, Source::Token, expires_at, (known, vouched))
 }
 
-/// Who the owner of a certificate is. Nobody can end it before its time.
-pub(super) fn certified(owner: &MappedIdentity, certificate: &CertificateIdentity, known: &KnownTenant) -> Principal {
+/// Who the owner of a certificate is.
+pub(super) fn certified(
+    owner: &MappedIdentity,
+    certificate: &ShownCertificate,
+    known: &KnownTenant,
+    vouched: Vouched,
+) -> Principal {
     let asker = Asker {
-        id: certificate.fingerprint_sha256.clone(),
+        id: certificate.identity.fingerprint_sha256.clone(),
         name: owner.name.clone(),
         tenant: owner.tenant.clone().unwrap_or_else(|| DEFAULT_TENANT.to_owned()),
         source: Source::Certificate.name().to_owned(),
@@ -183,14 +230,34 @@ pub(super) fn certified(owner: &MappedIdentity, certificate: &CertificateIdentit
         roles: owner.roles.iter().cloned().collect(),
         attributes: owner.attributes.clone(),
     };
-    let (_, over) = watch::channel(Some(certificate.not_after));
+    vouched_for(asker, Source::Certificate, certificate.identity.not_after, (known, vouched))
+}
+
+fn vouched_for(asker: Asker, source: Source, end: u64, (known, vouched): (&KnownTenant, Vouched)) -> Principal {
+    let (_, over) = watch::channel(Some(end));
     let tenant_gone = known.gone.subscribe();
-    Principal { asker, source: Source::Certificate, place: known.place.clone(), over, tenant_gone }
+    Principal { asker, source, place: known.place.clone(), over, tenant_gone, vouched: Some(vouched) }
 }
 
 /// Does it look like a token of an issuer?
 pub(super) fn is_token(credential: &str) -> bool {
     credential.matches('.').count() == 2
+}
+
+/// A digest of what a file says of each issuer, but for where its keys are.
+fn said_of_issuers(text: &str) -> Result<BTreeMap<String, Arc<str>>, toml::de::Error> {
+    #[derive(Deserialize)]
+    struct Tables {
+        #[serde(default)]
+        issuer: Vec<toml::Table>,
+    }
+    let Tables { issuer } = toml::from_str(text)?;
+    let digests = issuer.into_iter().filter_map(|mut table| {
+        OF_KEYS.iter().for_each(|name| drop(table.remove(*name)));
+        let issuer = table.get("issuer")?.as_str()?.to_owned();
+        Some((issuer, hexadecimal(&Sha256::digest(toml::Value::Table(table).to_string())).into()))
+    });
+    Ok(digests.collect())
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

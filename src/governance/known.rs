@@ -3,13 +3,19 @@
 //! Main type: [`Known`]. Whoever was recognised learns when his key, or his tenant, is not good any more: what is read again
 //! tells those of before.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
 use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::{
-    GovernanceError, Principal, Refusal, Source, database,
+    GovernanceError, Principal, Refusal, Source,
     keys::{self, Key, KeyState},
     policy::Asker,
     tenants::{self, Place},
@@ -17,7 +23,7 @@ use super::{
 
 /// All keys and tenants of one moment.
 pub(super) struct Known {
-    version: i64,
+    version: AtomicI64,
     /// By their hashes.
     keys: HashMap<[u8; 32], KnownKey>,
     /// By their names.
@@ -41,9 +47,9 @@ struct KnownKey {
 }
 
 impl Known {
-    /// Reads them. Whoever was recognised by a key of `before` learns when that is over now.
-    pub(super) fn read(connection: &Connection, before: Option<&Self>) -> Result<Self, GovernanceError> {
-        let version = database::version(connection)?;
+    /// Reads them; they are at least as new as `version`. Whoever was recognised by a key of `before` learns when that is over
+    /// now.
+    pub(super) fn read(connection: &Connection, version: i64, before: Option<&Self>) -> Result<Self, GovernanceError> {
         let tenants = read_tenants(connection, before)?;
         let leaving = tenants::leaving(connection)?;
         let mut rows = connection.prepare_cached(&format!("SELECT {}, hash FROM keys", keys::COLUMNS))?;
@@ -55,11 +61,17 @@ impl Known {
             let over = before.and_then(|before| before.keys.get(&hash)).map(|known| known.over.clone());
             keys.insert(hash, KnownKey::new(key, tenant, over.unwrap_or_else(|| watch::Sender::new(None))));
         }
-        Ok(Self { version, keys, tenants, leaving })
+        Ok(Self { version: version.into(), keys, tenants, leaving })
     }
 
     pub(super) fn version(&self) -> i64 {
-        self.version
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Nothing of what is here has changed between these versions.
+    pub(super) fn is_as_new(&self, before: i64, after: i64) {
+        // If it is of another version, somebody has read it again, or has to.
+        let _ = self.version.compare_exchange(before, after, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// Was there ever a key?
@@ -126,6 +138,7 @@ impl KnownKey {
             place: tenant.place.clone(),
             over: over.subscribe(),
             tenant_gone: tenant.gone.subscribe(),
+            vouched: None,
         };
         Self { key, principal: Arc::new(principal), over }
     }

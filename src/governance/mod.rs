@@ -11,6 +11,7 @@
 mod acts;
 mod administration;
 pub mod audit;
+mod believed;
 mod database;
 mod error;
 mod guardrail_file;
@@ -25,6 +26,7 @@ pub mod policy;
 pub mod purposes;
 pub mod quota;
 mod roles;
+mod roll;
 mod standing;
 mod tenants;
 #[cfg(test)]
@@ -41,8 +43,8 @@ use rusqlite::Connection;
 use self::{
     acts::ProcessLog,
     audit::{Audit, Contents},
+    believed::Believed,
     database::DATABASE,
-    jwt::{CertificateIdentity, Claims, JwtError},
     known::Known,
     policy::{Action, Circumstances, Decision, Policies, Question, Resource},
     purposes::PurposeFile,
@@ -51,6 +53,7 @@ use self::{
 pub use self::{
     acts::{Act, ActKind, ActLog, ActedBy, Actor},
     administration::Administration,
+    believed::{CertificateJudge, ShownCertificate},
     error::{GovernanceError, Refusal},
     guardrail_file::{GuardrailFile, GuardrailFileError},
     identity::{Principal, Role, Source},
@@ -58,6 +61,7 @@ pub use self::{
     key_list::{KeyFilter, KeyPage},
     keys::{CreatedKey, Key, KeyState, NewKey},
     roles::{Right, RoleRights},
+    roll::Roll,
     standing::Standing,
     tenants::{DeletedTenant, Place, Tenant},
 };
@@ -70,7 +74,7 @@ pub const DEFAULT_TENANT: &str = "default";
 pub struct Governance {
     inner: Arc<Inner>,
     policies: Policies,
-    issuers: Arc<Issuers>,
+    believed: Arc<Believed>,
     guardrails: GuardrailFile,
     purposes: PurposeFile,
     audit: Audit,
@@ -82,8 +86,10 @@ pub struct Governance {
 struct Inner {
     /// For changes, which may wait for those of other processes.
     database: Mutex<Connection>,
-    /// For looks, which wait for nobody; that for changes where there is no second one.
+    /// For reading all that there is, which takes its time where there is much; none where there is one connection for all.
     reader: Option<Mutex<Connection>>,
+    /// For asking whether there is anything new, which waits for nobody.
+    looker: Option<Mutex<Connection>>,
     known: RwLock<Arc<Known>>,
     quotas: Quotas,
 }
@@ -104,7 +110,7 @@ impl Governance {
     pub fn open(directory: &Path) -> Result<Self, GovernanceError> {
         let path = directory.join(DATABASE);
         let connection = database::open(&path)?;
-        Self::prepare(connection, Some(database::open_reader(&path)?))
+        Self::prepare(connection, Some([database::open_reader(&path)?, database::open_reader(&path)?]))
     }
 
     /// One that is gone with its last clone.
@@ -119,7 +125,12 @@ impl Governance {
 
     /// The same with issuers whose tokens are believed.
     pub fn with_issuers(self, issuers: Issuers) -> Self {
-        Self { issuers: Arc::new(issuers), ..self }
+        Self { believed: Arc::new(Believed::new(issuers)), ..self }
+    }
+
+    /// Who says whether client certificates are good. The first counts; without one, none is.
+    pub fn judge_certificates_by(&self, judge: Box<dyn CertificateJudge>) {
+        self.believed.set_judge(judge);
     }
 
     /// The same with guardrails over what is said.
@@ -128,8 +139,8 @@ impl Governance {
     }
 
     /// Whose word is taken for who somebody is.
-    pub fn issuers(&self) -> &Issuers {
-        &self.issuers
+    pub fn issuers(&self) -> Arc<Issuers> {
+        self.believed.issuers()
     }
 
     /// The same with purposes that requests may have.
@@ -231,67 +242,46 @@ impl Governance {
     /// Is there any source of identities? If not, whoever reaches the server is its user.
     pub fn is_configured(&self) -> Result<bool, GovernanceError> {
         // Keys are never forgotten, so nobody needs to look again for the first.
-        Ok(!self.issuers.is_empty() || self.known().has_keys() || self.look()?.has_keys())
+        Ok(!self.issuers().is_empty() || self.known().has_keys() || self.look()?.has_keys())
     }
 
-    /// Who presents this bearer token at `now`, in Unix seconds. It waits for nobody.
+    /// Who presents this bearer token at `now`, in Unix seconds, whoever changed something last: that is read first, which may
+    /// take its time. What must not wait asks the [`Roll`].
     pub fn authenticate(&self, token: &str, now: u64) -> Result<Arc<Principal>, GovernanceError> {
-        if !self.issuers.has_issuers() || !issuers::is_token(token) {
-            return Ok(self.look()?.authenticate(token, now)?);
-        }
-        self.believed(self.issuers.verify(token, now))
+        self.look()?;
+        Ok(self.roll().authenticate(token, now)?)
     }
 
-    /// Who the owner of a certificate is whose chain and dates were verified when its connection began.
-    pub fn authenticate_certificate(
-        &self,
-        certificate: &CertificateIdentity,
-        now: u64,
-    ) -> Result<Arc<Principal>, GovernanceError> {
-        let owner = self.issuers.owner(certificate).ok_or(Refusal::UnknownCertificate)?;
-        if certificate.not_after <= now {
-            return Err(Refusal::Expired.into());
-        }
-        let tenant = owner.tenant.as_deref().unwrap_or(DEFAULT_TENANT);
-        let known = self.look()?;
-        let of_tenant = known.tenant(tenant).ok_or(Refusal::UnknownTenant)?;
-        Ok(Arc::new(issuers::certified(owner, certificate, of_tenant)))
+    /// Who is known, as the last look has found it. It waits for nobody.
+    pub fn roll(&self) -> Roll {
+        Roll::new(self.known(), Arc::clone(&self.believed))
     }
 
-    /// Who presents a token that was refused because its key is unknown: the issuer's keys are read again, which may take its
-    /// time.
-    pub fn authenticate_anew(&self, token: &str, now: u64) -> Result<Arc<Principal>, GovernanceError> {
-        self.believed(self.issuers.verify_or_refresh(token, now))
-    }
-
-    /// Reads what other processes have changed, and ends the standing of keys that they have revoked.
+    /// Reads what other processes have changed, and ends the standing of keys that they have revoked. It may take its time.
     pub fn refresh(&self) -> Result<(), GovernanceError> {
         self.look().map(drop)
     }
 
     /// Reads issuers' keys again where it is time, which may take its time.
     pub fn refresh_issuers(&self, now: u64) {
-        self.issuers.refresh(now);
+        self.issuers().refresh(now);
     }
 
-    fn believed(&self, claims: Result<Claims, JwtError>) -> Result<Arc<Principal>, GovernanceError> {
-        let mut claims = claims.map_err(Refusal::Token)?;
-        let tenant = claims.tenant.take().unwrap_or_else(|| DEFAULT_TENANT.to_owned());
-        let known = self.look()?;
-        let of_tenant = known.tenant(&tenant).ok_or(Refusal::UnknownTenant)?;
-        Ok(Arc::new(issuers::principal(claims, tenant.clone(), of_tenant)))
-    }
-
-    fn prepare(connection: Connection, reader: Option<Connection>) -> Result<Self, GovernanceError> {
-        let known = Known::read(reader.as_ref().unwrap_or(&connection), None)?;
+    /// `readers` are for reading all and for looking whether there is anything new.
+    fn prepare(connection: Connection, readers: Option<[Connection; 2]>) -> Result<Self, GovernanceError> {
+        let (reader, looker) = readers.map_or((None, None), |[reader, looker]| (Some(reader), Some(looker)));
+        // Its version first: what is changed while it is read is read again.
+        let version = database::version(looker.as_ref().unwrap_or(&connection))?;
+        let known = Known::read(reader.as_ref().unwrap_or(&connection), version, None)?;
         let known = RwLock::new(Arc::new(known));
         let quotas = Quotas::default();
         quotas.open(&connection)?;
-        let inner = Inner { database: Mutex::new(connection), reader: reader.map(Mutex::new), known, quotas };
+        let [reader, looker] = [reader, looker].map(|connection| connection.map(Mutex::new));
+        let inner = Inner { database: Mutex::new(connection), reader, looker, known, quotas };
         Ok(Self {
             inner: Arc::new(inner),
             policies: Policies::built_in()?,
-            issuers: Arc::default(),
+            believed: Arc::default(),
             guardrails: GuardrailFile::default(),
             purposes: PurposeFile::default(),
             audit: Audit::default(),
@@ -305,20 +295,26 @@ impl Governance {
         Arc::clone(&self.inner.known.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Has nobody changed anything since the last look? This reads no more than a number.
+    /// Has nobody changed anything since the last look? This reads no more than a number, and waits for nobody who reads more.
     pub fn is_current(&self) -> Result<bool, GovernanceError> {
-        let reader = self.reader();
-        Ok(database::version(&reader)? == self.known().version())
+        // Known first: if it is replaced meanwhile, the next look finds nothing new.
+        let known = self.known();
+        Ok(self.version()? == known.version())
     }
 
-    /// Keys and tenants as they are now, whoever changed them last.
+    /// Keys and tenants as they are now, whoever changed them last. It may take its time.
     fn look(&self) -> Result<Arc<Known>, GovernanceError> {
-        let reader = self.reader();
         let known = self.known();
-        if database::version(&reader)? == known.version() {
+        if self.version()? == known.version() {
             return Ok(known);
         }
-        self.read_again(&reader)
+        let reader = self.reader();
+        // Others may have read it while this waited for them.
+        let (version, known) = (self.version_by(&reader)?, self.known());
+        if version == known.version() {
+            return Ok(known);
+        }
+        self.read_again(&reader, version)
     }
 
     /// Changes something; what is known afterwards is read anew.
@@ -327,16 +323,50 @@ impl Governance {
         work: impl FnOnce(&mut Connection) -> Result<T, GovernanceError>,
     ) -> Result<T, GovernanceError> {
         let done = work(&mut self.connection())?;
-        self.read_again(&self.reader())?;
+        let reader = self.reader();
+        let version = self.version_by(&reader)?;
+        self.read_again(&reader, version)?;
         Ok(done)
     }
 
-    /// Whoever calls this holds the reading connection, so that an older state never replaces a newer one.
-    fn read_again(&self, connection: &Connection) -> Result<Arc<Known>, GovernanceError> {
+    /// Changes something that nobody has to read again, as what was used of quotas: unless another process has changed
+    /// something meanwhile, what is known is as new afterwards as it was before.
+    fn change_aside<T>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, GovernanceError> {
+        let mut connection = self.connection();
+        if self.inner.looker.is_none() {
+            return Ok(work(&mut connection)?); // one that makes all changes itself sees none of them as another's
+        }
+        // To this connection only what others change is a change.
+        let (others, before) = (database::version(&connection)?, self.version()?);
+        let done = work(&mut connection)?;
+        let after = self.version()?;
+        if database::version(&connection)? == others {
+            self.known().is_as_new(before, after);
+        }
+        Ok(done)
+    }
+
+    /// Whoever calls this holds the reading connection, so that an older state never replaces a newer one. Those who ask what
+    /// is known do not wait for it.
+    fn read_again(&self, connection: &Connection, version: i64) -> Result<Arc<Known>, GovernanceError> {
         self.inner.quotas.read(connection)?;
-        let mut known = self.inner.known.write().unwrap_or_else(PoisonError::into_inner);
-        *known = Arc::new(Known::read(connection, Some(&known))?);
-        Ok(Arc::clone(&known))
+        let read = Arc::new(Known::read(connection, version, Some(&self.known()))?);
+        *self.inner.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&read);
+        Ok(read)
+    }
+
+    /// What changes with the database.
+    fn version(&self) -> Result<i64, GovernanceError> {
+        let looker = self.inner.looker.as_ref().unwrap_or(&self.inner.database);
+        database::version(&looker.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The same for who holds the reading connection, which may be the only one.
+    fn version_by(&self, reader: &Connection) -> Result<i64, GovernanceError> {
+        if self.inner.looker.is_some() { self.version() } else { database::version(reader) }
     }
 
     fn reader(&self) -> MutexGuard<'_, Connection> {

@@ -5,12 +5,17 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
-use super::{Governance, GovernanceError, Principal, Refusal, Source, jwt::JwtError, policy::Asker};
+use super::{
+    Governance, GovernanceError, Principal, Refusal, ShownCertificate, Source,
+    believed::{Proof, Vouched},
+    jwt::JwtError,
+    policy::Asker,
+};
 
-/// A principal as it was when it asked. It holds no credential.
+/// A principal as it was when it asked. It holds no credential: a certificate is none without its key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Standing {
@@ -23,57 +28,86 @@ pub struct Standing {
     place: String,
     roles: Vec<String>,
     attributes: BTreeMap<String, String>,
-    /// Of a certificate, when it ends, in Unix seconds.
-    ends_at: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    proof: Option<Kept>,
+}
+
+/// What is kept of why it was believed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Kept {
+    /// The issuer of a token, and a digest of what the file said of it.
+    Token { issuer: String, said: String },
+    /// The chain of a certificate, in base64.
+    Certificate { chain: Vec<String> },
 }
 
 impl Principal {
     /// What is kept of it.
     pub fn standing(&self) -> Standing {
         let Asker { id, name, tenant, roles, attributes, .. } = self.asker.clone();
-        let ends_at = match self.source {
-            Source::Key | Source::Token => None,
-            Source::Certificate => *self.over.borrow(),
-        };
-        Standing { source: self.source, id, name, tenant, place: self.place.id.clone(), roles, attributes, ends_at }
+        let proof = self.vouched.as_ref().map(|vouched| match vouched.proof() {
+            Proof::Token { issuer, said } => Kept::Token { issuer: issuer.clone(), said: said.to_string() },
+            Proof::Certificate { shown, .. } => Kept::Certificate {
+                chain: shown.chain().iter().map(|certificate| STANDARD.encode(certificate)).collect(),
+            },
+        });
+        Standing { source: self.source, id, name, tenant, place: self.place.id.clone(), roles, attributes, proof }
     }
 }
 
 impl Governance {
     /// Whose standing it is, at `now` in Unix seconds. Of a key what is said of it now counts, and of one that was replaced
-    /// what is said of the one that replaced it; a token's own time does not matter any more, but its issuer is to be believed
-    /// still. A certificate
-    /// counts up to its end, and as long as there are owners of certificates.
+    /// what is said of the one that replaced it; of a certificate what is made of it now, as if it were shown again. A token's
+    /// own time does not matter any more, but what is said of its issuer must be what it was: its claims are not kept, so
+    /// nobody could say what else would be made of them.
     pub fn recognise(&self, standing: &Standing, now: u64) -> Result<Arc<Principal>, GovernanceError> {
         let known = self.look()?;
-        let principal = match standing.source {
-            Source::Key => known.standing_of(&standing.id, now)?,
-            Source::Token if !self.issuers.know(&standing.id) => {
-                return Err(Refusal::Token(JwtError::UnknownIssuer).into());
+        let principal = match (standing.source, &standing.proof) {
+            (Source::Key, _) => known.standing_of(&standing.id, now)?,
+            (Source::Certificate, Some(Kept::Certificate { chain })) => {
+                let shown = shown_again(chain).ok_or(Refusal::UnknownCertificate)?;
+                self.roll().authenticate_certificate(&Arc::new(shown), now)?
             }
-            Source::Certificate if !self.issuers.knows_certificates() => {
-                return Err(Refusal::UnknownCertificate.into());
+            (Source::Token, Some(Kept::Token { issuer, said })) => {
+                self.believed_again(standing, (issuer, said), now)?
             }
-            Source::Certificate if standing.ends_at.is_some_and(|end| end <= now) => {
-                return Err(Refusal::Expired.into());
-            }
-            Source::Token | Source::Certificate => {
-                let tenant = known.tenant(&standing.tenant).ok_or(Refusal::UnknownTenant)?;
-                let (_, over) = watch::channel(standing.ends_at);
-                Arc::new(Principal {
-                    asker: standing.asker(),
-                    source: standing.source,
-                    place: tenant.place.clone(),
-                    over,
-                    tenant_gone: tenant.gone.subscribe(),
-                })
-            }
+            (Source::Certificate, _) => return Err(Refusal::UnknownCertificate.into()),
+            (Source::Token, _) => return Err(Refusal::Token(JwtError::UnknownIssuer).into()),
         };
         if principal.place.id != standing.place {
             return Err(Refusal::UnknownTenant.into());
         }
         Ok(principal)
     }
+
+    fn believed_again(
+        &self,
+        standing: &Standing,
+        (issuer, said): (&str, &str),
+        now: u64,
+    ) -> Result<Arc<Principal>, Refusal> {
+        let vouched = Vouched::new(&self.believed, Proof::Token { issuer: issuer.to_owned(), said: said.into() });
+        if let Some(refusal) = vouched.refusal(now) {
+            return Err(refusal);
+        }
+        let known = self.known();
+        let tenant = known.tenant(&standing.tenant).ok_or(Refusal::UnknownTenant)?;
+        let (_, over) = tokio::sync::watch::channel(None);
+        Ok(Arc::new(Principal {
+            asker: standing.asker(),
+            source: standing.source,
+            place: tenant.place.clone(),
+            over,
+            tenant_gone: tenant.gone.subscribe(),
+            vouched: Some(vouched),
+        }))
+    }
+}
+
+fn shown_again(chain: &[String]) -> Option<ShownCertificate> {
+    let chain = chain.iter().map(|certificate| STANDARD.decode(certificate)).collect::<Result<_, _>>().ok()?;
+    ShownCertificate::of_chain(chain).ok()
 }
 
 impl Standing {
@@ -159,7 +193,7 @@ mod tests {
             place: place.clone(),
             roles: vec!["service".to_owned()],
             attributes: BTreeMap::new(),
-            ends_at: None,
+            proof: Some(Kept::Token { issuer: issuer.to_owned(), said: "something".to_owned() }),
         };
         let of_certificate = Standing { source: Source::Certificate, ..of_token("a") };
         assert_eq!(refused(&governance, &of_certificate, NOW), Some(Refusal::UnknownCertificate.to_string()));

@@ -1,3 +1,5 @@
+mod many;
+
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use futures_util::FutureExt;

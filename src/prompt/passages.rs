@@ -9,7 +9,7 @@ use std::mem;
 
 use super::normalize::MESSAGE_SEPARATOR;
 use super::request::{Chunk, Content, Message};
-use super::version::{ResultLayout, SystemLayout, TokenizerVersion};
+use super::version::{CallIdRule, ResultLayout, SystemLayout, TokenizerVersion};
 
 /// Something that the model reads as a whole.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub enum Passage<'c> {
     Text(Vec<Part<'c>>),
     /// A text that is read as JSON, where it is JSON.
     Json(Vec<Part<'c>>),
-    /// The name of a function.
+    /// The name of a function, or the id of a call.
     Name(&'c str),
 }
 
@@ -37,6 +37,7 @@ pub(super) struct Joining {
     chunk_separator: &'static str,
     system: SystemLayout,
     results_are_json: bool,
+    writes_ids: bool,
 }
 
 impl Joining {
@@ -49,16 +50,20 @@ impl Joining {
                 ResultLayout::NamedList | ResultLayout::Object => true,
                 ResultLayout::None | ResultLayout::IdAndText | ResultLayout::Text => false,
             },
+            writes_ids: match version.call_ids() {
+                CallIdRule::NineAlphanumeric => true,
+                CallIdRule::Any | CallIdRule::NotEmpty => false,
+            },
         }
     }
 
-    /// That of a Jinja template, for a tokenizer whose version may be known.
+    /// That of a Jinja template, for a tokenizer whose version may be known. It may write whatever ids there are.
     pub(super) fn of_jinja(version: Option<TokenizerVersion>) -> Joining {
         let of_version = version.map_or(
-            Joining { chunk_separator: "", system: SystemLayout::OwnBlock, results_are_json: false },
+            Joining { chunk_separator: "", system: SystemLayout::OwnBlock, results_are_json: false, writes_ids: true },
             Joining::of,
         );
-        Joining { chunk_separator: "", ..of_version }
+        Joining { chunk_separator: "", writes_ids: true, ..of_version }
     }
 
     /// The passages of a conversation, in the order of its messages, but for system messages that are written elsewhere.
@@ -126,8 +131,9 @@ impl<'c> Passages<'c> {
                     self.content(content, &mut joined);
                     calls.extend(tool_calls);
                 }
-                Message::Tool { content, name, .. } => {
+                Message::Tool { content, name, tool_call_id } => {
                     self.done.extend(name.as_deref().map(Passage::Name));
+                    self.call_id(tool_call_id.as_deref());
                     let mut parts = Vec::new();
                     self.content(content, &mut parts);
                     let is_json = self.joining.results_are_json;
@@ -143,9 +149,14 @@ impl<'c> Passages<'c> {
         }
         for call in calls {
             self.done.push(Passage::Name(&call.name));
+            self.call_id(call.id.as_deref());
             let arguments = Part { before: "", text: &mut call.arguments };
             self.done.push(Passage::Json(vec![arguments]));
         }
+    }
+
+    fn call_id(&mut self, id: Option<&'c str>) {
+        self.done.extend(id.filter(|_| self.joining.writes_ids).map(Passage::Name));
     }
 
     /// Adds a message's content to texts that it touches. Thinking stands by itself, and ends what is before it.
@@ -264,6 +275,26 @@ mod tests {
                 assert_eq!(texts, expected, "conversation {index}, {version}");
             }
         }
+    }
+
+    #[test]
+    fn ids_of_calls_are_passages_where_they_are_written() {
+        let body = r#"{"model": "m", "messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "", "tool_calls": [
+                {"id": "callnumber", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "callnumber", "name": "f", "content": "r"}]}"#;
+        let mut request = ChatRequest::from_json(&Value::parse(body).expect("JSON")).expect("a request");
+        let mut names = |joining: Joining| {
+            let passages = joining.passages(&mut request.messages);
+            passages.iter().filter(|passage| matches!(passage, Passage::Name("callnumber"))).count()
+        };
+        for version in TokenizerVersion::ALL {
+            let expected = if version.call_ids() == CallIdRule::NineAlphanumeric { 2 } else { 0 };
+            assert_eq!(names(Joining::of(version)), expected, "{version}");
+            assert_eq!(names(Joining::of_jinja(Some(version))), 2, "{version}");
+        }
+        assert_eq!(names(Joining::of_jinja(None)), 2);
     }
 
     #[test]

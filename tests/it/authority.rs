@@ -8,7 +8,8 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use tramontane::config::{ClientAuth, ClientCertificates, TlsConfig};
 
@@ -52,6 +53,32 @@ impl Authority {
         let mut params = of(uri);
         params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(since_1970.as_secs());
         self.issue(params, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// The same with a serial number that it may be revoked by.
+    pub fn client_with_serial(&self, uri: &str, serial: u64) -> Issued {
+        let mut params = of(uri);
+        params.serial_number = Some(SerialNumber::from(serial));
+        self.issue(params, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// A list of those that are revoked, in PEM.
+    pub fn revokes(&self, serials: &[u64]) -> String {
+        let revoked = |&serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: date_time_ymd(2021, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(2120, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).expect("a list").pem().expect("PEM")
     }
 
     /// For a server, shown by a client.

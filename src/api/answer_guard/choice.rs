@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, mem, sync::Arc};
 
-use super::{Blocked, Checks, Written, json_text::JsonText};
+use super::{Begun, Blocked, Checks, Written, json_text::JsonText};
 use crate::{
     api::{assembler::Delta, guarded_json},
     governance::guardrails::{OutputGuard, Released},
@@ -40,12 +40,12 @@ struct Call {
 }
 
 impl GuardedAnswer {
-    pub(super) fn new(checks: Arc<Checks>, written: &Written) -> Self {
+    pub(super) fn new(checks: Arc<Checks>, written: &Written, begun: &Begun) -> Self {
         let content = match written {
-            Written::AsText => Content::Text(Box::new(checks.guard())),
+            Written::AsText => Content::Text(Box::new(checks.guard_behind(begun.content.as_ref()))),
             Written::AsJson(beginning) => Content::Json(Box::new(JsonText::behind(beginning, Arc::clone(&checks)))),
         };
-        let reasoning = checks.guard();
+        let reasoning = checks.guard_behind(begun.reasoning.as_ref());
         Self {
             checks,
             content,

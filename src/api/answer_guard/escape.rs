@@ -33,17 +33,19 @@ impl Escape {
         self.0.push('\\');
     }
 
-    /// In a string, what it is behind the next character; `None` where that ends the string.
-    pub(super) fn goes_on(mut self, c: char) -> Option<Self> {
+    /// In a string, what it is behind the next character, and what that says; `None` where it ends the string.
+    pub(super) fn goes_on(mut self, c: char, said: &mut String) -> Option<Self> {
         while !self.is_empty() {
-            if self.take(c).is_taken {
+            let taken = self.take(c);
+            said.push_str(&taken.said);
+            if taken.is_taken {
                 return Some(self);
             }
         }
         match c {
             '"' => return None,
             '\\' => self.begin(),
-            _ => {}
+            c => said.push(c),
         }
         Some(self)
     }

@@ -35,16 +35,19 @@ enum State {
 impl JsonText {
     /// One whose beginning is written already.
     pub(super) fn behind(beginning: &str, checks: Arc<Checks>) -> Self {
-        // Is it in a string, and behind so much of an escape?
-        let mut string: Option<Escape> = None;
+        // Is it in a string, which says so much already, and behind so much of an escape?
+        let (mut string, mut said): (Option<Escape>, String) = (None, String::new());
         for c in beginning.chars() {
             string = match string {
                 None => (c == '"').then(Escape::default),
-                Some(escape) => escape.goes_on(c),
+                Some(escape) => escape.goes_on(c, &mut said),
             };
+            if string.is_none() {
+                said.clear();
+            }
         }
         let state = match string {
-            Some(escape) => State::String(Box::new(checks.guard()), escape),
+            Some(escape) => State::String(Box::new(checks.guard().behind(&said)), escape),
             None => State::Between(String::new()),
         };
         Self { checks, state }

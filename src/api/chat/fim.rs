@@ -57,8 +57,8 @@ fn parse(text: &str, model: &ServedModel, terms: &Terms) -> Result<ChatCall, Api
     let sent: Vec<&str> = std::iter::once(&*prompt).chain(suffix.as_deref()).collect();
     let (checked, guard) = terms.guard.texts(&sent)?;
     guard.check_raw(&params, options.return_token_ids)?;
-    let guard = guard.of_form(form.content.as_ref(), "");
     let prompt = checked.first().map_or(&*prompt, AsRef::as_ref);
+    let guard = guard.behind(prompt, "").of_form(form.content.as_ref(), "");
     let mut prompt_ids = model.codec.encode_fim(prompt, checked.get(1).map(AsRef::as_ref)).map_err(no_gap)?;
     if let Some(truncation) = truncation {
         truncation.apply(&mut prompt_ids, model, params.stopping.max_tokens);

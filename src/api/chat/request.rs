@@ -94,6 +94,7 @@ impl ChatCall {
         let ChatPrompt { mut ids, n_continued } = prompt;
         let constraint = model.constraint(&form, &ids[ids.len() - n_continued..])?;
         let beginning = Beginning::of(&ids[ids.len() - n_continued..], &model.codec, params.special_tokens);
+        let guard = guard.behind(&beginning.content, &beginning.reasoning);
         let guard = guard.of_form(form.content.as_ref(), &beginning.content);
         let beginning = match dialect {
             Dialect::OpenAi => Beginning::default(),

@@ -14,7 +14,7 @@ use crate::api::{
     params::{GenerationParams, MAX_CHOICES, MAX_LOGPROBS, ResponseOptions, Truncation, take_labels, take_model},
     state::ServedModel,
 };
-use crate::prompt::AnswerForm;
+use crate::prompt::{AnswerForm, Codec, SpecialTokens};
 
 /// A completion request, checked.
 #[derive(Debug)]
@@ -127,26 +127,28 @@ struct Prompt {
 impl Prompt {
     fn of_text(text: &str, guard: &RequestGuard, encode: impl Fn(&str) -> Vec<u32>) -> Result<Self, ApiError> {
         let (checked, guard) = guard.texts(&[text])?;
-        Ok(Self { ids: encode(checked.first().map_or(text, AsRef::as_ref)), guard })
+        let text = checked.first().map_or(text, AsRef::as_ref);
+        Ok(Self { ids: encode(text), guard: guard.behind(text, "") })
     }
 
     fn of_gap(prompt: &str, suffix: &str, model: &ServedModel, guard: &RequestGuard) -> Result<Self, ApiError> {
         let (checked, guard) = guard.texts(&[prompt, suffix])?;
         let text = |index: usize, sent: &str| checked.get(index).map_or(sent.to_owned(), |text| text.to_string());
         let ids = model.codec.encode_fim(&text(0, prompt), Some(&text(1, suffix))).map_err(no_suffix)?;
-        Ok(Self { ids, guard })
+        Ok(Self { ids, guard: guard.behind(&text(0, prompt), "") })
     }
 
-    fn of_ids(ids: &[Value], path: &str, guard: &RequestGuard, vocab_size: usize) -> Result<Self, ApiError> {
+    fn of_ids(ids: &[Value], path: &str, guard: &RequestGuard, codec: &Codec) -> Result<Self, ApiError> {
         guard.check_ids(path)?;
         let (_, guard) = guard.texts(&[])?; // the answer is checked all the same
-        Ok(Self { ids: as_token_ids(ids, path, vocab_size)?, guard })
+        let ids = as_token_ids(ids, path, codec.vocab_size())?;
+        let guard = guard.behind(&codec.decode(&ids, SpecialTokens::Skip), "");
+        Ok(Self { ids, guard })
     }
 }
 
 fn encode(prompt: &Value, guard: &RequestGuard, model: &ServedModel, add_bos: bool) -> Result<Vec<Prompt>, ApiError> {
     let of_text = |text: &str| Prompt::of_text(text, guard, |text| model.codec.encode_text(text, add_bos));
-    let vocab_size = model.codec.vocab_size();
     let items = match prompt {
         Value::String(text) => return Ok(vec![of_text(text)?]),
         Value::Array(items) => items,
@@ -155,7 +157,7 @@ fn encode(prompt: &Value, guard: &RequestGuard, model: &ServedModel, add_bos: bo
         }
     };
     if items.first().is_some_and(Value::is_number) {
-        return Ok(vec![Prompt::of_ids(items, "prompt", guard, vocab_size)?]);
+        return Ok(vec![Prompt::of_ids(items, "prompt", guard, &model.codec)?]);
     }
     if items.len() > MAX_CHOICES {
         return Err(ApiError::invalid(
@@ -165,7 +167,7 @@ fn encode(prompt: &Value, guard: &RequestGuard, model: &ServedModel, add_bos: bo
     }
     let one = |(index, item): (usize, &Value)| match item {
         Value::String(text) => of_text(text),
-        Value::Array(ids) => Prompt::of_ids(ids, &format!("prompt[{index}]"), guard, vocab_size),
+        Value::Array(ids) => Prompt::of_ids(ids, &format!("prompt[{index}]"), guard, &model.codec),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
             Err(wrong(&format!("prompt[{index}]"), "a text or a list of token ids", item))
         }

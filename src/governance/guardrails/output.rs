@@ -57,6 +57,18 @@ impl OutputGuard {
         Self { plan, vault, scanner, found, text: String::new(), base: 0, decided: 0, released: 0, blocked: None }
     }
 
+    /// The same for an answer that goes on from a text which is there already and is not given again. What was found in that
+    /// alone is no finding of the answer; of what begins in it and ends in the answer, the rest is redacted or not given.
+    pub fn behind(mut self, beginning: &str) -> Self {
+        self.text.push_str(beginning);
+        self.released = beginning.len();
+        self.found.ignore_up_to(beginning.len());
+        self.scanner.count_from(beginning.chars().count());
+        // All of it has left, so nothing comes back.
+        drop(self.advance(false));
+        self
+    }
+
     /// Takes the next piece of the answer. After a block it gives nothing.
     pub fn push(&mut self, piece: &str) -> Released {
         self.text.push_str(piece);

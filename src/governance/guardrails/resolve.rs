@@ -52,11 +52,20 @@ pub(super) enum Step {
 #[derive(Clone, Default)]
 pub(super) struct Resolver {
     pending: VecDeque<Raw>,
+    /// What is found up to here is nobody's concern.
+    ignored: usize,
 }
 
 impl Resolver {
+    /// Leaves out what ends by `end`.
+    pub(super) fn ignore_up_to(&mut self, end: usize) {
+        self.ignored = end;
+    }
+
     pub(super) fn add(&mut self, raw: Raw) {
-        self.pending.push_back(raw);
+        if raw.range().end > self.ignored {
+            self.pending.push_back(raw);
+        }
     }
 
     /// The steps that are certain once everything that begins before `horizon` is known. A block is the last.

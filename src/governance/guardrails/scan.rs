@@ -34,6 +34,8 @@ pub(super) struct Scanner {
     cursor: usize,
     /// Characters before it.
     chars: usize,
+    /// How many of them are before the text whose length counts.
+    uncounted: usize,
     /// For each rule, where its last finding ends: the next may not begin before.
     free_from: Vec<usize>,
     /// Passages for a classifier, if the text is judged in passages.
@@ -49,11 +51,17 @@ impl Scanner {
         Self {
             cursor: 0,
             chars: 0,
+            uncounted: 0,
             free_from: vec![0; plan.uses.len()],
             passages: asks.then(Passages::default),
             ends: Vec::new(),
             work_bytes: 0,
         }
+    }
+
+    /// The text whose length counts begins behind so many characters.
+    pub(super) fn count_from(&mut self, chars: usize) {
+        self.uncounted = chars;
     }
 
     /// Bytes that automata and judges have read, some of them often.
@@ -168,7 +176,8 @@ impl Scanner {
 
     /// The first character that is too many is the finding.
     fn check_lengths(&self, plan: &Plan, character: Range<usize>, found: &mut Resolver) {
-        for length in plan.lengths.iter().filter(|length| length.max_chars == self.chars) {
+        let Some(chars) = self.chars.checked_sub(self.uncounted) else { return };
+        for length in plan.lengths.iter().filter(|length| length.max_chars == chars) {
             let hit = length.of.hit(&plan.length_name, "LENGTH", character.clone(), 1.0);
             found.add(Raw::Hit(Hit { is_reported_always: true, ..hit }));
         }

@@ -49,7 +49,7 @@ use self::{
 /// Decides whether a token is of the configured issuer and valid. Shared between threads.
 pub struct JwtVerifier {
     config: JwtConfig,
-    public: Option<LiveKeys>,
+    public: Option<Arc<LiveKeys>>,
     secret: Option<Arc<KeySet>>,
 }
 
@@ -59,6 +59,7 @@ impl JwtVerifier {
     /// starting.
     pub fn open(config: JwtConfig, fetch: Option<Fetch>) -> Result<Self, SourceError> {
         let public = config.keys.public.as_ref().map(|source| LiveKeys::open(source, &config, fetch)).transpose()?;
+        let public = public.map(Arc::new);
         let secret = config.keys.secret_file.as_deref().map(|path| {
             let text = Zeroizing::new(read_file(path)?);
             KeySet::secret(text, &path.display().to_string(), &config.algorithms).map(Arc::new)
@@ -69,6 +70,14 @@ impl JwtVerifier {
     /// What it was made from.
     pub fn config(&self) -> &JwtConfig {
         &self.config
+    }
+
+    /// Goes on with the public keys of another verifier, if they are had from the same place in the same way.
+    pub fn keep_keys_of(&mut self, before: &Self) {
+        let (ours, theirs) = (&self.config, &before.config);
+        if ours.keys == theirs.keys && ours.limits.refresh_seconds == theirs.limits.refresh_seconds {
+            self.public.clone_from(&before.public);
+        }
     }
 
     /// Whose token this is at `now`, in Unix seconds. It reads no file and no address.
@@ -113,7 +122,11 @@ impl JwtVerifier {
 
     /// Secrets and public keys are never in one set, so neither can be taken for the other.
     fn keys_for(&self, algorithm: Algorithm) -> Option<Arc<KeySet>> {
-        if algorithm.is_symmetric() { self.secret.clone() } else { self.public.as_ref().and_then(LiveKeys::current) }
+        if algorithm.is_symmetric() {
+            self.secret.clone()
+        } else {
+            self.public.as_ref().and_then(|keys| keys.current())
+        }
     }
 
     fn check(&self, token: Token<'_>, keys: Option<&KeySet>, now: u64) -> Result<Claims, JwtError> {

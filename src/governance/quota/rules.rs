@@ -129,7 +129,7 @@ impl QuotaFilter {
 impl Governance {
     /// Writes down what has been used since the last time.
     pub fn write_quota_usage(&self) -> Result<(), GovernanceError> {
-        Ok(self.quotas().write_to(&mut self.connection())?)
+        self.change_aside(|connection| self.quotas().write_to(connection))
     }
 }
 

@@ -1,9 +1,10 @@
 //! Ways around the door, tried over sockets against a server that has identities: whatever is sent, nobody without a
 //! credential is answered anything but a refusal, and no request becomes two. Those in HTTP/2 are in `bypass_http2`; a stream
-//! whose key is revoked is in `access`; what is wrong with a token, code by code, in `tokens`.
+//! whose key is revoked is in `access`, and one whose certificate is in `tls_standing`; what is wrong with a token, code by code,
+//! in `tokens`. That the time of a refusal tells nothing of a key is shown beside the keys (`governance/tests/many.rs`).
 //!
-//! Keys cannot be guessed by the time that a refusal takes: `governance::keys` looks up the SHA-256 of what was sent, so how
-//! much of a key is right changes nothing that is compared.
+//! What is refused proves nothing where everything is: after each list its control, requests of the same form which have the
+//! credential where it belongs, is answered.
 
 use std::{
     fs,
@@ -26,6 +27,8 @@ use super::{
     tokens::{self, Issuer},
 };
 
+/// As many as the model answers without a queue.
+const AT_ONCE: usize = 8;
 /// How long a connection may be silent here.
 const IDLE: Duration = Duration::from_millis(400);
 pub(super) const SAID: &str = "All is well.";
@@ -67,6 +70,14 @@ async fn all_are_refused(running: &Running, requests: Vec<Vec<u8>>) {
     assert_eq!(running.harness.metric("vllm:prompt_tokens_total") as u64, 0, "the model was asked nothing");
 }
 
+/// The control of what is refused: each of these is answered, with so many answers.
+async fn all_are_answered(running: &Running, answers: usize, requests: Vec<Vec<u8>>) {
+    let answered = join_all(requests.iter().map(|request| said(running, request))).await;
+    for (request, answer) in requests.iter().zip(answered) {
+        assert_eq!(statuses(&answer), vec!["200"; answers], "{}: {answer}", String::from_utf8_lossy(request));
+    }
+}
+
 fn post(target: &str, more: &str) -> Vec<u8> {
     let body = chat(json!({})).to_string();
     let length = body.len();
@@ -97,26 +108,37 @@ async fn headers_that_pretend() {
         format!("Authorization: Bearer {key}x\r\n"),
         format!("Proxy-Authorization: Bearer {key}\r\nX-Api-Key: {key}\r\nApi-Key: {key}\r\nCookie: key={key}\r\n"),
         format!("X-A: b\nAuthorization: Bearer {key}x\r\n"),
-        "X-Forwarded-For: 127.0.0.1\r\nX-Real-IP: 127.0.0.1\r\nForwarded: for=127.0.0.1;host=localhost\r\n".to_owned(),
-        "X-Forwarded-User: admin\r\nX-Remote-User: admin\r\nRemote-User: admin\r\nX-Tenant: default\r\n".to_owned(),
-        "X-Forwarded-Client-Cert: Hash=00;URI=spiffe://acme.example/a\r\nX-SSL-Client-Verify: SUCCESS\r\n".to_owned(),
-        "X-Original-URL: /health/live\r\nX-Rewrite-URL: /health/live\r\nX-Forwarded-Prefix: /health\r\n".to_owned(),
-        "X-HTTP-Method-Override: GET\r\nX-Method-Override: OPTIONS\r\n_method: GET\r\n".to_owned(),
-        "Connection: Authorization, close\r\n".to_owned(),
-        "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n".to_owned(),
-        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n".to_owned(),
-        "Expect: 200-maybe\r\n".to_owned(),
         format!("X-Long: {}\r\nAuthorization: Bearer {key}\r\n", "a".repeat(200_000)),
         format!("{}Authorization: Bearer {key}\r\n", "A: b\r\n".repeat(2000)),
     ] {
         requests.push(post(CHAT, &more));
     }
+    let key = format!("Authorization: Bearer {key}\r\n");
+    // What a proxy might believe neither lets anybody in nor keeps anybody out.
+    let mut controls = vec![post(CHAT, &key), post(CHAT, &key.replace("Bearer", "bearer"))];
+    for more in [
+        "X-Forwarded-For: 127.0.0.1\r\nX-Real-IP: 127.0.0.1\r\nForwarded: for=127.0.0.1;host=localhost\r\n",
+        "X-Forwarded-User: admin\r\nX-Remote-User: admin\r\nRemote-User: admin\r\nX-Tenant: default\r\n",
+        "X-Forwarded-Client-Cert: Hash=00;URI=spiffe://acme.example/a\r\nX-SSL-Client-Verify: SUCCESS\r\n",
+        "X-Original-URL: /health/live\r\nX-Rewrite-URL: /health/live\r\nX-Forwarded-Prefix: /health\r\n",
+        "X-HTTP-Method-Override: GET\r\nX-Method-Override: OPTIONS\r\n_method: GET\r\n",
+        "Connection: Authorization, close\r\n",
+        "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n",
+        "Expect: 200-maybe\r\n",
+    ] {
+        requests.push(post(CHAT, more));
+        controls.push(post(CHAT, &format!("{more}{key}")));
+    }
     all_are_refused(&running, requests).await;
+    for group in controls.chunks(AT_ONCE) {
+        all_are_answered(&running, 1, group.to_vec()).await;
+    }
 }
 
 #[tokio::test]
 async fn targets_that_pretend() {
-    let (running, _) = start().await;
+    let (running, key) = start().await;
     let mut requests = Vec::new();
     for target in [
         "//v1/chat/completions",
@@ -185,6 +207,18 @@ async fn targets_that_pretend() {
     for group in requests.chunks(64) {
         all_are_refused(&running, group.to_vec()).await;
     }
+    let key = format!("Connection: close\r\nAuthorization: Bearer {key}\r\n");
+    let controls =
+        ["/v1/chat/completions", "/v1/chat/completions?/health/live", "http://localhost/v1/chat/completions"];
+    all_are_answered(&running, 1, controls.map(|target| post(target, &key)).into()).await;
+    let controls = [
+        "GET /v1/models HTTP/1.1",
+        "HEAD /v1/models HTTP/1.1",
+        "GET /v1/models HTTP/1.0",
+        "\r\n\r\nGET /v1/models HTTP/1.1",
+    ];
+    let controls = controls.map(|line| format!("{line}\r\nHost: localhost\r\n{key}\r\n").into_bytes());
+    all_are_answered(&running, 1, controls.into()).await;
 }
 
 /// What is hidden in a request is never taken for another request of the same bearer.
@@ -233,6 +267,19 @@ async fn no_request_becomes_two() {
     let first = format!("GET /v1/nothing HTTP/1.1\r\nHost: localhost\r\n{auth}\r\n");
     requests.push((first + hidden).into_bytes());
     all_are_refused(&running, requests).await;
+    // Two requests that are two, each with its key, are two.
+    let own = format!("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n{auth}\r\n");
+    let body = chat(json!({})).to_string();
+    let controls = [
+        (format!("Content-Length: {}\r\n", body.len()), body.clone()),
+        ("Transfer-Encoding: chunked\r\n".to_owned(), chunk(&body)),
+        (
+            "Transfer-Encoding: chunked\r\nTrailer: X-A\r\n".to_owned(),
+            chunk(&body).replace("0\r\n\r\n", "0\r\nX-A: b\r\n\r\n"),
+        ),
+    ];
+    let controls = controls.map(|(more, body)| (head(&format!("{auth}{more}")) + &body + &own).into_bytes());
+    all_are_answered(&running, 2, controls.into()).await;
 }
 
 #[tokio::test]

@@ -27,13 +27,22 @@ async fn check_refused(running: &Running, headers: &[Header<'_>], trailers: &[He
     assert_eq!(running.harness.metric("vllm:prompt_tokens_total") as u64, 0, "{headers:?}");
 }
 
+/// The control: a request of the same form, with the key where it belongs, is answered.
+async fn check_answered(running: &Running, headers: &[Header<'_>], trailers: &[Header<'_>]) {
+    let headers = [headers, &[("content-type", "application/json")]].concat();
+    let mut client = Client::connect(running).await;
+    client.ask(1, &headers, trailers, &chat(json!({})).to_string()).await;
+    let (status, text) = client.answer(1).await;
+    assert!(status == "2" && text.contains(SAID), "{headers:?} {trailers:?}: {status} {text}");
+}
+
 async fn all_are_refused(running: &Running, requests: &[Vec<Header<'_>>]) {
     join_all(requests.iter().map(|headers| check_refused(running, headers, &[]))).await;
 }
 
 #[tokio::test]
 async fn targets_that_pretend() {
-    let (running, _) = start().await;
+    let (running, key) = start().await;
     let paths = [
         "//v1/chat/completions",
         "v1/chat/completions",
@@ -55,6 +64,11 @@ async fn targets_that_pretend() {
     let with_methods = methods.map(|method| vec![(":method", method), SCHEME, PATH]);
     let with_schemes = schemes.map(|scheme| vec![METHOD, (":scheme", scheme), PATH]);
     all_are_refused(&running, &[&with_paths[..], &with_methods, &with_schemes].concat()).await;
+    let bearer = format!("Bearer {key}");
+    for (scheme, path) in [("http", PATH.1), ("https", PATH.1), ("http", "/v1/chat/completions?x=/health/live")] {
+        let head = [METHOD, (":scheme", scheme), (":path", path), ("authorization", &bearer)];
+        check_answered(&running, &head, &[]).await;
+    }
 }
 
 #[tokio::test]
@@ -89,4 +103,16 @@ async fn headers_that_pretend() {
     for trailers in [("authorization", bearer), (":path", "/health/live")] {
         check_refused(&running, &head, &[trailers]).await;
     }
+    let with_key = [METHOD, SCHEME, PATH, ("authorization", bearer)];
+    check_answered(&running, &with_key, &[]).await;
+    check_answered(&running, &with_key, &[("x", "y")]).await;
+    for more in [
+        &[("host", "localhost")][..],
+        &[("x", "y"), ("x-forwarded-host", "evil.example"), ("x-original-url", "/health/live")],
+    ] {
+        check_answered(&running, &[&with_key, more].concat(), &[]).await;
+    }
+    let with_authority =
+        [METHOD, SCHEME, PATH, (":authority", "localhost"), ("host", "localhost"), ("authorization", bearer)];
+    check_answered(&running, &with_authority, &[]).await;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -18,6 +18,7 @@ use super::{
 // Types and flags of frames (RFC 9113, section 6).
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
@@ -32,8 +33,8 @@ const IDLE: Duration = Duration::from_millis(300);
 const NO_NEW_STREAMS: &str = "goaway 2147483647, error 0";
 
 /// A client that writes frames by hand, so that a test sees those of the server.
-pub(super) struct Client {
-    stream: TcpStream,
+pub(super) struct Client<S = TcpStream> {
+    stream: S,
     /// The first figure of each status that came, or what stood in its place.
     pub(super) statuses: Vec<String>,
 }
@@ -47,7 +48,13 @@ pub(super) struct Frame {
 
 impl Client {
     pub(super) async fn connect(running: &Running) -> Self {
-        let mut client = Self { stream: running.connect().await, statuses: Vec::new() };
+        Self::over(running.connect().await).await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    pub(super) async fn over(stream: S) -> Self {
+        let mut client = Self { stream, statuses: Vec::new() };
         client.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("the server reads");
         client.send(SETTINGS, 0, 0, &[]).await;
         client
@@ -81,13 +88,13 @@ impl Client {
         }
     }
 
-    async fn get(&mut self, stream_id: u32, path: &str) {
+    pub(super) async fn get(&mut self, stream_id: u32, path: &str) {
         let (method, scheme) = (0x82, 0x86); // GET and http in HPACK's static table (RFC 7541, appendix A)
         let headers = [&[method, scheme], &literal(&[0x04], path)[..]].concat();
         self.send(HEADERS, END_HEADERS | END_STREAM, stream_id, &headers).await;
     }
 
-    async fn post_chat(&mut self, stream_id: u32, more: Value) {
+    pub(super) async fn post_chat(&mut self, stream_id: u32, more: Value) {
         let (method, scheme) = (0x83, 0x86); // POST and http
         let path = literal(&[0x04], "/v1/chat/completions");
         let content_type = literal(&[0x0f, 0x10], "application/json");
@@ -107,12 +114,31 @@ impl Client {
             match kind {
                 SETTINGS if flags & ACK == 0 => self.send(SETTINGS, ACK, 0, &[]).await,
                 PING if flags & ACK == 0 => self.send(PING, ACK, 0, &payload).await,
-                DATA | HEADERS | GOAWAY => {
+                DATA | HEADERS | RST_STREAM | GOAWAY => {
                     return Some(Frame { kind, flags, stream_id: u32::from_be_bytes(id), payload });
                 }
                 _ => {}
             }
         }
+    }
+
+    /// The first figure of the status of the next answer, and its body, which may be broken off.
+    pub(super) async fn answer(&mut self, stream_id: u32) -> (String, String) {
+        let (mut status, mut data) = (String::new(), String::new());
+        while let Some(frame) = timeout(LONG, self.next()).await.expect("the server answers") {
+            if frame.stream_id != stream_id {
+                continue;
+            }
+            match frame.kind {
+                HEADERS => status = status_class(&frame.payload),
+                DATA => data.push_str(&String::from_utf8_lossy(&frame.payload)),
+                _ => {}
+            }
+            if frame.kind == RST_STREAM || frame.flags & END_STREAM != 0 {
+                break;
+            }
+        }
+        (status, data)
     }
 
     /// What the server says until it closes the connection, which it must do: the end of each stream with its
@@ -132,7 +158,7 @@ impl Client {
             if frame.kind == DATA {
                 data.push_str(&String::from_utf8_lossy(&frame.payload));
             }
-            if frame.flags & END_STREAM != 0 {
+            if frame.kind != RST_STREAM && frame.flags & END_STREAM != 0 {
                 said.push(format!("stream {}: {}", frame.stream_id, std::mem::take(&mut data)));
             }
         }

@@ -33,10 +33,10 @@ name = "billing"
 roles = ["service"]
 "#;
 
-type Connected = TlsStream<TcpStream>;
+pub(super) type Connected = TlsStream<TcpStream>;
 
 /// What a client believes, speaks and shows.
-fn client(authority: &Authority, shown: Option<&Issued>, protocols: &[&str]) -> ClientConfig {
+pub(super) fn client(authority: &Authority, shown: Option<&Issued>, protocols: &[&str]) -> ClientConfig {
     client_of(&[&version::TLS12, &version::TLS13], authority, shown, protocols)
 }
 
@@ -64,7 +64,7 @@ fn client_of(
     config
 }
 
-async fn connect(running: &Running, config: ClientConfig) -> std::io::Result<Connected> {
+pub(super) async fn connect(running: &Running, config: ClientConfig) -> std::io::Result<Connected> {
     let name = ServerName::try_from("localhost").expect("a name");
     TlsConnector::from(Arc::new(config)).connect(name, running.connect().await).await
 }

@@ -12,9 +12,12 @@ use ring::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
 };
 use serde_json::{Value, json};
-use tramontane::governance::{Governance, Issuers, Refusal};
+use tramontane::governance::{Actor, Governance, GovernanceError, Issuers, Refusal, Role};
 
-use super::support::{Answer, Harness, says, send, soon};
+use super::{
+    support::{Answer, Harness, new_key, says, send, soon},
+    tenancy::Bearer,
+};
 
 /// An issuer with one key.
 pub(super) struct Issuer {
@@ -190,4 +193,87 @@ async fn a_token_ends_with_its_tenant() {
     assert_eq!(chat(&harness, &token).await.error(), r#"401 null "token_unknown_tenant""#);
     governance.create_tenant("acme", None, now).expect("it is made");
     assert_eq!(chat(&harness, &token).await.status, 200, "it is another tenant of that name");
+}
+
+/// Replaces text in the file of identities, which is read again.
+fn change(governance: &Governance, directory: &Path, from: &str, to: &str) -> Result<(), GovernanceError> {
+    let file = directory.join("identities.toml");
+    let text = fs::read_to_string(&file).expect("it is there");
+    assert!(text.contains(from), "{from} in {text}");
+    fs::write(&file, text.replace(from, to)).expect("it can be written");
+    governance.administered_by(&Actor::Signal).reload_identities(1)
+}
+
+#[tokio::test]
+async fn tokens_are_what_the_file_makes_of_them_now() {
+    let (issuer, directory) = (Issuer::new(), tempfile::tempdir().expect("a directory"));
+    let (harness, governance) = governed(&issuer, directory.path());
+    let token = issuer.token(json!({}));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+    let change = |from: &str, to: &str| change(&governance, directory.path(), from, to);
+    let bearer = governance.authenticate(&token, now).expect("it is believed");
+    change("roles = \"groups\"", "roles = \"groups\"").expect("nothing is another");
+    assert_eq!(chat(&harness, &token).await.status, 200);
+    change("\"developer\"", "\"auditor\"").expect("it is right");
+    assert_eq!(bearer.until_over().await, Refusal::Withdrawn, "what it is being answered ends");
+    assert_eq!(chat(&harness, &token).await.error(), r#"403 null "permission_denied""#);
+    let bearer = governance.authenticate(&token, now).expect("it is believed");
+    // Whoever is wrong about what he writes changes nothing, nor does he have the server ask elsewhere.
+    change("\"auditor\"", "\"boss\"").expect_err("there is no such role");
+    assert_eq!(chat(&harness, &token).await.error(), r#"403 null "permission_denied""#);
+    change("\"boss\"", "\"developer\"").expect("it is right");
+    assert_eq!(chat(&harness, &token).await.status, 200);
+    change("https://id.example.org", "https://id.example.com").expect("it is right");
+    assert_eq!(bearer.until_over().await.to_string(), chat_refusal(&harness, &token).await);
+    change("https://id.example.com", "https://id.example.org").expect("it is right");
+    assert_eq!(chat(&harness, &token).await.status, 200);
+    let keys = format!("file = \"{}\"", directory.path().join("keys.json").display());
+    let fetched = change(&keys, "url = \"https://id.example.org/keys\"").expect_err("nobody may fetch it");
+    assert!(fetched.to_string().contains("keys.url"), "{fetched}");
+}
+
+async fn chat_refusal(harness: &Harness, token: &str) -> String {
+    let answer = chat(harness, token).await;
+    assert_eq!(answer.error(), r#"401 null "token_unknown_issuer""#);
+    let message = answer.json()["error"]["message"].as_str().expect("a message").to_owned();
+    message.trim_start_matches("Access is denied: ").trim_end_matches('.').to_owned()
+}
+
+#[test]
+fn another_address_of_keys_waits_for_a_new_start() {
+    let (issuer, directory) = (Issuer::new(), tempfile::tempdir().expect("a directory"));
+    let (keys, file) = (directory.path().join("keys.json"), directory.path().join("identities.toml"));
+    fs::write(&keys, issuer.key_set().to_string()).expect("it can be written");
+    fs::write(&file, IDENTITIES.replace("KEYS", keys.to_str().expect("UTF-8"))).expect("it can be written");
+    let issuers = Issuers::open(&file, Some(|_| panic!("nothing is fetched"))).expect("they are right");
+    let governance = Governance::in_memory().expect("memory").with_issuers(issuers);
+    let from = format!("file = \"{}\"", keys.display());
+    let refused = change(&governance, directory.path(), &from, "url = \"https://id.example.org/keys\"");
+    let refused = refused.expect_err("it would leave the machine").to_string();
+    assert!(
+        refused.contains("keys.url = \"https://id.example.org/keys\"") && refused.contains("new start"),
+        "{refused}"
+    );
+}
+
+/// Work for later is not done with roles that its bearer would not be given now.
+#[tokio::test]
+async fn what_a_token_has_asked_for_ends_with_what_was_said_of_its_issuer() {
+    let (issuer, directory) = (Issuer::new(), tempfile::tempdir().expect("a directory"));
+    let (harness, governance) = governed(&issuer, directory.path());
+    let asks = Bearer::with(&harness, issuer.token(json!({ "tenant": "default" })));
+    let looks = Bearer::with(&harness, new_key(&governance, "looks", "default", Role::Developer).secret);
+    let body = json!({ "model": "tiny", "input": "Hello", "background": true });
+    let queued = [asks.post("/v1/responses", body.clone()).await, looks.post("/v1/responses", body).await];
+    change(&governance, directory.path(), "\"developer\"", "\"auditor\"").expect("it is right");
+    let _worker = harness.background();
+    let mut ended = Vec::new();
+    for response in &queued {
+        let path = format!("/v1/responses/{}", response["id"].as_str().expect("an id"));
+        let is_over = |it: &Value| it["status"] != "queued" && it["status"] != "in_progress";
+        ended.push(soon("it ends", async || Some(looks.get(&path).await).filter(is_over)).await);
+    }
+    assert_eq!((&ended[0]["status"], &ended[1]["status"]), (&json!("failed"), &json!("completed")), "{ended:?}");
+    let message = ended[0]["error"]["message"].as_str().expect("a message");
+    assert!(message.contains("was changed since it was shown"), "{message}");
 }

@@ -280,11 +280,20 @@ fn the_owner_of_a_certificate_is_who_the_file_says() {
     drop(server);
 
     let optional = [&["--tls-client-ca", &ca, "--tls-client-auth", "optional"][..], &identity_flags[..]].concat();
-    let server = files.start(model.path(), &optional);
+    let mut server = files.start(model.path(), &optional);
     let anonymous = files.get(&server, "/v1/models", None, "").unwrap();
     assert!(anonymous.starts_with("HTTP/1.1 401"), "{anonymous}");
     assert!(files.get(&server, "/metrics", None, &with_key).unwrap().starts_with("HTTP/1.1 200"));
     assert!(files.get(&server, "/v1/models", Some(&app), "").unwrap().starts_with("HTTP/1.1 200"));
+
+    // Whoever is nobody any more is refused on the connection that he has.
+    let mut open = files.connect(&server, Some(&looker));
+    assert!(ask(&mut open).starts_with("HTTP/1.1 200"));
+    write(files.directory.path(), "identities.toml", &IDENTITIES.replace("\"looker\" }", "\"another\" }"));
+    let mut kill = std::process::Command::new("kill");
+    assert!(kill.args(["-HUP", &server.id()]).status().unwrap().success());
+    server.log_until("the identities were read again");
+    assert!(ask(&mut open).starts_with("HTTP/1.1 401"));
 }
 
 #[test]

@@ -318,3 +318,39 @@ fn what_leaves_over_pauses_is_no_less_than_what_was_written() {
         assert_eq!(left + &guard.finish().text, text);
     }
 }
+
+#[test]
+fn what_begins_before_an_answer_and_ends_in_it_is_found() {
+    let text = "Write to ada@example.org now.";
+    let (active, vault) = redacting();
+    let email = text.find("ada").unwrap()..text.find(" now").unwrap();
+    for at in (0..text.len()).filter(|at| text.is_char_boundary(*at)) {
+        let mut guard = active.output(vault.clone()).behind(&text[..at]);
+        let passed: Vec<Released> = vec![guard.push(&text[at..]), guard.finish()];
+        let left: String = passed.iter().map(|released| released.text.as_str()).collect();
+        let expected = match at {
+            at if at <= email.start => text[at..].replace("ada@example.org", "[EMAIL]"),
+            at if at < email.end => format!("[EMAIL]{}", &text[email.end..]),
+            at => text[at..].to_owned(),
+        };
+        assert_eq!(left, expected, "{at}");
+    }
+    let text = "There is a forbidden fruit, and more.";
+    let forbidden = text.find("forbidden").unwrap()..text.find(", and").unwrap();
+    for at in (0..text.len()).filter(|at| text.is_char_boundary(*at)) {
+        let mut guard = blocking().output(Vault::default()).behind(&text[..at]);
+        let passed = [guard.push(&text[at..]), guard.finish()];
+        let left: String = passed.iter().map(|released| released.text.as_str()).collect();
+        let is_blocked = passed.iter().any(|released| released.blocked.is_some());
+        assert_eq!(is_blocked, at < forbidden.end, "{at}: {left}");
+        assert_eq!(left, if is_blocked { &text[at..at.max(forbidden.start)] } else { &text[at..] }, "{at}");
+    }
+}
+
+#[test]
+fn the_length_of_an_answer_is_without_what_it_goes_on_from() {
+    let (active, text) = (blocking(), "ä".repeat(300));
+    let mut guard = active.output(Vault::default()).behind(&"ö".repeat(500));
+    assert!(guard.push(&text).blocked.is_none());
+    assert!(guard.push("!").blocked.is_some() || guard.finish().blocked.is_some());
+}
