@@ -102,7 +102,8 @@ pub struct EngineLimits {
     pub max_model_len: ContextLength,
     /// Sequences computed at once.
     pub max_running: usize,
-    /// Requests admitted beyond `max_running`, whether they wait or run; one more is refused.
+    /// Requests admitted beyond `max_running`, whether they wait or run; one more is refused to a
+    /// tenant that has its part.
     pub max_waiting: usize,
     /// Query tokens per step.
     pub max_batched_tokens: usize,

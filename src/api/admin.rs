@@ -24,7 +24,7 @@ use super::{
     access::Caller,
     access_error::AccessError,
     error::ApiError,
-    request::joined,
+    request::{joined, tenant_of},
     state::{AppState, InFlight, unix_seconds},
 };
 use crate::governance::{Actor, Administration, Governance, GovernanceError};
@@ -63,7 +63,7 @@ impl FromRequestParts<AppState> for AdminWork {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let actor = parts.extensions.get::<Caller>().and_then(Caller::actor).ok_or(AccessError::NoIdentities)?;
-        Ok(Self { _in_flight: state.admit_to_storage()?, state: state.clone(), actor })
+        Ok(Self { _in_flight: state.admit_to_storage(&tenant_of(parts))?, state: state.clone(), actor })
     }
 }
 

@@ -340,6 +340,7 @@ fn request(eos_token_ids: &[u32], job: &Job, max_tokens: usize) -> Request {
         priority: scheduling.priority,
         deadline: scheduling.deadline,
         cache_salt: scheduling.cache_salt.clone(),
+        share: Arc::clone(&scheduling.share),
         constraint: job.constraint.clone(),
         prediction: prediction.clone(),
     }

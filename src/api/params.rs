@@ -3,7 +3,7 @@
 //! A [`GenerationParams`] is checked: every value is in range, and every default has been filled in from the
 //! model's. What remains open is only what needs the prompt, such as how many tokens still fit.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use serde_json::Value;
 
@@ -76,8 +76,10 @@ pub struct Stopping {
 pub struct Scheduling {
     /// Whether it gives way to others.
     pub precedence: Precedence,
-    /// Lower is earlier.
+    /// Lower is earlier, among those of its share.
     pub priority: i32,
+    /// Whose it is: tenants share evenly what the engine has.
+    pub share: Arc<str>,
     /// What it is counted by.
     pub metering: Metering,
     /// The request fails past this moment.

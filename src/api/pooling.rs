@@ -110,12 +110,13 @@ async fn answer(model: &ServedModel, scheduling: &Scheduling, questions: &[Quest
 }
 
 fn request(question: &Question, scheduling: &Scheduling) -> Request {
-    let Scheduling { precedence, priority, deadline, cache_salt, metering: _, audit: _ } = scheduling.clone();
+    let Scheduling { precedence, priority, share, deadline, cache_salt, metering: _, audit: _ } = scheduling.clone();
     Request {
         prompt_ids: [&question.shared_ids[..], &question.own_ids].concat(),
         task: question.task.clone(),
         precedence,
         priority,
+        share,
         deadline,
         cache_salt,
         ..Request::default()

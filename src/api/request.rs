@@ -28,7 +28,7 @@ use super::{
     state::{AppState, InFlight, ServedModel},
     tool_access::ToolAccess,
 };
-use crate::{engine::Precedence, store::Kept};
+use crate::{engine::Precedence, governance::DEFAULT_TENANT, store::Kept};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -66,6 +66,7 @@ pub(super) struct Work {
 #[derive(Clone, Debug)]
 pub(super) struct Share {
     precedence: Precedence,
+    tenant: Arc<str>,
     cache_group: String,
     audit: AuditScope,
     metering: Metering,
@@ -81,6 +82,7 @@ impl Share {
     /// (CVE-2025-46570).
     pub(super) fn apply(&self, scheduling: &mut Scheduling) {
         scheduling.precedence = self.precedence;
+        scheduling.share = Arc::clone(&self.tenant);
         scheduling.audit = self.audit.clone();
         scheduling.metering = self.metering.clone();
         let salt = scheduling.cache_salt.take().unwrap_or_default();
@@ -116,6 +118,7 @@ impl Work {
             },
             share: Share {
                 precedence: background.map_or(Precedence::Interactive, |_| Precedence::Background),
+                tenant: state.tenant().into(),
                 cache_group: caller.cache_group(&state),
                 audit,
                 metering: Metering::new(&state, caller.principal.as_deref(), model.name()),
@@ -150,6 +153,7 @@ impl Work {
             dialect: None,
             share: Share {
                 precedence: Precedence::Background,
+                tenant: state.tenant().into(),
                 cache_group: caller.cache_group(state),
                 audit,
                 metering: Metering::new(state, caller.principal.as_deref(), model.name()),
@@ -168,7 +172,7 @@ impl FromRequestParts<AppState> for Work {
         state.model()?; // what cannot be answered takes no place
         let in_flight = match parts.extensions.get::<Background>() {
             Some(_) => state.admit_line(),
-            None => state.admit()?,
+            None => state.admit(&tenant_of(parts))?,
         };
         Self::admitted(of_caller(state, parts).await?, in_flight, parts)
     }
@@ -188,7 +192,7 @@ impl FromRequestParts<AppState> for TokenizerWork {
         let model = state.loaded_model().cloned();
         Ok(Self {
             model: model.ok_or(ApiError::Unavailable { reason: "the model is loading" })?,
-            in_flight: state.admit()?,
+            in_flight: state.admit(&tenant_of(parts))?,
             state: of_caller(state, parts).await?,
         })
     }
@@ -212,7 +216,7 @@ impl FromRequestParts<AppState> for StorageWork {
         let dialect = Dialect::of_head(parts.uri.path(), &parts.headers);
         let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_default();
         let audit = parts.extensions.get::<AuditScope>().cloned().unwrap_or_default();
-        let (in_flight, state) = (state.admit_to_storage()?, of_caller(state, parts).await?);
+        let (in_flight, state) = (state.admit_to_storage(&tenant_of(parts))?, of_caller(state, parts).await?);
         Ok(Self { in_flight, dialect, caller, state, audit })
     }
 }
@@ -232,6 +236,12 @@ async fn of_caller(state: &AppState, parts: &Parts) -> Result<AppState, ApiError
         None => state.clone(),
     };
     Ok(parts.extensions.get::<About>().map_or(state.clone(), |about| state.with_about(about.clone())))
+}
+
+/// Whose part of the places a request takes.
+pub(super) fn tenant_of(parts: &Parts) -> Arc<str> {
+    let principal = parts.extensions.get::<Caller>().and_then(|caller| caller.principal.as_ref());
+    principal.map_or(DEFAULT_TENANT, |principal| &principal.asker.tenant).into()
 }
 
 /// Wraps routes in what every request passes.

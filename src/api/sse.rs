@@ -254,7 +254,7 @@ mod tests {
     where
         F: Future<Output = Result<(), Broken>> + Send + 'static,
     {
-        let in_flight = state(&limits).admit().expect("nothing is running");
+        let in_flight = state(&limits).admit(&"tenant".into()).expect("nothing is running");
         let body = respond(Dialect::OpenAi, &limits, in_flight, produce).into_body();
         let bytes = body.collect().await.expect("the body is infallible").to_bytes();
         String::from_utf8(bytes.into()).expect("UTF-8")
@@ -279,7 +279,7 @@ mod tests {
     #[tokio::test]
     async fn typed_events_are_numbered_and_end_without_done() {
         let limits = HttpLimits::default();
-        let in_flight = state(&limits).admit().expect("nothing is running");
+        let in_flight = state(&limits).admit(&"tenant".into()).expect("nothing is running");
         let body = respond(Framing::Typed, &limits, in_flight, async |sender: Sender| {
             sender.send_typed("a", Map::new()).await?;
             Err(ApiError::DeadlineExceeded.into())
@@ -312,7 +312,7 @@ mod tests {
     async fn a_client_that_stops_reading_loses_its_stream() {
         let limits = HttpLimits::default();
         let state = state(&limits);
-        let in_flight = state.admit().expect("nothing is running");
+        let in_flight = state.admit(&"tenant".into()).expect("nothing is running");
         let response = respond(Dialect::OpenAi, &limits, in_flight, async |sender: Sender| {
             loop {
                 sender.send(&"more").await?;

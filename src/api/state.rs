@@ -22,7 +22,7 @@ use super::{
 };
 pub(super) use crate::types::unix_seconds;
 use crate::{
-    engine::{EngineHandle, Health},
+    engine::{EngineHandle, Health, Places, TakenPlace},
     governance::{DEFAULT_TENANT, Governance, Place, Principal, policy::Trust},
     prompt::{AnswerForm, Codec},
     store::{Store, StoreError, Stores},
@@ -119,9 +119,9 @@ pub struct AppState {
 struct Inner {
     limits: HttpLimits,
     http_metrics: HttpMetrics,
-    slots: Arc<Semaphore>,
-    storage_slots: Arc<Semaphore>,
-    follower_slots: Arc<Semaphore>,
+    slots: Arc<Places>,
+    storage_slots: Arc<Places>,
+    follower_slots: Arc<Places>,
     long_bodies: Arc<Semaphore>,
     body_memory: Arc<Semaphore>,
     in_flight: AtomicUsize,
@@ -141,7 +141,7 @@ struct Served {
 /// Counts a request as in flight until dropped.
 pub(super) struct InFlight {
     state: AppState,
-    _permit: Option<OwnedSemaphorePermit>,
+    _place: Option<TakenPlace>,
 }
 
 impl AppState {
@@ -160,7 +160,7 @@ impl AppState {
 
     fn build(limits: HttpLimits, store: Store, stores: Stores, governance: Governance) -> Self {
         let tenancy = Arc::new(Tenancy::new(DEFAULT_TENANT.to_owned(), DEFAULT_TENANT.to_owned(), store));
-        let [slots, storage_slots, follower_slots] = [(); 3].map(|()| Arc::new(Semaphore::new(limits.max_requests)));
+        let [slots, storage_slots, follower_slots] = [(); 3].map(|()| Arc::new(Places::new(limits.max_requests)));
         let http_metrics = HttpMetrics::default();
         if let Some(audit) = governance.audit().metrics() {
             http_metrics.show_audit(audit);
@@ -383,19 +383,19 @@ impl AppState {
         Ok(())
     }
 
-    /// A place among the `max_requests`, if one is free.
-    pub(super) fn admit(&self) -> Result<InFlight, ApiError> {
-        self.admit_to(&self.inner.slots)
+    /// A place among the `max_requests`, if one is free or the tenant has fewer than its part.
+    pub(super) fn admit(&self, tenant: &Arc<str>) -> Result<InFlight, ApiError> {
+        self.admit_to(&self.inner.slots, tenant)
     }
 
     /// A place for what is stored: there are as many again, so that whoever downloads takes none from those who chat.
-    pub(super) fn admit_to_storage(&self) -> Result<InFlight, ApiError> {
-        self.admit_to(&self.inner.storage_slots)
+    pub(super) fn admit_to_storage(&self, tenant: &Arc<str>) -> Result<InFlight, ApiError> {
+        self.admit_to(&self.inner.storage_slots, tenant)
     }
 
     /// A place for whoever follows a response, which may take long: as many again.
     pub(super) fn admit_follower(&self) -> Result<InFlight, ApiError> {
-        self.admit_to(&self.inner.follower_slots)
+        self.admit_to(&self.inner.follower_slots, &self.tenant().into())
     }
 
     /// What nobody waits for takes no place from clients: its worker knows itself how much it may ask.
@@ -403,17 +403,17 @@ impl AppState {
         self.count_in(None)
     }
 
-    fn admit_to(&self, slots: &Arc<Semaphore>) -> Result<InFlight, ApiError> {
-        let Ok(permit) = Arc::clone(slots).try_acquire_owned() else {
+    fn admit_to(&self, slots: &Arc<Places>, tenant: &Arc<str>) -> Result<InFlight, ApiError> {
+        let Some(place) = slots.take(tenant) else {
             let reason = format!("it handles {} requests already", self.inner.limits.max_requests);
             return Err(ApiError::Busy { reason });
         };
-        Ok(self.count_in(Some(permit)))
+        Ok(self.count_in(Some(place)))
     }
 
-    fn count_in(&self, permit: Option<OwnedSemaphorePermit>) -> InFlight {
+    fn count_in(&self, place: Option<TakenPlace>) -> InFlight {
         self.inner.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight { state: self.clone(), _permit: permit }
+        InFlight { state: self.clone(), _place: place }
     }
 }
 

@@ -120,7 +120,7 @@ pub struct EngineArgs {
     /// Sequences computed at once [default: 64, on a GPU 256]
     #[arg(long, env = "TRAMONTANE_MAX_RUNNING", hide_env = true, value_name = "N", visible_alias = "max-num-seqs")]
     pub max_running: Option<String>,
-    /// Requests admitted beyond --max-running, whether they wait or run; one more is refused [default: 256]
+    /// Requests admitted beyond --max-running, whether they wait or run; one more is refused to a tenant that has its part [default: 256]
     #[arg(long, env = "TRAMONTANE_MAX_WAITING", hide_env = true, value_name = "N")]
     pub max_waiting: Option<String>,
     /// Tokens computed per step, prompts and answers together [default: 512, on a GPU 2048]

@@ -9,8 +9,9 @@ pub struct EngineConfig {
     pub num_blocks: usize,
     /// Sequences computed at once.
     pub max_running: usize,
-    /// Requests that are admitted beyond those: one more than both together is refused. How many of the
-    /// admitted ones wait depends on the pool, which may hold fewer sequences than `max_running`.
+    /// Requests that are admitted beyond those: one more than both together is refused to a share that has its part of
+    /// them ([`Places`](super::Places)). How many of the admitted ones wait depends on the pool, which may hold fewer
+    /// sequences than `max_running`.
     pub max_waiting: usize,
     /// Query tokens per step, prefill chunks and decodes together.
     pub max_batched_tokens: usize,
@@ -68,7 +69,8 @@ impl EngineConfig {
         (self.max_running / 4).max(1)
     }
 
-    /// Requests that may be under way, waiting or running: the admission limit. Background requests have as many places
+    /// Requests that may be under way, waiting or running: the admission limit, which shares together may exceed as
+    /// [`Places`](super::Places) says. Background requests have as many places
     /// of their own.
     pub fn max_in_flight(&self) -> usize {
         self.max_running.max(1).saturating_add(self.max_waiting.max(1))

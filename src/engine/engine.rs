@@ -148,6 +148,7 @@ impl Engine {
         self.arrivals += 1;
         let options = SequenceOptions {
             cache_salt: request.cache_salt.take(),
+            share: Arc::clone(&request.share),
             prompt_rows: request.prompt_logprobs.is_some(),
             pooled: request.task == Task::Pool,
             generated_apart: self.model.tells_generated_tokens_apart(),
@@ -394,8 +395,6 @@ impl Engine {
             if let FinishReason::Failed(failure) = &reason {
                 tracing::error!(failure, "a request failed");
             }
-            // Before the last message, so that whoever has read it finds room for the next request.
-            self.status.leave(key.precedence);
             request.finish(reason, sequence.output().len(), &self.metrics);
         }
     }
@@ -435,7 +434,6 @@ impl Engine {
         self.metrics.set_load(0, 0, 0.0);
         for (key, request) in self.requests.drain() {
             let n_output = self.scheduler.sequence(key).map_or(0, |sequence| sequence.output().len());
-            self.status.leave(key.precedence);
             request.finish(FinishReason::Failed(error.to_string()), n_output, &self.metrics);
         }
     }
@@ -481,20 +479,22 @@ mod tests {
 
     #[test]
     fn requests_fail_when_the_books_do_not_balance() {
-        let config = EngineConfig::default();
+        let config = EngineConfig { max_running: 1, max_waiting: 1, ..EngineConfig::default() };
         let status = Arc::new(Status::new(&config));
         let mut engine = Engine::new(Box::new(Unused), None, config, Arc::default(), Arc::clone(&status));
         let (updates, mut stream) = mpsc::channel(4);
         let stop = StopRules { max_tokens: 4, ..StopRules::default() };
         let request = Request { prompt_ids: vec![1], stop, ..Request::default() };
-        assert!(status.enter(Precedence::Interactive, 1));
-        engine.accept(Submission { request, updates, stopped: Arc::default(), arrived: Instant::now() });
+        let enter = || status.enter(Precedence::Interactive, &"".into());
+        let [place, _other] = [(); 2].map(|()| enter().expect("there are two"));
+        assert!(enter().is_none());
+        engine.accept(Submission { request, updates, stopped: Arc::default(), arrived: Instant::now(), place });
         let key = *engine.requests.keys().next().unwrap();
         engine.scheduler.remove(key);
         let (_events, receiver) = mpsc::channel(1);
         engine.run(receiver);
         let expected = "the engine's state is inconsistent: 1 requests have 0 sequences";
         assert_eq!(stream.try_recv(), Ok(Update::Finished(FinishReason::Failed(expected.to_owned()))));
-        assert!(status.is_down() && status.enter(Precedence::Interactive, 1));
+        assert!(status.is_down() && enter().is_some());
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Request, Snapshot, Update, blocks::IntegrityError};
+use super::{Request, Snapshot, TakenPlace, Update, blocks::IntegrityError};
 
 /// Everything that can be asked of the engine thread.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ pub(super) struct Submission {
     pub(super) updates: mpsc::Sender<Update>,
     pub(super) stopped: Arc<AtomicBool>,
     pub(super) arrived: Instant,
+    pub(super) place: TakenPlace,
 }
 
 /// The engine's own view of its state, between two steps.

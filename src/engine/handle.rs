@@ -19,6 +19,7 @@ use super::{
     draft::Drafter,
     engine::Engine,
     event::{Event, Submission},
+    places::LIMIT_WITH_PARTS,
     sequence::Precedence,
     status::Status,
 };
@@ -107,7 +108,7 @@ impl EngineHandle {
         let status = Arc::new(Status::new(&config));
         let capacity = config
             .max_in_flight()
-            .saturating_mul(Precedence::ALL.len())
+            .saturating_mul(LIMIT_WITH_PARTS * Precedence::ALL.len())
             .saturating_add(SPARE_EVENTS)
             .min(Semaphore::MAX_PERMITS);
         let (events, receiver) = mpsc::channel(capacity);
@@ -140,21 +141,15 @@ impl EngineHandle {
         if *closed || inner.status.is_down() {
             return Err(SubmitError::ShuttingDown);
         }
-        let precedence = request.precedence;
-        if !inner.status.enter(precedence, inner.max_in_flight) {
+        let Some(place) = inner.status.enter(request.precedence, &request.share) else {
             return Err(SubmitError::QueueFull { waiting: inner.status.snapshot().waiting });
-        }
+        };
         let (updates, receiver) = mpsc::channel(request.max_updates(inner.max_sequence_len));
         let stopped = Arc::new(AtomicBool::new(false));
-        let submission = Submission { request, updates, stopped: Arc::clone(&stopped), arrived: Instant::now() };
-        inner.events.try_send(Event::Submit(Box::new(submission))).map_err(|error| {
-            inner.status.leave(precedence);
-            match error {
-                mpsc::error::TrySendError::Full(_) => {
-                    SubmitError::QueueFull { waiting: inner.status.snapshot().waiting }
-                }
-                mpsc::error::TrySendError::Closed(_) => SubmitError::ShuttingDown,
-            }
+        let submission = Submission { request, updates, stopped: Arc::clone(&stopped), arrived: Instant::now(), place };
+        inner.events.try_send(Event::Submit(Box::new(submission))).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => SubmitError::QueueFull { waiting: inner.status.snapshot().waiting },
+            mpsc::error::TrySendError::Closed(_) => SubmitError::ShuttingDown,
         })?;
         Ok(RequestStream { updates: receiver, stopped })
     }

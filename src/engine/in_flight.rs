@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    FinishReason, StopRules, Task, TokenLogprobs, Update,
+    FinishReason, StopRules, TakenPlace, Task, TokenLogprobs, Update,
     constrained::{Constrained, MaskWorkers},
     event::Submission,
     sampler::{self, Delegate, Draw, History, SampleError},
@@ -27,6 +27,7 @@ use crate::{
 pub(super) struct InFlight {
     updates: mpsc::Sender<Update>,
     stopped: Arc<AtomicBool>,
+    place: TakenPlace,
     sampling: SamplingParams,
     seed: u64,
     stop: StopRules,
@@ -70,11 +71,12 @@ struct Timeline {
 
 impl InFlight {
     pub(super) fn new(submission: Submission, workers: &mut MaskWorkers) -> Self {
-        let Submission { request, updates, stopped, arrived } = submission;
+        let Submission { request, updates, stopped, arrived, place } = submission;
         let ending_ids = [&request.stop.eos_token_ids[..], &request.stop.stop_token_ids].concat();
         Self {
             updates,
             stopped,
+            place,
             seed: request.sampling.seed.unwrap_or_else(rand::random),
             sampling: request.sampling,
             stop: request.stop,
@@ -250,7 +252,11 @@ impl InFlight {
             FinishReason::Failed(_) | FinishReason::NoAnswer(_) => "error",
         };
         metrics.finished(label, completion_tokens, self.timeline.timings());
-        self.send(Update::Finished(reason));
+        let Self { updates, place, .. } = self;
+        // Before the last message, so that whoever has read it finds room for the next request.
+        drop(place);
+        // As in `send`.
+        let _ = updates.try_send(Update::Finished(reason));
     }
 
     /// The channel holds every update the request can lead to, so the only error is a reader that left.

@@ -1,7 +1,7 @@
 //! What the engine is asked and what it answers: token ids in, token ids out. Text, stop strings and
 //! tool calls belong to the layers above.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use super::{SubmitError, sequence::Precedence};
 use crate::types::{Constraint, Outputs, SamplingParams, TokenLogprobs};
@@ -37,6 +37,8 @@ pub struct Request {
     pub precedence: Precedence,
     /// Lower values are scheduled earlier; equal ones in order of arrival.
     pub priority: i32,
+    /// Whose it is, such as a tenant's. What the engine has is shared evenly among these, and `priority` counts within one.
+    pub share: Arc<str>,
     /// Past this moment the request ends, waiting or running, with [`FinishReason::DeadlineExceeded`].
     pub deadline: Option<Instant>,
     /// Requests share cached prefixes only within the same salt.

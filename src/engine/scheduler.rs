@@ -6,6 +6,10 @@
 //! a decode can run out; it then preempts from the end of the order, itself if it is last. One that somebody waits for
 //! preempts those in the background already to be admitted. A preempted sequence keeps its tokens and is recomputed.
 //!
+//! Sequences of several shares (tenants) are served evenly, and the order above is that within one share. Among them the
+//! order is by what a share holds already (`shares`), a step's tokens for prompts are shared out (`budget`), and whose
+//! share holds less may take the place of who holds more (`room`).
+//!
 //! A planned share is *started* once the model computes it and *committed* once its results have been read. One further
 //! step may be started before the results of the last are read: its plan counts on tokens that nobody has seen yet.
 //!
@@ -16,11 +20,20 @@
 //! [`Scheduler::schedule`] plans at least one token (the first in order always fits, as `max_sequence_len` bounds it to
 //! the pool). Knows nothing of tensors, sampling, streams or time.
 
+mod budget;
+mod integrity;
+mod room;
+mod shares;
+
 use std::collections::BTreeMap;
 
+use self::{
+    budget::Budget,
+    shares::{Members, Order, Ranked},
+};
 use super::{
     EngineConfig,
-    blocks::{BlockCounts, BlockId, BlockPool, IntegrityError, ensure},
+    blocks::{BlockCounts, BlockId, BlockPool},
     sequence::{Outlook, Precedence, Sequence, SequenceKey},
 };
 
@@ -76,12 +89,7 @@ pub struct Scheduler {
     blocks: BlockPool,
     running: BTreeMap<SequenceKey, Sequence>,
     waiting: BTreeMap<SequenceKey, Sequence>,
-}
-
-/// What is left of a step's limits.
-struct Budget {
-    tokens: usize,
-    prompt_rows: usize,
+    members: Members,
 }
 
 impl Scheduler {
@@ -96,12 +104,14 @@ impl Scheduler {
             blocks: BlockPool::new(config.num_blocks.max(1)),
             running: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            members: Members::default(),
         }
     }
 
     /// Puts a sequence into the waiting queue. It must be shorter than
     /// [`EngineConfig::max_sequence_len`].
     pub fn add(&mut self, key: SequenceKey, sequence: Sequence) {
+        self.members.join(sequence.share());
         let previous = self.waiting.insert(key, sequence);
         debug_assert!(previous.is_none() && !self.running.contains_key(&key), "keys are unique");
     }
@@ -109,9 +119,11 @@ impl Scheduler {
     /// Takes a sequence out, wherever it is; its blocks are free at once.
     pub fn remove(&mut self, key: SequenceKey) -> Option<Sequence> {
         if let Some(sequence) = self.waiting.remove(&key) {
+            self.members.leave(sequence.share());
             return Some(sequence);
         }
         let mut sequence = self.running.remove(&key)?;
+        self.members.leave(sequence.share());
         self.release_blocks(&mut sequence);
         Some(sequence)
     }
@@ -119,12 +131,26 @@ impl Scheduler {
     /// Plans one step. Empty only if nothing is queued, or if all that is queued waits for a commit.
     pub fn schedule(&mut self) -> Plan {
         let mut plan = Plan::default();
-        let mut budget = Budget { tokens: self.max_batched_tokens, prompt_rows: MAX_PROMPT_ROWS };
+        let mut budget = Budget::new(self.max_batched_tokens, MAX_PROMPT_ROWS);
+        let mut order = self.order();
         for precedence in Precedence::ALL {
-            self.plan_decodes(precedence, &mut plan, &mut budget);
-            self.plan_prefills(precedence, &mut plan, &mut budget);
-            if plan.preempted.iter().all(|key| key.precedence > precedence) {
-                self.admit(precedence, &mut plan, &mut budget);
+            let was_room = plan.preempted.is_empty();
+            if was_room {
+                self.make_way(precedence, &mut order, &mut plan);
+            }
+            let made_way = plan.preempted.len();
+            self.plan_decodes(precedence, &mut order, &mut plan, &mut budget);
+            let is_room = was_room && plan.preempted[made_way..].iter().all(|key| key.precedence > precedence);
+            self.share_out(precedence, &mut budget);
+            loop {
+                self.plan_prefills(order.of(precedence), &mut plan, &mut budget);
+                if is_room {
+                    self.admit(precedence, &mut order, &mut plan, &mut budget);
+                }
+                // Once more for what nobody has used of its part.
+                if !budget.lift_parts() {
+                    break;
+                }
             }
         }
         plan
@@ -224,69 +250,54 @@ impl Scheduler {
         self.blocks.release(block);
     }
 
-    /// Checks queues against block tables against the pool. O(blocks held + pool size).
-    pub fn check_integrity(&self) -> Result<(), IntegrityError> {
-        ensure(self.running.len() <= self.max_running, || format!("{} sequences run", self.running.len()))?;
-        let background = self.num_background();
-        ensure(background <= self.max_background, || format!("{background} sequences run in the background"))?;
-        for (key, sequence) in &self.waiting {
-            ensure(!self.running.contains_key(key), || format!("{key:?} runs and waits"))?;
-            ensure(sequence.block_table.is_empty() && sequence.num_computed == 0, || {
-                format!("{key:?} waits with {} blocks", sequence.block_table.len())
-            })?;
-        }
-        for (key, sequence) in &self.running {
-            let (computed, len) = (sequence.num_computed, sequence.num_tokens());
-            let pending = computed < len || (computed == len && sequence.ends());
-            ensure(pending, || format!("{key:?} has {computed} of {len} tokens computed"))?;
-            ensure(sequence.draft().is_empty(), || format!("{key:?} has a draft between two steps"))?;
-            let held = sequence.block_table.len();
-            let covered = self.blocks_for(computed)..=self.blocks_for(len);
-            ensure(covered.contains(&held), || format!("{key:?} holds {held} blocks, needs {covered:?}"))?;
-            for (index, &block) in sequence.block_table.iter().enumerate() {
-                let published = self.blocks.published(block);
-                ensure(published.is_none() || published == sequence.known_hash(index), || {
-                    format!("{key:?} holds block {block}, published for another content")
-                })?;
-                let full = (index + 1) * self.block_size <= computed;
-                ensure(published.is_none() || full, || format!("{key:?} would write to the shared block {block}"))?;
+    fn plan_decodes(&mut self, precedence: Precedence, order: &mut Order, plan: &mut Plan, budget: &mut Budget) {
+        let mut place = 0;
+        // Preempting takes from the end of the order, so nothing that is planned already.
+        while let Some(&Ranked { key, .. }) = order.of(precedence).get(place) {
+            place += 1;
+            let sequence = &self.running[&key];
+            if sequence.num_pending() != 1 || sequence.ends() {
+                continue;
             }
-        }
-        self.blocks.check_integrity(self.running.values().flat_map(|sequence| sequence.block_table.iter().copied()))
-    }
-
-    fn plan_decodes(&mut self, precedence: Precedence, plan: &mut Plan, budget: &mut Budget) {
-        let decodes = self.running.iter().filter(|(_, s)| s.num_pending() == 1 && !s.ends());
-        let keys: Vec<_> = decodes.map(|(&key, _)| key).filter(|key| key.precedence == precedence).collect();
-        for key in keys {
-            if budget.tokens == 0 {
+            if budget.tokens() == 0 {
                 return;
             }
-            // Preempting may have reached this sequence itself, or one that an earlier sequence displaced.
-            if self.running.contains_key(&key) && self.reserve_next(key, plan) {
+            if self.reserve_next(key, order, plan) {
                 let first = self.running[&key].num_computed;
                 plan.items.push(Scheduled { key, first, query_len: 1 });
-                budget.tokens -= 1;
+                budget.take_decode();
             }
         }
     }
 
-    fn plan_prefills(&self, precedence: Precedence, plan: &mut Plan, budget: &mut Budget) {
-        for (&key, sequence) in &self.running {
-            if key.precedence == precedence && sequence.num_pending() > 1 {
-                plan_chunk(key, sequence, plan, budget);
+    fn plan_prefills(&self, order: &[Ranked], plan: &mut Plan, budget: &mut Budget) {
+        for Ranked { key, .. } in order {
+            let sequence = &self.running[key];
+            if sequence.num_pending() > 1 {
+                plan_chunk(*key, sequence, plan, budget);
             }
         }
     }
 
-    fn admit(&mut self, precedence: Precedence, plan: &mut Plan, budget: &mut Budget) {
-        while budget.tokens > 0 {
-            let Some((&key, first)) = self.waiting.first_key_value() else { return };
-            // Of one that was preempted just now the tokens must be read before they can be computed again.
-            if key.precedence != precedence || first.num_unread() > 0 {
+    /// Shares out the tokens for prompts among those that have any.
+    fn share_out(&self, precedence: Precedence, budget: &mut Budget) {
+        if !self.members.are_several() {
+            return;
+        }
+        let prefills = self.running.iter().filter(|(_, sequence)| sequence.num_pending() > 1);
+        let prompts = prefills.chain(&self.waiting).filter(|(key, _)| key.precedence == precedence);
+        budget.share_out(prompts.map(|(_, sequence)| sequence.share()).collect());
+    }
+
+    fn admit(&mut self, precedence: Precedence, order: &mut Order, plan: &mut Plan, budget: &mut Budget) {
+        while let Some(key) = self.next_waiting(precedence, |share| budget.is_open_to(share)) {
+            // Of one that was preempted just now the tokens must be read before they can be computed again; and what has
+            // made way does not come back at once.
+            let is_back = self.waiting[&key].num_unread() > 0 || plan.preempted.contains(&key);
+            if budget.tokens() == 0 || is_back {
                 return;
             }
-            let Some(hits) = self.make_room(key, plan) else { return };
+            let Some(hits) = self.make_room(key, order, plan) else { return };
             let mut sequence = self.waiting.remove(&key).expect("the sequence waits");
             sequence.num_computed = hits.len() * self.block_size;
             plan.admitted.push(Admitted { key, cached_tokens: sequence.num_computed });
@@ -300,77 +311,8 @@ impl Scheduler {
             }
             plan_chunk(key, &sequence, plan, budget);
             self.running.insert(key, sequence);
+            order.append(key);
         }
-    }
-
-    /// The cached blocks that begin a waiting sequence, once there is room for it. Those in the background make room for
-    /// those that somebody waits for: none of them has a share of the step yet.
-    fn make_room(&mut self, key: SequenceKey, plan: &mut Plan) -> Option<Vec<BlockId>> {
-        loop {
-            if self.has_place(key.precedence)
-                && let Some(hits) = self.fitting(key)
-            {
-                return Some(hits);
-            }
-            let (last, _) = self.running.last_key_value()?;
-            if last.precedence <= key.precedence {
-                return None;
-            }
-            self.preempt_last(plan);
-        }
-    }
-
-    fn has_place(&self, precedence: Precedence) -> bool {
-        self.running.len() < self.max_running
-            && match precedence {
-                Precedence::Interactive => true,
-                Precedence::Background => self.num_background() < self.max_background,
-            }
-    }
-
-    /// The cached blocks that begin a waiting sequence, if there are blocks for its other tokens.
-    fn fitting(&mut self, key: SequenceKey) -> Option<Vec<BlockId>> {
-        let sequence = self.waiting.get_mut(&key).expect("the sequence waits");
-        // One position more than there are tokens: the first decode shall not preempt at once.
-        let wanted = (sequence.tokens().len() + 1).div_ceil(self.block_size);
-        let hits = match self.prefix_caching {
-            true => cached_prefix(sequence, &self.blocks, self.block_size),
-            false => Vec::new(),
-        };
-        let revived = hits.iter().filter(|&&block| !self.blocks.is_held(block)).count();
-        (self.blocks.available() - revived >= wanted - hits.len()).then_some(hits)
-    }
-
-    fn num_background(&self) -> usize {
-        self.running.keys().rev().take_while(|key| key.precedence == Precedence::Background).count()
-    }
-
-    /// Room for the next token of a running sequence, preempting from the end of the order.
-    /// False if that took the sequence itself.
-    fn reserve_next(&mut self, key: SequenceKey, plan: &mut Plan) -> bool {
-        let sequence = &self.running[&key];
-        if sequence.num_computed < sequence.block_table.len() * self.block_size {
-            return true;
-        }
-        loop {
-            if let Some(block) = self.blocks.allocate() {
-                let sequence = self.running.get_mut(&key).expect("the sequence has not been preempted");
-                sequence.block_table.push(block);
-                return true;
-            }
-            if self.preempt_last(plan) == key {
-                return false;
-            }
-        }
-    }
-
-    /// The last in the order of those that run waits again.
-    fn preempt_last(&mut self, plan: &mut Plan) -> SequenceKey {
-        let (victim, mut sequence) = self.running.pop_last().expect("a sequence runs");
-        self.release_blocks(&mut sequence);
-        self.waiting.insert(victim, sequence);
-        plan.preempted.push(victim);
-        victim
     }
 
     /// The last block goes first, so that the ends of prefixes are evicted before their beginnings.
@@ -396,24 +338,14 @@ impl Scheduler {
     }
 }
 
+/// Plans the next tokens of a prompt, behind those that the step has of it.
 fn plan_chunk(key: SequenceKey, sequence: &Sequence, plan: &mut Plan, budget: &mut Budget) {
-    let mut query_len = sequence.num_pending().min(budget.tokens);
-    if sequence.wants_prompt_rows() {
-        query_len = query_len.min(budget.prompt_rows);
-        budget.prompt_rows -= query_len;
+    let planned = plan.items.iter_mut().find(|item| item.key == key);
+    let wanted = sequence.num_pending() - planned.as_ref().map_or(0, |item| item.query_len);
+    let query_len = budget.take(sequence, wanted);
+    match planned {
+        Some(item) => item.query_len += query_len,
+        None if query_len > 0 => plan.items.push(Scheduled { key, first: sequence.num_computed, query_len }),
+        None => {}
     }
-    if query_len > 0 {
-        budget.tokens -= query_len;
-        plan.items.push(Scheduled { key, first: sequence.num_computed, query_len });
-    }
-}
-
-/// The longest run of cached blocks that begins the sequence. At least one token stays to be computed,
-/// since its logits are what the next token is sampled from.
-fn cached_prefix(sequence: &mut Sequence, blocks: &BlockPool, block_size: usize) -> Vec<BlockId> {
-    if sequence.wants_prompt_rows() {
-        return Vec::new();
-    }
-    let usable = (sequence.tokens().len() - 1) / block_size;
-    (0..usable).map_while(|index| blocks.lookup(&sequence.block_hash(index, block_size))).collect()
 }

@@ -2,6 +2,8 @@
 //! Invariant: `num_computed < num_tokens()` while it runs and does not end, and the block table covers `num_computed`.
 //! Drafted tokens, which exist within a step alone, count as neither. Knows nothing of sampling, streams or time.
 
+use std::sync::Arc;
+
 use super::blocks::{BlockHash, BlockId};
 
 /// Does somebody wait for the answer?
@@ -30,11 +32,13 @@ pub struct SequenceKey {
     pub arrival: u64,
 }
 
-/// What a sequence wants of the prefix cache and of its prompt's logits.
+/// Whose a sequence is, and what it wants of the prefix cache and of its prompt's logits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SequenceOptions {
     /// Share cached prefixes only within this salt.
     pub cache_salt: Option<String>,
+    /// Whose it is: what the engine has is shared evenly among these.
+    pub share: Arc<str>,
     /// The logits of every prompt token are wanted, so none may come from the cache.
     pub prompt_rows: bool,
     /// The prompt's last token is pooled, rather than that another is chosen after it.
@@ -64,6 +68,7 @@ pub struct Sequence {
     tokens: Vec<u32>,
     num_drafted: usize,
     prompt_len: usize,
+    share: Arc<str>,
     generated_apart: bool,
     pooled: bool,
     /// Further tokens that have been generated, but not read.
@@ -86,6 +91,7 @@ impl Sequence {
     pub fn new(prompt: Vec<u32>, options: &SequenceOptions) -> Self {
         Self {
             prompt_len: prompt.len(),
+            share: Arc::clone(&options.share),
             tokens: prompt,
             num_drafted: 0,
             num_unread: 0,
@@ -99,6 +105,11 @@ impl Sequence {
             hashes: Vec::new(),
             prompt_rows_done: options.prompt_rows.then_some(0),
         }
+    }
+
+    /// Whose it is.
+    pub fn share(&self) -> &Arc<str> {
+        &self.share
     }
 
     /// Prompt and generated tokens, as far as they have been read.

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::{EngineConfig, sequence::Precedence};
+use super::{EngineConfig, Places, TakenPlace, sequence::Precedence};
 
 /// Is the engine able to answer?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(super) struct Status {
     stuck_from_ms: AtomicU64,
     down: AtomicBool,
     draining: AtomicBool,
-    in_flight: [AtomicUsize; Precedence::ALL.len()],
+    places: [Arc<Places>; Precedence::ALL.len()],
     running: AtomicUsize,
     held_blocks: AtomicUsize,
     preemptions: AtomicU64,
@@ -67,7 +67,7 @@ impl Status {
             stuck_from_ms: AtomicU64::new(0),
             down: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            in_flight: Default::default(),
+            places: Precedence::ALL.map(|_| Arc::new(Places::new(config.max_in_flight()))),
             running: AtomicUsize::new(0),
             held_blocks: AtomicUsize::new(0),
             preemptions: AtomicU64::new(0),
@@ -89,7 +89,7 @@ impl Status {
 
     pub(super) fn snapshot(&self) -> Snapshot {
         let running = self.running.load(Relaxed);
-        let in_flight: usize = self.in_flight.iter().map(|count| count.load(Relaxed)).sum();
+        let in_flight: usize = self.places.iter().map(|places| places.num_taken()).sum();
         Snapshot {
             running,
             waiting: in_flight.saturating_sub(running),
@@ -136,14 +136,9 @@ impl Status {
         self.cached_tokens.fetch_add(tokens as u64, Relaxed);
     }
 
-    /// Counts one more request unless `limit` of this precedence are under way: none takes a place of the other.
-    pub(super) fn enter(&self, precedence: Precedence, limit: usize) -> bool {
-        let in_flight = &self.in_flight[precedence as usize];
-        in_flight.fetch_update(Relaxed, Relaxed, |count| (count < limit).then_some(count + 1)).is_ok()
-    }
-
-    pub(super) fn leave(&self, precedence: Precedence) {
-        self.in_flight[precedence as usize].fetch_sub(1, Relaxed);
+    /// A place for one more request of a share, if there is one: none takes a place of the other precedence.
+    pub(super) fn enter(&self, precedence: Precedence, share: &Arc<str>) -> Option<TakenPlace> {
+        self.places[precedence as usize].take(share)
     }
 
     fn longest_step_ms(&self, n_tokens: usize) -> u64 {

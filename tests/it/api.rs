@@ -21,6 +21,7 @@ mod conversations;
 mod effects;
 mod embeddings;
 mod errors;
+mod fairness;
 mod fields;
 mod files;
 mod fim;

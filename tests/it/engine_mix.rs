@@ -80,7 +80,7 @@ pub fn random_requests(count: usize, n_ids: u32, seed: u64) -> Vec<Request> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let texts: [Vec<u32>; 2] = std::array::from_fn(|_| (0..24).map(|_| random.random_range(0..n_ids)).collect());
     (0..count)
-        .map(|_| {
+        .map(|index| {
             let mut prompt_ids = texts[random.random_range(0..2)][..random.random_range(0..=24)].to_vec();
             prompt_ids.extend((0..random.random_range(1..=4)).map(|_| random.random_range(0..n_ids)));
             let max_tokens = random.random_range(1..=20);
@@ -101,6 +101,7 @@ pub fn random_requests(count: usize, n_ids: u32, seed: u64) -> Vec<Request> {
                 priority: random.random_range(-1..=1),
                 deadline: None,
                 cache_salt: random.random_bool(0.2).then(|| "tenant".to_owned()),
+                share: ["a", "b", "c"][index % 3].into(),
                 constraint: random.random_bool(0.2).then(|| Box::new(Pattern { place: 0 }) as Box<dyn Constraint>),
                 prediction: Vec::new(),
             }

@@ -341,6 +341,7 @@ pub fn request(prompt: &[u32], max_tokens: usize) -> Request {
         priority: 0,
         deadline: None,
         cache_salt: None,
+        share: Default::default(),
         constraint: None,
         prediction: Vec::new(),
     }

@@ -56,6 +56,9 @@ enum Op {
     StepsDrafted(usize),
 }
 
+/// Whose sequences they are.
+const SHARES: [&str; 3] = ["a", "b", "c"];
+
 /// Prompts share beginnings: a few tokens of one of three long texts, then something of their own. One text
 /// repeats a single token, so that its blocks differ in nothing but what is before them.
 fn submission() -> impl Strategy<Value = Submission> {
@@ -65,10 +68,12 @@ fn submission() -> impl Strategy<Value = Submission> {
         prompt
     });
     let salt = prop_oneof![4 => Just(None), 1 => Just(Some("salt".to_owned()))];
-    let options =
-        (salt, prop::bool::weighted(0.15), any::<bool>()).prop_map(|(cache_salt, prompt_rows, generated_apart)| {
-            SequenceOptions { cache_salt, prompt_rows, pooled: false, generated_apart }
-        });
+    let options = (salt, prop::bool::weighted(0.15), any::<bool>(), 0..SHARES.len()).prop_map(
+        |(cache_salt, prompt_rows, generated_apart, share)| {
+            let share = SHARES[share].into();
+            SequenceOptions { cache_salt, share, prompt_rows, pooled: false, generated_apart }
+        },
+    );
     let precedence = prop::bool::weighted(0.4).prop_map(|waits| Precedence::ALL[usize::from(waits)]);
     (prompt, 1..20usize, precedence, -1..2i32, options).prop_map(
         |(prompt, max_tokens, precedence, priority, options)| Submission {

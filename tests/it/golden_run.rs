@@ -142,6 +142,7 @@ pub fn generate<'a>(
         priority: 0,
         deadline: None,
         cache_salt: None,
+        share: Default::default(),
         constraint: None,
         prediction: Vec::new(),
     };

@@ -6,6 +6,7 @@ mod api;
 mod authority;
 mod cli;
 mod engine_background;
+mod engine_fairness;
 mod engine_faults;
 mod engine_generation;
 mod engine_mix;
