@@ -51,6 +51,9 @@ struct Server {
     other: Issued,
 }
 
+/// The code of a refusal, and what is done before to the certificate of `app`.
+type Case = (&'static str, fn(&Server));
+
 impl Server {
     async fn start() -> Self {
         let (directory, authority) = (tempfile::tempdir().expect("a directory"), Authority::new("ours"));
@@ -177,7 +180,7 @@ async fn an_authority_that_is_believed_no_more_takes_its_certificates_with_it() 
 
 #[tokio::test]
 async fn what_is_being_answered_ends_with_what_it_was_asked_by() {
-    let cases: [(&str, fn(&Server)); 3] = [
+    let cases: [Case; 3] = [
         ("revoked_certificate", Server::revoke),
         ("unknown_certificate", Server::forget),
         ("identity_changed", Server::demote),
@@ -229,7 +232,7 @@ async fn streams_of_http2_are_judged_one_by_one() {
 
 #[tokio::test]
 async fn what_is_left_to_be_done_is_done_for_who_its_asker_is_then() {
-    let cases: [(&str, fn(&Server)); 3] = [
+    let cases: [Case; 3] = [
         ("the client certificate was revoked", Server::revoke),
         ("nobody's of this server", Server::forget),
         ("may not do this", Server::demote),
