@@ -29,6 +29,9 @@ const MOST_KEPT: usize = 65_536;
 const MOST_AT_ONCE: usize = 2048;
 /// How often it is looked whether something is due.
 const TICK: Duration = Duration::from_secs(1);
+/// How long a record that nobody waits for may wait for one that somebody waits for, to be put on disk with that. Else those
+/// would have the disk busy whenever somebody comes.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// What became of a record.
 #[derive(Debug, Default)]
@@ -87,6 +90,10 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
+    /// Since when there are some.
+    since: Option<Instant>,
+    /// Does somebody wait for one of them?
+    is_urgent: bool,
     is_closed: bool,
 }
 
@@ -105,9 +112,15 @@ impl Queue {
         if waiting >= MOST_WAITING && job.about.is_none() {
             return Err(AuditError::Full { waiting });
         }
+        let was_known = state.since.is_some();
+        state.since.get_or_insert_with(Instant::now);
+        state.is_urgent |= !matches!(job.told, Told::Nobody) || waiting >= MOST_AT_ONCE;
+        let is_urgent = state.is_urgent;
         state.jobs.push_back(job);
         drop(state);
-        self.changed.notify_one();
+        if is_urgent || !was_known {
+            self.changed.notify_one();
+        }
         Ok(())
     }
 
@@ -117,13 +130,24 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// What waits, after at most a tick; and whether nothing will follow.
+    /// What waits, once somebody waits for it or it has waited long enough, after at most a tick; and whether nothing will
+    /// follow.
     fn take(&self) -> (Vec<Job>, bool) {
-        let state = self.state();
-        let waited = self.changed.wait_timeout_while(state, TICK, |state| state.jobs.is_empty() && !state.is_closed);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let tick = Instant::now() + TICK;
+        let mut state = self.state();
+        while !state.is_urgent && !state.is_closed {
+            let due = state.since.map_or(tick, |since| tick.min(since + PATIENCE));
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        }
         let count = state.jobs.len().min(MOST_AT_ONCE);
         let jobs = state.jobs.drain(..count).collect();
+        // What is left over has waited for long.
+        state.is_urgent = !state.jobs.is_empty();
+        state.since = state.since.filter(|_| state.is_urgent);
         (jobs, state.is_closed && state.jobs.is_empty())
     }
 
@@ -265,4 +289,29 @@ fn tell_of_failure(is_failing: &mut bool, error: Option<&AuditError>) {
         (Some(_), true) | (None, false) => {}
     }
     *is_failing = error.is_some();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(told: Told) -> Job {
+        Job { kind: Kind::Ended, fields: "{}".to_owned(), about: None, told }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_goes_with_what_somebody_waits_for() {
+        let queue = Queue::new();
+        let began = Instant::now();
+        queue.put(job(Told::Nobody)).expect("there is room");
+        assert_eq!(queue.take().0.len(), 1);
+        assert!(began.elapsed() >= PATIENCE, "{:?}", began.elapsed());
+        queue.put(job(Told::Nobody)).expect("there is room");
+        queue.put(job(Told::Slot(Arc::default()))).expect("there is room");
+        assert_eq!(queue.take().0.len(), 2);
+        queue.put(job(Told::Nobody)).expect("there is room");
+        queue.close();
+        let (jobs, is_last) = queue.take();
+        assert_eq!((jobs.len(), is_last), (1, true));
+    }
 }
