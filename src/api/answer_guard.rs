@@ -57,12 +57,19 @@ impl AnswerGuard {
 
     /// For an answer that goes on from texts of the request: what begins there and ends in the answer is found.
     pub(super) fn behind(self, content: &str, reasoning: &str) -> Self {
-        let Some(checks) = self.checks.as_ref().filter(|checks| checks.guardrails.active.checks_output()) else {
-            return self;
-        };
+        let Some(checks) = self.output_checks() else { return self };
         let behind = |text: &str| (!text.is_empty()).then(|| Arc::new(checks.guard().behind(text)));
         let begun = Begun { content: behind(content), reasoning: behind(reasoning) };
         Self { begun, ..self }
+    }
+
+    /// Is what is answered checked?
+    pub(super) fn checks_output(&self) -> bool {
+        self.output_checks().is_some()
+    }
+
+    fn output_checks(&self) -> Option<&Arc<Checks>> {
+        self.checks.as_ref().filter(|checks| checks.guardrails.active.checks_output())
     }
 
     /// For an answer of a form, which `beginning` has begun already.

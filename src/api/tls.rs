@@ -11,7 +11,7 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -50,6 +50,8 @@ pub struct Tls {
     current: Arc<RwLock<Current>>,
     /// Changes with the current one.
     changed: Arc<watch::Sender<u64>>,
+    /// Held while files are read, so that of two readings at once the later counts.
+    reading: Arc<Mutex<()>>,
 }
 
 struct Current {
@@ -103,11 +105,13 @@ impl Tls {
     pub fn open(files: TlsConfig) -> Result<Self, TlsError> {
         let contents = Contents::read(&files)?;
         let current = contents.current(&files)?;
-        Ok(Self { files: Arc::new(files), current: Arc::new(RwLock::new(current)), changed: Arc::default() })
+        let current = Arc::new(RwLock::new(current));
+        Ok(Self { files: Arc::new(files), current, changed: Arc::default(), reading: Arc::default() })
     }
 
     /// Reads the files again for somebody, which is written down before it counts. Says whether they were others than before.
     pub fn reload_as(&self, administration: &Administration<'_>) -> Result<bool, TlsError> {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let contents = Contents::read(&self.files)?;
         if self.current.read().unwrap_or_else(PoisonError::into_inner).digest == contents.digest() {
             return Ok(false);

@@ -76,9 +76,12 @@ pub(super) fn reasons_of_server(config: &Config) -> Result<Vec<Reason>> {
     // In offline mode such a file is refused.
     let file = config.access.identity_file.as_ref().filter(|_| !config.model.offline.is_on());
     let Some(path) = file else { return Ok(reasons) };
-    let what = "keys of an issuer are fetched, from there or where a document there says";
-    let reason = |url: String| Reason { when: "serving", what, setting: "identity_file", address: shown(&url) };
-    reasons.extend(identity_sources(path)?.urls.into_iter().map(reason));
+    let reason = |what, url: &str| Reason { when: "serving", what, setting: "identity_file", address: shown(url) };
+    let sources = identity_sources(path)?;
+    reasons.extend(sources.urls.iter().map(|url| reason("keys of an issuer are fetched", url)));
+    let led_to =
+        |host: &String| reason("keys are fetched where an issuer's document may say", &format!("https://{host}"));
+    reasons.extend(sources.hosts.iter().map(led_to));
     Ok(reasons)
 }
 

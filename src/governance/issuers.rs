@@ -41,6 +41,8 @@ struct IdentityFile {
 pub struct KeySources {
     /// Addresses.
     pub urls: Vec<String>,
+    /// Hosts, with a port or without, that documents at these addresses may lead to.
+    pub hosts: Vec<String>,
     /// Files.
     pub files: Vec<PathBuf>,
 }
@@ -99,6 +101,11 @@ impl Issuers {
                 read.wrong(&format!("keys.url = {url:?}: a server reads another address only after a new start"))
             );
         }
+        if let Some(host) = read.hosts().find(|host| self.hosts().all(|known| known != *host)) {
+            return Err(
+                read.wrong(&format!("keys.hosts = {host:?}: a server goes to another host only after a new start"))
+            );
+        }
         for verifier in &mut read.verifiers {
             let issuer = verifier.config().issuer();
             if let Some(before) = self.verifiers.iter().find(|before| before.config().issuer() == issuer) {
@@ -132,6 +139,7 @@ impl Issuers {
         let mut sources = KeySources::default();
         for issuer in &file.issuer {
             sources.urls.extend(issuer.url().map(str::to_owned));
+            sources.hosts.extend(issuer.hosts().map(str::to_owned));
             sources.files.extend(issuer.files().map(PathBuf::from));
         }
         Ok(sources)
@@ -160,6 +168,11 @@ impl Issuers {
     /// Addresses that keys are fetched from.
     pub fn urls(&self) -> impl Iterator<Item = &str> {
         self.verifiers.iter().filter_map(|verifier| verifier.config().url())
+    }
+
+    /// Hosts that what is there may lead to.
+    fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.verifiers.iter().flat_map(|verifier| verifier.config().hosts())
     }
 
     /// Whose token this is. It waits for nobody.
@@ -268,4 +281,36 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_again_opens_no_new_way_out() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let write = |url: &str, hosts: &str| {
+            let keys = format!("keys = {{ url = {url:?}, hosts = [{hosts}] }}");
+            let issuer = "issuer = \"https://idp.example\"\naudiences = [\"tramontane\"]\nalgorithms = [\"RS256\"]";
+            fs::write(file.path(), format!("[[issuer]]\n{issuer}\n{keys}\n")).expect("it is written");
+        };
+        let url = "https://idp.example/.well-known/openid-configuration";
+        write(url, r#""keys.example""#);
+        let opened =
+            Issuers::open(file.path(), Some(|_| Err(io::Error::other("nothing is fetched")))).expect("it is right");
+        assert!(opened.read_again().expect("it is the same").is_some());
+        write(url, "");
+        assert!(opened.read_again().expect("less is not more").is_some());
+        for (url, hosts, named) in [
+            (url, r#""keys.example", "other.example""#, "other.example"),
+            ("https://other.example/.well-known/openid-configuration", r#""keys.example""#, "keys.url"),
+        ] {
+            write(url, hosts);
+            let refused = opened.read_again().map(drop).expect_err("it is new").to_string();
+            assert!(refused.contains(named) && refused.contains("after a new start"), "{refused}");
+        }
+        let sources = Issuers::sources(file.path()).expect("it is right");
+        assert_eq!(sources.hosts, ["keys.example"]);
+    }
 }

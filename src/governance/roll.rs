@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{
-    DEFAULT_TENANT, Principal, Refusal,
+    DEFAULT_TENANT, Issuers, Principal, Refusal,
     believed::{Believed, Proof, ShownCertificate, Vouched},
     issuers,
     jwt::{Claims, JwtError},
@@ -29,13 +29,14 @@ impl Roll {
         if !issuers.has_issuers() || !issuers::is_token(token) {
             return self.known.authenticate(token, now);
         }
-        self.believed(issuers.verify(token, now))
+        self.believed(&issuers, issuers.verify(token, now))
     }
 
     /// Who presents a token that was refused because its key is unknown: the issuer's keys are read again, which may take its
     /// time.
     pub fn authenticate_anew(&self, token: &str, now: u64) -> Result<Arc<Principal>, Refusal> {
-        self.believed(self.believed.issuers().verify_or_refresh(token, now))
+        let issuers = self.believed.issuers();
+        self.believed(&issuers, issuers.verify_or_refresh(token, now))
     }
 
     /// Who the owner of a certificate is, if it is good now, whatever it was when it was shown.
@@ -55,12 +56,12 @@ impl Roll {
         self.believed.check(shown, now)
     }
 
-    fn believed(&self, claims: Result<Claims, JwtError>) -> Result<Arc<Principal>, Refusal> {
+    /// `issuers` are those by which the token was read: what they say of its issuer is held against what others say later.
+    fn believed(&self, issuers: &Issuers, claims: Result<Claims, JwtError>) -> Result<Arc<Principal>, Refusal> {
         let mut claims = claims.map_err(Refusal::Token)?;
         let name = claims.tenant.take().unwrap_or_else(|| DEFAULT_TENANT.to_owned());
         let tenant = self.known.tenant(&name).ok_or(Refusal::UnknownTenant)?;
-        // The file may be another since a moment; what it says now will be held against this.
-        let said = self.believed.issuers().said_of(&claims.issuer).cloned();
+        let said = issuers.said_of(&claims.issuer).cloned();
         let said = said.ok_or(Refusal::Token(JwtError::UnknownIssuer))?;
         let vouched = Vouched::new(&self.believed, Proof::Token { issuer: claims.issuer.clone(), said });
         Ok(Arc::new(issuers::principal(claims, name, tenant, vouched)))

@@ -142,7 +142,8 @@ impl Prompt {
         guard.check_ids(path)?;
         let (_, guard) = guard.texts(&[])?; // the answer is checked all the same
         let ids = as_token_ids(ids, path, codec.vocab_size())?;
-        let guard = guard.behind(&codec.decode(&ids, SpecialTokens::Skip), "");
+        let is_checked = guard.checks_output();
+        let guard = if is_checked { guard.behind(&codec.decode(&ids, SpecialTokens::Skip), "") } else { guard };
         Ok(Self { ids, guard })
     }
 }

@@ -45,21 +45,27 @@ const NAMES: [&str; 5] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"
 
 /// What a server never does, and whoever takes it over would begin with: run programs, look into other processes, load code
 /// into the kernel, mount, or go around these very rules (`io_uring` opens sockets that seccomp does not see).
-const NEVER: [i64; 23] = [
+const NEVER: [i64; 29] = [
     libc::SYS_execve,
     libc::SYS_execveat,
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_pidfd_getfd,
     libc::SYS_io_uring_setup,
     libc::SYS_bpf,
     libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
     libc::SYS_init_module,
     libc::SYS_finit_module,
     libc::SYS_delete_module,
     libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsmount,
+    libc::SYS_open_tree,
     libc::SYS_pivot_root,
     libc::SYS_chroot,
     libc::SYS_unshare,
@@ -213,6 +219,8 @@ mod tests {
             (libc::SYS_accept4, &[], [ALLOW; 3]),
             (libc::SYS_execve, &[], [REFUSE; 3]),
             (libc::SYS_io_uring_setup, &[], [REFUSE; 3]),
+            (libc::SYS_pidfd_getfd, &[], [REFUSE; 3]),
+            (libc::SYS_kexec_file_load, &[], [REFUSE; 3]),
             (libc::SYS_socket, &[inet], [ALLOW, REFUSE, REFUSE]),
             (libc::SYS_socket, &[libc::AF_NETLINK as u64], [ALLOW, REFUSE, REFUSE]),
             (libc::SYS_socket, &[unix], [ALLOW; 3]),

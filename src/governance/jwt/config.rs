@@ -93,6 +93,11 @@ impl JwtConfig {
         self.keys.url()
     }
 
+    /// Hosts that a discovery document may lead to.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.keys.hosts.iter().map(String::as_str)
+    }
+
     /// Files that are read.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.keys.files()

@@ -72,10 +72,14 @@ impl JwtVerifier {
         &self.config
     }
 
-    /// Goes on with the public keys of another verifier, if they are had from the same place in the same way.
+    /// Goes on with the public keys of another verifier, if they are fetched from the same place in the same way. A file has
+    /// been read.
     pub fn keep_keys_of(&mut self, before: &Self) {
         let (ours, theirs) = (&self.config, &before.config);
-        if ours.keys == theirs.keys && ours.limits.refresh_seconds == theirs.limits.refresh_seconds {
+        if ours.url().is_some()
+            && ours.keys == theirs.keys
+            && ours.limits.refresh_seconds == theirs.limits.refresh_seconds
+        {
             self.public.clone_from(&before.public);
         }
     }

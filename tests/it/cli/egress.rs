@@ -21,7 +21,8 @@ use super::{
 
 /// Set for a test that runs in a network namespace of its own.
 const INSIDE: &str = "TRAMONTANE_TEST_INSIDE";
-/// Whoever cannot have namespaces or trace programs says so by `egress` in this variable. CI does not.
+/// Whoever cannot have namespaces or trace programs says so by `egress` in this variable. CI does where a machine gives neither, and
+/// says so at its end.
 const MAY_SKIP: &str = "TRAMONTANE_TESTS_MAY_SKIP";
 
 /// A test of what matters that much is not to be passed over in silence.
