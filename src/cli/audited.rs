@@ -3,7 +3,7 @@
 //! Records stay when somebody's data is deleted, as the chain would break without them; without what was captured they hold
 //! nothing that somebody said.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::data;
 use crate::{
@@ -26,9 +26,16 @@ pub(super) struct Audited {
 impl Audited {
     /// Those of a log, if there is one, be it on or off now.
     pub(super) fn of(config: &Config, (tenant, place): (&str, &Place), subject: &str) -> Result<Self> {
-        let Some(directory) = data::audit_directory(config)?.filter(|directory| directory.exists()) else {
+        let Some(directory) = data::audit_directory(config)? else { return Ok(Self::default()) };
+        if !directory.exists() {
+            // Nothing is found where nobody has looked.
+            ensure!(
+                config.audit.directory.is_none(),
+                "audit_dir = {}: there is no such directory",
+                directory.display()
+            );
             return Ok(Self::default());
-        };
+        }
         let Some(hasher) = TextHasher::of_directory(&directory)? else { return Ok(Self::default()) };
         let hasher = hasher.of_tenant(&place.id);
         let query = Query { tenant: Some(tenant.to_owned()), kinds: vec![Kind::Begun], ..Query::default() };

@@ -19,8 +19,9 @@ use crate::{
     config::{Args, Config, EngineArgs, ModelArgs},
     engine::{FinishReason, Request, StopRules, Task, Update},
     governance::audit::{
-        Content, Kind,
+        Content, Evidence, Kind,
         query::{self, Query, Record},
+        verify,
     },
     telemetry::logs::LogStyle,
     types::{SamplingParams, WrittenForm},
@@ -77,6 +78,8 @@ impl ReplayArgs {
     }
 
     pub(super) fn run(&self, directory: &Path, json: bool, config: &Config, style: LogStyle) -> Result<()> {
+        // What is compared is believed as far as the log is.
+        verify(directory, &Evidence::default())?;
         let begun = self.begun(directory)?;
         let content = Recorded::of(directory, &begun)?.content()?;
         let parameters = content.parameters.as_ref().map_or("null", |parameters| parameters.text());

@@ -22,10 +22,15 @@ struct Recorded<'a> {
 }
 
 impl ActLog for Audit {
-    /// Whoever administers identities makes a source of them, so the log is awake from then on.
+    /// Whoever administers identities makes a source of them, so the log is awake from then on. While it cannot be opened nothing
+    /// is administered, whatever is answered without it.
     fn record(&self, act: &Act) -> io::Result<()> {
         let Act { kind, subject, tenant, details, by, at: _ } = act;
         let recorded = Recorded { by, action: *kind, target: subject, tenant: tenant.as_deref(), details };
-        self.wake().and_then(|()| self.act_blocking(&recorded)).map_err(io::Error::other)
+        self.wake().map_err(io::Error::other)?;
+        if self.is_wanted() && !self.is_on() {
+            return Err(io::Error::other("the audit log cannot be opened"));
+        }
+        self.act_blocking(&recorded).map_err(io::Error::other)
     }
 }

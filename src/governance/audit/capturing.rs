@@ -20,8 +20,10 @@ use super::{
 };
 use crate::telemetry::AuditMetrics;
 
-/// Tokens that may wait.
+/// Tokens that may wait, of which every four bytes of JSON count as one.
 const MOST_WAITING: usize = 16 << 20;
+/// What each inference counts beside, so that not more than 65,536 wait.
+const EACH: usize = 256;
 
 /// Hands content to the thread.
 pub(super) struct Capturing {
@@ -72,7 +74,9 @@ impl Capturing {
     /// Has the content written and then the record, or the record alone if too much waits.
     pub(super) fn put(&self, content: NewContent, job: Job) {
         let texts = content.content.prompts.iter().chain(&content.content.answers);
-        let tokens: usize = texts.map(Vec::len).sum();
+        let json =
+            job.fields.len() + content.content.parameters.as_ref().map_or(0, |parameters| parameters.text().len());
+        let tokens = texts.map(Vec::len).sum::<usize>() + json / 4 + EACH;
         let waiting = self.waiting.fetch_add(tokens, Ordering::Relaxed);
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         // One alone may be as long as it is.

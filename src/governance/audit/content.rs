@@ -157,8 +157,8 @@ impl Contents {
     /// Overwrites and deletes all of a tenant, by the place of its data, of which nothing is written from then on. Says how
     /// much that was.
     pub fn erase_place(&self, place: &str) -> Result<u64, AuditError> {
-        let mut gone = self.gone(); // held, so that nothing is being written
-        gone.insert(place.to_owned());
+        // Whatever is being written holds the set: from here on nothing is, and nobody has to wait for the rest of this.
+        self.gone().insert(place.to_owned());
         let folder = self.folder.join(place);
         let erased = erase_where(&folder, &|_| true)?;
         match fs::remove_dir_all(&folder) {
@@ -229,9 +229,10 @@ fn is_older(path: &Path, than: u64) -> bool {
     path.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|modified| modified < moment)
 }
 
-/// False if it is not there.
+/// False if it is not there. What is no file of its own, such as a link, is deleted, and what it leads to stays.
 fn remove(path: &Path) -> Result<bool, AuditError> {
-    match overwrite(path) {
+    let is_file = path.symlink_metadata().map(|metadata| metadata.is_file());
+    match is_file.and_then(|is_file| if is_file { overwrite(path) } else { fs::remove_file(path) }) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(AuditError::file(path, error)),

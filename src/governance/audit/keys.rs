@@ -19,7 +19,7 @@ use ring::{
 };
 use zeroize::Zeroizing;
 
-use super::{AuditError, line::unhexadecimal};
+use super::{AuditError, line::unhexadecimal, segments::Directory};
 use crate::types::hexadecimal;
 
 const SIGNING_KEY: &str = "signing.key";
@@ -118,6 +118,10 @@ impl TextHasher {
         let secret = match read_secret(&path)? {
             Some(text) => unhexadecimal(text.trim_end().as_bytes()).map(Zeroizing::new),
             None => {
+                // With another one nobody would be found in what is there.
+                if has_records(directory)? {
+                    return Err(AuditError::Key { path, reason: "it is missing beside a log that has hashes by it" });
+                }
                 let secret: Zeroizing<[u8; KEY_BYTES]> = random()?;
                 write_new(&path, Zeroizing::new(hexadecimal(&*secret) + "\n").as_bytes(), 0o600)?;
                 Some(secret)
@@ -127,9 +131,10 @@ impl TextHasher {
         Ok(Self { key: hmac::Key::new(hmac::HMAC_SHA256, &*secret.ok_or_else(wrong)?) })
     }
 
-    /// That of a directory, if it has one; nothing is made.
+    /// That of a directory, if it has one; nothing is made. A log without it is an error, as nobody could be found in it.
     pub fn of_directory(directory: &Path) -> Result<Option<Self>, AuditError> {
-        if directory.join(HASH_KEY).exists() { Self::open(directory).map(Some) } else { Ok(None) }
+        let is_there = directory.join(HASH_KEY).exists() || has_records(directory)?;
+        is_there.then(|| Self::open(directory)).transpose()
     }
 
     /// The one of a tenant: its key is HMAC-SHA-256 of the tenant's id by the log's secret.
@@ -176,6 +181,11 @@ impl RunningHash {
     pub fn finish(self) -> String {
         hexadecimal(self.context.sign().as_ref())
     }
+}
+
+/// Has anything been written here?
+fn has_records(directory: &Path) -> Result<bool, AuditError> {
+    Ok(!Directory::at(directory).segments()?.is_empty())
 }
 
 fn random() -> Result<Zeroizing<[u8; KEY_BYTES]>, AuditError> {

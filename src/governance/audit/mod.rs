@@ -237,6 +237,7 @@ impl Audit {
 
     fn hand_in(&self, kind: Kind, fields: &impl Serialize) -> Result<Option<Begun>, AuditError> {
         let Some(inner) = self.inner() else {
+            self.check()?;
             self.missed();
             return Ok(None);
         };

@@ -30,6 +30,8 @@ pub(super) struct Opening {
     /// A thread tries again and again.
     is_tried_again: AtomicBool,
     is_closed: AtomicBool,
+    /// It is there, and is not what was written.
+    is_wrong: AtomicBool,
 }
 
 impl Audit {
@@ -73,6 +75,12 @@ impl Audit {
         self.shared.is_some() && !self.is_wanted()
     }
 
+    /// Fails if there is a log that cannot be gone on with whatever happens, as it was changed.
+    pub(super) fn check(&self) -> Result<(), AuditError> {
+        let is_wrong = |shared: &Arc<Shared>| shared.opening.is_wrong.load(Ordering::Relaxed);
+        if self.shared.as_ref().is_some_and(is_wrong) { Err(AuditError::Closed) } else { Ok(()) }
+    }
+
     /// Counts what cannot be written down, as the log is not open.
     pub fn missed(&self) {
         if let Some(shared) = self.shared.as_ref().filter(|shared| shared.opening.is_tried_again()) {
@@ -114,6 +122,9 @@ fn try_again(shared: &Weak<Shared>, since_us: u64) {
             }
             Err(error) => {
                 shared.metrics.failed();
+                // To go on without a log is for one that cannot be written, not for one that was changed.
+                let is_wrong = !matches!(error, AuditError::File { .. });
+                shared.opening.is_wrong.store(is_wrong, Ordering::Relaxed);
                 let error = error.to_string();
                 if told.as_ref() != Some(&error) {
                     tracing::error!(error, "the audit log cannot be opened yet");

@@ -3,7 +3,7 @@
 use std::{fs::File, io::Read, time::SystemTime};
 
 use super::{
-    super::{Content, ContentName, Contents, content::NewContent},
+    super::{Content, ContentName, Contents, TextHasher, content::NewContent},
     *,
 };
 use crate::types::unix_seconds;
@@ -101,4 +101,31 @@ fn a_crash_leaves_nothing_that_is_taken_for_content() {
     File::options().write(true).open(&part).and_then(|file| file.set_modified(old)).expect("it is ours");
     assert_eq!(contents.prune(unix_seconds(), None).expect("nobody writes it any more"), 1);
     assert!(!part.exists());
+}
+
+#[test]
+fn links_go_and_what_they_lead_to_stays() {
+    let folder = TempDir::new().expect("a folder");
+    let contents = Contents::of(folder.path());
+    store(&contents, "acme", None);
+    let kept = folder.path().join("kept");
+    fs::write(&kept, "ours").expect("it is written");
+    let link = folder.path().join("content/acme/link");
+    std::os::unix::fs::symlink(&kept, &link).expect("it is linked");
+    assert_eq!(contents.erase_place("acme").expect("it goes"), 2);
+    assert!(!link.exists());
+    assert_eq!(fs::read_to_string(&kept).expect("it stays"), "ours");
+}
+
+#[test]
+fn a_secret_of_hashes_that_is_missing_is_not_made_anew() {
+    let folder = TempDir::new().expect("a folder");
+    assert!(TextHasher::of_directory(folder.path()).expect("there is no log").is_none());
+    open(folder.path(), options()).close();
+    assert!(TextHasher::of_directory(folder.path()).expect("it is right").is_some());
+    fs::remove_file(folder.path().join("hash.key")).expect("it was there");
+    assert!(matches!(TextHasher::of_directory(folder.path()), Err(AuditError::Key { .. })));
+    let opened = Audit::open(folder.path(), options(), AuditMetrics::default());
+    assert!(matches!(opened, Err(AuditError::Key { .. })), "{opened:?}");
+    assert!(!folder.path().join("hash.key").exists());
 }

@@ -6,6 +6,7 @@ use super::{
     super::{Kind, OnFailure, query},
     *,
 };
+use crate::governance::{Act, ActKind, ActLog, ActedBy};
 
 #[test]
 fn a_log_that_cannot_be_opened_is_opened_when_it_can() {
@@ -24,6 +25,16 @@ fn a_log_that_cannot_be_opened_is_opened_when_it_can() {
     assert!(!audit.is_on() && audit.is_wanted() && !audit.is_asleep());
     assert!(audit.begin(&json!({})).expect("it goes on").is_none());
     audit.act_blocking(&act(1)).expect("it goes on");
+    let by = ActedBy {
+        source: "command_line",
+        id: String::new(),
+        name: String::new(),
+        tenant: String::new(),
+        roles: vec![],
+    };
+    let administered =
+        Act { kind: ActKind::CreateKey, subject: String::new(), tenant: None, details: json!({}), by, at: 1 };
+    assert!(audit.record(&administered).is_err(), "nobody administers without a record");
     assert!(told().contains("\ntramontane:audit_records_lost_total 2\n"), "{}", told());
     fs::remove_file(&in_the_way).expect("it is out of the way");
     while !audit.is_on() {
