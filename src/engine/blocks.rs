@@ -130,6 +130,11 @@ impl BlockPool {
         self.blocks[block as usize].ref_count > 0
     }
 
+    /// How many hold the block.
+    pub fn num_holders(&self, block: BlockId) -> u32 {
+        self.blocks[block as usize].ref_count
+    }
+
     /// One more holder of a block found by [`Self::lookup`].
     pub fn share(&mut self, block: BlockId) {
         let entry = &mut self.blocks[block as usize];

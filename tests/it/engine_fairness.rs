@@ -38,9 +38,20 @@ impl Steps {
     }
 
     fn add(&mut self, share: &str, prompt_len: u32, max_tokens: usize) -> SequenceKey {
+        let prompt = (0..prompt_len).map(|i| i ^ (self.arrivals as u32) << 14).collect();
+        self.add_prompt(share, prompt, max_tokens)
+    }
+
+    /// One whose prompt is such a prefix, that others may have too, and so many tokens of its own.
+    fn add_behind(&mut self, share: &str, prefix: std::ops::Range<u32>, own: u32, max_tokens: usize) -> SequenceKey {
+        let own = (0..own).map(|i| i ^ (self.arrivals as u32 + 1) << 14);
+        let prompt = prefix.chain(own).collect();
+        self.add_prompt(share, prompt, max_tokens)
+    }
+
+    fn add_prompt(&mut self, share: &str, prompt: Vec<u32>, max_tokens: usize) -> SequenceKey {
         let key = SequenceKey { precedence: self.precedence, priority: 0, arrival: self.arrivals };
         self.arrivals += 1;
-        let prompt = (0..prompt_len).map(|i| i ^ (key.arrival as u32) << 14).collect();
         let options = SequenceOptions { share: share.into(), ..SequenceOptions::default() };
         self.scheduler.add(key, Sequence::new(prompt, &options));
         self.left.insert(key, max_tokens);
@@ -159,6 +170,50 @@ fn nobody_starves_behind_others_that_never_pause() {
         "{} preemptions in {n_steps} steps",
         steps.preemptions
     );
+}
+
+/// Steps of a pool of 40 blocks, in which so many of one tenant hold one prefix of 20 blocks, and two blocks each.
+fn steps_with_a_shared_prefix(n_holders: usize) -> Steps {
+    let config = EngineConfig { num_blocks: 40, prefix_caching: true, ..config() };
+    let mut steps = Steps::new(&config, Precedence::Interactive);
+    for n in 0..n_holders {
+        steps.add_behind("heavy", 0..320, 20, 25);
+        // The first one computes the prefix for all.
+        (0..if n == 0 { 2 } else { 1 }).for_each(|_| drop(steps.step()));
+    }
+    assert_eq!(steps.scheduler.block_counts().held, 20 + 2 * n_holders);
+    steps
+}
+
+/// Nobody gives way for the light one, as it would not fit then either; it comes once the others have ended.
+fn waits_and_preempts_nobody(mut steps: Steps, light: SequenceKey) {
+    (0..3).for_each(|_| drop(steps.step()));
+    assert_eq!((steps.preemptions, steps.scheduler.num_waiting()), (0, 1));
+    assert!((0..100).any(|_| steps.step().contains(&light)), "{:?}", steps.left);
+}
+
+#[test]
+fn nobody_gives_way_for_blocks_that_others_hold_too() {
+    // 12 blocks are there, and the three behind the first would free two each: 18.
+    let mut steps = steps_with_a_shared_prefix(4);
+    let light = steps.add("light", 300, 1); // 19 blocks
+    waits_and_preempts_nobody(steps, light);
+
+    let mut steps = steps_with_a_shared_prefix(4);
+    steps.add("light", 250, 1); // 16 blocks
+    steps.step();
+    assert_eq!((steps.preemptions, steps.scheduler.num_running()), (2, 3), "both that it takes, and it runs");
+}
+
+#[test]
+fn nobody_gives_way_for_blocks_that_the_waiting_one_shares() {
+    let mut steps = steps_with_a_shared_prefix(2);
+    steps.add_behind("heavy", 1000..1128, 10, 25);
+    steps.step();
+    assert_eq!(steps.scheduler.block_counts().held, 33);
+    // It wants 12 blocks beside the 8 that it shares. There are 7; the last would free one, the one before it two.
+    let light = steps.add_behind("light", 1000..1128, 180, 1);
+    waits_and_preempts_nobody(steps, light);
 }
 
 #[test]

@@ -8,7 +8,10 @@
 //! cannot be turned back unless something was computed in between; and the first of a share, which has nothing before it,
 //! never goes for another share's. So the first of all always comes to its end, and then there is another first.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     Plan, Scheduler,
@@ -25,6 +28,38 @@ struct Fit {
     hits: Vec<BlockId>,
     /// Blocks that must be available for them and for its other tokens.
     wanted: usize,
+}
+
+/// What comes free for a waiting sequence once some running ones have gone.
+struct Freed {
+    /// Their places, and the blocks that nobody else holds.
+    holding: Holding,
+    /// The waiting sequence's cached blocks: it holds them itself then, so none of them comes free.
+    hits: BTreeSet<BlockId>,
+    /// Of blocks with several holders, how many have gone.
+    gone: BTreeMap<BlockId, u32>,
+}
+
+impl Freed {
+    fn for_one_with(hits: Vec<BlockId>) -> Self {
+        Self { holding: Holding::default(), hits: hits.into_iter().collect(), gone: BTreeMap::new() }
+    }
+
+    fn add(&mut self, sequence: &Sequence, blocks: &BlockPool) {
+        let mut n_freed = 0;
+        for &block in sequence.block_table.iter().filter(|block| !self.hits.contains(block)) {
+            let n_holders = blocks.num_holders(block);
+            n_freed += match n_holders {
+                1 => 1,
+                _ => {
+                    let gone = self.gone.entry(block).or_default();
+                    *gone += 1;
+                    usize::from(*gone == n_holders)
+                }
+            };
+        }
+        self.holding = self.holding.with(n_freed);
+    }
 }
 
 impl Scheduler {
@@ -129,21 +164,23 @@ impl Scheduler {
         let grows =
             |sequence: &&Sequence| sequence.num_pending() == 1 && !sequence.ends() && !self.has_room_for_next(sequence);
         let growing = self.running.values().filter(grows).count();
-        let wanted = self.fit(key).wanted + growing;
-        let mut freed = Holding::default();
+        let fit = self.fit(key);
+        let wanted = fit.wanted + growing;
+        let mut freed = Freed::for_one_with(fit.hits);
         for later in Precedence::ALL.into_iter().filter(|precedence| *precedence > key.precedence) {
             for ranked in order.of(later) {
-                freed = freed.with(self.running[&ranked.key].block_table.len());
+                freed.add(&self.running[&ranked.key], &self.blocks);
             }
         }
         for (n_victims, victim) in order.of(key.precedence).iter().rev().enumerate() {
-            if self.has_place(key.precedence, freed) && self.blocks.available() + freed.blocks >= wanted {
+            let has_blocks = self.blocks.available() + freed.holding.blocks >= wanted;
+            if has_blocks && self.has_place(key.precedence, freed.holding) {
                 return n_victims;
             }
             if victim.before < with_it {
                 return 0;
             }
-            freed = freed.with(self.running[&victim.key].block_table.len());
+            freed.add(&self.running[&victim.key], &self.blocks);
         }
         0
     }
