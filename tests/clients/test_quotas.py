@@ -31,10 +31,19 @@ def test_a_limit_by_the_minute(limited):
     with pytest.raises(openai.RateLimitError) as refused:
         client.chat.completions.create(model=MODEL, messages=user("Hello!"), max_tokens=2)
     assert refused.value.code == "rate_limit_exceeded"
-    assert 1 <= int(refused.value.response.headers["retry-after"]) <= 61
+    told_to_wait(refused.value.response.headers)
     with pytest.raises(SDKError) as refused:
         Mistral(server_url=url, api_key=keys["minute"]).chat.complete(model=MODEL, messages=user("Hello!"), max_tokens=2)
     assert refused.value.status_code == 429
+    told_to_wait(refused.value.headers)
+
+
+def told_to_wait(headers):
+    """A refusal says what an answer says, and when to come again."""
+    assert headers["x-ratelimit-limit-requests"] == "1"
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert headers["x-ratelimit-reset-requests"]
+    assert 1 <= int(headers["retry-after"]) <= 61
 
 
 def test_a_budget(limited):
