@@ -200,9 +200,9 @@ fn nobody_gives_way_for_blocks_that_others_hold_too() {
     waits_and_preempts_nobody(steps, light);
 
     let mut steps = steps_with_a_shared_prefix(4);
-    steps.add("light", 250, 1); // 16 blocks
-    steps.step();
-    assert_eq!((steps.preemptions, steps.scheduler.num_running()), (2, 3), "both that it takes, and it runs");
+    let light = steps.add("light", 250, 1); // 16 blocks
+    assert!(steps.step().contains(&light), "it has its token, and has ended");
+    assert_eq!((steps.preemptions, steps.scheduler.num_running()), (2, 2), "both that it takes");
 }
 
 #[test]
