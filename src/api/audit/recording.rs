@@ -77,6 +77,7 @@ impl AuditScope {
     pub(in crate::api) fn begin(&self, inference: Inference<'_>) -> Result<Recording, ApiError> {
         let Some(shared) = &self.shared else { return Ok(Recording::default()) };
         let Some(hasher) = shared.audit.hasher(&shared.tenant.id) else {
+            shared.audit.check()?;
             shared.audit.missed();
             return Ok(Recording::default());
         };

@@ -76,7 +76,7 @@ impl Audit {
     }
 
     /// Fails if there is a log that cannot be gone on with whatever happens, as it was changed.
-    pub(super) fn check(&self) -> Result<(), AuditError> {
+    pub fn check(&self) -> Result<(), AuditError> {
         let is_wrong = |shared: &Arc<Shared>| shared.opening.is_wrong.load(Ordering::Relaxed);
         if self.shared.as_ref().is_some_and(is_wrong) { Err(AuditError::Closed) } else { Ok(()) }
     }

@@ -50,6 +50,28 @@ fn a_log_that_cannot_be_opened_is_opened_when_it_can() {
 }
 
 #[test]
+fn a_log_that_turns_out_to_be_changed_is_not_gone_on_without_any_more() {
+    let (folder, _) = sample();
+    let (directory, aside) = (folder.path().join("audit"), folder.path().join("aside"));
+    let last = segments(&directory).pop().expect("a segment");
+    let mut bytes = fs::read(&last).expect("a segment");
+    let at = bytes.len() - 100;
+    bytes[at] ^= 1;
+    fs::write(&last, bytes).expect("written");
+    fs::rename(&directory, &aside).expect("it is moved");
+    fs::write(&directory, "").expect("something is in the way");
+    let options = AuditOptions { on_failure: OnFailure::Continue, ..options() };
+    let audit = Audit::open(&directory, options, AuditMetrics::default()).expect("it goes on without");
+    audit.check().expect("nothing is known to be changed");
+    fs::remove_file(&directory).and_then(|()| fs::rename(&aside, &directory)).expect("it is back");
+    while audit.check().is_ok() {
+        thread::yield_now();
+    }
+    assert!(!audit.is_on() && audit.begin(&json!({})).is_err());
+    audit.close();
+}
+
+#[test]
 fn a_log_that_was_changed_is_never_gone_on_without() {
     let (folder, _) = sample();
     let directory = folder.path().join("audit");
