@@ -23,19 +23,15 @@ fn remove(directory: &Path) -> io::Result<()> {
 fn remove_all_in(directory: &Path, spared: Option<&str>) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let (path, kind) = (entry.path(), entry.file_type()?);
+        let path = entry.path();
         if spared.is_some_and(|spared| entry.file_name() == spared) {
             continue;
         }
-        if kind.is_dir() {
+        if entry.file_type()?.is_dir() {
             remove_all_in(&path, None)?;
             fs::remove_dir(&path)?;
-            continue;
-        }
-        if kind.is_file() {
-            overwrite(&path)?;
         } else {
-            fs::remove_file(&path)?;
+            overwrite(&path)?;
         }
     }
     Ok(())

@@ -10,8 +10,12 @@ use std::{
 
 static PIECE: [u8; 64 << 10] = [0; 64 << 10];
 
-/// Overwrites a file with zeros, has them on disk, and deletes it.
+/// Overwrites a file with zeros, has them on disk, and deletes it. What is no file of its own, such as a link, is deleted, and
+/// what it leads to stays.
 pub fn overwrite(path: &Path) -> io::Result<()> {
+    if !path.symlink_metadata()?.is_file() {
+        return fs::remove_file(path);
+    }
     let mut file = File::options().write(true).open(path)?;
     let mut left = file.metadata()?.len();
     while left > 0 {

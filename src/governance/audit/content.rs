@@ -229,10 +229,9 @@ fn is_older(path: &Path, than: u64) -> bool {
     path.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|modified| modified < moment)
 }
 
-/// False if it is not there. What is no file of its own, such as a link, is deleted, and what it leads to stays.
+/// False if it is not there.
 fn remove(path: &Path) -> Result<bool, AuditError> {
-    let is_file = path.symlink_metadata().map(|metadata| metadata.is_file());
-    match is_file.and_then(|is_file| if is_file { overwrite(path) } else { fs::remove_file(path) }) {
+    match overwrite(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(AuditError::file(path, error)),

@@ -122,7 +122,7 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// What hashes of those are made as whom data is about.
 pub const SUBJECT_HASH: &str = "subject";
-/// The same of prompts, of answers, and of what decides an answer besides its prompt.
+/// Of prompts.
 pub const PROMPT_HASH: &str = "prompt";
 /// Of answers.
 pub const ANSWER_HASH: &str = "answer";

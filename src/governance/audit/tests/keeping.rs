@@ -38,13 +38,7 @@ fn a_segment_that_was_never_begun_is_no_segment() {
 
 #[test]
 fn a_log_whose_last_line_was_changed_is_not_appended_to() {
-    let (folder, _) = sample();
-    let directory = folder.path().join("audit");
-    let last = segments(&directory).pop().expect("a segment");
-    let mut bytes = fs::read(&last).expect("a segment");
-    let at = bytes.len() - 100;
-    bytes[at] ^= 1;
-    fs::write(&last, bytes).expect("written");
+    let (_folder, directory) = changed_sample();
     let opened = Audit::open(&directory, options(), AuditMetrics::default());
     assert!(matches!(opened, Err(AuditError::Broken(_))), "{opened:?}");
 }

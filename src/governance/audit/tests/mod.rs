@@ -58,6 +58,18 @@ fn sample() -> (TempDir, PathBuf) {
     (folder, anchor)
 }
 
+/// The directory of a log whose last line was changed.
+fn changed_sample() -> (TempDir, PathBuf) {
+    let (folder, _) = sample();
+    let directory = folder.path().join("audit");
+    let last = segments(&directory).pop().expect("a segment");
+    let mut bytes = fs::read(&last).expect("a segment");
+    let at = bytes.len() - 100;
+    bytes[at] ^= 1;
+    fs::write(&last, bytes).expect("written");
+    (folder, directory)
+}
+
 fn segments(directory: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(directory).expect("a folder").map(|entry| entry.expect("an entry").path());
     let mut files: Vec<_> =

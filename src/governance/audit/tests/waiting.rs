@@ -51,13 +51,8 @@ fn a_log_that_cannot_be_opened_is_opened_when_it_can() {
 
 #[test]
 fn a_log_that_turns_out_to_be_changed_is_not_gone_on_without_any_more() {
-    let (folder, _) = sample();
-    let (directory, aside) = (folder.path().join("audit"), folder.path().join("aside"));
-    let last = segments(&directory).pop().expect("a segment");
-    let mut bytes = fs::read(&last).expect("a segment");
-    let at = bytes.len() - 100;
-    bytes[at] ^= 1;
-    fs::write(&last, bytes).expect("written");
+    let (folder, directory) = changed_sample();
+    let aside = folder.path().join("aside");
     fs::rename(&directory, &aside).expect("it is moved");
     fs::write(&directory, "").expect("something is in the way");
     let options = AuditOptions { on_failure: OnFailure::Continue, ..options() };
@@ -73,13 +68,7 @@ fn a_log_that_turns_out_to_be_changed_is_not_gone_on_without_any_more() {
 
 #[test]
 fn a_log_that_was_changed_is_never_gone_on_without() {
-    let (folder, _) = sample();
-    let directory = folder.path().join("audit");
-    let last = segments(&directory).pop().expect("a segment");
-    let mut bytes = fs::read(&last).expect("a segment");
-    let at = bytes.len() - 100;
-    bytes[at] ^= 1;
-    fs::write(&last, bytes).expect("written");
+    let (_folder, directory) = changed_sample();
     let options = AuditOptions { on_failure: OnFailure::Continue, ..options() };
     let opened = Audit::open(&directory, options, AuditMetrics::default());
     assert!(matches!(opened, Err(AuditError::Broken(_))), "{opened:?}");
