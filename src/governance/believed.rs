@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::{
     GovernanceError, Issuers, Refusal,
-    jwt::{CertificateIdentity, JwtError, MappedIdentity, SourceError},
+    jwt::{CertificateIdentity, JwtError, MappedIdentity, Signer, SourceError},
 };
 use crate::types::unix_seconds;
 
@@ -153,8 +153,8 @@ pub(super) struct Vouched {
 /// What was shown, and what was made of it.
 #[derive(Clone)]
 pub(super) enum Proof {
-    /// A token of an issuer, of which the file has said this.
-    Token { issuer: String, said: Arc<str> },
+    /// A token of an issuer, of which the file has said this, and which of its keys has signed it.
+    Token { issuer: String, said: Arc<str>, signer: Signer },
     /// A certificate, and what the file has said of its owner.
     Certificate { shown: Arc<ShownCertificate>, owner: MappedIdentity },
 }
@@ -172,9 +172,10 @@ impl Vouched {
     pub(super) fn refusal(&self, now: u64) -> Option<Refusal> {
         let issuers = self.believed.issuers();
         match &self.proof {
-            Proof::Token { issuer, said } => match issuers.said_of(issuer) {
+            Proof::Token { issuer, said, signer } => match issuers.said_of(issuer) {
                 None => Some(Refusal::Token(JwtError::UnknownIssuer)),
-                Some(now) => (now != said).then_some(Refusal::Withdrawn),
+                Some(now) if now != said => Some(Refusal::Withdrawn),
+                Some(_) => issuers.has_withdrawn(issuer, signer).then_some(Refusal::Token(JwtError::UnknownKey)),
             },
             Proof::Certificate { shown, owner } => match issuers.owner(&shown.identity) {
                 None => Some(Refusal::UnknownCertificate),
@@ -187,33 +188,52 @@ impl Vouched {
     /// Resolves when that is so.
     pub(super) async fn until_refused(&self) -> Refusal {
         let mut changed = self.believed.changed.subscribe();
-        let judge = match self.proof {
-            Proof::Token { .. } => None,
-            Proof::Certificate { .. } => self.believed.judge.get(),
-        };
-        let mut judged = judge.map(|judge| judge.changes());
         loop {
             changed.mark_unchanged();
-            judged.iter_mut().for_each(watch::Receiver::mark_unchanged);
+            // What changes after this is seen by it, what has changed before is seen by the question.
+            let judged_anew = self.judged_anew();
             if let Some(refusal) = self.refusal(unix_seconds()) {
                 return refusal;
             }
             tokio::select! {
                 _ = changed.changed() => {} // this holds its sender
-                () = judged_anew(judged.as_mut()) => {}
+                () = judged_anew => {}
+            }
+        }
+    }
+
+    /// Resolves when, beside the file, what it is judged by has changed: an issuer's keys, or authorities and lists.
+    fn judged_anew(&self) -> impl Future<Output = ()> + use<> {
+        let (changes, pause) = match &self.proof {
+            Proof::Token { issuer, .. } => (self.believed.issuers().key_changes(issuer), None),
+            Proof::Certificate { .. } => {
+                let judge = self.believed.judge.get();
+                (judge.map(|judge| judge.changes()), judge.map(|_| Duration::from_secs(GOOD_FOR_SECONDS)))
+            }
+        };
+        async move {
+            tokio::select! {
+                () = changed(changes) => {}
+                () = passed(pause) => {}
             }
         }
     }
 }
 
-/// When certificates may have to be judged anew: never, if nobody judges.
-async fn judged_anew(judged: Option<&mut watch::Receiver<u64>>) {
-    let Some(judged) = judged else { return std::future::pending().await };
-    tokio::select! {
-        changed = judged.changed() => if changed.is_err() {
-            std::future::pending::<()>().await; // nobody reads anything anew any more
-        },
-        () = tokio::time::sleep(Duration::from_secs(GOOD_FOR_SECONDS)) => {}
+/// Never, if nobody can change it any more.
+async fn changed(changes: Option<watch::Receiver<u64>>) {
+    if let Some(mut changes) = changes
+        && changes.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+async fn passed(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Governance, GovernanceError, Principal, Refusal, ShownCertificate, Source,
     believed::{Proof, Vouched},
-    jwt::JwtError,
+    jwt::{JwtError, Signer},
     policy::Asker,
 };
 
@@ -36,8 +36,8 @@ pub struct Standing {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Kept {
-    /// The issuer of a token, and a digest of what the file said of it.
-    Token { issuer: String, said: String },
+    /// The issuer of a token, a digest of what the file said of it, and which of its keys has signed the token.
+    Token { issuer: String, said: String, signer: Signer },
     /// The chain of a certificate, in base64.
     Certificate { chain: Vec<String> },
 }
@@ -47,7 +47,9 @@ impl Principal {
     pub fn standing(&self) -> Standing {
         let Asker { id, name, tenant, roles, attributes, .. } = self.asker.clone();
         let proof = self.vouched.as_ref().map(|vouched| match vouched.proof() {
-            Proof::Token { issuer, said } => Kept::Token { issuer: issuer.clone(), said: said.to_string() },
+            Proof::Token { issuer, said, signer } => {
+                Kept::Token { issuer: issuer.clone(), said: said.to_string(), signer: signer.clone() }
+            }
             Proof::Certificate { shown, .. } => Kept::Certificate {
                 chain: shown.chain().iter().map(|certificate| STANDARD.encode(certificate)).collect(),
             },
@@ -59,8 +61,8 @@ impl Principal {
 impl Governance {
     /// Whose standing it is, at `now` in Unix seconds. Of a key what is said of it now counts, and of one that was replaced
     /// what is said of the one that replaced it; of a certificate what is made of it now, as if it were shown again. A token's
-    /// own time does not matter any more, but what is said of its issuer must be what it was: its claims are not kept, so
-    /// nobody could say what else would be made of them.
+    /// own time does not matter any more, but what is said of its issuer must be what it was, and its key one of the issuer's:
+    /// its claims are not kept, so nobody could say what else would be made of them.
     pub fn recognise(&self, standing: &Standing, now: u64) -> Result<Arc<Principal>, GovernanceError> {
         let known = self.look()?;
         let principal = match (standing.source, &standing.proof) {
@@ -69,8 +71,9 @@ impl Governance {
                 let shown = shown_again(chain).ok_or(Refusal::UnknownCertificate)?;
                 self.roll().authenticate_certificate(&Arc::new(shown), now)?
             }
-            (Source::Token, Some(Kept::Token { issuer, said })) => {
-                self.believed_again(standing, (issuer, said), now)?
+            (Source::Token, Some(Kept::Token { issuer, said, signer })) => {
+                let (issuer, said) = (issuer.clone(), said.as_str().into());
+                self.believed_again(standing, Proof::Token { issuer, said, signer: signer.clone() }, now)?
             }
             (Source::Certificate, _) => return Err(Refusal::UnknownCertificate.into()),
             (Source::Token, _) => return Err(Refusal::Token(JwtError::UnknownIssuer).into()),
@@ -81,13 +84,8 @@ impl Governance {
         Ok(principal)
     }
 
-    fn believed_again(
-        &self,
-        standing: &Standing,
-        (issuer, said): (&str, &str),
-        now: u64,
-    ) -> Result<Arc<Principal>, Refusal> {
-        let vouched = Vouched::new(&self.believed, Proof::Token { issuer: issuer.to_owned(), said: said.into() });
+    fn believed_again(&self, standing: &Standing, proof: Proof, now: u64) -> Result<Arc<Principal>, Refusal> {
+        let vouched = Vouched::new(&self.believed, proof);
         if let Some(refusal) = vouched.refusal(now) {
             return Err(refusal);
         }
@@ -193,7 +191,11 @@ mod tests {
             place: place.clone(),
             roles: vec!["service".to_owned()],
             attributes: BTreeMap::new(),
-            proof: Some(Kept::Token { issuer: issuer.to_owned(), said: "something".to_owned() }),
+            proof: Some(Kept::Token {
+                issuer: issuer.to_owned(),
+                said: "something".to_owned(),
+                signer: serde_json::from_str(r#"{"algorithm":"ES256","key_id":null,"fingerprint":""}"#).expect("JSON"),
+            }),
         };
         let of_certificate = Standing { source: Source::Certificate, ..of_token("a") };
         assert_eq!(refused(&governance, &of_certificate, NOW), Some(Refusal::UnknownCertificate.to_string()));

@@ -56,5 +56,6 @@ mod tenancy;
 mod tls;
 mod tls_standing;
 mod tokens;
+mod tokens_standing;
 mod unserved;
 mod versions;

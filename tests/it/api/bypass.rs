@@ -1,6 +1,7 @@
 //! Ways around the door, tried over sockets against a server that has identities: whatever is sent, nobody without a
 //! credential is answered anything but a refusal, and no request becomes two. Those in HTTP/2 are in `bypass_http2`; a stream
-//! whose key is revoked is in `access`, and one whose certificate is in `tls_standing`; what is wrong with a token, code by code,
+//! whose key is revoked is in `access`, one whose certificate is in `tls_standing`, and one whose
+//! token's key is withdrawn in `tokens_standing`; what is wrong with a token, code by code,
 //! in `tokens`. That the time of a refusal tells nothing of a key is shown beside the keys (`governance/tests/many.rs`).
 //!
 //! What is refused proves nothing where everything is: after each list its control, requests of the same form which have the
