@@ -20,8 +20,8 @@ use super::{
 };
 use crate::types::unix_seconds;
 
-/// How long a chain that was found good is not verified again where nothing was read anew: lists and authorities end by their
-/// own dates too.
+/// How long a chain that was found good is not verified again where nothing was read anew and no list has ended: certificates
+/// between it and its authority end by their own dates too.
 const GOOD_FOR_SECONDS: u64 = 10;
 /// How many chains are remembered to be good.
 const MOST_CHAINS: usize = 4096;
@@ -30,6 +30,9 @@ const MOST_CHAINS: usize = 4096;
 pub trait CertificateJudge: Send + Sync {
     /// Is a chain, the owner's certificate first, good at `now`, in Unix seconds?
     fn judge(&self, chain: &[Vec<u8>], now: u64) -> Result<(), Refusal>;
+
+    /// When, after `now`, the first of its lists ends by its own date, if one does.
+    fn next_end(&self, now: u64) -> Option<u64>;
 
     /// A number that changes when what it goes by was read anew.
     fn changes(&self) -> watch::Receiver<u64>;
@@ -72,9 +75,10 @@ pub(super) struct Believed {
     good: Mutex<HashMap<[u8; 32], Good>>,
 }
 
-/// When, and by what, a chain was found good.
+/// When, by what, and for how long a chain was found good.
 struct Good {
     at: u64,
+    until: u64,
     change: u64,
 }
 
@@ -118,7 +122,7 @@ impl Believed {
         }
         let judge = self.judge.get().ok_or(Refusal::UnverifiedCertificate)?;
         let change = *judge.changes().borrow();
-        let is_fresh = |good: &Good| good.change == change && now.abs_diff(good.at) < GOOD_FOR_SECONDS;
+        let is_fresh = |good: &Good| good.change == change && (good.at..good.until).contains(&now);
         if self.good().get(&shown.digest).is_some_and(is_fresh) {
             return Ok(());
         }
@@ -130,7 +134,7 @@ impl Believed {
                     good.retain(|_, good| is_fresh(good));
                 }
                 if good.len() < MOST_CHAINS {
-                    good.insert(shown.digest, Good { at: now, change });
+                    good.insert(shown.digest, Good { at: now, until: judge_again_at(judge.as_ref(), now), change });
                 }
             }
             Err(_) => drop(good.remove(&shown.digest)),
@@ -207,8 +211,9 @@ impl Vouched {
         let (changes, pause) = match &self.proof {
             Proof::Token { issuer, .. } => (self.believed.issuers().key_changes(issuer), None),
             Proof::Certificate { .. } => {
-                let judge = self.believed.judge.get();
-                (judge.map(|judge| judge.changes()), judge.map(|_| Duration::from_secs(GOOD_FOR_SECONDS)))
+                let (judge, now) = (self.believed.judge.get(), unix_seconds());
+                let pause = judge.map(|judge| Duration::from_secs(judge_again_at(judge.as_ref(), now) - now));
+                (judge.map(|judge| judge.changes()), pause)
             }
         };
         async move {
@@ -218,6 +223,12 @@ impl Vouched {
             }
         }
     }
+}
+
+/// When a chain that is good at `now` is verified again.
+fn judge_again_at(judge: &dyn CertificateJudge, now: u64) -> u64 {
+    let latest = now.saturating_add(GOOD_FOR_SECONDS);
+    judge.next_end(now).map_or(latest, |end| end.min(latest))
 }
 
 /// Never, if nobody can change it any more.
