@@ -15,6 +15,7 @@ mod batches;
 mod behalf;
 mod bypass;
 mod bypass_http2;
+mod bypass_tokens;
 mod chat;
 mod completions;
 mod conversations;
