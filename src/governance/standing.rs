@@ -120,7 +120,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::governance::{CreatedKey, NewKey, Role};
+    use crate::governance::{CreatedKey, NewKey, Role, tests::command_line};
 
     const NOW: u64 = 1_800_000_000;
 
@@ -133,7 +133,7 @@ mod tests {
             attributes: BTreeMap::new(),
             expires_at,
         };
-        governance.create_key(&new, NOW).expect("it is made")
+        command_line(governance).create_key(&new, NOW).expect("it is made")
     }
 
     fn standing(governance: &Governance, key: &CreatedKey) -> Standing {
@@ -158,7 +158,7 @@ mod tests {
             refused(&governance, &standing, NOW + 100).as_deref(),
             Some("the API key, token or certificate has expired")
         );
-        governance.revoke_key(&ours.key.id, NOW).expect("it is there");
+        command_line(&governance).revoke_key(&ours.key.id, NOW).expect("it is there");
         assert_eq!(refused(&governance, &standing, NOW).as_deref(), Some("the API key was revoked"));
     }
 
@@ -167,21 +167,21 @@ mod tests {
         let governance = Governance::in_memory().expect("memory");
         let old = key(&governance, "default", None);
         let standing = standing(&governance, &old);
-        let new = governance.rotate_key(&old.key.id, 10, Some(NOW + 100), NOW).expect("it is replaced");
+        let new = command_line(&governance).rotate_key(&old.key.id, 10, Some(NOW + 100), NOW).expect("it is replaced");
         let principal = governance.recognise(&standing, NOW + 50).expect("the new one is good");
         assert_eq!(principal.asker.id, new.key.id);
         assert_eq!(
             refused(&governance, &standing, NOW + 100).as_deref(),
             Some("the API key, token or certificate has expired")
         );
-        governance.revoke_key(&old.key.id, NOW).expect("it is there");
+        command_line(&governance).revoke_key(&old.key.id, NOW).expect("it is there");
         assert_eq!(refused(&governance, &standing, NOW).as_deref(), Some("the API key was revoked"));
     }
 
     #[test]
     fn another_tenant_of_the_same_name_is_another() {
         let governance = Governance::in_memory().expect("memory");
-        governance.create_tenant("acme", None, NOW).expect("it is made");
+        command_line(&governance).create_tenant("acme", None, NOW).expect("it is made");
         let place = governance.place("acme").expect("memory").expect("it is there").id;
         let of_token = |issuer: &str| Standing {
             source: Source::Token,
@@ -206,9 +206,9 @@ mod tests {
         assert_eq!(of_key.place, place);
         let elsewhere = Standing { place: "of another".to_owned(), ..of_key.clone() };
         assert_eq!(refused(&governance, &elsewhere, NOW), Some(Refusal::UnknownTenant.to_string()));
-        governance.revoke_key(&ours.key.id, NOW).expect("it is there");
-        governance.delete_tenant("acme", NOW).expect("it is empty");
-        governance.create_tenant("acme", None, NOW).expect("it is made");
+        command_line(&governance).revoke_key(&ours.key.id, NOW).expect("it is there");
+        command_line(&governance).delete_tenant("acme", NOW).expect("it is empty");
+        command_line(&governance).create_tenant("acme", None, NOW).expect("it is made");
         assert_eq!(refused(&governance, &of_key, NOW).as_deref(), Some("the API key was revoked"));
     }
 }

@@ -30,7 +30,8 @@ fn add_keys(directory: &Path) {
 fn very_many_keys_are_read_while_everybody_goes_on() {
     let directory = tempfile::tempdir().expect("a directory");
     let governance = Governance::open(directory.path()).expect("it opens");
-    let secret = governance.create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made").secret;
+    let secret =
+        command_line(&governance).create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made").secret;
     add_keys(directory.path());
     // As whoever reads them holds it, for as long as that takes.
     let reading = governance.reader();
@@ -68,7 +69,7 @@ fn what_was_used_has_nothing_read_again() {
     assert!(governance.is_current().expect("it can be read"));
     // What another process changes meanwhile is seen all the same.
     let meanwhile = |connection: &mut Connection| {
-        beside.create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made");
+        command_line(&beside).create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made");
         use_some(connection, 2)
     };
     governance.change_aside(meanwhile).expect("it is written");
@@ -85,7 +86,8 @@ fn what_was_used_has_nothing_read_again() {
 #[test]
 fn a_guess_that_is_nearly_right_takes_as_long_as_any_other() {
     let governance = governance();
-    let secret = governance.create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made").secret;
+    let secret =
+        command_line(&governance).create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made").secret;
     let guesses = Guesses::of(&secret);
     let hashes = [&secret, &guesses.near[0], &guesses.far[0]].map(|token| keys::hash(token));
     assert!(hashes[0][..8] != hashes[1][..8] && hashes[0][..8] != hashes[2][..8], "a hash tells nothing of its text");

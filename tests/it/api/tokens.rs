@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tramontane::governance::{Actor, Governance, GovernanceError, Issuers, Refusal, Role};
 
 use super::{
-    support::{Answer, Harness, Script, new_key, says, send, soon},
+    support::{Answer, Harness, Script, command_line, new_key, says, send, soon},
     tenancy::Bearer,
 };
 
@@ -86,7 +86,7 @@ pub(super) fn governed_saying(script: Script, key_set: &Value, directory: &Path)
     fs::write(&file, IDENTITIES.replace("KEYS", keys.to_str().expect("UTF-8"))).expect("it can be written");
     let issuers = Issuers::open(&file, None).expect("they are right");
     let governance = Governance::in_memory().expect("memory").with_issuers(issuers);
-    governance.create_tenant("acme", None, 1).expect("it is made");
+    command_line(&governance).create_tenant("acme", None, 1).expect("it is made");
     (Harness::governed(script, governance.clone()), governance)
 }
 
@@ -198,10 +198,10 @@ async fn a_token_ends_with_its_tenant() {
     assert_eq!(chat(&harness, &token).await.status, 200);
     let now = now();
     let bearer = governance.authenticate(&token, now).expect("it is believed");
-    governance.delete_tenant("acme", now).expect("it is there");
+    command_line(&governance).delete_tenant("acme", now).expect("it is there");
     assert_eq!(bearer.until_over().await, Refusal::UnknownTenant, "what it is being answered ends");
     assert_eq!(chat(&harness, &token).await.error(), r#"401 null "token_unknown_tenant""#);
-    governance.create_tenant("acme", None, now).expect("it is made");
+    command_line(&governance).create_tenant("acme", None, now).expect("it is made");
     assert_eq!(chat(&harness, &token).await.status, 200, "it is another tenant of that name");
 }
 
