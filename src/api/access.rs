@@ -28,6 +28,7 @@ use super::{
     administration_error::AdministrationError,
     audit::{self, AuditScope},
     body::shortened,
+    codings,
     error::ApiError,
     hosts::Openness,
     quota,
@@ -188,6 +189,7 @@ struct Admitted {
 }
 
 async fn admit(state: &AppState, head: &Parts) -> Result<Admitted, ApiError> {
+    codings::check(&head.headers)?;
     let governance = state.governance();
     look(governance).await?;
     let principal = match governance.is_configured()? {

@@ -51,6 +51,16 @@ pub enum AccessError {
         /// The limit.
         limit: usize,
     },
+    /// Its body can be read in two ways.
+    #[error(
+        "The header `{name}` must be `{understood}`, once, or be left out: bodies are decoded from no other coding."
+    )]
+    Coding {
+        /// The header's name.
+        name: &'static str,
+        /// What it may say.
+        understood: &'static str,
+    },
     /// Whom it asks can be read in two ways.
     #[error("The request must name one server: there are several `Host`, or the target has another than the header.")]
     SeveralHosts,
@@ -79,6 +89,7 @@ impl AccessError {
             Self::Forbidden { .. } | Self::Host { .. } | Self::NoIdentities | Self::NotAllowed { .. } => {
                 StatusCode::FORBIDDEN
             }
+            Self::Coding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Circumstance { .. } | Self::Purpose(_) | Self::SeveralHosts => StatusCode::BAD_REQUEST,
         }
     }
@@ -89,7 +100,9 @@ impl AccessError {
             Self::Forbidden { .. } | Self::Host { .. } | Self::NoIdentities | Self::NotAllowed { .. } => {
                 "permission_error"
             }
-            Self::Circumstance { .. } | Self::Purpose(_) | Self::SeveralHosts => "invalid_request_error",
+            Self::Circumstance { .. } | Self::Purpose(_) | Self::SeveralHosts | Self::Coding { .. } => {
+                "invalid_request_error"
+            }
         }
     }
 
@@ -108,6 +121,7 @@ impl AccessError {
             Self::NoIdentities => "no_identities",
             Self::Circumstance { .. } => "invalid_header",
             Self::SeveralHosts => "several_hosts",
+            Self::Coding { .. } => "unsupported_coding",
             Self::Host { .. } => "host_not_allowed",
             Self::Purpose(PurposeError::Missing { .. }) => "purpose_required",
             Self::Purpose(PurposeError::Unknown { .. }) => "unknown_purpose",

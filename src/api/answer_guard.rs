@@ -10,6 +10,7 @@ mod json_text;
 use std::{fmt, sync::Arc};
 
 pub(super) use self::choice::GuardedAnswer;
+use self::json_text::JsonText;
 use super::{error::ApiError, guard::Guardrails, params::GenerationParams};
 use crate::{
     governance::guardrails::{Finding, OutputGuard, Stage, Vault},
@@ -32,12 +33,12 @@ struct Begun {
 }
 
 /// How the content of an answer is written.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 enum Written {
     #[default]
     AsText,
-    /// As JSON that begins with this.
-    AsJson(Arc<str>),
+    /// As JSON, whose beginning was read already if there is one.
+    AsJson(Arc<JsonText>),
 }
 
 struct Checks {
@@ -74,8 +75,12 @@ impl AnswerGuard {
 
     /// For an answer of a form, which `beginning` has begun already.
     pub(super) fn of_form(self, form: Option<&ContentForm>, beginning: &str) -> Self {
+        let Some(checks) = &self.checks else { return self };
         match form.map(|form| &form.kind) {
-            Some(ContentKind::Json { .. }) => Self { content: Written::AsJson(beginning.into()), ..self },
+            Some(ContentKind::Json { .. }) => {
+                let begun = JsonText::behind(beginning, Arc::clone(checks));
+                Self { content: Written::AsJson(Arc::new(begun)), ..self }
+            }
             // What these write has no escapes that we knew of.
             Some(ContentKind::Regex(_) | ContentKind::Choice(_) | ContentKind::Lark(_) | ContentKind::Tags(_))
             | None => self,

@@ -25,6 +25,7 @@ mod body;
 mod chat;
 mod chunks;
 mod classify;
+mod codings;
 mod completions;
 mod conversation_routes;
 mod conversations;

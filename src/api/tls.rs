@@ -27,6 +27,7 @@ use tokio::{
     sync::watch,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use x509_cert::{certificate::Rfc5280, crl::CertificateList, der::Decode};
 
 use crate::{
     config::{ClientAuth, ClientCertificates, TlsConfig},
@@ -58,6 +59,8 @@ struct Current {
     config: Arc<ServerConfig>,
     /// Says whose certificates are good, if clients show any.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// When its revocation lists end, in Unix seconds.
+    list_ends: Vec<u64>,
     /// Of the files that it was made of.
     digest: [u8; 32],
 }
@@ -204,7 +207,8 @@ impl Contents {
             invalid("tls_key", &files.key, reason)
         })?;
         config.alpn_protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
-        Ok(Current { config: Arc::new(config), verifier, digest: self.digest() })
+        let list_ends = self.client_crl.as_deref().map(list_ends).unwrap_or_default();
+        Ok(Current { config: Arc::new(config), verifier, list_ends, digest: self.digest() })
     }
 
     fn verifier(
@@ -244,6 +248,13 @@ fn revocation_lists(path: &Path, content: &[u8]) -> Result<Vec<CertificateRevoca
         return Err(invalid("tls_client_crl", path, "it holds no revocation list in PEM".to_owned()));
     }
     Ok(read)
+}
+
+/// `nextUpdate` of the lists that are read, RFC 5280 §5.1.2.5.
+fn list_ends(content: &[u8]) -> Vec<u64> {
+    let lists = CertificateRevocationListDer::pem_slice_iter(content).filter_map(Result::ok);
+    let ends = lists.filter_map(|list| CertificateList::<Rfc5280>::from_der(&list).ok()?.tbs_cert_list.next_update);
+    ends.map(|end| end.to_unix_duration().as_secs()).collect()
 }
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -109,19 +109,20 @@ impl KeysArgs {
     }
 
     fn run_with(&self, governance: &Governance, now: u64) -> Result<()> {
+        let administration = governance.administered_by(&Actor::CommandLine);
         match &self.command {
-            KeysCommand::Create(args) => self.show_secret(&governance.create_key(&args.to_key(now)?, now)?, now),
+            KeysCommand::Create(args) => self.show_secret(&administration.create_key(&args.to_key(now)?, now)?, now),
             KeysCommand::Rotate(args) => {
                 let expires_at = args.expires.map(|time| now.saturating_add(time.as_secs()));
-                let created = governance.rotate_key(&args.key, args.overlap.as_secs(), expires_at, now)?;
+                let created = administration.rotate_key(&args.key, args.overlap.as_secs(), expires_at, now)?;
                 self.show_secret(&created, now)
             }
             KeysCommand::List(args) => {
-                let keys = governance.administered_by(&Actor::CommandLine).key_page(&args.to_filter()?, now)?.keys;
+                let keys = administration.key_page(&args.to_filter()?, now)?.keys;
                 self.show(&keys, now)
             }
-            KeysCommand::Show { key } => self.show_one(&governance.key(key)?, now),
-            KeysCommand::Revoke { key } => self.show_one(&governance.revoke_key(key, now)?, now),
+            KeysCommand::Show { key } => self.show_one(&administration.key(key)?, now),
+            KeysCommand::Revoke { key } => self.show_one(&administration.revoke_key(key, now)?, now),
         }
     }
 

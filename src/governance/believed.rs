@@ -16,12 +16,12 @@ use tokio::sync::watch;
 
 use super::{
     GovernanceError, Issuers, Refusal,
-    jwt::{CertificateIdentity, JwtError, MappedIdentity, SourceError},
+    jwt::{CertificateIdentity, JwtError, MappedIdentity, Signer, SourceError},
 };
 use crate::types::unix_seconds;
 
-/// How long a chain that was found good is not verified again where nothing was read anew: lists and authorities end by their
-/// own dates too.
+/// How long a chain that was found good is not verified again where nothing was read anew and no list has ended: certificates
+/// between it and its authority end by their own dates too.
 const GOOD_FOR_SECONDS: u64 = 10;
 /// How many chains are remembered to be good.
 const MOST_CHAINS: usize = 4096;
@@ -30,6 +30,9 @@ const MOST_CHAINS: usize = 4096;
 pub trait CertificateJudge: Send + Sync {
     /// Is a chain, the owner's certificate first, good at `now`, in Unix seconds?
     fn judge(&self, chain: &[Vec<u8>], now: u64) -> Result<(), Refusal>;
+
+    /// When, after `now`, the first of its lists ends by its own date, if one does.
+    fn next_end(&self, now: u64) -> Option<u64>;
 
     /// A number that changes when what it goes by was read anew.
     fn changes(&self) -> watch::Receiver<u64>;
@@ -72,9 +75,10 @@ pub(super) struct Believed {
     good: Mutex<HashMap<[u8; 32], Good>>,
 }
 
-/// When, and by what, a chain was found good.
+/// When, by what, and for how long a chain was found good.
 struct Good {
     at: u64,
+    until: u64,
     change: u64,
 }
 
@@ -118,7 +122,7 @@ impl Believed {
         }
         let judge = self.judge.get().ok_or(Refusal::UnverifiedCertificate)?;
         let change = *judge.changes().borrow();
-        let is_fresh = |good: &Good| good.change == change && now.abs_diff(good.at) < GOOD_FOR_SECONDS;
+        let is_fresh = |good: &Good| good.change == change && (good.at..good.until).contains(&now);
         if self.good().get(&shown.digest).is_some_and(is_fresh) {
             return Ok(());
         }
@@ -130,7 +134,7 @@ impl Believed {
                     good.retain(|_, good| is_fresh(good));
                 }
                 if good.len() < MOST_CHAINS {
-                    good.insert(shown.digest, Good { at: now, change });
+                    good.insert(shown.digest, Good { at: now, until: judge_again_at(judge.as_ref(), now), change });
                 }
             }
             Err(_) => drop(good.remove(&shown.digest)),
@@ -153,8 +157,8 @@ pub(super) struct Vouched {
 /// What was shown, and what was made of it.
 #[derive(Clone)]
 pub(super) enum Proof {
-    /// A token of an issuer, of which the file has said this.
-    Token { issuer: String, said: Arc<str> },
+    /// A token of an issuer, of which the file has said this, and which of its keys has signed it.
+    Token { issuer: String, said: Arc<str>, signer: Signer },
     /// A certificate, and what the file has said of its owner.
     Certificate { shown: Arc<ShownCertificate>, owner: MappedIdentity },
 }
@@ -172,9 +176,10 @@ impl Vouched {
     pub(super) fn refusal(&self, now: u64) -> Option<Refusal> {
         let issuers = self.believed.issuers();
         match &self.proof {
-            Proof::Token { issuer, said } => match issuers.said_of(issuer) {
+            Proof::Token { issuer, said, signer } => match issuers.said_of(issuer) {
                 None => Some(Refusal::Token(JwtError::UnknownIssuer)),
-                Some(now) => (now != said).then_some(Refusal::Withdrawn),
+                Some(now) if now != said => Some(Refusal::Withdrawn),
+                Some(_) => issuers.has_withdrawn(issuer, signer).then_some(Refusal::Token(JwtError::UnknownKey)),
             },
             Proof::Certificate { shown, owner } => match issuers.owner(&shown.identity) {
                 None => Some(Refusal::UnknownCertificate),
@@ -187,33 +192,59 @@ impl Vouched {
     /// Resolves when that is so.
     pub(super) async fn until_refused(&self) -> Refusal {
         let mut changed = self.believed.changed.subscribe();
-        let judge = match self.proof {
-            Proof::Token { .. } => None,
-            Proof::Certificate { .. } => self.believed.judge.get(),
-        };
-        let mut judged = judge.map(|judge| judge.changes());
         loop {
             changed.mark_unchanged();
-            judged.iter_mut().for_each(watch::Receiver::mark_unchanged);
+            // What changes after this is seen by it, what has changed before is seen by the question.
+            let judged_anew = self.judged_anew();
             if let Some(refusal) = self.refusal(unix_seconds()) {
                 return refusal;
             }
             tokio::select! {
                 _ = changed.changed() => {} // this holds its sender
-                () = judged_anew(judged.as_mut()) => {}
+                () = judged_anew => {}
+            }
+        }
+    }
+
+    /// Resolves when, beside the file, what it is judged by has changed: an issuer's keys, or authorities and lists.
+    fn judged_anew(&self) -> impl Future<Output = ()> + use<> {
+        let (changes, pause) = match &self.proof {
+            Proof::Token { issuer, .. } => (self.believed.issuers().key_changes(issuer), None),
+            Proof::Certificate { .. } => {
+                let (judge, now) = (self.believed.judge.get(), unix_seconds());
+                let pause = judge.map(|judge| Duration::from_secs(judge_again_at(judge.as_ref(), now) - now));
+                (judge.map(|judge| judge.changes()), pause)
+            }
+        };
+        async move {
+            tokio::select! {
+                () = changed(changes) => {}
+                () = passed(pause) => {}
             }
         }
     }
 }
 
-/// When certificates may have to be judged anew: never, if nobody judges.
-async fn judged_anew(judged: Option<&mut watch::Receiver<u64>>) {
-    let Some(judged) = judged else { return std::future::pending().await };
-    tokio::select! {
-        changed = judged.changed() => if changed.is_err() {
-            std::future::pending::<()>().await; // nobody reads anything anew any more
-        },
-        () = tokio::time::sleep(Duration::from_secs(GOOD_FOR_SECONDS)) => {}
+/// When a chain that is good at `now` is verified again.
+fn judge_again_at(judge: &dyn CertificateJudge, now: u64) -> u64 {
+    let latest = now.saturating_add(GOOD_FOR_SECONDS);
+    judge.next_end(now).map_or(latest, |end| end.min(latest))
+}
+
+/// Never, if nobody can change it any more.
+async fn changed(changes: Option<watch::Receiver<u64>>) {
+    if let Some(mut changes) = changes
+        && changes.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+async fn passed(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,12 +7,15 @@ use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use sha2::{Digest, Sha256};
 
-use super::guardrails::{ActiveGuardrails, Guardrails, GuardrailsConfig, GuardrailsError};
+use super::{
+    guardrails::{ActiveGuardrails, Guardrails, GuardrailsConfig, GuardrailsError},
+    reloaded::{Readable, Reloaded},
+};
 use crate::types::hexadecimal;
 
 /// Kinds of requests whose guardrails are kept. They are few: tenants times routes.
@@ -50,16 +53,13 @@ pub enum GuardrailFileError {
 /// Guardrails that can be read again. Cheap to clone; all clones are one. Without a file there are none.
 #[derive(Clone, Default)]
 pub struct GuardrailFile {
-    inner: Option<Arc<Inner>>,
+    inner: Option<Arc<Reloaded<Read>>>,
 }
 
-struct Inner {
+struct Place {
     path: PathBuf,
-    /// All that it may name.
+    /// All that the file may name.
     routes: Vec<&'static str>,
-    read: RwLock<Arc<Read>>,
-    /// Held from reading until what was read is in place: who reads last decides last.
-    reloading: Mutex<()>,
 }
 
 struct Read {
@@ -75,8 +75,8 @@ type Kind = (String, String, Option<String>);
 impl GuardrailFile {
     /// Reads a file, for a server that has these routes.
     pub fn open(path: &Path, routes: Vec<&'static str>) -> Result<Self, GuardrailFileError> {
-        let read = RwLock::new(Arc::new(Read::of(path, &routes)?));
-        Ok(Self { inner: Some(Arc::new(Inner { path: path.to_owned(), routes, read, reloading: Mutex::default() })) })
+        let place = Place { path: path.to_owned(), routes };
+        Ok(Self { inner: Some(Arc::new(Reloaded::open(place)?)) })
     }
 
     /// Reads it again. If it is wrong, what was there before goes on to apply. Without a file there is nothing to read.
@@ -86,7 +86,7 @@ impl GuardrailFile {
 
     /// The file, if there is one.
     pub fn path(&self) -> Option<&Path> {
-        self.inner.as_ref().map(|inner| inner.path.as_path())
+        self.inner.as_ref().map(|inner| inner.source().path.as_path())
     }
 
     /// SHA-256 of the file as it was last read, in hexadecimal digits.
@@ -104,12 +104,7 @@ impl GuardrailFile {
         &self,
         agreed: impl FnOnce(&str) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Some(inner) = &self.inner else { return Ok(()) };
-        let _one_at_a_time = inner.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = Arc::new(Read::of(&inner.path, &inner.routes)?);
-        agreed(&read.digest)?;
-        *inner.read.write().unwrap_or_else(PoisonError::into_inner) = read;
-        Ok(())
+        self.inner.as_ref().map_or(Ok(()), |inner| inner.reload_if(agreed))
     }
 
     /// Those that apply to requests of a tenant for a model, by its first name, on a route; `None` if they check nothing. Where
@@ -120,14 +115,16 @@ impl GuardrailFile {
     }
 
     fn read(&self) -> Option<Arc<Read>> {
-        let inner = self.inner.as_ref()?;
-        Some(Arc::clone(&inner.read.read().unwrap_or_else(PoisonError::into_inner)))
+        self.inner.as_ref().map(|inner| inner.current())
     }
 }
 
-impl Read {
-    fn of(path: &Path, routes: &[&str]) -> Result<Self, GuardrailFileError> {
-        let path = || path.to_owned();
+impl Readable for Read {
+    type Source = Place;
+    type Error = GuardrailFileError;
+
+    fn read(place: &Place) -> Result<Self, GuardrailFileError> {
+        let path = || place.path.clone();
         let text = fs::read_to_string(path()).map_err(|source| GuardrailFileError::Read { path: path(), source })?;
         let config: GuardrailsConfig = toml::from_str(&text)
             .map_err(|source| GuardrailFileError::Form { path: path(), source: Box::new(source) })?;
@@ -135,10 +132,16 @@ impl Read {
         let digest = hexadecimal(&Sha256::digest(text.as_bytes()));
         let wrong = |source| GuardrailFileError::Wrong { path: path(), source };
         let guardrails = Guardrails::new(config, None).map_err(wrong)?;
-        guardrails.check_routes(routes).map_err(wrong)?;
+        guardrails.check_routes(&place.routes).map_err(wrong)?;
         Ok(Self { guardrails, names, digest, selected: Mutex::default() })
     }
 
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
+impl Read {
     fn select(&self, kind: Kind) -> ActiveGuardrails {
         let mut selected = self.selected.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(active) = selected.get(&kind) {

@@ -16,7 +16,7 @@ use super::{
     believed::{ShownCertificate, Vouched},
     jwt::{
         CertificateIdentity, CertificateMap, Claims, Fetch, JwtConfig, JwtError, JwtVerifier, MappedIdentity, Occasion,
-        Refreshed,
+        Refreshed, Signer,
     },
     known::KnownTenant,
     policy::Asker,
@@ -108,7 +108,7 @@ impl Issuers {
         }
         for verifier in &mut read.verifiers {
             let issuer = verifier.config().issuer();
-            if let Some(before) = self.verifiers.iter().find(|before| before.config().issuer() == issuer) {
+            if let Some(before) = self.verifier_of(issuer) {
                 verifier.keep_keys_of(before);
             }
         }
@@ -129,6 +129,20 @@ impl Issuers {
     /// What the file says of an issuer, as a digest; nothing if it is not believed.
     pub(super) fn said_of(&self, issuer: &str) -> Option<&Arc<str>> {
         self.said.get(issuer)
+    }
+
+    /// Is the key that has signed a token of an issuer none of that issuer's any more?
+    pub(super) fn has_withdrawn(&self, issuer: &str, signer: &Signer) -> bool {
+        self.verifier_of(issuer).is_none_or(|verifier| verifier.has_withdrawn(signer))
+    }
+
+    /// A number that changes with an issuer's keys.
+    pub(super) fn key_changes(&self, issuer: &str) -> Option<watch::Receiver<u64>> {
+        self.verifier_of(issuer)?.key_changes()
+    }
+
+    fn verifier_of(&self, issuer: &str) -> Option<&JwtVerifier> {
+        self.verifiers.iter().find(|verifier| verifier.config().issuer() == issuer)
     }
 
     /// Where a file says that keys are, none of which is read.
@@ -214,7 +228,7 @@ impl Issuers {
 
 /// Whom the claims are about.
 pub(super) fn principal(claims: Claims, tenant: String, known: &KnownTenant, vouched: Vouched) -> Principal {
-    let Claims { issuer, subject, roles, attributes, expires_at, .. } = claims;
+    let Claims { issuer, subject, roles, attributes, refused_from, .. } = claims;
     let asker = Asker {
         id: format!("{issuer}#{subject}"),
         name: subject,
@@ -224,7 +238,7 @@ pub(super) fn principal(claims: Claims, tenant: String, known: &KnownTenant, vou
         roles: roles.into_iter().collect(),
         attributes,
     };
-    vouched_for(asker, Source::Token, expires_at, (known, vouched))
+    vouched_for(asker, Source::Token, refused_from, (known, vouched))
 }
 
 /// Who the owner of a certificate is.

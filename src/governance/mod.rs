@@ -25,6 +25,7 @@ mod known;
 pub mod policy;
 pub mod purposes;
 pub mod quota;
+mod reloaded;
 mod roles;
 mod roll;
 mod standing;

@@ -63,7 +63,8 @@ impl Roll {
         let tenant = self.known.tenant(&name).ok_or(Refusal::UnknownTenant)?;
         let said = issuers.said_of(&claims.issuer).cloned();
         let said = said.ok_or(Refusal::Token(JwtError::UnknownIssuer))?;
-        let vouched = Vouched::new(&self.believed, Proof::Token { issuer: claims.issuer.clone(), said });
+        let (issuer, signer) = (claims.issuer.clone(), claims.signer.clone());
+        let vouched = Vouched::new(&self.believed, Proof::Token { issuer, said, signer });
         Ok(Arc::new(issuers::principal(claims, name, tenant, vouched)))
     }
 }

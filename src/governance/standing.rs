@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Governance, GovernanceError, Principal, Refusal, ShownCertificate, Source,
     believed::{Proof, Vouched},
-    jwt::JwtError,
+    jwt::{JwtError, Signer},
     policy::Asker,
 };
 
@@ -36,8 +36,8 @@ pub struct Standing {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Kept {
-    /// The issuer of a token, and a digest of what the file said of it.
-    Token { issuer: String, said: String },
+    /// The issuer of a token, a digest of what the file said of it, and which of its keys has signed the token.
+    Token { issuer: String, said: String, signer: Signer },
     /// The chain of a certificate, in base64.
     Certificate { chain: Vec<String> },
 }
@@ -47,7 +47,9 @@ impl Principal {
     pub fn standing(&self) -> Standing {
         let Asker { id, name, tenant, roles, attributes, .. } = self.asker.clone();
         let proof = self.vouched.as_ref().map(|vouched| match vouched.proof() {
-            Proof::Token { issuer, said } => Kept::Token { issuer: issuer.clone(), said: said.to_string() },
+            Proof::Token { issuer, said, signer } => {
+                Kept::Token { issuer: issuer.clone(), said: said.to_string(), signer: signer.clone() }
+            }
             Proof::Certificate { shown, .. } => Kept::Certificate {
                 chain: shown.chain().iter().map(|certificate| STANDARD.encode(certificate)).collect(),
             },
@@ -59,8 +61,8 @@ impl Principal {
 impl Governance {
     /// Whose standing it is, at `now` in Unix seconds. Of a key what is said of it now counts, and of one that was replaced
     /// what is said of the one that replaced it; of a certificate what is made of it now, as if it were shown again. A token's
-    /// own time does not matter any more, but what is said of its issuer must be what it was: its claims are not kept, so
-    /// nobody could say what else would be made of them.
+    /// own time does not matter any more, but what is said of its issuer must be what it was, and its key one of the issuer's:
+    /// its claims are not kept, so nobody could say what else would be made of them.
     pub fn recognise(&self, standing: &Standing, now: u64) -> Result<Arc<Principal>, GovernanceError> {
         let known = self.look()?;
         let principal = match (standing.source, &standing.proof) {
@@ -69,8 +71,9 @@ impl Governance {
                 let shown = shown_again(chain).ok_or(Refusal::UnknownCertificate)?;
                 self.roll().authenticate_certificate(&Arc::new(shown), now)?
             }
-            (Source::Token, Some(Kept::Token { issuer, said })) => {
-                self.believed_again(standing, (issuer, said), now)?
+            (Source::Token, Some(Kept::Token { issuer, said, signer })) => {
+                let (issuer, said) = (issuer.clone(), said.as_str().into());
+                self.believed_again(standing, Proof::Token { issuer, said, signer: signer.clone() }, now)?
             }
             (Source::Certificate, _) => return Err(Refusal::UnknownCertificate.into()),
             (Source::Token, _) => return Err(Refusal::Token(JwtError::UnknownIssuer).into()),
@@ -81,13 +84,8 @@ impl Governance {
         Ok(principal)
     }
 
-    fn believed_again(
-        &self,
-        standing: &Standing,
-        (issuer, said): (&str, &str),
-        now: u64,
-    ) -> Result<Arc<Principal>, Refusal> {
-        let vouched = Vouched::new(&self.believed, Proof::Token { issuer: issuer.to_owned(), said: said.into() });
+    fn believed_again(&self, standing: &Standing, proof: Proof, now: u64) -> Result<Arc<Principal>, Refusal> {
+        let vouched = Vouched::new(&self.believed, proof);
         if let Some(refusal) = vouched.refusal(now) {
             return Err(refusal);
         }
@@ -122,7 +120,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::governance::{CreatedKey, NewKey, Role};
+    use crate::governance::{CreatedKey, NewKey, Role, tests::command_line};
 
     const NOW: u64 = 1_800_000_000;
 
@@ -135,7 +133,7 @@ mod tests {
             attributes: BTreeMap::new(),
             expires_at,
         };
-        governance.create_key(&new, NOW).expect("it is made")
+        command_line(governance).create_key(&new, NOW).expect("it is made")
     }
 
     fn standing(governance: &Governance, key: &CreatedKey) -> Standing {
@@ -160,7 +158,7 @@ mod tests {
             refused(&governance, &standing, NOW + 100).as_deref(),
             Some("the API key, token or certificate has expired")
         );
-        governance.revoke_key(&ours.key.id, NOW).expect("it is there");
+        command_line(&governance).revoke_key(&ours.key.id, NOW).expect("it is there");
         assert_eq!(refused(&governance, &standing, NOW).as_deref(), Some("the API key was revoked"));
     }
 
@@ -169,21 +167,21 @@ mod tests {
         let governance = Governance::in_memory().expect("memory");
         let old = key(&governance, "default", None);
         let standing = standing(&governance, &old);
-        let new = governance.rotate_key(&old.key.id, 10, Some(NOW + 100), NOW).expect("it is replaced");
+        let new = command_line(&governance).rotate_key(&old.key.id, 10, Some(NOW + 100), NOW).expect("it is replaced");
         let principal = governance.recognise(&standing, NOW + 50).expect("the new one is good");
         assert_eq!(principal.asker.id, new.key.id);
         assert_eq!(
             refused(&governance, &standing, NOW + 100).as_deref(),
             Some("the API key, token or certificate has expired")
         );
-        governance.revoke_key(&old.key.id, NOW).expect("it is there");
+        command_line(&governance).revoke_key(&old.key.id, NOW).expect("it is there");
         assert_eq!(refused(&governance, &standing, NOW).as_deref(), Some("the API key was revoked"));
     }
 
     #[test]
     fn another_tenant_of_the_same_name_is_another() {
         let governance = Governance::in_memory().expect("memory");
-        governance.create_tenant("acme", None, NOW).expect("it is made");
+        command_line(&governance).create_tenant("acme", None, NOW).expect("it is made");
         let place = governance.place("acme").expect("memory").expect("it is there").id;
         let of_token = |issuer: &str| Standing {
             source: Source::Token,
@@ -193,7 +191,11 @@ mod tests {
             place: place.clone(),
             roles: vec!["service".to_owned()],
             attributes: BTreeMap::new(),
-            proof: Some(Kept::Token { issuer: issuer.to_owned(), said: "something".to_owned() }),
+            proof: Some(Kept::Token {
+                issuer: issuer.to_owned(),
+                said: "something".to_owned(),
+                signer: serde_json::from_str(r#"{"algorithm":"ES256","key_id":null,"fingerprint":""}"#).expect("JSON"),
+            }),
         };
         let of_certificate = Standing { source: Source::Certificate, ..of_token("a") };
         assert_eq!(refused(&governance, &of_certificate, NOW), Some(Refusal::UnknownCertificate.to_string()));
@@ -204,9 +206,9 @@ mod tests {
         assert_eq!(of_key.place, place);
         let elsewhere = Standing { place: "of another".to_owned(), ..of_key.clone() };
         assert_eq!(refused(&governance, &elsewhere, NOW), Some(Refusal::UnknownTenant.to_string()));
-        governance.revoke_key(&ours.key.id, NOW).expect("it is there");
-        governance.delete_tenant("acme", NOW).expect("it is empty");
-        governance.create_tenant("acme", None, NOW).expect("it is made");
+        command_line(&governance).revoke_key(&ours.key.id, NOW).expect("it is there");
+        command_line(&governance).delete_tenant("acme", NOW).expect("it is empty");
+        command_line(&governance).create_tenant("acme", None, NOW).expect("it is made");
         assert_eq!(refused(&governance, &of_key, NOW).as_deref(), Some("the API key was revoked"));
     }
 }

@@ -8,6 +8,11 @@ use super::*;
 
 const NOW: u64 = 1_800_000_000;
 
+/// What whoever has the machine may do, as the command line does it.
+pub(super) fn command_line(governance: &Governance) -> Administration<'_> {
+    governance.administered_by(&Actor::CommandLine)
+}
+
 fn governance() -> Governance {
     Governance::in_memory().expect("memory")
 }
@@ -38,7 +43,9 @@ fn message<T>(result: Result<T, GovernanceError>) -> String {
 fn a_key_is_its_bearer() {
     let governance = governance();
     assert!(!governance.is_configured().expect("it can be read"));
-    let created = governance.create_key(&new_key("app", &[Role::Service, Role::Developer]), NOW).expect("it is made");
+    let created = command_line(&governance)
+        .create_key(&new_key("app", &[Role::Service, Role::Developer]), NOW)
+        .expect("it is made");
     assert!(governance.is_configured().expect("it can be read"));
     assert!(created.secret.starts_with(&format!("{}_", created.key.id)));
     assert_eq!(created.secret.len(), "tmk_".len() + 10 + 1 + 40);
@@ -47,13 +54,13 @@ fn a_key_is_its_bearer() {
     assert_eq!((who.id.as_str(), who.name.as_str()), (created.key.id.as_str(), "app"));
     assert_eq!(who.roles, ["developer", "service"]);
     assert_eq!(who.attributes["team"], "red");
-    assert_eq!(governance.keys().expect("they can be read"), [created.key]);
+    assert_eq!(command_line(&governance).keys().expect("they can be read"), [created.key]);
 }
 
 #[test]
 fn what_is_no_key_is_nobody() {
     let governance = governance();
-    let created = governance.create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made");
+    let created = command_line(&governance).create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made");
     let secret = created.secret;
     let (shorter, longer) = (&secret[..secret.len() - 1], format!("{secret}x"));
     let (upper, other) = (secret.to_uppercase(), secret.replace("tmk_", "tmk-"));
@@ -66,28 +73,28 @@ fn what_is_no_key_is_nobody() {
 fn a_key_ends_with_its_time() {
     let governance = governance();
     let new = NewKey { expires_at: Some(NOW + 60), ..new_key("app", &[Role::Service]) };
-    let created = governance.create_key(&new, NOW).expect("it is made");
+    let created = command_line(&governance).create_key(&new, NOW).expect("it is made");
     assert_eq!(refusal(&governance, &created.secret, NOW + 59), None);
     assert_eq!(refusal(&governance, &created.secret, NOW + 60), Some(Refusal::Expired));
     let past = NewKey { expires_at: Some(NOW), ..new };
     let expected = format!("expires = \"{NOW}\": expected a time to come");
-    assert_eq!(message(governance.create_key(&past, NOW)), expected);
+    assert_eq!(message(command_line(&governance).create_key(&past, NOW)), expected);
 }
 
 #[test]
 fn a_revoked_key_is_refused_and_its_bearers_learn_it() {
     let governance = governance();
-    let created = governance.create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made");
-    let other = governance.create_key(&new_key("other", &[Role::Service]), NOW).expect("it is made");
+    let created = command_line(&governance).create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made");
+    let other = command_line(&governance).create_key(&new_key("other", &[Role::Service]), NOW).expect("it is made");
     let bearer = governance.authenticate(&created.secret, NOW).expect("it is known");
     let stranger = governance.authenticate(&other.secret, NOW).expect("it is known");
     assert!(bearer.until_over().now_or_never().is_none());
-    let revoked = governance.revoke_key("app", NOW + 1).expect("it is there");
+    let revoked = command_line(&governance).revoke_key("app", NOW + 1).expect("it is there");
     assert_eq!((revoked.revoked_at, revoked.state(NOW + 1)), (Some(NOW + 1), KeyState::Revoked));
     assert_eq!(refusal(&governance, &created.secret, NOW + 1), Some(Refusal::Revoked));
     assert_eq!(bearer.until_over().now_or_never(), Some(Refusal::Revoked));
     assert!(stranger.until_over().now_or_never().is_none());
-    let again = governance.revoke_key(&created.key.id, NOW + 9).expect("it is there");
+    let again = command_line(&governance).revoke_key(&created.key.id, NOW + 9).expect("it is there");
     assert_eq!(again.revoked_at, Some(NOW + 1));
     assert!(governance.is_configured().expect("it can be read"), "the server does not open when the last key ends");
 }
@@ -95,18 +102,18 @@ fn a_revoked_key_is_refused_and_its_bearers_learn_it() {
 #[test]
 fn a_replaced_key_is_good_for_a_while() {
     let governance = governance();
-    let old = governance.create_key(&new_key("app", &[Role::Developer]), NOW).expect("it is made");
-    let new = governance.rotate_key("app", 3600, None, NOW).expect("it is there");
+    let old = command_line(&governance).create_key(&new_key("app", &[Role::Developer]), NOW).expect("it is made");
+    let new = command_line(&governance).rotate_key("app", 3600, None, NOW).expect("it is there");
     assert_eq!((new.key.name.as_str(), &new.key.roles), ("app", &old.key.roles));
     assert_eq!(new.key.attributes, old.key.attributes);
     assert_eq!(refusal(&governance, &old.secret, NOW + 3599), None);
     assert_eq!(refusal(&governance, &old.secret, NOW + 3600), Some(Refusal::Expired));
     assert_eq!(refusal(&governance, &new.secret, NOW + 3600), None);
-    assert_eq!(governance.key("app").expect("the newest").id, new.key.id);
-    let twice = message(governance.rotate_key(&old.key.id, 9, None, NOW));
+    assert_eq!(command_line(&governance).key("app").expect("the newest").id, new.key.id);
+    let twice = message(command_line(&governance).rotate_key(&old.key.id, 9, None, NOW));
     assert_eq!(twice, format!("the key {} is replaced and cannot be replaced: create another", old.key.id));
-    governance.revoke_key(&new.key.id, NOW).expect("it is there");
-    let ended = message(governance.rotate_key(&new.key.id, 9, None, NOW));
+    command_line(&governance).revoke_key(&new.key.id, NOW).expect("it is there");
+    let ended = message(command_line(&governance).rotate_key(&new.key.id, 9, None, NOW));
     assert_eq!(ended, format!("the key {} is revoked and cannot be replaced: create another", new.key.id));
 }
 
@@ -114,24 +121,24 @@ fn a_replaced_key_is_good_for_a_while() {
 fn a_name_is_revoked_with_all_its_keys() {
     let governance = governance();
     let new = NewKey { expires_at: Some(NOW + 90), ..new_key("app", &[Role::Developer]) };
-    let old = governance.create_key(&new, NOW).expect("it is made");
-    let next = governance.rotate_key("app", 3600, None, NOW + 10).expect("it is there");
+    let old = command_line(&governance).create_key(&new, NOW).expect("it is made");
+    let next = command_line(&governance).rotate_key("app", 3600, None, NOW + 10).expect("it is there");
     assert_eq!(next.key.expires_at, Some(NOW + 100), "it lasts as long as the one before");
-    let last = governance.rotate_key("app", 3600, Some(NOW + 50), NOW + 20).expect("it is there");
+    let last = command_line(&governance).rotate_key("app", 3600, Some(NOW + 50), NOW + 20).expect("it is there");
     assert_eq!(last.key.expires_at, Some(NOW + 50));
     for _ in ["once", "twice"] {
-        governance.revoke_key("app", NOW + 30).expect("it is there");
+        command_line(&governance).revoke_key("app", NOW + 30).expect("it is there");
     }
     for key in [&old, &next, &last] {
         assert_eq!(refusal(&governance, &key.secret, NOW + 30), Some(Refusal::Revoked));
     }
     // An id is that key's alone.
-    let old = governance.create_key(&new_key("other", &[Role::Developer]), NOW).expect("it is made");
-    let next = governance.rotate_key("other", 3600, None, NOW).expect("it is there");
-    governance.revoke_key(&next.key.id, NOW).expect("it is there");
+    let old = command_line(&governance).create_key(&new_key("other", &[Role::Developer]), NOW).expect("it is made");
+    let next = command_line(&governance).rotate_key("other", 3600, None, NOW).expect("it is there");
+    command_line(&governance).revoke_key(&next.key.id, NOW).expect("it is there");
     assert_eq!(refusal(&governance, &old.secret, NOW), None);
-    governance.create_key(&new_key("app", &[Role::Developer]), NOW + 40).expect("it is made");
-    assert_eq!(governance.key("app").expect("the one that is not revoked").created_at, NOW + 40);
+    command_line(&governance).create_key(&new_key("app", &[Role::Developer]), NOW + 40).expect("it is made");
+    assert_eq!(command_line(&governance).key("app").expect("the one that is not revoked").created_at, NOW + 40);
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,10 +146,10 @@ async fn bearers_learn_that_the_time_of_their_key_is_over() {
     let governance = governance();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
     let new = NewKey { expires_at: Some(now + 3600), ..new_key("app", &[Role::Service]) };
-    let created = governance.create_key(&new, now).expect("it is made");
+    let created = command_line(&governance).create_key(&new, now).expect("it is made");
     let bearer = governance.authenticate(&created.secret, now).expect("it is known");
     assert!(bearer.until_over().now_or_never().is_none());
-    governance.rotate_key("app", 0, None, now).expect("it is there");
+    command_line(&governance).rotate_key("app", 0, None, now).expect("it is there");
     assert_eq!(bearer.until_over().now_or_never(), Some(Refusal::Expired), "its end has come nearer");
 }
 
@@ -150,11 +157,11 @@ async fn bearers_learn_that_the_time_of_their_key_is_over() {
 fn a_tenant_that_is_made_again_is_another() {
     let governance = governance();
     let place = |governance: &Governance| governance.place("acme").expect("it can be read").expect("it is there");
-    governance.create_tenant("acme", None, NOW).expect("it is made");
+    command_line(&governance).create_tenant("acme", None, NOW).expect("it is made");
     let first = place(&governance);
-    governance.delete_tenant("acme", NOW).expect("it is there");
+    command_line(&governance).delete_tenant("acme", NOW).expect("it is there");
     assert_eq!(governance.place("acme").expect("it can be read"), None);
-    governance.create_tenant("acme", None, NOW).expect("it is made");
+    command_line(&governance).create_tenant("acme", None, NOW).expect("it is made");
     let second = place(&governance);
     assert!(first.id != second.id && first.cache_group != second.cache_group);
 }
@@ -162,14 +169,14 @@ fn a_tenant_that_is_made_again_is_another() {
 #[test]
 fn keys_are_found_by_id_beginning_and_name() {
     let governance = governance();
-    let one = governance.create_key(&new_key("one", &[Role::Service]), NOW).expect("it is made").key;
-    governance.create_key(&new_key("two", &[Role::Service]), NOW).expect("it is made");
-    governance.create_key(&new_key("two", &[Role::Service]), NOW).expect("it is made");
+    let one = command_line(&governance).create_key(&new_key("one", &[Role::Service]), NOW).expect("it is made").key;
+    command_line(&governance).create_key(&new_key("two", &[Role::Service]), NOW).expect("it is made");
+    command_line(&governance).create_key(&new_key("two", &[Role::Service]), NOW).expect("it is made");
     for name in ["one", &one.id, &one.id[..9]] {
-        assert_eq!(governance.key(name).expect("it is there"), one, "{name}");
+        assert_eq!(command_line(&governance).key(name).expect("it is there"), one, "{name}");
     }
-    assert_eq!(message(governance.key("two")), "\"two\" is the name of 2 keys: say which by its id");
-    assert_eq!(message(governance.key("tmk_")), "there is no key \"tmk_\"");
+    assert_eq!(message(command_line(&governance).key("two")), "\"two\" is the name of 2 keys: say which by its id");
+    assert_eq!(message(command_line(&governance).key("tmk_")), "there is no key \"tmk_\"");
 }
 
 #[test]
@@ -198,35 +205,39 @@ fn what_a_key_cannot_be() {
             "there is no tenant \"nobody\"".into(),
         ),
     ] {
-        assert_eq!(message(governance.create_key(&new, NOW)), expected);
+        assert_eq!(message(command_line(&governance).create_key(&new, NOW)), expected);
     }
-    assert!(governance.keys().expect("they can be read").is_empty());
+    assert!(command_line(&governance).keys().expect("they can be read").is_empty());
 }
 
 #[test]
 fn tenants_come_and_go() {
     let governance = governance();
-    governance.create_tenant("acme", None, NOW).expect("it is made");
-    assert_eq!(message(governance.create_tenant("acme", None, NOW)), "there is a tenant \"acme\" already");
+    command_line(&governance).create_tenant("acme", None, NOW).expect("it is made");
+    assert_eq!(
+        message(command_line(&governance).create_tenant("acme", None, NOW)),
+        "there is a tenant \"acme\" already"
+    );
     let new = NewKey { tenant: "acme".into(), ..new_key("app", &[Role::Service]) };
-    let created = governance.create_key(&new, NOW).expect("it is made");
+    let created = command_line(&governance).create_key(&new, NOW).expect("it is made");
     let names = |governance: &Governance| {
-        let tenants = governance.tenants().expect("they can be read");
+        let tenants = command_line(governance).tenants().expect("they can be read");
         tenants.into_iter().map(|tenant| (tenant.name, tenant.keys)).collect::<Vec<_>>()
     };
     assert_eq!(names(&governance), [("acme".to_owned(), 1), (DEFAULT_TENANT.to_owned(), 0)]);
     let place = governance.place("acme").expect("it can be read").expect("it is there");
     let bearer = governance.authenticate(&created.secret, NOW).expect("it is known");
-    let deleted = governance.delete_tenant("acme", NOW).expect("it is there");
+    let deleted = command_line(&governance).delete_tenant("acme", NOW).expect("it is there");
     assert_eq!((deleted.keys, &deleted.place), (1, &place.id));
     assert!(bearer.until_over().now_or_never().is_some(), "its bearers learn it");
     assert_eq!(governance.leaving().expect("it can be read"), [place.id.as_str()]);
     governance.erased(&place.id).expect("it is noted");
     assert!(governance.leaving().expect("it can be read").is_empty());
-    assert_eq!(message(governance.delete_tenant("acme", NOW)), "there is no tenant \"acme\"");
+    assert_eq!(message(command_line(&governance).delete_tenant("acme", NOW)), "there is no tenant \"acme\"");
     assert_eq!(refusal(&governance, &created.secret, NOW), Some(Refusal::Revoked), "and its id is not free again");
     assert!(
-        message(governance.delete_tenant(DEFAULT_TENANT, NOW)).starts_with("tenant = \"default\": expected another")
+        message(command_line(&governance).delete_tenant(DEFAULT_TENANT, NOW))
+            .starts_with("tenant = \"default\": expected another")
     );
 }
 
@@ -236,10 +247,10 @@ fn what_one_process_changes_the_other_sees_at_once() {
     let server = Governance::open(directory.path()).expect("it opens");
     let command = Governance::open(directory.path()).expect("it opens beside");
     assert!(!server.is_configured().expect("it can be read"));
-    let created = command.create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made");
+    let created = command_line(&command).create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made");
     assert!(server.is_configured().expect("it can be read"));
     let bearer = server.authenticate(&created.secret, NOW).expect("it is known");
-    command.revoke_key("app", NOW).expect("it is there");
+    command_line(&command).revoke_key("app", NOW).expect("it is there");
     assert!(bearer.until_over().now_or_never().is_none(), "nobody has looked yet");
     server.refresh().expect("it can be read");
     assert_eq!(bearer.until_over().now_or_never(), Some(Refusal::Revoked));
@@ -251,7 +262,7 @@ fn files_are_private_and_hold_no_secret() {
     let directory = tempfile::tempdir().expect("a directory");
     let data = directory.path().join("data");
     let governance = Governance::open(&data).expect("it opens");
-    let created = governance.create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made");
+    let created = command_line(&governance).create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made");
     let secret = created.secret.strip_prefix(&created.key.id).expect("it begins so").as_bytes();
     let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
     assert_eq!(mode(&data), 0o700);
@@ -270,12 +281,15 @@ fn files_are_private_and_hold_no_secret() {
 fn a_change_that_waits_holds_nobody_up() {
     let directory = tempfile::tempdir().expect("a directory");
     let governance = Governance::open(directory.path()).expect("it opens");
-    let secret = governance.create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made").secret;
+    let secret =
+        command_line(&governance).create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made").secret;
     let other = Connection::open(directory.path().join(DATABASE)).expect("it opens beside");
     other.execute_batch("BEGIN IMMEDIATE").expect("nobody else writes");
     let changing = {
         let governance = governance.clone();
-        std::thread::spawn(move || governance.create_key(&new_key("more", &[Role::Service]), NOW).map(drop))
+        std::thread::spawn(move || {
+            command_line(&governance).create_key(&new_key("more", &[Role::Service]), NOW).map(drop)
+        })
     };
     let waits = || matches!(governance.inner.database.try_lock(), Err(std::sync::TryLockError::WouldBlock));
     while !waits() {
@@ -287,7 +301,7 @@ fn a_change_that_waits_holds_nobody_up() {
     assert!(waits(), "the change has to wait still");
     other.execute_batch("COMMIT").expect("it may write");
     changing.join().expect("no panic").expect("it is made in the end");
-    assert_eq!(governance.keys().expect("they can be read").len(), 2);
+    assert_eq!(command_line(&governance).keys().expect("they can be read").len(), 2);
 }
 
 #[test]
@@ -297,12 +311,12 @@ fn what_another_process_changes_is_seen_at_the_next_look() {
     let command = Governance::open(directory.path()).expect("it opens beside");
     server.refresh().expect("it can be read");
     assert!(server.is_current().expect("it can be read"));
-    let key = command.create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made");
+    let key = command_line(&command).create_key(&new_key("app", &[Role::Service]), NOW).expect("it is made");
     assert!(!server.is_current().expect("it can be read"));
     server.refresh().expect("it can be read");
     assert!(server.is_current().expect("it can be read"));
     assert_eq!(refusal(&server, &key.secret, NOW), None);
-    server.revoke_key(&key.key.id, NOW).expect("it is there");
+    command_line(&server).revoke_key(&key.key.id, NOW).expect("it is there");
     assert_eq!(refusal(&server, &key.secret, NOW), Some(Refusal::Revoked));
     assert_eq!(refusal(&command, &key.secret, NOW), Some(Refusal::Revoked));
 }

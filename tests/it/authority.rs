@@ -64,6 +64,11 @@ impl Authority {
 
     /// A list of those that are revoked, in PEM.
     pub fn revokes(&self, serials: &[u64]) -> String {
+        self.revokes_until(serials, date_time_ymd(2120, 1, 1).into())
+    }
+
+    /// The same, good until a time.
+    pub fn revokes_until(&self, serials: &[u64], end: SystemTime) -> String {
         let revoked = |&serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(serial),
             revocation_time: date_time_ymd(2021, 1, 1),
@@ -72,7 +77,7 @@ impl Authority {
         };
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2020, 1, 1),
-            next_update: date_time_ymd(2120, 1, 1),
+            next_update: end.into(),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: serials.iter().map(revoked).collect(),

@@ -43,7 +43,7 @@ impl GuardedAnswer {
     pub(super) fn new(checks: Arc<Checks>, written: &Written, begun: &Begun) -> Self {
         let content = match written {
             Written::AsText => Content::Text(Box::new(checks.guard_behind(begun.content.as_ref()))),
-            Written::AsJson(beginning) => Content::Json(Box::new(JsonText::behind(beginning, Arc::clone(&checks)))),
+            Written::AsJson(begun) => Content::Json(Box::new(begun.as_ref().clone())),
         };
         let reasoning = checks.guard_behind(begun.reasoning.as_ref());
         Self {

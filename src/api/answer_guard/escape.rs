@@ -13,7 +13,7 @@ pub(super) fn escape_into(text: &str, out: &mut String) {
 }
 
 /// An escape in a string, while it comes. Empty where there is none.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Escape(String);
 
 /// What a character was in an escape.

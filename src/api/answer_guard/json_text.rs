@@ -17,11 +17,13 @@ use crate::{governance::guardrails::OutputGuard, prompt::json};
 const LONGEST_WORD: usize = 1024;
 
 /// A JSON text that comes in pieces.
+#[derive(Clone)]
 pub(super) struct JsonText {
     checks: Arc<Checks>,
     state: State,
 }
 
+#[derive(Clone)]
 enum State {
     /// Between strings, behind so much of a number or of a word.
     Between(String),

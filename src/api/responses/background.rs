@@ -200,9 +200,10 @@ async fn attempt(
     let work = Work::in_background(state, ROUTE, deadline, caller.clone(), cause)?;
     let Some(principal) = caller.principal else { return answered(&work, waiting, telling).await };
     tokio::select! {
-        ended = answered(&work, waiting, telling) => ended,
+        biased; // of both at once, what is over counts
         // The next attempt finds out whether somebody else stands for its credential.
         _ = principal.until_over() => Err(ApiError::Unavailable { reason: "the credential that asked for it is over" }),
+        ended = answered(&work, waiting, telling) => ended,
     }
 }
 

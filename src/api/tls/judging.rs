@@ -21,6 +21,11 @@ impl CertificateJudge for Tls {
         verifier.verify_client_cert(&der(owner), &others, now).map(drop).map_err(refusal)
     }
 
+    fn next_end(&self, now: u64) -> Option<u64> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.list_ends.iter().copied().filter(|end| *end > now).min()
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }

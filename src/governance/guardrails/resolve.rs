@@ -62,8 +62,13 @@ impl Resolver {
         self.ignored = end;
     }
 
+    /// Does anybody want to know what is found here?
+    pub(super) fn heeds(&self, range: &Range<usize>) -> bool {
+        range.end > self.ignored
+    }
+
     pub(super) fn add(&mut self, raw: Raw) {
-        if raw.range().end > self.ignored {
+        if self.heeds(raw.range()) {
             self.pending.push_back(raw);
         }
     }

@@ -184,8 +184,11 @@ impl Scanner {
     }
 }
 
-/// Has a classifier judge a passage, or a whole text.
+/// Has a classifier judge a passage, or a whole text, unless nobody wants to know.
 pub(super) fn ask(plan: &Plan, text: &str, range: Range<usize>, found: &mut Resolver) {
+    if !found.heeds(&range) {
+        return;
+    }
     for question in &plan.questions {
         let answer = plan.classifier.as_ref().map(|classifier| classifier.score(&question.label, text));
         let hit = |score| question.of.hit(&question.label, "TEXT", range.clone(), score);

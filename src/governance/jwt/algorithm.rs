@@ -1,11 +1,11 @@
 //! Signature algorithms by their names in JOSE.
 
 use ring::{hmac, signature};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// An algorithm of RFC 7518 §3.1 or RFC 8037 §3.1. There is none for unsigned tokens, so none can be configured, and no
 /// ES512, which the cryptography below does not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Algorithm {
     /// HMAC with SHA-256.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::{
     config::{ClaimPath, JwtConfig},
     error::JwtError,
+    keys::Signer,
 };
 
 /// 9999-12-31T23:59:59Z: a date after it is a mistake or an attack on whoever computes with it.
@@ -34,12 +35,14 @@ pub struct Claims {
     pub attributes: BTreeMap<String, String>,
     /// `exp`, in Unix seconds, without leeway.
     pub expires_at: u64,
+    /// From when on it is refused, in Unix seconds: with the leeway.
+    pub refused_from: u64,
     /// `nbf`, in Unix seconds.
     pub not_before: Option<u64>,
     /// `jti`.
     pub token_id: Option<String>,
-    /// `kid`: the key that signed it.
-    pub key_id: Option<String>,
+    /// The key that signed it.
+    pub signer: Signer,
 }
 
 /// Is the token, whose signature nobody has looked at yet, of this issuer?
@@ -51,7 +54,7 @@ pub(super) fn check_issuer(payload: &Map<String, Value>, config: &JwtConfig) -> 
 /// The claims of a token whose signature is right, at `now` in Unix seconds.
 pub(super) fn read(
     payload: &Map<String, Value>,
-    key_id: Option<String>,
+    signer: Signer,
     config: &JwtConfig,
     now: u64,
 ) -> Result<Claims, JwtError> {
@@ -66,9 +69,10 @@ pub(super) fn read(
         roles: roles(payload, config)?,
         attributes: attributes(payload, config)?,
         expires_at,
+        refused_from: expires_at.saturating_add(config.limits.leeway_seconds),
         not_before,
         token_id: optional_text(payload.get("jti"), "jti")?,
-        key_id,
+        signer,
     })
 }
 

@@ -5,12 +5,14 @@
 
 mod jwks;
 mod pem;
+mod signer;
 
 use std::{fmt, ops::RangeInclusive};
 
 use ring::{hmac, signature};
 use zeroize::Zeroizing;
 
+pub use self::signer::Signer;
 use super::{
     algorithm::{Algorithm, KeyType},
     error::{JwtError, SourceError},
@@ -63,6 +65,8 @@ struct Key {
     /// A JWK's `alg`: nothing else may be done with it.
     only: Option<Algorithm>,
     material: Material,
+    /// What it is known by later.
+    fingerprint: String,
 }
 
 enum Material {
@@ -91,7 +95,7 @@ impl KeySet {
         let mut set = Self::default();
         for (index, (id, read)) in read.into_iter().enumerate() {
             match read {
-                Ok((only, material)) => set.keys.push(Key { id, only, material }),
+                Ok((only, material)) => set.keys.push(Key::new(id, only, material)),
                 Err(reason) => set.skipped.push(SkippedKey { index, id, reason }),
             }
         }
@@ -114,8 +118,8 @@ impl KeySet {
         if secret.len() > MOST_SECRET_BYTES {
             return Err(content("a secret may have 1024 bytes"));
         }
-        let key = Key { id: None, only: None, material: Material::Secret(Zeroizing::new(secret.to_vec())) };
-        Ok(Self { keys: vec![key], skipped: Vec::new() })
+        let material = Material::Secret(Zeroizing::new(secret.to_vec()));
+        Ok(Self { keys: vec![Key::new(None, None, material)], skipped: Vec::new() })
     }
 
     pub fn len(&self) -> usize {
@@ -126,11 +130,16 @@ impl KeySet {
         &self.skipped
     }
 
-    /// Is the signature that of a key which has this id and is for this algorithm?
-    pub fn verify(&self, by: SignedBy<'_>, signed: &[u8], signature: &[u8]) -> Result<(), JwtError> {
-        let candidates = self.candidates(by)?;
-        let confirmed = candidates.iter().any(|key| key.confirms(by.algorithm, signed, signature));
-        if confirmed { Ok(()) } else { Err(JwtError::BadSignature) }
+    /// Which key, that has this id and is for this algorithm, the signature is of.
+    pub fn verify(&self, by: SignedBy<'_>, signed: &[u8], signature: &[u8]) -> Result<Signer, JwtError> {
+        let mut candidates = self.candidates(by)?.into_iter();
+        let signer = candidates.find(|key| key.confirms(by.algorithm, signed, signature));
+        Ok(Signer::new(by, &signer.ok_or(JwtError::BadSignature)?.fingerprint))
+    }
+
+    /// Would the key that has signed a token be tried for it now?
+    pub fn has_signer(&self, signer: &Signer) -> bool {
+        self.candidates(signer.by()).is_ok_and(|keys| keys.iter().any(|key| signer.is(&key.fingerprint)))
     }
 
     fn candidates(&self, by: SignedBy<'_>) -> Result<Vec<&Key>, JwtError> {
@@ -158,6 +167,10 @@ pub(super) struct SignedBy<'a> {
 }
 
 impl Key {
+    fn new(id: Option<String>, only: Option<Algorithm>, material: Material) -> Self {
+        Self { id, only, fingerprint: signer::fingerprint(&material), material }
+    }
+
     fn may_be(&self, id: Option<&str>) -> bool {
         self.id.is_none() || id.is_none() || self.id.as_deref() == id
     }

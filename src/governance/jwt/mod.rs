@@ -28,6 +28,7 @@ mod token;
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 pub use self::{
@@ -37,7 +38,7 @@ pub use self::{
     claims::Claims,
     config::{ClaimPath, JwtConfig, KeySource},
     error::{JwtError, Part, SourceError},
-    keys::{MOST_KEY_SET_BYTES, SkippedKey},
+    keys::{MOST_KEY_SET_BYTES, Signer, SkippedKey},
     source::{Fetch, Occasion, Refreshed},
 };
 use self::{
@@ -114,6 +115,20 @@ impl JwtVerifier {
         self.public.as_ref().map_or(Ok(Refreshed::NotDue), |keys| keys.refresh(occasion, now))
     }
 
+    /// Is the key that has signed a token none of the issuer's any more? While its keys are not known yet nobody can say so.
+    pub fn has_withdrawn(&self, signer: &Signer) -> bool {
+        let is_known = if signer.algorithm.is_symmetric() { self.secret.is_some() } else { self.public.is_some() };
+        match self.keys_for(signer.algorithm) {
+            Some(keys) => !keys.has_signer(signer),
+            None => !is_known,
+        }
+    }
+
+    /// A number that changes with the keys that are read again and again, if there are such.
+    pub fn key_changes(&self) -> Option<watch::Receiver<u64>> {
+        self.public.as_ref().map(|keys| keys.changes())
+    }
+
     /// What needs no key: the form, the algorithm, the issuer.
     fn parse<'a>(&self, token: &'a str) -> Result<Token<'a>, JwtError> {
         let token = Token::parse(token, self.config.limits.max_token_bytes)?;
@@ -135,7 +150,7 @@ impl JwtVerifier {
 
     fn check(&self, token: Token<'_>, keys: Option<&KeySet>, now: u64) -> Result<Claims, JwtError> {
         let by = SignedBy { algorithm: token.algorithm, key_id: token.key_id.as_deref() };
-        keys.ok_or(JwtError::NoKeys)?.verify(by, token.signed, &token.signature)?;
-        claims::read(&token.payload, token.key_id, &self.config, now)
+        let signer = keys.ok_or(JwtError::NoKeys)?.verify(by, token.signed, &token.signature)?;
+        claims::read(&token.payload, signer, &self.config, now)
     }
 }

@@ -13,6 +13,7 @@ use std::{
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use super::{
     config::{DISCOVERY, JwtConfig, KeySource, check_url},
@@ -62,6 +63,8 @@ pub(super) struct LiveKeys {
     refresh_seconds: u64,
     fetch: Option<Fetch>,
     current: RwLock<Option<Arc<KeySet>>>,
+    /// Changes with the current ones.
+    changed: watch::Sender<u64>,
     last: Mutex<Last>,
 }
 
@@ -83,6 +86,7 @@ impl LiveKeys {
             refresh_seconds: config.limits.refresh_seconds,
             fetch,
             current: RwLock::new(None),
+            changed: watch::Sender::default(),
             last: Mutex::default(),
         };
         match source {
@@ -100,6 +104,11 @@ impl LiveKeys {
     /// The last good set, if there has been one.
     pub fn current(&self) -> Option<Arc<KeySet>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A number that changes with it.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// Reads the keys if it is time, at `now` in Unix seconds. On an error those of before stay.
@@ -144,6 +153,7 @@ impl LiveKeys {
         let set = KeySet::parse(&text, &origin)?;
         let refreshed = Refreshed::Replaced { keys: set.len(), skipped: set.skipped().to_vec() };
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(set));
+        self.changed.send_modify(|change| *change += 1);
         last.digest = Some(digest);
         Ok(refreshed)
     }

@@ -15,7 +15,7 @@ mod tests;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::Arc,
 };
 
 use cedar_policy::{Authorizer, Entities, PolicySet};
@@ -26,6 +26,7 @@ pub use self::{
     question::{Action, Asker, Circumstances, Question, Resource, Trust},
 };
 use self::{question::Names, source::Loaded};
+use super::reloaded::Reloaded;
 
 /// The built-in policies, as a beginning for an operator's own.
 pub const DEFAULT_POLICIES: &str = include_str!("default.cedar");
@@ -39,12 +40,8 @@ pub struct Policies {
 }
 
 struct Inner {
-    /// The built-in ones, if there is none.
-    directory: Option<PathBuf>,
-    /// Read for every question, written when the operator loads anew: a reader never waits for more than a pointer.
-    loaded: RwLock<Arc<Loaded>>,
-    /// Held from reading until what was read is in place: who reads last decides last.
-    reloading: Mutex<()>,
+    /// Of a directory; the built-in ones, if there is none.
+    loaded: Reloaded<Loaded>,
     names: Names,
 }
 
@@ -77,16 +74,12 @@ impl Policies {
 
     /// Where they are from; the built-in ones if nowhere.
     pub fn directory(&self) -> Option<&Path> {
-        self.inner.directory.as_deref()
+        self.inner.loaded.source().as_deref()
     }
 
     /// The same once somebody who is told the digest agrees.
     pub(super) fn reload_if<E: From<PolicyError>>(&self, agreed: impl FnOnce(&str) -> Result<(), E>) -> Result<(), E> {
-        let _one_at_a_time = self.inner.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let loaded = Arc::new(Loaded::read(self.inner.directory.as_deref())?);
-        agreed(&loaded.digest)?;
-        *self.inner.loaded.write().unwrap_or_else(PoisonError::into_inner) = loaded;
-        Ok(())
+        self.inner.loaded.reload_if(agreed)
     }
 
     /// SHA-256 of the schema and of all policies, in hexadecimal digits.
@@ -107,12 +100,11 @@ impl Policies {
     }
 
     fn load(directory: Option<PathBuf>) -> Result<Self, PolicyError> {
-        let loaded = RwLock::new(Arc::new(Loaded::read(directory.as_deref())?));
-        Ok(Self { inner: Arc::new(Inner { directory, loaded, reloading: Mutex::default(), names: Names::new()? }) })
+        Ok(Self { inner: Arc::new(Inner { loaded: Reloaded::open(directory)?, names: Names::new()? }) })
     }
 
     fn loaded(&self) -> Arc<Loaded> {
-        Arc::clone(&self.inner.loaded.read().unwrap_or_else(PoisonError::into_inner))
+        self.inner.loaded.current()
     }
 }
 

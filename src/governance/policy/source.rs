@@ -1,13 +1,16 @@
 //! Policies from their files to a validated set.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 use sha2::{Digest, Sha256};
 
 use super::{DEFAULT_POLICIES, PolicyError, SCHEMA};
-use crate::types::hexadecimal;
+use crate::{governance::reloaded::Readable, types::hexadecimal};
 
 const SUFFIX: &str = "cedar";
 
@@ -25,9 +28,12 @@ struct Source {
     text: String,
 }
 
-impl Loaded {
-    /// Those of a directory, or the built-in ones.
-    pub(super) fn read(directory: Option<&Path>) -> Result<Self, PolicyError> {
+impl Readable for Loaded {
+    /// A directory, or the built-in ones.
+    type Source = Option<PathBuf>;
+    type Error = PolicyError;
+
+    fn read(directory: &Option<PathBuf>) -> Result<Self, PolicyError> {
         let sources = match directory {
             Some(directory) => read_directory(directory)?,
             None => vec![Source { name: "default.cedar".to_owned(), text: DEFAULT_POLICIES.to_owned() }],
@@ -35,6 +41,12 @@ impl Loaded {
         Self::of(&sources)
     }
 
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
+impl Loaded {
     fn of(sources: &[Source]) -> Result<Self, PolicyError> {
         let (schema, _) = Schema::from_cedarschema_str(SCHEMA)
             .map_err(|error| PolicyError::Question { reason: format!("the schema: {error}") })?;

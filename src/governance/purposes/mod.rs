@@ -8,7 +8,7 @@ mod read;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::read::PurposeFileError;
 use self::read::PurposesText;
+use super::reloaded::{Readable, Reloaded};
 use crate::types::hexadecimal;
 
 /// What data is processed for.
@@ -117,16 +118,13 @@ pub enum PurposeError {
 /// Purposes that can be read again. Cheap to clone; all clones are one. Without a file there are none, and any may be stated.
 #[derive(Clone, Default)]
 pub struct PurposeFile {
-    inner: Option<Arc<Inner>>,
+    inner: Option<Arc<Reloaded<Purposes>>>,
 }
 
-struct Inner {
+struct Place {
     path: PathBuf,
     /// How long the server keeps anything.
     retention: Duration,
-    read: RwLock<Arc<Purposes>>,
-    /// Held from reading until what was read is in place: who reads last decides last.
-    reloading: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -140,9 +138,8 @@ struct Purposes {
 impl PurposeFile {
     /// Reads a file. The server keeps nothing for longer than `retention`.
     pub fn open(path: &Path, retention: Duration) -> Result<Self, PurposeFileError> {
-        let read = RwLock::new(Arc::new(Purposes::of(path, retention)?));
-        let (path, reloading) = (path.to_owned(), Mutex::default());
-        Ok(Self { inner: Some(Arc::new(Inner { path, retention, read, reloading })) })
+        let place = Place { path: path.to_owned(), retention };
+        Ok(Self { inner: Some(Arc::new(Reloaded::open(place)?)) })
     }
 
     /// Reads it again. If it is wrong, what was there before goes on to apply. Without a file there is nothing to read.
@@ -160,12 +157,7 @@ impl PurposeFile {
         &self,
         agreed: impl FnOnce(&str) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Some(inner) = &self.inner else { return Ok(()) };
-        let _one_at_a_time = inner.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = Arc::new(Purposes::of(&inner.path, inner.retention)?);
-        agreed(&read.digest)?;
-        *inner.read.write().unwrap_or_else(PoisonError::into_inner) = read;
-        Ok(())
+        self.inner.as_ref().map_or(Ok(()), |inner| inner.reload_if(agreed))
     }
 
     /// The purpose that a request states. Without a file it means nothing here.
@@ -187,23 +179,32 @@ impl PurposeFile {
     }
 
     fn read(&self) -> Option<Arc<Purposes>> {
-        let inner = self.inner.as_ref()?;
-        Some(Arc::clone(&inner.read.read().unwrap_or_else(PoisonError::into_inner)))
+        self.inner.as_ref().map(|inner| inner.current())
     }
 }
 
-impl Purposes {
-    fn of(path: &Path, retention: Duration) -> Result<Self, PurposeFileError> {
-        let path = || path.to_owned();
+impl Readable for Purposes {
+    type Source = Place;
+    type Error = PurposeFileError;
+
+    fn read(place: &Place) -> Result<Self, PurposeFileError> {
+        let path = || place.path.clone();
         let text = fs::read_to_string(path()).map_err(|source| PurposeFileError::Read { path: path(), source })?;
         let digest = hexadecimal(&Sha256::digest(text.as_bytes()));
         let text: PurposesText = toml::from_str(&text)
             .map_err(|source| PurposeFileError::Form { path: path(), source: Box::new(source) })?;
-        let checked = text.checked(retention).map_err(|reason| PurposeFileError::Wrong { path: path(), reason })?;
+        let checked =
+            text.checked(place.retention).map_err(|reason| PurposeFileError::Wrong { path: path(), reason })?;
         let (is_required, purposes) = checked;
         Ok(Self { is_required, purposes, digest })
     }
 
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+}
+
+impl Purposes {
     fn find(&self, stated: Stated<'_>) -> Result<Option<Arc<Purpose>>, PurposeError> {
         let of_tenant = || self.purposes.iter().filter(|purpose| purpose.is_of(stated.tenant));
         let known = || of_tenant().map(|purpose| purpose.name.clone()).collect();

@@ -15,7 +15,7 @@ use tramontane::{
     governance::{CreatedKey, DEFAULT_TENANT, Governance, Role, policy::Policies},
 };
 
-use super::support::{Answer, Harness, babbles, chat, eventually, new_key, says, send};
+use super::support::{Answer, Harness, babbles, chat, command_line, eventually, new_key, says, send};
 
 const MISTRAL: &str = "mistral-client-python/3.7.0";
 
@@ -165,7 +165,7 @@ async fn refusals_have_the_form_that_the_client_expects() {
     let of_mistral = ask(&harness, "GET", "/v1/models", &[(USER_AGENT.as_str(), MISTRAL)]).await;
     assert_eq!(of_mistral.json()["object"], "error");
     assert_eq!((of_mistral.status, &of_mistral.json()["type"]), (401, &json!("authentication_error")));
-    governance.revoke_key("app", 2).expect("it is there");
+    command_line(&governance).revoke_key("app", 2).expect("it is there");
     assert_eq!(chat_with(&harness, &secret).await.error(), r#"401 null "revoked_api_key""#);
 }
 
@@ -213,7 +213,7 @@ async fn a_stream_ends_when_its_key_is_revoked() {
         body
     };
     let (stream, untouched) = (begin(&mine.secret).await, begin(&other.secret).await);
-    governance.revoke_key("mine", 2).expect("it is there");
+    command_line(&governance).revoke_key("mine", 2).expect("it is there");
     let cut = stream.collect().await.expect_err("the stream is cut");
     assert!(cut.to_string().contains("revoked"), "{cut}");
     let running = || harness.state.loaded_model().expect("a model").engine.snapshot().running;
@@ -231,7 +231,7 @@ async fn a_request_that_waits_is_refused_when_its_key_is_revoked() {
     let revoked = async {
         let running = || harness.state.loaded_model().expect("a model").engine.snapshot().running;
         eventually("it is being answered", || running() == 1).await;
-        governance.revoke_key("app", 2).expect("it is there");
+        command_line(&governance).revoke_key("app", 2).expect("it is there");
     };
     let (answer, ()) = tokio::join!(whole, revoked);
     assert_eq!(answer.error(), r#"401 null "revoked_api_key""#);

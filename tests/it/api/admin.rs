@@ -24,7 +24,7 @@ use tramontane::{
 
 use super::{
     fields::Prepared,
-    support::{Answer, Harness, Script, chat, merged, new_key, says, send},
+    support::{Answer, Harness, Script, chat, command_line, merged, new_key, says, send},
 };
 
 impl Harness {
@@ -106,7 +106,7 @@ impl<'a> Bearer<'a> {
 
 pub(super) fn governance() -> Governance {
     let governance = Governance::in_memory().expect("memory");
-    governance.create_tenant("acme", None, 1).expect("it is made");
+    command_line(&governance).create_tenant("acme", None, 1).expect("it is made");
     governance
 }
 
@@ -145,7 +145,11 @@ async fn every_route_says_no_to_whoever_may_not() {
     let all = operations(&key);
     assert!(all.len() > 18, "{}", all.len());
     let held = |governance: &Governance| {
-        format!("{:?} {:?}", governance.keys().expect("they are there"), governance.tenants().expect("they are there"))
+        format!(
+            "{:?} {:?}",
+            command_line(governance).keys().expect("they are there"),
+            command_line(governance).tenants().expect("they are there")
+        )
     };
     let before = held(&governance);
     for (method, path, body) in &all {
@@ -231,7 +235,7 @@ async fn keys_are_listed_in_parts() {
         let tenant = if number % 2 == 0 { "acme" } else { DEFAULT_TENANT };
         let made = new_key(&governance, &format!("app-{number}"), tenant, Role::Service);
         if number > 2 {
-            governance.revoke_key(&made.key.id, 2).expect("it is there");
+            command_line(&governance).revoke_key(&made.key.id, 2).expect("it is there");
         }
     }
     let list = async |query: &str| {
@@ -298,7 +302,7 @@ async fn nobody_gives_what_he_may_not_give() {
     let stolen = operator.ask("POST", &format!("/admin/v1/keys/{admin}/rotate"), json!({})).await;
     assert_eq!(stolen.error(), r#"403 null "permission_denied""#);
     assert_eq!(
-        governance.keys().expect("they are there").len(),
+        command_line(&governance).keys().expect("they are there").len(),
         3,
         "the operator's, the boss's, and the one that he may give"
     );
@@ -374,13 +378,13 @@ async fn a_key_that_is_revoked_meanwhile_changes_nothing_any_more() {
         for piece in ["{", "\"name\": "] {
             pieces.send(Ok(piece.into())).await.expect("it is read");
         }
-        governance.revoke_key("admin", 2).expect("it is there");
+        command_line(&governance).revoke_key("admin", 2).expect("it is there");
         pieces.send(Ok("\"late\"}".into())).await.expect("it is read");
         drop(pieces);
     };
     let (answer, ()) = tokio::join!(asked, revoked);
     assert_eq!(answer.error(), r#"401 null "revoked_api_key""#);
-    assert!(governance.tenants().expect("they are there").iter().all(|tenant| tenant.name != "late"));
+    assert!(command_line(&governance).tenants().expect("they are there").iter().all(|tenant| tenant.name != "late"));
 }
 
 #[tokio::test]
@@ -468,13 +472,13 @@ async fn what_is_done_is_written_down_and_what_cannot_be_is_not_done() {
     assert!(!json!(acts).to_string().contains(&secret[15..]), "a secret is written down");
 
     written.is_full.store(true, Ordering::Relaxed);
-    let keys = governance.keys().expect("they are there");
+    let keys = command_line(&governance).keys().expect("they are there");
     let failed = admin.ask("POST", "/admin/v1/keys", json!({ "name": "lost", "roles": ["service"] })).await;
     assert_eq!(failed.status, 503, "{}", failed.body);
     assert_eq!(admin.ask("DELETE", "/admin/v1/tenants/acme", Value::Null).await.status, 503);
     assert_eq!(admin.ask("POST", "/admin/v1/policies/reload", Value::Null).await.status, 503);
     assert_eq!(admin.ask("PUT", "/admin/v1/quotas", quota).await.status, 503);
     assert_eq!(admin.does("GET", "/admin/v1/quotas", Value::Null).await["data"], json!([]));
-    assert_eq!(governance.keys().expect("they are there"), keys);
+    assert_eq!(command_line(&governance).keys().expect("they are there"), keys);
     assert!(governance.place("acme").expect("it can be read").is_some());
 }

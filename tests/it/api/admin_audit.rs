@@ -11,7 +11,7 @@ use tramontane::{
 
 use super::{
     admin::{Bearer, governance},
-    support::{Harness, says},
+    support::{Harness, command_line, says},
 };
 
 /// An auditor reads the log over HTTP; one of a tenant reads that tenant's records alone.
@@ -23,7 +23,7 @@ async fn the_audit_log_is_read_and_verified() {
     let harness = Harness::governed(says("Hi"), governance.clone());
     let auditor = Bearer::of(&harness, &governance, DEFAULT_TENANT, Role::Auditor);
     let theirs = Bearer::of(&harness, &governance, "acme", Role::Auditor);
-    governance.revoke_key(&theirs.secret[..14], 2).expect("it is there");
+    command_line(&governance).revoke_key(&theirs.secret[..14], 2).expect("it is there");
     let theirs = Bearer::of(&harness, &governance, "acme", Role::Auditor);
     let acts = async |bearer: &Bearer<'_>, query: &str| {
         let list = bearer.does("GET", &format!("/admin/v1/audit?kind=act&{query}"), Value::Null).await;

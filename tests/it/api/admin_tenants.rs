@@ -11,7 +11,7 @@ use tramontane::{
 use super::{
     admin::{Bearer, governance},
     server::Running,
-    support::{Harness, babbles, chat, eventually, says, soon},
+    support::{Harness, babbles, chat, command_line, eventually, says, soon},
 };
 
 const MARKER: &str = "thursday-marker-4713";
@@ -62,7 +62,7 @@ async fn a_tenant_is_made_shared_and_deleted_with_all_that_is_its() {
 #[tokio::test]
 async fn prefixes_are_shared_from_when_it_is_said_until_it_is_unsaid() {
     let governance = governance();
-    governance.create_tenant("other", Some("friends"), 1).expect("it is made");
+    command_line(&governance).create_tenant("other", Some("friends"), 1).expect("it is made");
     let harness = Harness::governed(says("Hi"), governance.clone());
     let admin = Bearer::of(&harness, &governance, DEFAULT_TENANT, Role::Admin);
     let [acme, other] = ["acme", "other"].map(|tenant| Bearer::of(&harness, &governance, tenant, Role::Service));
@@ -86,7 +86,7 @@ async fn a_tenant_that_is_deleted_beside_the_server_is_erased_by_it() {
     let data = tempfile::tempdir().expect("a directory");
     let server = Governance::open(data.path()).expect("it opens");
     let command = Governance::open(data.path()).expect("it opens beside");
-    command.create_tenant("acme", None, 1).expect("it is made");
+    command_line(&command).create_tenant("acme", None, 1).expect("it is made");
     let stores = Stores::open(data.path(), 64 << 20);
     let running = Running::start(Harness::governed_storing(babbles(), server.clone(), stores.clone())).await;
     let bearer = Bearer::of(&running.harness, &command, "acme", Role::Developer);
@@ -96,7 +96,7 @@ async fn a_tenant_that_is_deleted_beside_the_server_is_erased_by_it() {
     let engine = running.harness.state.loaded_model().expect("a model").engine.clone();
     eventually("it is worked for", || engine.snapshot().running == 1).await;
 
-    let deleted = command.delete_tenant("acme", 2).expect("it is there");
+    let deleted = command_line(&command).delete_tenant("acme", 2).expect("it is there");
     assert!(stores.destroy(&deleted.place).is_err(), "the server has it open");
     assert_eq!(bearer.get(&stored).await.status, 401);
     soon("it is erased", async || (homes(data.path()) == 0).then_some(())).await;
@@ -111,13 +111,13 @@ async fn what_was_not_erased_is_erased_at_the_next_start() {
     let data = tempfile::tempdir().expect("a directory");
     let governance = Governance::open(data.path()).expect("it opens");
     for tenant in ["acme", "other"] {
-        governance.create_tenant(tenant, None, 1).expect("it is made");
+        command_line(&governance).create_tenant(tenant, None, 1).expect("it is made");
         let harness = storing(data.path(), &governance);
         stores_something(&Bearer::of(&harness, &governance, tenant, Role::Developer)).await;
         drop(harness);
     }
     assert_eq!(homes(data.path()), 2);
-    governance.delete_tenant("acme", 2).expect("it is there");
+    command_line(&governance).delete_tenant("acme", 2).expect("it is there");
     let harness = storing(data.path(), &governance);
     assert_eq!((homes(data.path()), governance.leaving().expect("it can be read").len()), (1, 0));
     drop(harness);

@@ -19,7 +19,7 @@ use tramontane::{
     telemetry::AuditMetrics,
 };
 
-use super::support::{Answer, Harness, chat, ids, new_key, says, send};
+use super::support::{Answer, Harness, chat, command_line, ids, new_key, says, send};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -40,7 +40,7 @@ fn audited(options: AuditOptions, guardrails: Option<&str>) -> Audited {
         fs::write(&file, text).expect("it is written");
         governance = governance.with_guardrails(GuardrailFile::open(&file, Vec::new()).expect("they are right"));
     }
-    governance.create_tenant("acme", None, 1).expect("a tenant");
+    command_line(&governance).create_tenant("acme", None, 1).expect("a tenant");
     let key = new_key(&governance, "app", "acme", Role::Developer).secret;
     Audited { harness: Harness::governed(says("Hi there."), governance), audit, key, folder }
 }

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tramontane::governance::{DEFAULT_TENANT, Governance, Role, policy::Policies};
 
 use super::{
-    support::{Harness, chat, merged, new_key, says, soon},
+    support::{Harness, chat, command_line, merged, new_key, says, soon},
     tenancy::{Bearer, id},
 };
 
@@ -80,7 +80,7 @@ async fn lines_of_whoever_may_ask_no_more_fail() {
     let server = Server::new("");
     let (asker, key) = server.asker();
     let created = asker.post("/v1/batches", batch(&asker.upload().await, CHAT)).await;
-    server.governance.revoke_key(&key, 1).expect("it is there");
+    command_line(&server.governance).revoke_key(&key, 1).expect("it is there");
     let _worker = server.harness.worker();
     let line = only_line(&server.bearer(), &created, "error_file_id").await;
     assert_eq!(line["response"]["status_code"], 401, "{line}");
@@ -93,7 +93,7 @@ async fn lines_of_a_key_that_was_replaced_are_those_of_the_new_one() {
     let server = Server::new("");
     let (asker, key) = server.asker();
     let created = asker.post("/v1/batches", batch(&asker.upload().await, CHAT)).await;
-    server.governance.rotate_key(&key, 0, None, 1).expect("it is replaced");
+    command_line(&server.governance).rotate_key(&key, 0, None, 1).expect("it is replaced");
     assert_eq!(asker.ask("GET", "/v1/models", Value::Null).await.status, 401);
     let _worker = server.harness.worker();
     let line = only_line(&server.bearer(), &created, "output_file_id").await;
@@ -149,7 +149,7 @@ async fn a_response_in_the_background_fails_if_its_key_is_revoked() {
     let queued = asker.post("/v1/responses", ask.clone()).await;
     let looks = server.bearer();
     let other = looks.post("/v1/responses", ask).await;
-    server.governance.revoke_key(&key, 1).expect("it is there");
+    command_line(&server.governance).revoke_key(&key, 1).expect("it is there");
     let _worker = server.harness.background();
     let failed = ended(&looks, &queued).await;
     assert_eq!((&failed["status"], &failed["output"]), (&json!("failed"), &json!([])), "{failed}");

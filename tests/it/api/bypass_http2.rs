@@ -63,11 +63,36 @@ async fn targets_that_pretend() {
     let with_paths = paths.map(|path| vec![METHOD, SCHEME, (":path", path)]);
     let with_methods = methods.map(|method| vec![(":method", method), SCHEME, PATH]);
     let with_schemes = schemes.map(|scheme| vec![METHOD, (":scheme", scheme), PATH]);
-    all_are_refused(&running, &[&with_paths[..], &with_methods, &with_schemes].concat()).await;
+    let twice = [
+        vec![METHOD, METHOD, SCHEME, PATH],
+        vec![METHOD, (":method", "GET"), SCHEME, PATH],
+        vec![METHOD, SCHEME, (":scheme", "https"), PATH],
+        vec![METHOD, SCHEME, PATH, (":path", "/health/live")],
+        vec![METHOD, SCHEME, PATH, (":authority", "localhost"), (":authority", "evil.example")],
+        vec![(":method", "CONNECT"), (":protocol", "websocket"), SCHEME, PATH],
+        vec![METHOD, SCHEME, PATH, (":protocol", "websocket")],
+        vec![METHOD, PATH],
+        vec![METHOD, SCHEME],
+    ];
+    all_are_refused(&running, &[&with_paths[..], &with_methods, &with_schemes, &twice].concat()).await;
     let bearer = format!("Bearer {key}");
     for (scheme, path) in [("http", PATH.1), ("https", PATH.1), ("http", "/v1/chat/completions?x=/health/live")] {
         let head = [METHOD, (":scheme", scheme), (":path", path), ("authorization", &bearer)];
         check_answered(&running, &head, &[]).await;
+    }
+}
+
+/// Nor does a connection remember whose it was: each stream has its own credential, or none.
+#[tokio::test]
+async fn streams_share_no_credential() {
+    let (running, key) = start().await;
+    let bearer = format!("Bearer {key}");
+    let mut client = Client::connect(&running).await;
+    let head = [(":method", "GET"), SCHEME, (":path", "/v1/models")];
+    let with_key = [&head[..], &[("authorization", &bearer)]].concat();
+    for (stream, head, expected) in [(1, &with_key[..], "2"), (3, &head, "4"), (5, &with_key, "2")] {
+        client.ask(stream, head, &[], "").await;
+        assert_eq!(client.answer(stream).await.0, expected, "stream {stream}");
     }
 }
 
@@ -76,7 +101,7 @@ async fn headers_that_pretend() {
     let (running, key) = start().await;
     let bearer = format!("Bearer {key}");
     let bearer = bearer.as_str();
-    let requests: [&[Header]; 17] = [
+    let requests: [&[Header]; 23] = [
         // Names that contradict each other, with a key that is right.
         &[(":authority", "localhost"), ("host", "evil.example"), ("authorization", bearer)],
         &[(":authority", "evil.example"), ("host", "localhost"), ("authorization", bearer)],
@@ -84,6 +109,12 @@ async fn headers_that_pretend() {
         &[(":authority", "me@localhost"), ("host", "localhost"), ("authorization", bearer)],
         &[("authorization", bearer), ("authorization", bearer)],
         &[("authorization", "Bearer x"), ("authorization", bearer)],
+        &[("x-authorization", bearer), ("proxy-authorization", bearer), ("cookie", bearer)],
+        &[("cookie", "authorization="), ("cookie", bearer)],
+        &[("content-encoding", "gzip"), ("authorization", bearer)],
+        &[("te", "gzip"), ("authorization", bearer)],
+        &[("authorization\0", bearer)],
+        &[("authorization", "Bearer"), ("authorization ", bearer)],
         // What HTTP/2 has no place for (RFC 9113, section 8.2).
         &[("Authorization", bearer)],
         &[("authorization ", bearer)],

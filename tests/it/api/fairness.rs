@@ -18,7 +18,7 @@ use tramontane::{
     store::Stores,
 };
 
-use super::support::{Harness, babbles, chat, new_key};
+use super::support::{Harness, babbles, chat, command_line, new_key};
 
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,7 +41,7 @@ impl Server {
     fn new(max_requests: usize) -> Self {
         let governance = Governance::in_memory().unwrap();
         let [heavy, light] = ["heavy", "light"].map(|tenant| {
-            governance.create_tenant(tenant, None, 1).unwrap();
+            command_line(&governance).create_tenant(tenant, None, 1).unwrap();
             new_key(&governance, "app", tenant, Role::Developer).secret
         });
         let limits = HttpLimits { max_requests, ..HttpLimits::default() };

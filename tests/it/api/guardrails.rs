@@ -18,7 +18,9 @@ use tramontane::{
 
 use super::{
     responses::{Heard, last, listens},
-    support::{Answer, Harness, Script, answers, chat, control, ids, merged, new_key, says, send, thinks},
+    support::{
+        Answer, Harness, Script, answers, chat, command_line, control, ids, merged, new_key, says, send, thinks,
+    },
 };
 
 const MISTRAL: &str = "mistral-client-python/3.7.0";
@@ -358,7 +360,7 @@ async fn guardrails_apply_to_their_tenants_and_routes() {
     let of_acme = BOTH.replace("words =", "tenants = [\"acme\"]\nroutes = [\"/v1/chat/*\"]\nwords =");
     let harness = guarded(says("Yes."), &of_acme);
     let governance = &harness.governance;
-    governance.create_tenant("acme", None, 1).expect("it is made");
+    command_line(&governance).create_tenant("acme", None, 1).expect("it is made");
     let key = |tenant: &str| new_key(governance, "app", tenant, Role::Developer).secret;
     let (ours, theirs) = (key(DEFAULT_TENANT), key("acme"));
     let ask = async |secret: &str, path: &str, body: Value| {

@@ -16,7 +16,7 @@ use tramontane::{
 
 use super::{
     storage::{Part, form, line},
-    support::{Answer, Harness, chat, mistral_error, new_key, says, send, soon},
+    support::{Answer, Harness, chat, command_line, mistral_error, new_key, says, send, soon},
 };
 
 const FILE: &str = r#"
@@ -149,7 +149,7 @@ async fn a_request_has_a_purpose_that_is_known() {
 #[tokio::test]
 async fn purposes_are_those_of_a_tenant_and_told_to_nobody_else() {
     let (_file, governance) = purposes();
-    governance.create_tenant("lab", None, 1).expect("it is made");
+    command_line(&governance).create_tenant("lab", None, 1).expect("it is made");
     let key = |tenant| format!("Bearer {}", new_key(&governance, "app", tenant, Role::Developer).secret);
     let (lab, other) = (key("lab"), key("default"));
     let harness = Harness::governed(says("Hi"), governance);

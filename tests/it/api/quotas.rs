@@ -19,7 +19,7 @@ use tramontane::{
 
 use super::{
     admin::Bearer,
-    support::{Answer, Harness, chat, merged, new_key, says, send},
+    support::{Answer, Harness, chat, command_line, merged, new_key, says, send},
 };
 
 /// A server whose default tenant is limited, and the secret of one of its keys.
@@ -63,7 +63,7 @@ async fn a_budget_is_no_reason_to_try_again() {
 #[tokio::test]
 async fn quotas_are_administered_and_what_is_used_is_told() {
     let governance = Governance::in_memory().expect("memory");
-    governance.create_tenant("acme", None, 1).expect("it is made");
+    command_line(&governance).create_tenant("acme", None, 1).expect("it is made");
     let harness = Harness::governed(says("Hi"), governance.clone());
     let admin = Bearer::of(&harness, &governance, DEFAULT_TENANT, Role::Admin);
     let app = new_key(&governance, "app", "acme", Role::Developer);
@@ -102,7 +102,7 @@ async fn quotas_are_administered_and_what_is_used_is_told() {
 async fn a_tenants_admin_sees_its_quotas_and_changes_none() {
     let governance = Governance::in_memory().expect("memory");
     for tenant in ["acme", "other"] {
-        governance.create_tenant(tenant, None, 1).expect("it is made");
+        command_line(&governance).create_tenant(tenant, None, 1).expect("it is made");
     }
     let harness = Harness::governed(says("Hi"), governance.clone());
     let [admin, own] = [DEFAULT_TENANT, "acme"].map(|tenant| Bearer::of(&harness, &governance, tenant, Role::Admin));

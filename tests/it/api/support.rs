@@ -24,7 +24,7 @@ use tower::ServiceExt;
 use tramontane::{
     api::{AppState, GenerationDefaults, HttpLimits, ServedModel, app},
     engine::{EngineConfig, EngineHandle, SpeculationMode},
-    governance::{CreatedKey, Governance, NewKey, Role},
+    governance::{Actor, Administration, CreatedKey, Governance, NewKey, Role},
     prompt::{Codec, TekkenFile, TokenizerVersion},
     store::{Store, Stores},
     telemetry::EngineMetrics,
@@ -360,6 +360,11 @@ impl Drop for Harness {
     }
 }
 
+/// What whoever has the machine may do, as the command line does it.
+pub fn command_line(governance: &Governance) -> Administration<'_> {
+    governance.administered_by(&Actor::CommandLine)
+}
+
 /// A new key of a tenant, for somebody who does this.
 pub fn new_key(governance: &Governance, name: &str, tenant: &str, role: Role) -> CreatedKey {
     let new = NewKey {
@@ -369,7 +374,7 @@ pub fn new_key(governance: &Governance, name: &str, tenant: &str, role: Role) ->
         attributes: Default::default(),
         expires_at: None,
     };
-    governance.create_key(&new, 1).expect("it is made")
+    command_line(governance).create_key(&new, 1).expect("it is made")
 }
 
 /// The body of a chat request with one message and more fields.

@@ -12,7 +12,7 @@ use tramontane::governance::{DEFAULT_TENANT, Governance, Role};
 
 use super::{
     server::Running,
-    support::{Answer, Harness, chat, new_key, says, send, soon},
+    support::{Answer, Harness, chat, command_line, new_key, says, send, soon},
 };
 
 /// A bearer of a new key of a tenant.
@@ -86,7 +86,7 @@ pub fn id(object: &Value) -> &str {
 #[tokio::test]
 async fn nothing_of_one_tenant_is_seen_by_another() {
     let governance = Governance::in_memory().expect("memory");
-    governance.create_tenant("acme", None, 1).expect("it is made");
+    command_line(&governance).create_tenant("acme", None, 1).expect("it is made");
     let harness = Harness::governed(says("Hi"), governance.clone());
     let (mine, theirs) = (Bearer::of(&harness, &governance, "acme"), Bearer::of(&harness, &governance, DEFAULT_TENANT));
     let file = mine.upload().await;
@@ -136,10 +136,10 @@ async fn nothing_of_one_tenant_is_seen_by_another() {
 async fn cached_prefixes_are_shared_within_a_tenant_or_a_group_only() {
     let governance = Governance::in_memory().expect("memory");
     for (tenant, group) in [("one", None), ("two", None), ("three", Some("friends")), ("four", Some("friends"))] {
-        governance.create_tenant(tenant, group, 1).expect("it is made");
+        command_line(&governance).create_tenant(tenant, group, 1).expect("it is made");
     }
     // One that has the name of a group.
-    governance.create_tenant("friends", None, 1).expect("it is made");
+    command_line(&governance).create_tenant("friends", None, 1).expect("it is made");
     let harness = Harness::governed(says("Hi"), governance.clone());
     let message = json!([{ "role": "user", "content": "What is the answer to all of the questions in the world?" }]);
     let cached = async |tenant: &str, salt: Value| {
@@ -170,7 +170,7 @@ async fn cached_prefixes_are_shared_within_a_tenant_or_a_group_only() {
 #[tokio::test]
 async fn what_tenants_leave_to_be_done_is_done() {
     let governance = Governance::in_memory().expect("memory");
-    governance.create_tenant("acme", None, 1).expect("it is made");
+    command_line(&governance).create_tenant("acme", None, 1).expect("it is made");
     let running = Running::start(Harness::governed(says("Hi"), governance.clone())).await;
     for tenant in ["acme", DEFAULT_TENANT] {
         let bearer = Bearer::of(&running.harness, &governance, tenant);

@@ -1,7 +1,10 @@
 //! Client certificates of connections that are open: what is read anew counts for their next request, for what is being answered,
 //! and for what is left to be done later.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -210,6 +213,33 @@ async fn what_is_being_answered_ends_with_what_it_was_asked_by() {
     let text = rest(&mut streams).await;
     assert!(first.starts_with(b"HTTP/1.1 200") && !text.contains("[DONE]"), "{text}");
     server.running.harness.idle().await;
+}
+
+/// The connection is open, nothing is read anew, and the list says itself that it is too old.
+#[tokio::test]
+async fn a_list_that_ends_lets_nobody_go_on() {
+    let server = Server::start().await;
+    let (mut streams, mut open) =
+        (server.connect(&server.app, "http/1.1").await, server.connect(&server.other, "http/1.1").await);
+    let list = server.authority.revokes_until(&[], SystemTime::now() + Duration::from_secs(2));
+    fs::write(server.directory.path().join("clients.crl"), list).expect("it is written");
+    server.reload();
+    check(&models(&mut open).await, 200, "tiny");
+    server.running.harness.gate.close();
+    let long = chat(json!({ "max_tokens": 4000, "ignore_eos": true }));
+    check(&ask(&mut streams, "POST", "/v1/chat/completions", &long).await, 401, "unverified_certificate");
+    server.running.harness.gate.open();
+    check(&models(&mut open).await, 401, "unverified_certificate");
+    let refused = connect(&server.running, client(&server.authority, Some(&server.app), &["http/1.1"])).await;
+    if let Ok(mut refused) = refused {
+        // A client of TLS 1.3 is through before the server has judged it.
+        assert!(refused.read_u8().await.is_err(), "nor is there a new one");
+    }
+    server.running.harness.idle().await;
+    // A list that is good lets everybody go on.
+    fs::write(server.directory.path().join("clients.crl"), server.authority.revokes(&[])).expect("it is written");
+    server.reload();
+    check(&models(&mut open).await, 200, "tiny");
 }
 
 #[tokio::test]

@@ -15,9 +15,13 @@ use serde_json::{Value, json};
 use tramontane::governance::{Actor, Governance, GovernanceError, Issuers, Refusal, Role};
 
 use super::{
-    support::{Answer, Harness, new_key, says, send, soon},
+    support::{Answer, Harness, Script, command_line, new_key, says, send, soon},
     tenancy::Bearer,
 };
+
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()
+}
 
 /// An issuer with one key.
 pub(super) struct Issuer {
@@ -44,7 +48,7 @@ impl Issuer {
     }
 
     pub(super) fn token_with(&self, header: Value, more: Value) -> String {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+        let now = now();
         let mut claims = json!({
             "iss": "https://id.example.org", "aud": "tramontane", "sub": "somebody", "iat": now, "exp": now + 600,
             "groups": ["llm-developers"], "tenant": "acme",
@@ -72,14 +76,18 @@ llm-auditors = "auditor"
 "#;
 
 pub(super) fn governed(issuer: &Issuer, directory: &Path) -> (Harness, Governance) {
+    governed_saying(says("Hi"), &issuer.key_set(), directory)
+}
+
+pub(super) fn governed_saying(script: Script, key_set: &Value, directory: &Path) -> (Harness, Governance) {
     let keys = directory.join("keys.json");
-    fs::write(&keys, issuer.key_set().to_string()).expect("it can be written");
+    fs::write(&keys, key_set.to_string()).expect("it can be written");
     let file = directory.join("identities.toml");
     fs::write(&file, IDENTITIES.replace("KEYS", keys.to_str().expect("UTF-8"))).expect("it can be written");
     let issuers = Issuers::open(&file, None).expect("they are right");
     let governance = Governance::in_memory().expect("memory").with_issuers(issuers);
-    governance.create_tenant("acme", None, 1).expect("it is made");
-    (Harness::governed(says("Hi"), governance.clone()), governance)
+    command_line(&governance).create_tenant("acme", None, 1).expect("it is made");
+    (Harness::governed(script, governance.clone()), governance)
 }
 
 async fn ask(harness: &Harness, method: &str, path: &str, token: &str) -> Answer {
@@ -103,6 +111,8 @@ async fn an_issuers_word_is_taken() {
     let auditor = issuer.token(json!({ "groups": "llm-auditors" }));
     assert_eq!(chat(&harness, &auditor).await.error(), r#"403 null "permission_denied""#);
     assert_eq!(ask(&harness, "GET", "/v1/models", &auditor).await.status, 200);
+    let late = issuer.token(json!({ "iat": now() - 600, "exp": now() - 10 }));
+    assert_eq!(chat(&harness, &late).await.status, 200, "clocks differ by a minute");
     let nobody = issuer.token(json!({ "groups": ["developer", "admin"] }));
     assert_eq!(chat(&harness, &nobody).await.status, 403, "only what is mapped is a role");
 }
@@ -186,17 +196,17 @@ async fn a_token_ends_with_its_tenant() {
     let (harness, governance) = governed(&issuer, directory.path());
     let token = issuer.token(json!({}));
     assert_eq!(chat(&harness, &token).await.status, 200);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+    let now = now();
     let bearer = governance.authenticate(&token, now).expect("it is believed");
-    governance.delete_tenant("acme", now).expect("it is there");
+    command_line(&governance).delete_tenant("acme", now).expect("it is there");
     assert_eq!(bearer.until_over().await, Refusal::UnknownTenant, "what it is being answered ends");
     assert_eq!(chat(&harness, &token).await.error(), r#"401 null "token_unknown_tenant""#);
-    governance.create_tenant("acme", None, now).expect("it is made");
+    command_line(&governance).create_tenant("acme", None, now).expect("it is made");
     assert_eq!(chat(&harness, &token).await.status, 200, "it is another tenant of that name");
 }
 
 /// Replaces text in the file of identities, which is read again.
-fn change(governance: &Governance, directory: &Path, from: &str, to: &str) -> Result<(), GovernanceError> {
+pub(super) fn change(governance: &Governance, directory: &Path, from: &str, to: &str) -> Result<(), GovernanceError> {
     let file = directory.join("identities.toml");
     let text = fs::read_to_string(&file).expect("it is there");
     assert!(text.contains(from), "{from} in {text}");
@@ -209,7 +219,7 @@ async fn tokens_are_what_the_file_makes_of_them_now() {
     let (issuer, directory) = (Issuer::new(), tempfile::tempdir().expect("a directory"));
     let (harness, governance) = governed(&issuer, directory.path());
     let token = issuer.token(json!({}));
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+    let now = now();
     let change = |from: &str, to: &str| change(&governance, directory.path(), from, to);
     let bearer = governance.authenticate(&token, now).expect("it is believed");
     change("roles = \"groups\"", "roles = \"groups\"").expect("nothing is another");

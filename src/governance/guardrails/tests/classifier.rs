@@ -80,3 +80,16 @@ fn an_answer_is_judged_in_passages_that_do_not_depend_on_its_pieces() {
         assert_eq!(*word.asked.lock().unwrap(), [sentence, passages[0], passages[1]]);
     }
 }
+
+/// What an answer goes on from is no part of it: a passage that ends there is nobody's concern.
+#[test]
+fn passages_of_what_an_answer_goes_on_from_are_not_judged() {
+    let sentence = "This is a sentence of an answer which goes on for a while, so that it is long enough. ";
+    let (begun, rest) = ("This one begins with a blockhead, ", "and it is long enough too, before it ends like this. ");
+    let (word, guardrails) = guardrails("output", "redact");
+    let mut output = guardrails.select("t", "m", "/").output(Vault::default()).behind(&(sentence.repeat(3) + begun));
+    assert!(word.asked.lock().unwrap().is_empty());
+    let text = output.push(rest).text + &output.finish().text;
+    assert_eq!(*word.asked.lock().unwrap(), [begun.to_owned() + rest]);
+    assert_eq!(text, "[TEXT]");
+}

@@ -354,3 +354,20 @@ fn the_length_of_an_answer_is_without_what_it_goes_on_from() {
     assert!(guard.push(&text).blocked.is_none());
     assert!(guard.push("!").blocked.is_some() || guard.finish().blocked.is_some());
 }
+
+/// A beginning is read once, whatever is written behind it and however many choices go on from it.
+#[test]
+fn what_an_answer_goes_on_from_is_read_once() {
+    let (active, _) = redacting();
+    let beginning = |times: usize| "Write to ada@example.org or call +49 30 901820, please. ".repeat(times);
+    let work = |times: usize| {
+        let begun = active.output(Vault::default()).behind(&beginning(times));
+        let first = begun.work_bytes();
+        let mut goes_on = begun.clone();
+        (0..200).for_each(|_| drop(goes_on.push("la ")));
+        (first, goes_on.work_bytes() - first)
+    };
+    let ((short, behind_short), (long, behind_long)) = (work(10), work(100));
+    assert!(short > 0 && long < short * 11, "{short} {long}");
+    assert_eq!(behind_short, behind_long);
+}

@@ -192,6 +192,8 @@ fn claims_are_found_where_the_settings_say() {
 fn tenant_and_roles_are_what_the_settings_make_of_the_claims() {
     let groups = "claims.roles = \"groups\"\nrole_map = { a = \"admin\", \"b c\" = \"auditor\", d = \"admin\" }\n";
     let scope = "claims.roles = \"x.scope\"\nrole_map = { a = \"admin\", \"b c\" = \"auditor\", c = \"service\" }\n";
+    let by = SignedBy { algorithm: Algorithm::Es256, key_id: None };
+    let signer = Signer::new(by, "");
     let cases = [
         ("", "{}", None, ""),
         ("tenant = \"t\"", r#"{"tenant":"other"}"#, Some("t"), ""),
@@ -212,7 +214,7 @@ fn tenant_and_roles_are_what_the_settings_make_of_the_claims() {
         let config = config(&format!("{LEAST}{setting}"));
         let mut payload = json::object(br#"{"iss":"i","aud":"a","sub":"s","exp":1800000060}"#).expect("an object");
         payload.extend(json::object(said.as_bytes()).expect("an object"));
-        let claims = claims::read(&payload, None, &config, NOW).expect("the claims are right");
+        let claims = claims::read(&payload, signer.clone(), &config, NOW).expect("the claims are right");
         assert_eq!(claims.tenant.as_deref(), tenant, "{setting} {said}");
         assert_eq!(claims.roles.into_iter().collect::<Vec<_>>().join(" "), roles, "{setting} {said}");
     }

@@ -276,3 +276,22 @@ fn a_file_of_keys_has_nothing_fetched() {
     assert!(verifier.verify_or_refresh(&token(), NOW).is_ok());
     assert!(web.asked().is_empty());
 }
+
+/// Nobody is told that his key is withdrawn before the issuer's keys are known.
+#[test]
+fn a_key_is_withdrawn_once_the_keys_are_known_and_it_is_not_among_them() {
+    let web = Web::default();
+    web.put(KEYS_URL, set_with_id("p256"));
+    let verifier = web.verifier(KEYS_URL);
+    verifier.refresh(Occasion::Interval, NOW).expect("it is up");
+    let signer = verifier.verify(&token(), NOW).expect("it is right").signer;
+    let anew = web.verifier(KEYS_URL);
+    let changes = anew.key_changes().expect("it has an address");
+    assert!(!verifier.has_withdrawn(&signer) && !anew.has_withdrawn(&signer));
+    web.put(KEYS_URL, set_with_id("other"));
+    anew.refresh(Occasion::Interval, NOW).expect("it is up");
+    assert!(anew.has_withdrawn(&signer) && changes.has_changed().expect("it is there"));
+    // Where there is no way to any, the key is none of them.
+    assert!(super::verifier("secret").has_withdrawn(&signer));
+    assert!(!super::verifier("public").has_withdrawn(&signer));
+}

@@ -79,7 +79,7 @@ fn rfc_7515_a4_and_a5_have_algorithms_that_are_not_there() {
 fn rfc_8037_a4() {
     let keys = KeySet::parse(ED25519_KEY.as_bytes(), "RFC 8037 A.2").expect("a key");
     let by = SignedBy { algorithm: Algorithm::EdDsa, key_id: None };
-    let verify = |signed: &str| keys.verify(by, signed.as_bytes(), &bytes(ED25519_SIGNATURE));
+    let verify = |signed: &str| keys.verify(by, signed.as_bytes(), &bytes(ED25519_SIGNATURE)).map(drop);
     assert_eq!(verify(ED25519_SIGNED), Ok(()));
     assert_eq!(verify(&ED25519_SIGNED.to_ascii_lowercase()), Err(JwtError::BadSignature));
 }
