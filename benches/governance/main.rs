@@ -18,8 +18,10 @@ mod tls;
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
+    io::Write,
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -83,7 +85,10 @@ fn main() {
     let report = verify(&log, &Evidence::default()).expect("intact");
     let files = fs::read_dir(&log).expect("a folder").flatten();
     let bytes: u64 = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
-    println!("\n{} records, {} bytes per record, all intact\n", report.records, bytes / report.records);
+    println!("\n{} records, {} bytes per record, all intact", report.records, bytes / report.records);
+    let synced = synchronisations(folder.path(), 2 * bytes / report.records);
+    let [p50, p99] = [0.5, 0.99].map(|share| quantile(&synced, share));
+    println!("the disk: {p50:.3} ms to have two records on it, {p99:.3} at p99\n");
     tls::measure(folder.path(), &runtime);
     isolation::measure(&runtime);
 }
@@ -118,11 +123,32 @@ fn of_parts(folder: &Path, audit: &Audit, runtime: &Runtime) {
             let served = Served { name, router: app(model::state(governance)), secret };
             let run = runtime.block_on(served.at_rate());
             let most = runtime.block_on(served.at_most());
-            let quantile = |share: f64| run.latencies[((run.latencies.len() - 1) as f64 * share) as usize];
-            let [p50, p99] = [0.5, 0.99].map(quantile);
+            let [p50, p99] = [0.5, 0.99].map(|share| quantile(&run.latencies, share));
             println!("| {} | {p50:.3} | {p99:.3} | {:.0} | {:.1} | {most:.0} |", served.name, run.rate, run.cpu_us);
         }
     }
+}
+
+/// Sorted times, in milliseconds, of writing so many bytes behind a file's end and having them on the disk: what the log cannot
+/// take less than. Nothing else is done meanwhile. A record that comes while others are being written waits for two of these.
+fn synchronisations(folder: &Path, bytes: u64) -> Vec<f64> {
+    let mut file = File::create(folder.join("floor")).expect("a file");
+    let record = vec![b'x'; bytes as usize];
+    let mut times: Vec<f64> = (0..4000)
+        .map(|_| {
+            let begun = Instant::now();
+            file.write_all(&record).and_then(|()| file.sync_data()).expect("room on the disk");
+            let took = begun.elapsed().as_secs_f64() * 1e3;
+            thread::sleep(Duration::from_secs(1) / PER_SECOND);
+            took
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times
+}
+
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * share) as usize]
 }
 
 /// Identities of a directory, and a key among them.
