@@ -316,7 +316,9 @@ impl Scheduler {
                         order.append(key);
                         continue 'admitted;
                     }
-                    (None, Standing::Within) => drop(passed_over.insert(Arc::clone(self.waiting[&key].share()))),
+                    (None, Standing::Within) => {
+                        passed_over.insert(Arc::clone(self.waiting[&key].share()));
+                    }
                     (None, Standing::InTurn | Standing::Beyond) => return,
                 }
             }

@@ -83,7 +83,7 @@ impl Turns {
 
     /// The share that is next of these: turns go round.
     fn next(&self, longs: &BTreeMap<&Arc<str>, SequenceKey>) -> Option<SequenceKey> {
-        let after = longs.iter().find(|(share, _)| self.last.as_ref().is_none_or(|last| *share > &last));
+        let after = longs.iter().find(|(share, _)| self.last.as_ref().is_none_or(|last| ***share > *last));
         after.or_else(|| longs.iter().next()).map(|(_, key)| *key)
     }
 }

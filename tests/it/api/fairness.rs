@@ -167,7 +167,7 @@ async fn a_flood_of_bodies_leaves_another_tenant_its_part_of_their_memory() {
     let mut light = Vec::new();
     for _ in 0..8 {
         let held = half_sent(&server, &server.light, BODY).await;
-        light.push(held.err().expect("the other has filled its own memory"));
+        light.push(held.expect_err("the other has filled its own memory"));
     }
     for secret in [&server.light, &server.heavy] {
         let refused = half_sent(&server, secret, BODY).await.ok().expect("each has its part");
@@ -177,7 +177,7 @@ async fn a_flood_of_bodies_leaves_another_tenant_its_part_of_their_memory() {
     // What is free is for anybody: eight of sixteen are taken.
     heavy.clear();
     for _ in 0..8 {
-        light.push(half_sent(&server, &server.light, BODY).await.err().expect("nobody else wants it"));
+        light.push(half_sent(&server, &server.light, BODY).await.expect_err("nobody else wants it"));
     }
     assert!(
         half_sent(&server, &server.light, BODY).await.is_ok() && half_sent(&server, &server.heavy, BODY).await.is_err()
