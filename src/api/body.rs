@@ -8,6 +8,7 @@
 use std::{
     fmt,
     ops::{Deref, RangeInclusive},
+    sync::Arc,
 };
 
 use axum::{
@@ -21,16 +22,16 @@ use serde::{
     de::{Error as _, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Number, Value};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     about::subject_of_body,
     audit::AuditScope,
     error::ApiError,
     fields::{Support, Table},
-    request::off_thread,
+    request::{body_tenant, off_thread_of},
     state::{AppState, BODY_PIECE_BYTES},
 };
+use crate::engine::TakenPlace;
 
 /// The longest value that an error message repeats, in characters.
 const SHOWN_CHARACTERS: usize = 60;
@@ -41,7 +42,7 @@ pub(super) struct JsonText(pub(super) BodyText);
 /// The text of a body, and its share of the memory for bodies.
 pub(super) struct BodyText {
     text: String,
-    _memory: Option<OwnedSemaphorePermit>,
+    _memory: Option<TakenPlace>,
 }
 
 impl Deref for BodyText {
@@ -59,7 +60,8 @@ impl FromRequest<AppState> for JsonText {
         let audit = request.extensions().get::<AuditScope>().cloned();
         check_content_type(request.headers())?;
         let timeout = state.limits().body_timeout;
-        let Ok(read) = tokio::time::timeout(timeout, read(request.into_body(), state)).await else {
+        let tenant = body_tenant(request.extensions(), state);
+        let Ok(read) = tokio::time::timeout(timeout, read(request.into_body(), &tenant, state)).await else {
             return Err(ApiError::BodyTimeout { seconds: timeout.as_secs() });
         };
         let (bytes, memory) = read?;
@@ -70,15 +72,20 @@ impl FromRequest<AppState> for JsonText {
         })?;
         let body = BodyText { text, _memory: memory };
         match audit.filter(AuditScope::lacks_subject) {
-            Some(audit) => with_subject(body, state, audit).await.map(Self),
+            Some(audit) => with_subject(body, &tenant, state, audit).await.map(Self),
             None => Ok(Self(body)),
         }
     }
 }
 
 /// Tells the audit whom a body says that it is about. Whether it says that rightly is for its route to judge.
-async fn with_subject(body: BodyText, state: &AppState, audit: AuditScope) -> Result<BodyText, ApiError> {
-    off_thread(state, body.len(), move || {
+async fn with_subject(
+    body: BodyText,
+    tenant: &Arc<str>,
+    state: &AppState,
+    audit: AuditScope,
+) -> Result<BodyText, ApiError> {
+    off_thread_of(tenant, state, body.len(), move || {
         audit.about(subject_of_body(&body).filter(|subject| !subject.is_empty()));
         Ok(body)
     })
@@ -98,7 +105,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// Reads a body piece by piece; each is counted before it is kept.
-async fn read(body: Body, state: &AppState) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), ApiError> {
+async fn read(body: Body, tenant: &Arc<str>, state: &AppState) -> Result<(Vec<u8>, Option<TakenPlace>), ApiError> {
     let limit = state.limits().body_bytes;
     let mut body = Limited::new(body, limit);
     let (mut bytes, mut memory) = (Vec::new(), None);
@@ -116,7 +123,7 @@ async fn read(body: Body, state: &AppState) -> Result<(Vec<u8>, Option<OwnedSema
         if len > bytes.capacity() {
             // What the buffer takes counts, not what is in it. A long body grows by an eighth at a time.
             let capacity = (len + len / 8).next_multiple_of(BODY_PIECE_BYTES);
-            state.reserve_body(&mut memory, capacity)?;
+            state.reserve_body_of(tenant, &mut memory, capacity)?;
             bytes.reserve_exact(capacity - bytes.len());
         }
         bytes.extend_from_slice(&data);

@@ -7,7 +7,8 @@ use std::time::Duration;
 pub struct HttpLimits {
     /// Longest request body, in bytes; a longer one answers 413.
     pub body_bytes: usize,
-    /// All request bodies held at once, in bytes, finished or not; a request beyond that answers 429.
+    /// All request bodies held at once, in bytes, finished or not; a request beyond that answers 429. Tenants that have less than
+    /// their part of it get that part though others have taken all, so with several it may be twice as much.
     pub all_bodies_bytes: usize,
     /// Longest request head (HTTP/1) or header list (HTTP/2), in bytes; at least 8192.
     pub header_bytes: usize,

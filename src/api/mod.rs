@@ -46,6 +46,7 @@ mod hosts;
 mod http_limits;
 mod idle;
 mod logprobs;
+mod long_bodies;
 mod mistral_conversations;
 mod models;
 mod moderations;

@@ -8,7 +8,7 @@ use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 use axum::{
     Router,
     extract::{FromRequestParts, MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, request::Parts},
+    http::{Extensions, HeaderName, HeaderValue, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -244,6 +244,12 @@ pub(super) fn tenant_of(parts: &Parts) -> Arc<str> {
     principal.map_or(DEFAULT_TENANT, |principal| &principal.asker.tenant).into()
 }
 
+/// Whose part of what bodies take a request's own takes. One that the server sends to itself has no caller.
+pub(super) fn body_tenant(extensions: &Extensions, state: &AppState) -> Arc<str> {
+    let principal = extensions.get::<Caller>().and_then(|caller| caller.principal.as_ref());
+    principal.map_or(state.tenant(), |principal| &principal.asker.tenant).into()
+}
+
 /// Wraps routes in what every request passes.
 pub fn layers(router: Router<AppState>, state: AppState) -> Router {
     router
@@ -264,10 +270,20 @@ pub(super) async fn off_thread<T: Send + 'static, E: From<ApiError> + Send + 'st
     body_len: usize,
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {
+    off_thread_of(&state.tenant().into(), state, body_len, work).await
+}
+
+/// The same for a tenant: the places are shared among these.
+pub(super) async fn off_thread_of<T: Send + 'static, E: From<ApiError> + Send + 'static>(
+    tenant: &Arc<str>,
+    state: &AppState,
+    body_len: usize,
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
     if body_len <= LONG_BODY_BYTES {
         return work();
     }
-    let place = state.long_body_place().await;
+    let place = state.long_body_place(tenant).await;
     let work = move || {
         let _place = place; // kept until the work is done, even if the client leaves before
         work()
@@ -373,8 +389,9 @@ mod tests {
             client.abort();
             assert!(client.await.is_err(), "the client has left");
         }
-        assert!(state.long_body_place().now_or_never().is_none(), "the work goes on, so there is no place");
+        let tenant = state.tenant().into();
+        assert!(state.long_body_place(&tenant).now_or_never().is_none(), "the work goes on, so there is no place");
         drop(go_on);
-        assert!(state.long_body_place().await.is_some());
+        assert!(state.long_body_place(&tenant).await.is_some());
     }
 }

@@ -9,13 +9,14 @@ use std::sync::{
 };
 
 use axum::http::HeaderMap;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 
 use super::{
     about::{About, Storing},
     error::ApiError,
     hosts::Hosts,
     http_limits::HttpLimits,
+    long_bodies::{LongBodies, LongBodyPlace},
     origin::model_headers,
     responses::Streams,
     tenancy::{Tenancies, Tenancy},
@@ -122,8 +123,8 @@ struct Inner {
     slots: Arc<Places>,
     storage_slots: Arc<Places>,
     follower_slots: Arc<Places>,
-    long_bodies: Arc<Semaphore>,
-    body_memory: Arc<Semaphore>,
+    long_bodies: Arc<LongBodies>,
+    body_memory: Arc<Places>,
     in_flight: AtomicUsize,
     draining: AtomicBool,
     served: OnceLock<Served>,
@@ -165,15 +166,15 @@ impl AppState {
         if let Some(audit) = governance.audit().metrics() {
             http_metrics.show_audit(audit);
         }
-        let body_pieces = (limits.all_bodies_bytes / BODY_PIECE_BYTES).min(Semaphore::MAX_PERMITS);
+        let body_pieces = limits.all_bodies_bytes / BODY_PIECE_BYTES;
         let inner = Inner {
             limits,
             http_metrics,
             slots,
             storage_slots,
             follower_slots,
-            long_bodies: Arc::new(Semaphore::new(LONG_BODIES_AT_ONCE)),
-            body_memory: Arc::new(Semaphore::new(body_pieces)),
+            long_bodies: Arc::new(LongBodies::new(LONG_BODIES_AT_ONCE)),
+            body_memory: Arc::new(Places::new(body_pieces)),
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             served: OnceLock::new(),
@@ -361,26 +362,37 @@ impl AppState {
 
     /// Waits for a place among those whose long bodies are parsed. The work must keep it: what is dropped
     /// when the client leaves would let in more work than there are places.
-    pub(super) async fn long_body_place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.inner.long_bodies).acquire_owned().await.ok() // the semaphore is never closed
+    pub(super) async fn long_body_place(&self, tenant: &Arc<str>) -> Option<LongBodyPlace> {
+        self.inner.long_bodies.enter(tenant).await
     }
 
-    /// Makes `held` large enough for a body of `len` bytes, if that much memory is left for bodies.
-    pub(super) fn reserve_body(&self, held: &mut Option<OwnedSemaphorePermit>, len: usize) -> Result<(), ApiError> {
-        let have = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let missing = u32::try_from(len.div_ceil(BODY_PIECE_BYTES).saturating_sub(have)).unwrap_or(u32::MAX);
-        if missing == 0 {
+    /// Makes `held` large enough for a body of `len` bytes, if that much memory is left for bodies of its tenant.
+    pub(super) fn reserve_body(&self, held: &mut Option<TakenPlace>, len: usize) -> Result<(), ApiError> {
+        self.reserve_body_of(&self.tenant().into(), held, len)
+    }
+
+    /// The same for a tenant.
+    pub(super) fn reserve_body_of(
+        &self,
+        tenant: &Arc<str>,
+        held: &mut Option<TakenPlace>,
+        len: usize,
+    ) -> Result<(), ApiError> {
+        let missing = len.div_ceil(BODY_PIECE_BYTES).saturating_sub(held.as_ref().map_or(0, TakenPlace::count));
+        let is_there = match held {
+            _ if missing == 0 => true,
+            Some(held) => held.grow(missing),
+            None => {
+                *held = self.inner.body_memory.take_many(tenant, missing);
+                held.is_some()
+            }
+        };
+        if is_there {
             return Ok(());
         }
-        let Ok(more) = Arc::clone(&self.inner.body_memory).try_acquire_many_owned(missing) else {
-            let reason = format!("the bodies of its requests take {} bytes already", self.limits().all_bodies_bytes);
-            return Err(ApiError::Busy { reason });
-        };
-        match held {
-            Some(held) => held.merge(more),
-            None => *held = Some(more),
-        }
-        Ok(())
+        let limit = self.limits().all_bodies_bytes;
+        let reason = format!("the bodies of its requests take {limit} bytes already, or its tenant's part of them");
+        Err(ApiError::Busy { reason })
     }
 
     /// A place among the `max_requests`, if one is free or the tenant has fewer than its part.

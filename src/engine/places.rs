@@ -1,4 +1,4 @@
-//! Places for requests: so many in all, of which every share (a tenant) has its part.
+//! Places for requests, or for pieces of memory: so many in all, of which every share (a tenant) has its part.
 //!
 //! [`Places`] gives whoever comes a place while there are any. Once all are taken, a share that has fewer than its part
 //! still gets one: whoever fills the queue does not keep others out. Invariants: at most twice the limit is taken, and
@@ -19,11 +19,12 @@ pub struct Places {
     taken: Mutex<BTreeMap<Arc<str>, usize>>,
 }
 
-/// A place; free again when this is dropped.
+/// A place, or several; free again when this is dropped.
 #[derive(Debug)]
 pub struct TakenPlace {
     places: Arc<Places>,
     share: Arc<str>,
+    count: usize,
 }
 
 impl Places {
@@ -34,17 +35,28 @@ impl Places {
 
     /// A place for a share, if there is one.
     pub fn take(self: &Arc<Self>, share: &Arc<str>) -> Option<TakenPlace> {
+        self.take_many(share, 1)
+    }
+
+    /// So many places for a share, if all of them are there.
+    pub fn take_many(self: &Arc<Self>, share: &Arc<str>, count: usize) -> Option<TakenPlace> {
+        self.count_in(share, count).then(|| TakenPlace { places: Arc::clone(self), share: Arc::clone(share), count })
+    }
+
+    /// Counts so many more for a share. False if they are not there.
+    fn count_in(&self, share: &Arc<str>, count: usize) -> bool {
         let mut taken = self.taken();
-        let total: usize = taken.values().sum();
-        let mine = taken.get(share).copied().unwrap_or(0);
-        let shares = taken.len() + usize::from(mine == 0);
-        let has_less_than_its_part =
-            mine < (self.limit / shares).max(1) && total < self.limit.saturating_mul(LIMIT_WITH_PARTS);
-        if total >= self.limit && !(shares > 1 && has_less_than_its_part) {
-            return None;
+        let total = taken.values().sum::<usize>().saturating_add(count);
+        let before = taken.get(share).copied().unwrap_or(0);
+        let shares = taken.len() + usize::from(before == 0);
+        let mine = before.saturating_add(count);
+        let is_within_its_part =
+            mine <= (self.limit / shares).max(1) && total <= self.limit.saturating_mul(LIMIT_WITH_PARTS);
+        let is_there = total <= self.limit || (shares > 1 && is_within_its_part);
+        if is_there && mine > 0 {
+            taken.insert(Arc::clone(share), mine);
         }
-        *taken.entry(Arc::clone(share)).or_default() += 1;
-        Some(TakenPlace { places: Arc::clone(self), share: Arc::clone(share) })
+        is_there
     }
 
     /// How many are taken.
@@ -57,11 +69,28 @@ impl Places {
     }
 }
 
+impl TakenPlace {
+    /// How many these are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Takes so many more. False, and as before, if they are not there.
+    pub fn grow(&mut self, more: usize) -> bool {
+        let is_there = self.places.count_in(&self.share, more);
+        self.count += if is_there { more } else { 0 };
+        is_there
+    }
+}
+
 impl Drop for TakenPlace {
     fn drop(&mut self) {
+        if self.count == 0 {
+            return;
+        }
         let mut taken = self.places.taken();
         let count = taken.get_mut(&self.share).expect("its place is counted");
-        *count -= 1;
+        *count -= self.count;
         if *count == 0 {
             taken.remove(&self.share);
         }
@@ -103,6 +132,23 @@ mod tests {
         drop((light, third, others));
         heavy.truncate(7);
         assert_eq!(fill(&places, "light").len(), 4, "one that is free, and the rest of its part");
+    }
+
+    #[test]
+    fn many_at_once_are_there_or_none_is() {
+        let places = Arc::new(Places::new(8));
+        let [heavy, light] = ["heavy", "light"].map(Arc::from);
+        let mut held = places.take_many(&heavy, 5).unwrap();
+        assert!(!held.grow(4) && held.grow(3) && !held.grow(1), "all there are");
+        assert!(places.take_many(&light, 5).is_none(), "more than its part");
+        let mut part = places.take_many(&light, 3).unwrap();
+        assert!(part.grow(1) && !part.grow(1) && places.take_many(&light, usize::MAX).is_none());
+        assert_eq!((held.count(), part.count(), places.num_taken()), (8, 4, 12));
+        drop(held);
+        assert!(part.grow(4), "what nobody has is there for anybody");
+        drop(places.take_many(&heavy, 0));
+        drop(part);
+        assert_eq!(places.num_taken(), 0);
     }
 
     #[test]

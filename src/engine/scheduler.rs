@@ -7,8 +7,8 @@
 //! preempts those in the background already to be admitted. A preempted sequence keeps its tokens and is recomputed.
 //!
 //! Sequences of several shares (tenants) are served evenly, and the order above is that within one share. Among them the
-//! order is by what a share holds already (`shares`), a step's tokens for prompts are shared out (`budget`), and whose
-//! share holds less may take the place of who holds more (`room`).
+//! order is by what a share holds already (`shares`), a step's tokens for prompts are shared out (`budget`), whose share
+//! holds less may take the place of who holds more (`room`), and who wants more than an even part has its turn (`turns`).
 //!
 //! A planned share is *started* once the model computes it and *committed* once its results have been read. One further
 //! step may be started before the results of the last are read: its plan counts on tokens that nobody has seen yet.
@@ -24,12 +24,17 @@ mod budget;
 mod integrity;
 mod room;
 mod shares;
+mod turns;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use self::{
     budget::Budget,
-    shares::{Members, Order, Ranked},
+    shares::{Members, Order, Ranked, Standing},
+    turns::Turns,
 };
 use super::{
     EngineConfig,
@@ -90,6 +95,7 @@ pub struct Scheduler {
     running: BTreeMap<SequenceKey, Sequence>,
     waiting: BTreeMap<SequenceKey, Sequence>,
     members: Members,
+    turns: [Turns; Precedence::ALL.len()],
 }
 
 impl Scheduler {
@@ -105,25 +111,27 @@ impl Scheduler {
             running: BTreeMap::new(),
             waiting: BTreeMap::new(),
             members: Members::default(),
+            turns: Default::default(),
         }
     }
 
     /// Puts a sequence into the waiting queue. It must be shorter than
     /// [`EngineConfig::max_sequence_len`].
     pub fn add(&mut self, key: SequenceKey, sequence: Sequence) {
-        self.members.join(sequence.share());
+        self.members.join(sequence.share(), key.precedence);
         let previous = self.waiting.insert(key, sequence);
         debug_assert!(previous.is_none() && !self.running.contains_key(&key), "keys are unique");
     }
 
     /// Takes a sequence out, wherever it is; its blocks are free at once.
     pub fn remove(&mut self, key: SequenceKey) -> Option<Sequence> {
+        self.turns[key.precedence as usize].forget(key);
         if let Some(sequence) = self.waiting.remove(&key) {
-            self.members.leave(sequence.share());
+            self.members.leave(sequence.share(), key.precedence);
             return Some(sequence);
         }
         let mut sequence = self.running.remove(&key)?;
-        self.members.leave(sequence.share());
+        self.members.leave(sequence.share(), key.precedence);
         self.release_blocks(&mut sequence);
         Some(sequence)
     }
@@ -132,6 +140,7 @@ impl Scheduler {
     pub fn schedule(&mut self) -> Plan {
         let mut plan = Plan::default();
         let mut budget = Budget::new(self.max_batched_tokens, MAX_PROMPT_ROWS);
+        self.advance_turns();
         let mut order = self.order();
         for precedence in Precedence::ALL {
             let was_room = plan.preempted.is_empty();
@@ -290,29 +299,52 @@ impl Scheduler {
     }
 
     fn admit(&mut self, precedence: Precedence, order: &mut Order, plan: &mut Plan, budget: &mut Budget) {
-        while let Some(key) = self.next_waiting(precedence, |share| budget.is_open_to(share)) {
-            // Of one that was preempted just now the tokens must be read before they can be computed again; and what has
-            // made way does not come back at once.
-            let is_back = self.waiting[&key].num_unread() > 0 || plan.preempted.contains(&key);
-            if budget.tokens() == 0 || is_back {
-                return;
+        let mut passed_over = BTreeSet::new();
+        'admitted: loop {
+            let may = |share: &Arc<str>| budget.is_open_to(share) && !passed_over.contains(share);
+            for Ranked { standing, key, .. } in self.firsts_waiting(precedence, may) {
+                if budget.tokens() == 0 {
+                    return;
+                }
+                // Of one that was preempted just now the tokens must be read before they can be computed again; and what
+                // has made way does not come back at once.
+                let is_back = self.waiting[&key].num_unread() > 0 || plan.preempted.contains(&key);
+                let hits = if is_back { None } else { self.make_room(key, order, plan) };
+                match (hits, standing) {
+                    (Some(hits), _) => {
+                        self.admit_with(key, hits, plan, budget);
+                        order.append(key);
+                        continue 'admitted;
+                    }
+                    (None, Standing::Within) => {
+                        passed_over.insert(Arc::clone(self.waiting[&key].share()));
+                    }
+                    (None, Standing::InTurn | Standing::Beyond) => return,
+                }
             }
-            let Some(hits) = self.make_room(key, order, plan) else { return };
-            let mut sequence = self.waiting.remove(&key).expect("the sequence waits");
-            sequence.num_computed = hits.len() * self.block_size;
-            plan.admitted.push(Admitted { key, cached_tokens: sequence.num_computed });
-            for &block in &hits {
-                self.blocks.share(block);
-            }
-            sequence.block_table = hits;
-            let held = self.blocks_for(sequence.tokens().len());
-            while sequence.block_table.len() < held {
-                sequence.block_table.push(self.blocks.allocate().expect("available blocks were counted"));
-            }
-            plan_chunk(key, &sequence, plan, budget);
-            self.running.insert(key, sequence);
-            order.append(key);
+            return;
         }
+    }
+
+    /// A waiting sequence, for which there is room, runs behind these cached blocks.
+    fn admit_with(&mut self, key: SequenceKey, hits: Vec<BlockId>, plan: &mut Plan, budget: &mut Budget) {
+        let mut sequence = self.waiting.remove(&key).expect("the sequence waits");
+        sequence.num_computed = hits.len() * self.block_size;
+        plan.admitted.push(Admitted { key, cached_tokens: sequence.num_computed });
+        for &block in &hits {
+            self.blocks.share(block);
+        }
+        sequence.block_table = hits;
+        let held = self.blocks_for(sequence.tokens().len());
+        while sequence.block_table.len() < held {
+            sequence.block_table.push(self.blocks.allocate().expect("available blocks were counted"));
+        }
+        plan_chunk(key, &sequence, plan, budget);
+        let turns = &mut self.turns[key.precedence as usize];
+        if turns.key() == Some(key) {
+            turns.begin(sequence.share(), sequence.num_tokens());
+        }
+        self.running.insert(key, sequence);
     }
 
     /// The last block goes first, so that the ends of prefixes are evicted before their beginnings.

@@ -13,6 +13,7 @@ mod engine_mix;
 mod engine_mock;
 mod engine_scheduler;
 mod engine_speculation;
+mod engine_turns;
 mod fixtures;
 mod golden;
 mod golden_case;

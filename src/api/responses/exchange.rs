@@ -5,7 +5,6 @@
 use std::collections::HashSet;
 
 use serde_json::Value;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     OWNER,
@@ -22,6 +21,7 @@ use crate::{
         stored_error::named_by,
         turn::{Turn, TurnRequest},
     },
+    engine::TakenPlace,
     store::{Store, StoreError},
 };
 
@@ -39,7 +39,7 @@ pub(super) struct Exchange {
     /// The conversation's position behind what went before.
     pub(super) position: Option<u64>,
     /// What went before takes the place of a body.
-    _memory: Option<OwnedSemaphorePermit>,
+    _memory: Option<TakenPlace>,
 }
 
 impl Exchange {
@@ -156,7 +156,7 @@ impl Exchange {
 struct Along {
     /// Of what it continues and refers to; each time that it does.
     bytes: usize,
-    memory: Option<OwnedSemaphorePermit>,
+    memory: Option<TakenPlace>,
     /// The ids in the conversation that gets the input, if one does.
     taken: Option<HashSet<String>>,
 }

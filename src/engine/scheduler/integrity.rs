@@ -14,6 +14,7 @@ impl Scheduler {
         ensure(background <= self.max_background, || format!("{background} sequences run in the background"))?;
         let (known, queued) = (self.members.num_sequences(), self.running.len() + self.waiting.len());
         ensure(known == queued, || format!("{known} sequences have a share, {queued} are queued"))?;
+        self.check_turns()?;
         for (key, sequence) in &self.waiting {
             ensure(!self.running.contains_key(key), || format!("{key:?} runs and waits"))?;
             ensure(sequence.block_table.is_empty() && sequence.num_computed == 0, || {

@@ -1,12 +1,19 @@
 //! Room for sequences: who is admitted next, whether it fits, and who has to go for it.
 //!
-//! Three make room. A decode that has no block takes one from the last in order ([`Order`]), be it itself. Those in the
-//! background go for those that somebody waits for. And a waiting sequence takes the place of others' last ones if its
-//! share then holds no more than theirs still do without them.
+//! Four make room. A decode that has no block takes one from the last in order ([`Order`]), be it itself. Those in the
+//! background go for those that somebody waits for. A waiting sequence takes the place of others' last ones if its share
+//! then holds no more than theirs still do without them. And one with which its share stays within its part takes what
+//! others were lent beyond theirs ([`Standing`]). Where several shares are, nobody goes for one that would not fit even then.
 //!
-//! No two shares take places from each other for ever: each such exchange makes what they hold more even, so that it
-//! cannot be turned back unless something was computed in between; and the first of a share, which has nothing before it,
-//! never goes for another share's. So the first of all always comes to its end, and then there is another first.
+//! Who stays within its part is admitted before who does not, and holds up nobody if there is no room for it: parts add up
+//! to what there is, so what comes within others' parts takes nothing from its own. Among those beyond their parts one that
+//! does not fit holds up the others.
+//!
+//! No two shares take places from each other for ever. Whoever is within its part goes only for another one that is, and
+//! each such exchange makes what they hold more even, so that it cannot be turned back unless something was computed in
+//! between; the same holds for exchanges among those beyond their parts. The first of a share goes for another share's only
+//! where it alone is more than a part; it has turns then (`turns`). So the first of all always comes to its end, and then
+//! there is another first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +22,7 @@ use std::{
 
 use super::{
     Plan, Scheduler,
-    shares::{Holding, Order, Weight},
+    shares::{Holding, Measure, Order, Ranked, Standing, Weight},
 };
 use crate::engine::{
     blocks::{BlockId, BlockPool},
@@ -63,18 +70,21 @@ impl Freed {
 }
 
 impl Scheduler {
-    /// Running sequences in the order in which they are served.
+    /// Running sequences in the order in which they are served. A block that one takes for its next token counts: who
+    /// grows beyond its part takes that from nobody who is within its own.
     pub(super) fn order(&self) -> Order {
-        let running =
-            self.running.iter().map(|(&key, sequence)| (key, &**sequence.share(), sequence.block_table.len()));
-        Order::new(running, |precedence| self.capacity(precedence))
+        let held = |sequence: &Sequence| sequence.block_table.len() + usize::from(self.grows(sequence));
+        let running = self.running.iter().map(|(&key, sequence)| (key, &**sequence.share(), held(sequence)));
+        Order::new(running, |precedence| self.measure(precedence))
     }
 
-    /// The sequence to be admitted next: the first of the share that holds least, of those that may have one.
-    pub(super) fn next_waiting(&self, precedence: Precedence, may: impl Fn(&str) -> bool) -> Option<SequenceKey> {
+    /// The first waiting sequence of each share that may have one, in the order in which they are to be admitted: those
+    /// with which their share stays within its part, and of these that of whoever holds least.
+    pub(super) fn firsts_waiting(&self, precedence: Precedence, may: impl Fn(&Arc<str>) -> bool) -> Vec<Ranked> {
         if !self.members.are_several() {
-            let (&key, _) = self.waiting.first_key_value()?;
-            return (key.precedence == precedence).then_some(key);
+            let first = self.waiting.first_key_value().filter(|(key, _)| key.precedence == precedence);
+            let ranked = |(&key, _)| Ranked { standing: Standing::Within, before: Weight::default(), key };
+            return first.into_iter().map(ranked).collect();
         }
         let mut firsts: BTreeMap<&Arc<str>, SequenceKey> = BTreeMap::new();
         for (&key, sequence) in self.waiting.iter().filter(|(key, _)| key.precedence == precedence) {
@@ -85,41 +95,52 @@ impl Scheduler {
             let holding = held.entry(sequence.share()).or_default();
             *holding = holding.with(sequence.block_table.len());
         }
-        let capacity = self.capacity(precedence);
+        let measure = self.measure(precedence);
         let ranked = firsts.into_iter().filter(|(share, _)| may(share)).map(|(share, key)| {
             let holding = held.get(share).copied().unwrap_or_default();
-            (holding.weight(capacity), key)
+            let with_it = holding.with(self.blocks_with_room(&self.waiting[&key]));
+            Ranked { standing: measure.standing(key, with_it), before: holding.weight(measure.capacity), key }
         });
-        ranked.min().map(|(_, key)| key)
+        let mut ranked: Vec<Ranked> = ranked.collect();
+        ranked.sort_unstable();
+        ranked
     }
 
-    /// Room for the one sequence that is next, where that makes what shares hold more even. It is admitted in its turn.
+    /// Room for one sequence that is to be admitted, which then happens in its turn: for the first one for which there is
+    /// room, or can be.
     pub(super) fn make_way(&mut self, precedence: Precedence, order: &mut Order, plan: &mut Plan) {
         if !self.members.are_several() {
             return;
         }
-        let Some(key) = self.next_waiting(precedence, |_| true) else { return };
-        if self.waiting[&key].num_unread() > 0 {
-            return; // it has been preempted just now
+        let firsts = self.firsts_waiting(precedence, |_| true);
+        if let Some(next) = self.call_turn(precedence, &firsts, order) {
+            self.make_way_for_turn(next, order, plan);
+            return;
         }
-        let share = Arc::clone(self.waiting[&key].share());
-        let mine =
-            |(at, sequence): &(&SequenceKey, &Sequence)| at.precedence == precedence && *sequence.share() == share;
-        let held = self
-            .running
-            .iter()
-            .filter(mine)
-            .fold(Holding::default(), |held, (_, sequence)| held.with(sequence.block_table.len()));
-        let with_it = held.with(self.blocks_with_room(&self.waiting[&key])).weight(self.capacity(precedence));
-        for _ in 0..self.num_victims(key, with_it, order) {
-            let victim = order.pop(precedence).expect("so many were counted");
-            self.preempt(victim, plan);
+        for first in firsts {
+            let sequence = &self.waiting[&first.key];
+            // One that has been preempted just now is not admitted yet.
+            let n_victims = match sequence.num_unread() {
+                0 => self.num_victims(first, self.weight_with(first.key), order),
+                _ => None,
+            };
+            if let Some(n_victims) = n_victims {
+                self.preempt_last(n_victims, precedence, order, plan);
+                return;
+            }
+            if first.standing != Standing::Within {
+                return;
+            }
         }
     }
 
     /// The cached blocks that begin a waiting sequence, once there is room for it. Those in the background make room for
     /// those that somebody waits for: none of them has a share of the step yet.
     pub(super) fn make_room(&mut self, key: SequenceKey, order: &mut Order, plan: &mut Plan) -> Option<Vec<BlockId>> {
+        // With one share nobody comes back while one in front of it waits; with several that would be in vain each time.
+        if self.members.are_several() && !self.fits_without_later(key, order) {
+            return None;
+        }
         loop {
             if self.has_place(key.precedence, Holding::default()) {
                 let fit = self.fit(key);
@@ -157,32 +178,90 @@ impl Scheduler {
         self.running.keys().rev().take_while(|key| key.precedence == Precedence::Background).count()
     }
 
-    /// How many of the last in order have to go so that a waiting sequence fits: none if it does, or if it would not even
-    /// then. Those of a later precedence go for it anyway, and one goes only if what its share holds before it is no less
-    /// than what the waiting one's share is to hold with it.
-    fn num_victims(&mut self, key: SequenceKey, with_it: Weight, order: &Order) -> usize {
-        let grows =
-            |sequence: &&Sequence| sequence.num_pending() == 1 && !sequence.ends() && !self.has_room_for_next(sequence);
-        let growing = self.running.values().filter(grows).count();
+    /// How many of the last in order have to go so that a waiting sequence fits, with which its share has such a weight.
+    /// Those of a later precedence go for it anyway. One goes only if what its share holds before it is no less than that
+    /// weight, or if it is lent to it and the waiting one is within its part. Whose turn it is goes for nobody, and any other
+    /// one for it. `None` if it would not fit even then.
+    pub(super) fn num_victims(&mut self, waiting: Ranked, with_it: Weight, order: &Order) -> Option<usize> {
+        let precedence = waiting.key.precedence;
+        let fit = self.fit(waiting.key);
+        let mut growing = self.running.values().filter(|sequence| self.grows(sequence)).count();
+        let mut freed = self.freed_of_later(precedence, fit.hits, order);
+        for later in later_than(precedence) {
+            growing -= order.of(later).iter().filter(|ranked| self.grows(&self.running[&ranked.key])).count();
+        }
+        let may_go = |victim: &Ranked| match (waiting.standing, victim.standing) {
+            (_, Standing::InTurn) => false,
+            (Standing::InTurn, _) | (Standing::Within, Standing::Beyond) => true,
+            (Standing::Within | Standing::Beyond, Standing::Within | Standing::Beyond) => victim.before >= with_it,
+        };
+        let mut victims = order.of(precedence).iter().rev();
+        for n_victims in 0.. {
+            let has_blocks = self.blocks.available() + freed.holding.blocks >= fit.wanted + growing;
+            if has_blocks && self.has_place(precedence, freed.holding) {
+                return Some(n_victims);
+            }
+            let victim = victims.next().filter(|victim| may_go(victim))?;
+            let sequence = &self.running[&victim.key];
+            freed.add(sequence, &self.blocks);
+            growing -= usize::from(self.grows(sequence));
+        }
+        None
+    }
+
+    /// The last of a precedence go.
+    pub(super) fn preempt_last(&mut self, n: usize, precedence: Precedence, order: &mut Order, plan: &mut Plan) {
+        for _ in 0..n {
+            let victim = order.pop(precedence).expect("so many were counted");
+            self.preempt(victim, plan);
+        }
+    }
+
+    /// What the sequences of a precedence are measured by.
+    pub(super) fn measure(&self, precedence: Precedence) -> Measure {
+        let sequences = match precedence {
+            Precedence::Interactive => self.max_running,
+            Precedence::Background => self.max_background,
+        };
+        let capacity = Holding { sequences, blocks: self.blocks.counts().total };
+        let part = capacity.part(self.members.num_shares(precedence));
+        Measure { capacity, part, in_turn: self.turns[precedence as usize].key() }
+    }
+
+    /// Blocks for a waiting sequence and one position more than it has tokens: its first decode shall not preempt at once.
+    pub(super) fn blocks_with_room(&self, sequence: &Sequence) -> usize {
+        self.blocks_for(sequence.tokens().len() + 1)
+    }
+
+    /// What a waiting sequence's share holds with it.
+    fn weight_with(&self, key: SequenceKey) -> Weight {
+        let waiting = &self.waiting[&key];
+        let mine = |(at, sequence): &(&SequenceKey, &Sequence)| {
+            at.precedence == key.precedence && sequence.share() == waiting.share()
+        };
+        let held = self.running.iter().filter(mine);
+        let held = held.fold(Holding::default(), |held, (_, sequence)| held.with(sequence.block_table.len()));
+        held.with(self.blocks_with_room(waiting)).weight(self.measure(key.precedence).capacity)
+    }
+
+    /// Does a waiting sequence fit once all of a later precedence have gone?
+    fn fits_without_later(&mut self, key: SequenceKey, order: &Order) -> bool {
         let fit = self.fit(key);
-        let wanted = fit.wanted + growing;
-        let mut freed = Freed::for_one_with(fit.hits);
-        for later in Precedence::ALL.into_iter().filter(|precedence| *precedence > key.precedence) {
-            for ranked in order.of(later) {
-                freed.add(&self.running[&ranked.key], &self.blocks);
-            }
+        let freed = self.freed_of_later(key.precedence, fit.hits, order).holding;
+        self.blocks.available() + freed.blocks >= fit.wanted && self.has_place(key.precedence, freed)
+    }
+
+    fn freed_of_later(&self, precedence: Precedence, hits: Vec<BlockId>, order: &Order) -> Freed {
+        let mut freed = Freed::for_one_with(hits);
+        for ranked in later_than(precedence).flat_map(|later| order.of(later)) {
+            freed.add(&self.running[&ranked.key], &self.blocks);
         }
-        for (n_victims, victim) in order.of(key.precedence).iter().rev().enumerate() {
-            let has_blocks = self.blocks.available() + freed.holding.blocks >= wanted;
-            if has_blocks && self.has_place(key.precedence, freed.holding) {
-                return n_victims;
-            }
-            if victim.before < with_it {
-                return 0;
-            }
-            freed.add(&self.running[&victim.key], &self.blocks);
-        }
-        0
+        freed
+    }
+
+    /// Does it take a block for its next token?
+    fn grows(&self, sequence: &Sequence) -> bool {
+        sequence.num_pending() == 1 && !sequence.ends() && !self.has_room_for_next(sequence)
     }
 
     /// Is there a place for one more, once so many have gone?
@@ -192,14 +271,6 @@ impl Scheduler {
                 Precedence::Interactive => true,
                 Precedence::Background => self.num_background() < self.max_background + freed.sequences,
             }
-    }
-
-    fn capacity(&self, precedence: Precedence) -> Holding {
-        let sequences = match precedence {
-            Precedence::Interactive => self.max_running,
-            Precedence::Background => self.max_background,
-        };
-        Holding { sequences, blocks: self.blocks.counts().total }
     }
 
     fn fit(&mut self, key: SequenceKey) -> Fit {
@@ -213,11 +284,6 @@ impl Scheduler {
         Fit { wanted: with_room - hits.len() + revived, hits }
     }
 
-    /// Blocks for a waiting sequence and one position more than it has tokens: its first decode shall not preempt at once.
-    fn blocks_with_room(&self, sequence: &Sequence) -> usize {
-        self.blocks_for(sequence.tokens().len() + 1)
-    }
-
     fn has_room_for_next(&self, sequence: &Sequence) -> bool {
         sequence.num_computed < sequence.block_table.len() * self.block_size
     }
@@ -229,6 +295,10 @@ impl Scheduler {
         self.waiting.insert(victim, sequence);
         plan.preempted.push(victim);
     }
+}
+
+fn later_than(precedence: Precedence) -> impl Iterator<Item = Precedence> {
+    Precedence::ALL.into_iter().filter(move |later| *later > precedence)
 }
 
 /// The longest run of cached blocks that begins the sequence. At least one token stays to be computed,

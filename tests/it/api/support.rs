@@ -243,6 +243,13 @@ impl Harness {
         Self::of_state_with(script, state, codec(), Self::embeds())
     }
 
+    /// The same with an engine of other limits.
+    pub fn of_state_in(script: Script, state: AppState, engine: EngineConfig) -> Self {
+        let harness = Self::serving(state, sure(script), codec(), Self::embeds(), engine);
+        harness.gate.open();
+        harness
+    }
+
     fn embeds() -> Pooling {
         Pooling::Embedding { width: EMBEDDING_WIDTH, normalized: true, max_seq_length: None }
     }
