@@ -133,6 +133,25 @@ impl Contents {
         Self { folder: directory.join(FOLDER), gone: Arc::default() }
     }
 
+    /// Is there any, be it past its time?
+    pub(super) fn has_some(&self) -> Result<bool, AuditError> {
+        let mut folders = vec![self.folder.clone()];
+        while let Some(folder) = folders.pop() {
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                entries => entries.map_err(|error| AuditError::file(&folder, error))?,
+            };
+            for entry in entries {
+                let entry = entry.map_err(|error| AuditError::file(&folder, error))?;
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                    Ok(_) | Err(_) => return Ok(true),
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// What is kept of an inference; nothing, if it was never kept, was deleted, or is past its time.
     pub fn read(&self, name: &str) -> Result<Option<Content>, AuditError> {
         let name = ContentName::parse(name)?;
@@ -186,7 +205,7 @@ impl Contents {
         }
         ContentName::parse(&new.name.to_string())?;
         let path = self.path(&new.name);
-        let (folder, part) = (path.parent().unwrap_or(&self.folder), path.with_extension(PART));
+        let (folder, part) = (path.parent().unwrap_or(&self.folder), self.part(&new.name));
         let write = || {
             DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&part)?;
@@ -205,6 +224,11 @@ impl Contents {
         let ContentName { place, until, id } = name;
         let folder = id.get(..2).unwrap_or_default();
         self.folder.join(place).join(folder).join(format!("{until:010}-{id}.{EXTENSION}"))
+    }
+
+    /// Where it is while it is written.
+    pub(super) fn part(&self, name: &ContentName) -> PathBuf {
+        self.path(name).with_extension(PART)
     }
 
     fn gone(&self) -> MutexGuard<'_, HashSet<String>> {

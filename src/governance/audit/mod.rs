@@ -74,6 +74,8 @@ pub struct AuditOptions {
     pub anchors: Vec<AuditAnchor>,
     /// So long the end of the log waits for them.
     pub anchor_patience: Duration,
+    /// So long it waits for what was captured.
+    pub capture_patience: Duration,
     /// Digest of the settings of this process.
     pub configuration: String,
     /// Is what is asked and answered kept, where nobody decides otherwise?
@@ -111,6 +113,7 @@ impl Default for AuditOptions {
             retention: None,
             anchors: Vec::new(),
             anchor_patience: Duration::from_secs(5),
+            capture_patience: Duration::from_secs(10),
             configuration: String::new(),
             capture: Capture::Hashes,
         }
@@ -341,7 +344,8 @@ impl Shared {
             prune_interval: options.segment_age.min(PRUNE_INTERVAL),
         };
         writer.begin()?;
-        let capturing = Capturing::start(self.contents.clone(), Arc::clone(&queue), self.metrics.clone());
+        let (contents, records, patience) = (self.contents.clone(), Arc::clone(&queue), options.capture_patience);
+        let capturing = Capturing::start(contents, records, self.metrics.clone(), patience);
         let capturing = capturing.map_err(failed)?;
         let taken = Arc::clone(&queue);
         let thread =

@@ -3,7 +3,7 @@
 use std::{fs::File, io::Read, time::SystemTime};
 
 use super::{
-    super::{Content, ContentName, Contents, TextHasher, content::NewContent},
+    super::{Content, ContentName, Contents, Kind, OnFailure, TextHasher, content::NewContent, query},
     *,
 };
 use crate::types::unix_seconds;
@@ -128,4 +128,59 @@ fn a_secret_of_hashes_that_is_missing_is_not_made_anew() {
     let opened = Audit::open(folder.path(), options(), AuditMetrics::default());
     assert!(matches!(opened, Err(AuditError::Key { .. })), "{opened:?}");
     assert!(!folder.path().join("hash.key").exists());
+}
+
+#[test]
+fn a_log_of_which_only_what_was_captured_is_left_was_removed() {
+    let folder = TempDir::new().expect("a folder");
+    let contents = Contents::of(folder.path());
+    let name = store(&contents, "default", None);
+    let emptied = |error: AuditError| matches!(&error, AuditError::Broken(found) if found.reason.contains("removed"));
+    for on_failure in [OnFailure::Refuse, OnFailure::Continue] {
+        let opened = Audit::open(folder.path(), AuditOptions { on_failure, ..options() }, AuditMetrics::default());
+        assert!(emptied(opened.expect_err("it is no new log")));
+    }
+    assert!(emptied(check(folder.path()).expect_err("it is no whole log")));
+    assert!(emptied(TextHasher::of_directory(folder.path()).expect_err("nobody is found in it")));
+    assert!(segments(folder.path()).is_empty() && !folder.path().join("signing.key").exists(), "nothing is begun");
+    contents.erase(&name).expect("it goes");
+    open(folder.path(), options()).close();
+    check(folder.path()).expect("folders without files were no log");
+
+    // While somebody writes it, too.
+    let audit = open(folder.path(), options());
+    store(&contents, "default", None);
+    segments(folder.path()).iter().for_each(|path| fs::remove_file(path).expect("it was there"));
+    assert!(audit.act_blocking(&act(1)).is_err_and(emptied));
+    assert!(segments(folder.path()).is_empty());
+}
+
+#[test]
+fn the_end_does_not_wait_for_ever_for_a_disk_that_hangs() {
+    let folder = TempDir::new().expect("a folder");
+    let registry = prometheus::Registry::new();
+    let metrics = AuditMetrics::default();
+    metrics.register(&registry).expect("they are new");
+    let options = AuditOptions { capture_patience: Duration::from_millis(50), ..options() };
+    let audit = Audit::open(folder.path(), options, metrics).expect("a log");
+    // A pipe in place of the file takes nothing until somebody reads it, as a disk that hangs.
+    let name = ContentName::new("default", None);
+    let (contents, _) = audit.contents().expect("it is on");
+    let pipe = contents.part(&name);
+    fs::create_dir_all(pipe.parent().expect("a folder")).expect("it is made");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("it runs").success());
+    for name in [name, ContentName::new("default", None)] {
+        let begun = audit.begin(&json!({ "content": name.to_string() })).expect("room").expect("it is on");
+        audit.end(&begun, &json!({}), Some((name, content())));
+    }
+    audit.close();
+    assert_eq!(check(folder.path()).expect("a log").unfinished, 0, "each has its end");
+    let ended = query::Query { kinds: vec![Kind::Ended], ..query::Query::default() };
+    assert_eq!(query::find_last(folder.path(), &ended, 9).expect("records").len(), 2);
+    let told = || prometheus::TextEncoder::new().encode_to_string(&registry.gather()).expect("text");
+    assert!(told().contains("\ntramontane:audit_captures_lost_total 2\n"), "{}", told());
+    // The thread goes on and ends, and counts nothing twice.
+    drop(File::options().read(true).write(true).open(&pipe).expect("it is there"));
+    drop(audit);
+    assert!(told().contains("\ntramontane:audit_captures_lost_total 2\n"), "{}", told());
 }
