@@ -63,6 +63,7 @@ mod sse;
 mod state;
 mod stop_strings;
 mod stored_error;
+mod subjects;
 mod tenancy;
 mod texts;
 mod timestamp;
@@ -96,6 +97,7 @@ pub use self::{
     server::{Door, Drained, serve},
     state::{AppState, GenerationDefaults, Readiness, ServedModel},
     stored_error::StoredError,
+    subjects::{SubjectData, SubjectError},
     tls::{Tls, TlsError},
 };
 

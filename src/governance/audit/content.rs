@@ -152,6 +152,11 @@ impl Contents {
         Ok(false)
     }
 
+    /// That of the log beside which it is.
+    pub fn directory(&self) -> &Path {
+        self.folder.parent().unwrap_or(&self.folder)
+    }
+
     /// What is kept of an inference; nothing, if it was never kept, was deleted, or is past its time.
     pub fn read(&self, name: &str) -> Result<Option<Content>, AuditError> {
         let name = ContentName::parse(name)?;

@@ -21,6 +21,7 @@ mod opening;
 pub mod query;
 mod refusals;
 mod segments;
+mod subject;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -51,6 +52,7 @@ pub use self::{
     error::AuditError,
     keys::{PublicKey, RunningHash, TextHasher},
     line::Kind,
+    subject::SubjectRecords,
     verify::{Break, Evidence, Report, verify},
 };
 use crate::{config::AuditAnchor, telemetry::AuditMetrics};
