@@ -14,6 +14,7 @@ mod anchor;
 mod capturing;
 mod chain;
 mod content;
+mod content_name;
 mod error;
 mod keys;
 mod line;
@@ -48,7 +49,8 @@ use self::{
     writer::{Job, Queue, Slot, Told, Writer},
 };
 pub use self::{
-    content::{Content, ContentName, Contents, RawJson},
+    content::{Content, Contents, RawJson},
+    content_name::ContentName,
     error::AuditError,
     keys::{PublicKey, RunningHash, TextHasher},
     line::Kind,
