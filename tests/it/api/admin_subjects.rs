@@ -23,7 +23,7 @@ use tramontane::{
     api::{AppState, HttpLimits, SubjectData, SubjectError},
     governance::{
         Act, ActKind, ActLog, Actor, DEFAULT_TENANT, Governance, Role,
-        audit::{Audit, AuditOptions, Capture, Kind, query},
+        audit::{Audit, AuditOptions, Capture, Contents, Kind, query},
     },
     store::{Store, StoreError, Stores},
     telemetry::AuditMetrics,
@@ -114,6 +114,26 @@ async fn all_that_is_held_is_told_to_an_auditor_and_deleted_by_an_admin() {
     let count = |action: &str| acts.iter().filter(|act| act["action"] == action).count();
     assert_eq!((count("subjects.export"), count("subjects.delete")), (6, 1), "what was refused is none of them");
     assert!(!fs::read_to_string(log.join("00000001.jsonl")).expect("a log").contains(r#""ada""#));
+}
+
+/// What is captured does not go unfound because nothing more is written down.
+#[tokio::test]
+async fn what_was_captured_is_told_and_deleted_while_the_log_is_off() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (harness, governance, _) = audited(directory.path());
+    let app = Bearer::of(&harness, &governance, DEFAULT_TENANT, Role::Developer);
+    is_asked_about_ada(&app).await;
+    governance.audit().close();
+    let contents = Contents::of(governance.log_directory().expect("there is one"));
+    let off = Governance::in_memory().expect("memory").with_captured(contents, None);
+    let harness = Harness::governed(says("I see."), off.clone());
+    let admin = Bearer::of(&harness, &off, DEFAULT_TENANT, Role::Admin);
+    let path = "/admin/v1/subjects?subject=ada";
+    let told = admin.does("GET", path, Value::Null).await;
+    assert_eq!(kinds(&told), ["audit record"; 2]);
+    assert!(told["data"][0]["content"]["captured"]["prompts"][0].is_array(), "{told}");
+    assert_eq!(admin.does("DELETE", path, Value::Null).await["deleted"], json!({ "captured content": 2 }));
+    assert_eq!(admin.does("GET", path, Value::Null).await["data"][0]["content"]["captured"], Value::Null);
 }
 
 #[tokio::test]
