@@ -139,7 +139,7 @@ async fn what_was_captured_is_told_and_deleted_while_the_log_is_off() {
 #[tokio::test]
 async fn whoever_is_of_a_tenant_reaches_its_subjects_alone() {
     let governance = governance();
-    governance.create_tenant("other", None, 1).expect("it is made");
+    governance.administered_by(&Actor::CommandLine).create_tenant("other", None, 1).expect("it is made");
     let harness = Harness::governed(says("I see."), governance.clone());
     let [own, others] = ["acme", "other"].map(|tenant| Bearer::of(&harness, &governance, tenant, Role::Admin));
     let operator = Bearer::of(&harness, &governance, DEFAULT_TENANT, Role::Operator);
