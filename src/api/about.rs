@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     governance::{
+        LONGEST_SUBJECT,
         policy::{Action, Circumstances},
         purposes::{Data, Keeping, PurposeFile, Stated},
     },
@@ -26,8 +27,6 @@ use crate::{
 const LONGEST_CIRCUMSTANCE: usize = 256;
 /// The header that says whom a request is about.
 const SUBJECT: &str = "x-tramontane-subject";
-/// Longest name of a subject, in characters.
-const LONGEST_SUBJECT: usize = 256;
 
 /// How lines of batches say whom they are about.
 pub const LINES: LineForm = LineForm { subject: subject_of_line, custom_id: custom_id_of_result };
@@ -36,6 +35,8 @@ pub const LINES: LineForm = LineForm { subject: subject_of_line, custom_id: cust
 #[derive(Clone, Debug, Default)]
 pub(super) struct About {
     pub(super) kept: Kept,
+    /// Whom a line of a batch says that it is about, be the batch about somebody else.
+    pub(super) line_subject: Option<String>,
     pub(super) storing: Storing,
 }
 
@@ -90,6 +91,11 @@ impl About {
     /// What goes on with something that is stored, and so may be.
     pub(super) fn of_kept(kept: Kept) -> Self {
         Self { kept, ..Self::default() }
+    }
+
+    /// What a line of a batch goes on with, which may say itself whom it is about.
+    pub(super) fn of_line(kept: &Kept, line_subject: Option<String>) -> Self {
+        Self { line_subject: line_subject.clone(), ..Self::of_kept(kept.clone()) }.or_subject(line_subject)
     }
 
     /// The same about somebody, if nobody else is known whom it is about.

@@ -67,6 +67,7 @@ const ADMINISTERED: &[(&str, &str)] = &[
     ("/admin/v1/quotas", "quotas"),
     ("/admin/v1/usage", "usage"),
     ("/admin/v1/audit", "audit"),
+    ("/admin/v1/subjects", "subjects"),
     ("/admin/v1/status", "status"),
 ];
 

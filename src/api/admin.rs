@@ -10,6 +10,7 @@ mod keys;
 mod quotas;
 mod rules;
 mod status;
+mod subjects;
 mod tenants;
 
 use axum::{
@@ -48,6 +49,7 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/admin/v1/usage", get(quotas::usage))
         .route("/admin/v1/audit", get(audit::list))
         .route("/admin/v1/audit/verify", get(audit::check))
+        .route("/admin/v1/subjects", get(subjects::export).delete(subjects::delete))
         .route("/admin/v1/status", get(status::get))
 }
 

@@ -35,14 +35,11 @@ use super::{
     request::RequestId,
     state::AppState,
 };
-use crate::{
-    governance::{
-        Principal,
-        audit::{Audit, AuditError, Begun, Capture, Refused},
-        guardrails::{Action, Finding},
-        policy::Circumstances,
-    },
-    store::Kept,
+use crate::governance::{
+    Principal,
+    audit::{Audit, AuditError, Begun, Capture, Refused},
+    guardrails::{Action, Finding},
+    policy::Circumstances,
 };
 
 /// What goes along with a request. The default is that of one whose answer is not written down. Cheap to clone.
@@ -61,6 +58,8 @@ struct Shared {
     cause: Option<Cause>,
     /// How long what is captured is kept, in seconds, if not for as long as the log.
     keep_s: Option<u64>,
+    /// Whom a line of a batch says that it is about.
+    line_subject: Option<String>,
     rules: Rules,
     capture: Capture,
     state: Mutex<State>,
@@ -120,7 +119,7 @@ pub(super) struct Sent<'a> {
     pub(super) caller: &'a Caller,
     pub(super) cause: Option<Cause>,
     /// As what it is part of was.
-    pub(super) kept: Kept,
+    pub(super) about: About,
 }
 
 impl AuditScope {
@@ -138,9 +137,9 @@ impl AuditScope {
 
     /// That of a request that the server sends to itself, for a caller who has left it, or else in its tenant's name.
     pub(super) fn of_server(state: &AppState, sent: Sent<'_>) -> Self {
-        let Sent { id, route, caller, cause, kept } = sent;
+        let Sent { id, route, caller, cause, about } = sent;
         let (principal, circumstances) = (caller.principal.clone(), Arc::clone(caller.circumstances()));
-        let (id, route, about) = (id.to_owned(), route.to_owned(), About::of_kept(kept));
+        let (id, route) = (id.to_owned(), route.to_owned());
         Self::new(state, Whose { id, tenant: Tenant::of(state), principal, circumstances, route, cause, about })
     }
 
@@ -158,7 +157,7 @@ impl AuditScope {
             purposes: governance.purposes().digest(),
         };
         let Whose { id, tenant, principal, circumstances, route, cause, about } = whose;
-        let About { kept, storing } = about;
+        let About { kept, storing, line_subject } = about;
         let capture = match storing {
             Storing::Allowed if governance.purposes().captures(&tenant.name, circumstances.purpose.as_deref()) => {
                 Capture::Content
@@ -173,6 +172,7 @@ impl AuditScope {
             capture,
             state: Mutex::new(State { subject: kept.subject, ..State::default() }),
             keep_s: kept.keep_s,
+            line_subject,
             tenant,
             principal,
             circumstances,

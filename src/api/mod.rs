@@ -65,6 +65,7 @@ mod sse;
 mod state;
 mod stop_strings;
 mod stored_error;
+mod subjects;
 mod tenancy;
 mod texts;
 mod timestamp;
@@ -98,6 +99,7 @@ pub use self::{
     server::{Door, Drained, serve},
     state::{AppState, GenerationDefaults, Readiness, ServedModel},
     stored_error::StoredError,
+    subjects::{SubjectData, SubjectError},
     tls::{Tls, TlsError},
 };
 

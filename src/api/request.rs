@@ -102,9 +102,9 @@ impl Work {
             Some(scope) => scope.clone(),
             None => {
                 let cause = parts.extensions.get::<Cause>().cloned();
-                let kept = parts.extensions.get::<About>().map(|about| about.kept.clone()).unwrap_or_default();
+                let about = parts.extensions.get::<About>().cloned().unwrap_or_default();
                 let route = parts.uri.path();
-                AuditScope::of_server(&state, Sent { id: &request_id, route, caller: &caller, cause, kept })
+                AuditScope::of_server(&state, Sent { id: &request_id, route, caller: &caller, cause, about })
             }
         };
         Ok(Self {
@@ -142,7 +142,8 @@ impl Work {
     ) -> Result<Self, ApiError> {
         let model = state.model()?;
         let request_id = new_id();
-        let sent = Sent { id: &request_id, route, caller: &caller, cause: Some(cause), kept };
+        let about = About::of_kept(kept);
+        let sent = Sent { id: &request_id, route, caller: &caller, cause: Some(cause), about };
         let audit = AuditScope::of_server(state, sent);
         let guard = RequestGuard::new(state, model.name(), Some(route), &audit);
         let tools = ToolAccess::of(state, &caller);

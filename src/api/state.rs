@@ -298,6 +298,11 @@ impl AppState {
         Ok(self.with(self.inner.tenancies.of(principal).await?))
     }
 
+    /// What a tenant has of the server by its name and its place, if it has ever stored anything.
+    pub(super) async fn tenancy_at(&self, name: &str, place: &str) -> Result<Option<Arc<Tenancy>>, ApiError> {
+        Ok(self.inner.tenancies.existing(name, place).await?)
+    }
+
     /// As each tenant sees it, the default one first, then each that is opened; for one taker.
     pub(super) fn take_opened(&self) -> Option<mpsc::UnboundedReceiver<Arc<Tenancy>>> {
         self.inner.tenancies.take_opened()

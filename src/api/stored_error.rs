@@ -193,6 +193,9 @@ impl From<StoreError> for ApiError {
                 code: Some("context_length_exceeded"),
             },
             StoreError::Closed => Self::Unavailable { reason: "it is shutting down" },
+            StoreError::NotErased => Self::Unavailable {
+                reason: "what was deleted is not overwritten yet, as somebody else has the database open",
+            },
             StoreError::Database(source) => {
                 // What the database says may name its files, which are the operator's business.
                 tracing::error!(error = %source, "the database failed");
@@ -201,8 +204,7 @@ impl From<StoreError> for ApiError {
             StoreError::Directory { .. }
             | StoreError::InUse { .. }
             | StoreError::Newer { .. }
-            | StoreError::Older { .. }
-            | StoreError::NotErased => Self::Internal { message: error.to_string() },
+            | StoreError::Older { .. } => Self::Internal { message: error.to_string() },
         }
     }
 }

@@ -91,10 +91,27 @@ impl Tenancies {
 
     /// That of a caller.
     pub(super) async fn of(self: &Arc<Self>, principal: &Principal) -> Result<Arc<Tenancy>, StoreError> {
-        if let Some(open) = self.open().get(&principal.place.id) {
+        self.at(&principal.asker.tenant, &principal.place.id).await
+    }
+
+    /// That of a tenant by its name and its place, if it has ever stored anything.
+    pub(super) async fn existing(
+        self: &Arc<Self>,
+        name: &str,
+        place: &str,
+    ) -> Result<Option<Arc<Tenancy>>, StoreError> {
+        let is_open = self.open().contains_key(place);
+        if !is_open && !self.stores.has(place) {
+            return Ok(None);
+        }
+        self.at(name, place).await.map(Some)
+    }
+
+    async fn at(self: &Arc<Self>, name: &str, place: &str) -> Result<Arc<Tenancy>, StoreError> {
+        if let Some(open) = self.open().get(place) {
             return Ok(Arc::clone(open));
         }
-        let (tenancies, name, place) = (Arc::clone(self), principal.asker.tenant.clone(), principal.place.id.clone());
+        let (tenancies, name, place) = (Arc::clone(self), name.to_owned(), place.to_owned());
         let opening = tokio::task::spawn_blocking(move || tenancies.open_store(name, place));
         let opened = opening.await.unwrap_or(Err(StoreError::Closed))?;
         // Between its caller's being let in and now the tenant may have been deleted: what was erased must not come back.

@@ -9,7 +9,6 @@
 mod accelerator;
 mod answer;
 mod audit;
-mod audited;
 mod bench;
 mod chat;
 mod data;

@@ -1,17 +1,15 @@
 //! `tramontane subjects`: tells and deletes everything that is held about somebody, beside a running server or without one.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use serde_json::json;
 
-use tokio::sync::mpsc::Sender;
-
-use super::{audited::Audited, data, error::UsageError, keys};
+use super::{data, error::UsageError, keys};
 use crate::{
-    api::LINES,
+    api::SubjectData,
     config::{Args, Config, DataArgs},
-    governance::{ActKind, Actor, DEFAULT_TENANT, Governance, Place},
-    store::{Held, Store, StoreError, SubjectDeletion},
+    governance::{AboutSubject, ActKind, Actor, DEFAULT_TENANT, Governance, GovernanceError},
+    store::{Held, Store, SubjectDeletion},
     types::unix_seconds,
 };
 
@@ -51,72 +49,58 @@ impl SubjectsArgs {
 
     pub(super) fn run(&self, config: &Config) -> Result<()> {
         let (SubjectsCommand::Export(args) | SubjectsCommand::Delete(args)) = &self.command;
+        // Nothing is found where nobody has looked.
+        if let Some(directory) = &config.audit.directory {
+            ensure!(directory.exists(), "audit_dir = {}: there is no such directory", directory.display());
+        }
         let governance = data::lasting_governance(&config.storage.place)?.with_audit(data::audit(config)?);
-        let (kind, now) = (self.command.act(), unix_seconds());
-        let place = args.place(&governance)?;
-        let audited = Audited::of(config, (&args.tenant, &place), &args.subject)?;
-        let hash = audited.hash().unwrap_or_default();
-        governance.administered_by(&Actor::CommandLine).about_subject(kind, &args.tenant, hash, now)?;
-        let store = args.store(config, &place)?;
+        let governance = data::with_captured(governance, config)?;
+        let about = args.about(&governance, self.command.act())?;
+        let store = args.store(config, &about)?;
+        let subject = SubjectData::new(about, store);
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let done = match &self.command {
-            SubjectsCommand::Export(args) => runtime.block_on(self.export(store, &args.subject, audited)),
-            SubjectsCommand::Delete(args) => runtime.block_on(self.delete(store, &args.subject, audited)),
+            SubjectsCommand::Export(_) => runtime.block_on(self.export(subject)),
+            SubjectsCommand::Delete(_) => runtime.block_on(self.delete(subject)),
         };
         governance.audit().close();
         done
     }
 
-    async fn export(&self, store: Option<Store>, subject: &str, audited: Audited) -> Result<()> {
-        let (sender, mut told) = tokio::sync::mpsc::channel::<Held>(1);
-        let exported = async {
-            if let Some(store) = store {
-                let sender = sender.clone();
-                // Whoever does not listen any more has gone away.
-                let tell = move |held| sender.blocking_send(held).map_err(|_| StoreError::Closed);
-                store.export_subject(subject, LINES, tell).await?;
-            }
-            tokio::task::spawn_blocking(move || tell_audited(&audited, &sender)).await?
-        };
-        let printed = async {
-            let mut count = 0;
+    async fn export(&self, subject: SubjectData) -> Result<()> {
+        let (sender, told) = tokio::sync::mpsc::channel::<Held>(1);
+        let printed = async move {
+            let (mut told, mut count) = (told, 0); // whoever cannot print does not listen any more
             while let Some(held) = told.recv().await {
                 self.print_held(&held, count)?;
                 count += 1;
             }
-            match (self.json, count) {
-                (true, 0) => super::print("[]\n"),
-                (true, _) => super::print("\n]\n"),
-                (false, 0) => super::print("nothing is held about this subject\n"),
-                (false, _) => Ok(()),
-            }
+            Ok::<_, anyhow::Error>(count)
         };
-        let (exported, printed) = tokio::join!(exported, printed);
-        printed?;
-        exported
+        let (exported, printed) = tokio::join!(subject.export(sender), printed);
+        let count = printed?;
+        exported?;
+        match (self.json, count) {
+            (true, 0) => super::print("[]\n"),
+            (true, _) => super::print("\n]\n"),
+            (false, 0) => super::print("nothing is held about this subject\n"),
+            (false, _) => Ok(()),
+        }
     }
 
     /// One thing at a time, as all of them may be long.
     fn print_held(&self, held: &Held, index: usize) -> Result<()> {
-        let Held { kind, id, content } = held;
         if !self.json {
+            let Held { kind, id, content } = held;
             let length = content.to_string().len();
             return super::print(&format!("{kind}  {id}  {length} bytes\n"));
         }
         let before = if index == 0 { "[\n" } else { ",\n" };
-        super::print(&format!("{before}{}", json!({ "kind": kind, "id": id, "content": content })))
+        super::print(&format!("{before}{}", json!(held)))
     }
 
-    async fn delete(&self, store: Option<Store>, subject: &str, audited: Audited) -> Result<()> {
-        let deletion = match store {
-            Some(store) => store.delete_subject(subject, LINES).await?,
-            None => SubjectDeletion::default(),
-        };
-        let SubjectDeletion { mut deleted, being_read } = deletion;
-        let erased = audited.erase()?;
-        if erased > 0 {
-            deleted.push(("captured content", erased));
-        }
+    async fn delete(&self, subject: SubjectData) -> Result<()> {
+        let SubjectDeletion { deleted, being_read } = subject.delete().await?;
         if self.json {
             let counts: serde_json::Map<_, _> =
                 deleted.iter().map(|(kind, count)| ((*kind).to_owned(), (*count).into())).collect();
@@ -135,15 +119,6 @@ impl SubjectsArgs {
     }
 }
 
-/// Records about somebody, with what was captured.
-fn tell_audited(audited: &Audited, told: &Sender<Held>) -> Result<()> {
-    audited.visit(|record, content, contents| {
-        let captured = content.map(|id| contents.read(&id)).transpose()?.flatten();
-        let content = json!({ "record": record.members, "captured": captured });
-        Ok(told.blocking_send(Held { kind: "audit record", id: record.seq.to_string(), content })?)
-    })
-}
-
 impl SubjectsCommand {
     fn act(&self) -> ActKind {
         match self {
@@ -154,14 +129,21 @@ impl SubjectsCommand {
 }
 
 impl SubjectArgs {
-    fn place(&self, governance: &Governance) -> Result<Place> {
-        let unknown = || UsageError(format!("--tenant {:?}: there is no such tenant", self.tenant));
-        Ok(governance.place(&self.tenant)?.ok_or_else(unknown)?)
+    /// Where all of it is, once it is written down what for.
+    fn about(&self, governance: &Governance, kind: ActKind) -> Result<AboutSubject> {
+        let administration = governance.administered_by(&Actor::CommandLine);
+        let about = administration.about_subject(kind, (&self.tenant, &self.subject), unix_seconds());
+        about.map_err(|error| match error {
+            GovernanceError::Missing { .. } => {
+                UsageError(format!("--tenant {:?}: there is no such tenant", self.tenant)).into()
+            }
+            error => keys::usage(error.into()),
+        })
     }
 
-    /// Where its tenant's data is, if there is any.
-    fn store(&self, config: &Config, place: &Place) -> Result<Option<Store>> {
-        let tenant = (self.tenant != DEFAULT_TENANT).then_some(place.id.as_str());
+    /// That of its tenant, if there is any.
+    fn store(&self, config: &Config, about: &AboutSubject) -> Result<Option<Store>> {
+        let tenant = (self.tenant != DEFAULT_TENANT).then_some(about.place.id.as_str());
         data::stores(&config.storage)?.beside(tenant).with_context(|| data::cannot_store(&config.storage))
     }
 }

@@ -227,14 +227,8 @@ impl Administration<'_> {
         })
     }
 
-    /// Writes down what is about to become of all that is held about somebody. `subject` is a keyed hash, if there is a log.
-    pub fn about_subject(&self, kind: ActKind, tenant: &str, subject: &str, now: u64) -> Result<(), GovernanceError> {
-        let (subject, tenant) = (subject.to_owned(), Some(tenant.to_owned()));
-        self.agreed(now, Told { kind, subject, tenant, details: Value::Null })
-    }
-
-    /// The same for what is not in the database.
-    fn agreed(&self, now: u64, told: Told) -> Result<(), GovernanceError> {
+    /// Writes down what is about to be done to what is not in the database.
+    pub(super) fn agreed(&self, now: u64, told: Told) -> Result<(), GovernanceError> {
         let mut connection = self.governance.connection();
         self.is_entitled(&connection.transaction()?, now)?;
         self.record(told, now)

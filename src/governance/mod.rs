@@ -29,6 +29,7 @@ mod reloaded;
 mod roles;
 mod roll;
 mod standing;
+mod subjects;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -64,6 +65,7 @@ pub use self::{
     roles::{Right, RoleRights},
     roll::Roll,
     standing::Standing,
+    subjects::{AboutSubject, LONGEST_SUBJECT},
     tenants::{DeletedTenant, Place, Tenant},
 };
 
@@ -173,6 +175,11 @@ impl Governance {
     pub fn prune_captured(&self, now: u64) -> Result<u64, GovernanceError> {
         let Some((contents, retention)) = &self.captured else { return Ok(0) };
         Ok(contents.prune(now, retention.map(|age| now.saturating_sub(age.as_secs())))?)
+    }
+
+    /// Where the audit log is, be it on or off now, if there can be one.
+    pub fn log_directory(&self) -> Option<&Path> {
+        self.captured.as_ref().map(|(contents, _)| contents.directory())
     }
 
     /// Where it is written down what is done.

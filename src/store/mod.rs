@@ -20,6 +20,7 @@ mod responses;
 mod results;
 mod schema;
 mod stores;
+mod subject_export;
 mod subject_lines;
 mod subjects;
 mod waiting;
@@ -49,8 +50,9 @@ pub use self::{
     responses::{NewResponse, ResponseState, StoredResponse},
     results::{BatchEnd, Progress},
     stores::Stores,
+    subject_export::Held,
     subject_lines::LineForm,
-    subjects::{Held, SubjectDeletion},
+    subjects::SubjectDeletion,
     waiting::{ResponseEnd, WaitingResponse},
 };
 use self::{kept::Marks, removal::Which};

@@ -64,6 +64,11 @@ impl Stores {
         wipe::wipe(Home::take(&path)?)
     }
 
+    /// Has another tenant a store on the disk already, by its id?
+    pub fn has(&self, tenant: &str) -> bool {
+        self.directory.as_ref().is_some_and(|directory| directory.join(TENANTS).join(tenant).is_dir())
+    }
+
     /// Ids of tenants that have a store already, the default one aside.
     pub fn tenants(&self) -> Result<Vec<String>, StoreError> {
         let Some(directory) = &self.directory else { return Ok(Vec::new()) };

@@ -1,10 +1,9 @@
-//! Everything that is held about a subject: told, and deleted.
+//! Everything that is held about a subject is deleted; `subject_export` tells it.
 //!
 //! It is found by the marks that stored objects have ([`super::Kept`]), and by what lines of batches say themselves. Invariant:
 //! when [`Store::delete_subject`] has said that all is deleted, none of it is in the database's files any more.
 
-use rusqlite::{Connection, Row, ToSql, params, types::Value as Column};
-use serde_json::{Map, Value, json};
+use rusqlite::Connection;
 
 use super::{
     Store, StoreError, erase_leftovers,
@@ -15,70 +14,16 @@ use super::{
 /// Lines may come while others are taken out, as long as a batch is being read.
 const MOST_PASSES: usize = 10;
 
-/// Something that is held about a subject.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Held {
-    /// What it is: `response`, `conversation`, `item`, `file`, `file line`, `batch`, `batch line` or `agent`.
-    pub kind: &'static str,
-    /// Its id; that of what it is in, if it has none.
-    pub id: String,
-    /// All of it, as it is stored.
-    pub content: Value,
-}
-
 /// What was deleted, and what could not be yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SubjectDeletion {
-    /// Kinds of things, as in [`Held`], with how many of them.
+    /// Kinds of things, as in [`Held`](super::Held), with how many of them.
     pub deleted: Vec<(&'static str, u64)>,
     /// Ids of batches whose lines are being read: some of them may be stored again.
     pub being_read: Vec<String>,
 }
 
-/// Objects that belong to a subject as a whole: their kind, their table, and the query of their parts with its name.
-const WHOLE: [(&str, &str, &str, &str); 4] = [
-    ("response", "responses", "items", "SELECT part, id, body FROM response_items WHERE response = ?1 ORDER BY row"),
-    (
-        "conversation",
-        "conversations",
-        "items",
-        "SELECT id, position, created_at, body FROM items WHERE conversation = ?1 ORDER BY row",
-    ),
-    (
-        "batch",
-        "batches",
-        "lines",
-        "SELECT line, custom_id, request, outcome, result FROM lines WHERE batch = ?1 ORDER BY line",
-    ),
-    (
-        "agent",
-        "agents",
-        "versions",
-        "SELECT version, created_at, name, metadata, body FROM agent_versions WHERE agent = ?1 ORDER BY version",
-    ),
-];
-
-/// Items of conversations that are not the subject's as a whole.
-const ITEMS: &str = "SELECT conversations.id AS conversation, items.id AS id, position, items.created_at AS created_at, body \
-                     FROM items JOIN conversations ON conversation = conversations.row \
-                     WHERE items.subject = ?1 AND conversations.subject IS NOT ?1 ORDER BY items.row";
-/// Lines of such batches.
-const LINES: &str = "SELECT batches.id AS id, line, custom_id, request, outcome, result \
-                     FROM lines JOIN batches ON batch = batches.row \
-                     WHERE lines.subject = ?1 AND batches.subject IS NOT ?1 ORDER BY batch, line";
-
 impl Store {
-    /// Tells everything that is held about a subject, one after the other.
-    pub async fn export_subject(
-        &self,
-        subject: &str,
-        form: LineForm,
-        mut tell: impl FnMut(Held) -> Result<(), StoreError> + Send + 'static,
-    ) -> Result<(), StoreError> {
-        let subject = subject.to_owned();
-        self.call(move |connection| export(connection, &subject, form, &mut tell)).await
-    }
-
     /// Deletes everything that is held about a subject. What is hidden first nobody sees any more; others are served between
     /// the steps. It may be called again.
     pub async fn delete_subject(&self, subject: &str, form: LineForm) -> Result<SubjectDeletion, StoreError> {
@@ -137,43 +82,6 @@ impl Store {
         }
         Ok((lines, file_lines))
     }
-}
-
-fn export(
-    connection: &Connection,
-    subject: &str,
-    form: LineForm,
-    tell: &mut impl FnMut(Held) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    // Each thing as it is when it is told: whoever listens may be slow, and must not hold up a server.
-    for (kind, table, parts_name, parts) in WHOLE {
-        for row in rows_of(connection, table, subject)? {
-            let mut object = one(connection, &format!("SELECT * FROM {table} WHERE row = ?1"), params![row])?;
-            object.remove("row");
-            object.insert(parts_name.to_owned(), all(connection, parts, params![row])?.into());
-            tell(held(kind, object))?;
-        }
-    }
-    for (kind, sql) in [("item", ITEMS), ("batch line", LINES)] {
-        for object in all(connection, sql, params![subject])? {
-            tell(held(kind, object))?;
-        }
-    }
-    for row in rows_of(connection, "files", subject)? {
-        let mut object = one(connection, "SELECT * FROM files WHERE row = ?1", params![row])?;
-        object.remove("row");
-        let mut parts = connection.prepare_cached("SELECT data FROM parts WHERE file = ?1 ORDER BY part")?;
-        let parts = parts.query_map([row], |row| row.get::<_, Vec<u8>>(0))?.collect::<Result<Vec<_>, _>>()?;
-        object.insert("content".to_owned(), text(&parts.concat()));
-        tell(held("file", object))?;
-    }
-    for file in subject_lines::files(connection, subject)? {
-        for line in subject_lines::find(connection, &file, subject, form)? {
-            let content = json!({ "file": file.id, "line": text(line.text.trim_ascii_end()) });
-            tell(Held { kind: "file line", id: file.id.clone(), content })?;
-        }
-    }
-    Ok(())
 }
 
 /// Hides what belongs to a subject as a whole, and deletes what is short. Gives the batches and files that are to be deleted.
@@ -259,52 +167,5 @@ fn erase_all(connection: &mut Connection) -> Result<(), StoreError> {
     match connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))? {
         0 => Ok(()),
         _ => Err(StoreError::NotErased),
-    }
-}
-
-fn held(kind: &'static str, object: Map<String, Value>) -> Held {
-    let id = object.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
-    Held { kind, id, content: object.into() }
-}
-
-fn rows_of(connection: &Connection, table: &str, subject: &str) -> Result<Vec<i64>, StoreError> {
-    let mut select = connection.prepare_cached(&format!("SELECT row FROM {table} WHERE subject = ?1 ORDER BY row"))?;
-    Ok(select.query_map([subject], |row| row.get(0))?.collect::<Result<_, _>>()?)
-}
-
-fn one(connection: &Connection, sql: &str, values: &[&dyn ToSql]) -> Result<Map<String, Value>, StoreError> {
-    Ok(all(connection, sql, values)?.pop().unwrap_or_default())
-}
-
-/// What a query finds, by the names of its columns. Text that is JSON is shown as what it says.
-fn all(connection: &Connection, sql: &str, values: &[&dyn ToSql]) -> Result<Vec<Map<String, Value>>, StoreError> {
-    let mut statement = connection.prepare_cached(sql)?;
-    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
-    let read = |row: &Row<'_>| {
-        let member = |(index, name): (usize, &String)| Ok((name.clone(), shown(row.get(index)?)));
-        names.iter().enumerate().map(member).collect()
-    };
-    Ok(statement.query_map(values, read)?.collect::<Result<_, _>>()?)
-}
-
-fn shown(value: Column) -> Value {
-    match value {
-        Column::Null => Value::Null,
-        Column::Integer(number) => number.into(),
-        Column::Real(number) => number.into(),
-        Column::Text(text) if text.starts_with(['{', '[']) => {
-            serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text))
-        }
-        Column::Text(text) => text.into(),
-        Column::Blob(bytes) => text(&bytes),
-    }
-}
-
-/// What is no text is told as its bytes in base64.
-fn text(bytes: &[u8]) -> Value {
-    use base64::Engine as _;
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.into(),
-        Err(_) => json!({ "base64": base64::engine::general_purpose::STANDARD.encode(bytes) }),
     }
 }

@@ -4,6 +4,7 @@
 mod access;
 mod admin;
 mod admin_audit;
+mod admin_subjects;
 mod admin_tenants;
 mod agents;
 mod audit;

@@ -29,6 +29,9 @@ pub(super) struct Beginning<'a> {
     /// Keyed hash of whom it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) subject: Option<String>,
+    /// The same of whom the line of a batch is about, if that is somebody else than whom its batch is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) line_subject: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cause: Option<&'a Cause>,
     pub(super) task: &'static str,

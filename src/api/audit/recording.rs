@@ -94,6 +94,9 @@ impl AuditScope {
         });
         let captured = content.as_ref().and_then(|(_, content)| content.parameters.as_ref());
         let subject = shared.state().subject.clone();
+        let hashed = |subject: String| hasher.hash(SUBJECT_HASH, subject.as_bytes());
+        // Where it is the same there is one.
+        let line_subject = shared.line_subject.clone().filter(|own| Some(own) != subject.as_ref());
         let findings = fields::findings(&mut shared.state().findings);
         let beginning = Beginning {
             request: &shared.request,
@@ -103,7 +106,8 @@ impl AuditScope {
             purpose: shared.circumstances.purpose.as_deref(),
             data_classification: shared.circumstances.data_classification.as_deref(),
             consent: shared.circumstances.consent.as_deref(),
-            subject: subject.map(|subject| hasher.hash(SUBJECT_HASH, subject.as_bytes())),
+            subject: subject.map(hashed),
+            line_subject: line_subject.map(hashed),
             cause: shared.cause.as_ref(),
             task,
             model: Model::of(model),

@@ -147,7 +147,7 @@ impl Worker {
         let request = Request::post(asking.endpoint)
             .header(CONTENT_TYPE, "application/json")
             .extension(asking.background)
-            .extension(About::of_kept(asking.kept.clone()).or_subject(line.subject.clone()))
+            .extension(About::of_line(asking.kept, line.subject.clone()))
             .extension(RequestId(request_id.clone()))
             .extension(Cause::Batch { id: asking.batch.to_owned(), line: line.custom_id.clone() })
             .body(Body::from(line.request.clone()))

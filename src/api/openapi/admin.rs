@@ -200,6 +200,23 @@ pub(super) const OPERATIONS: &[Operation] = &[
         ..get("/admin/v1/audit/verify")
     },
     Operation {
+        id: "exportSubject",
+        tag: TAG,
+        summary: "Everything that is held about a person, one thing after the other.",
+        query: SUBJECT,
+        answer: Answer::Json("AdminSubject"),
+        ..get("/admin/v1/subjects")
+    },
+    Operation {
+        id: "deleteSubject",
+        tag: TAG,
+        summary: "Deletes everything that is held about a person; records of the audit log stay, without content.",
+        method: "delete",
+        query: SUBJECT,
+        answer: Answer::Json("DeletedAdminSubject"),
+        ..get("/admin/v1/subjects")
+    },
+    Operation {
         id: "getStatus",
         tag: TAG,
         summary: "The server at a glance.",
@@ -267,6 +284,19 @@ const AUDIT_LIST: &[Parameter] = &[
         name: "limit",
         schema: r#"{ "type": "integer", "minimum": 1, "maximum": 1000 }"#,
         note: "Most records of one answer; 100 if absent.",
+    },
+];
+
+const SUBJECT: &[Parameter] = &[
+    Parameter {
+        name: "subject",
+        schema: r#"{ "type": "string", "minLength": 1, "maxLength": 256 }"#,
+        note: "Whom the data is about, as requests have named it; it must be there.",
+    },
+    Parameter {
+        name: "tenant",
+        schema: r#"{ "type": "string" }"#,
+        note: "The tenant whose data it is; the caller's own if absent.",
     },
 ];
 
@@ -419,6 +449,24 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
                 ("intact", or_null(flag())),
                 ("report", json!({ "type": ["object", "null"] })),
                 ("break", json!({ "type": ["object", "null"] })),
+            ]),
+        ),
+        (
+            "AdminSubject",
+            object(&[
+                ("object", constant("list")),
+                // What a thing has is told by its kind.
+                ("data", list(object(&[("kind", text()), ("id", text()), ("content", json!({ "type": "object" }))]))),
+            ]),
+        ),
+        (
+            "DeletedAdminSubject",
+            object(&[
+                ("object", constant("admin.subject.deleted")),
+                ("subject", text()),
+                ("tenant", text()),
+                ("deleted", map_of(integer())),
+                ("being_read", list(text())),
             ]),
         ),
         (

@@ -1,16 +1,17 @@
 //! A thread that writes captured content, so that no record of another request waits for its bytes.
 //!
 //! Main type: [`Capturing`]. The record that an inference has ended follows once its content is on disk, or is lost. Invariant:
-//! what waits has a limit, and nobody who hands something in waits.
+//! what waits has a limit, nobody who hands something in waits, and its end has a limit of time.
 
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
-        mpsc,
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
-    thread::{self, JoinHandle},
+    thread,
+    time::Duration,
 };
 
 use super::{
@@ -27,10 +28,23 @@ const EACH: usize = 256;
 
 /// Hands content to the thread.
 pub(super) struct Capturing {
-    waiting: Arc<AtomicUsize>,
-    sender: Mutex<Option<mpsc::Sender<Captured>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    queue: Arc<Queue>,
+    sender: Mutex<Option<Sender<Captured>>>,
+    /// Says that the thread has ended.
+    ended: Mutex<Option<Receiver<()>>>,
+    /// So long the end waits for what was handed in.
+    patience: Duration,
+    shared: Arc<Shared>,
+}
+
+/// What both sides have.
+struct Shared {
+    /// Tokens that wait.
+    waiting: AtomicUsize,
+    /// Held by the thread while it waits for more, and by nobody while it writes.
+    handed_in: Mutex<Receiver<Captured>>,
+    /// The record that follows what is being written. Whoever takes it says what has become of that.
+    current: Mutex<Option<Job>>,
+    records: Arc<Queue>,
     metrics: AuditMetrics,
 }
 
@@ -42,33 +56,23 @@ struct Captured {
 }
 
 impl Capturing {
-    pub(super) fn start(contents: Contents, queue: Arc<Queue>, metrics: AuditMetrics) -> io::Result<Self> {
+    pub(super) fn start(
+        contents: Contents,
+        records: Arc<Queue>,
+        metrics: AuditMetrics,
+        patience: Duration,
+    ) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel::<Captured>();
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let (left, records, counted) = (Arc::clone(&waiting), Arc::clone(&queue), metrics.clone());
+        let (end, ended) = mpsc::channel::<()>();
+        let (waiting, handed_in, current) = (AtomicUsize::new(0), Mutex::new(receiver), Mutex::default());
+        let shared = Arc::new(Shared { waiting, handed_in, current, records, metrics });
+        let of_thread = Arc::clone(&shared);
         let run = move || {
-            let mut is_failing = false;
-            for Captured { content, tokens, job } in receiver {
-                // What belongs to a record that could not be written is nobody's to find.
-                let is_orphan = job.about.as_ref().and_then(|about| about.outcome()).is_some_and(Result::is_err);
-                if is_orphan {
-                    left.fetch_sub(tokens, Ordering::Relaxed);
-                    put(&records, job, &counted);
-                    continue;
-                }
-                let stored = contents.store(&content);
-                tell(&mut is_failing, stored.as_ref().err());
-                if stored.is_ok() {
-                    counted.captured()
-                } else {
-                    counted.capture_lost()
-                }
-                left.fetch_sub(tokens, Ordering::Relaxed);
-                put(&records, job, &counted);
-            }
+            let _end = end; // is dropped with the thread
+            of_thread.write(&contents);
         };
-        let thread = thread::Builder::new().name("audit-content".to_owned()).spawn(run)?;
-        Ok(Self { waiting, sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)), queue, metrics })
+        thread::Builder::new().name("audit-content".to_owned()).spawn(run)?;
+        Ok(Self { sender: Mutex::new(Some(sender)), ended: Mutex::new(Some(ended)), patience, shared })
     }
 
     /// Has the content written and then the record, or the record alone if too much waits.
@@ -77,8 +81,9 @@ impl Capturing {
         let json =
             job.fields.len() + content.content.parameters.as_ref().map_or(0, |parameters| parameters.text().len());
         let tokens = texts.map(Vec::len).sum::<usize>() + json / 4 + EACH;
-        let waiting = self.waiting.fetch_add(tokens, Ordering::Relaxed);
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &self.shared;
+        let waiting = shared.waiting.fetch_add(tokens, Ordering::Relaxed);
+        let sender = lock(&self.sender);
         // One alone may be as long as it is.
         let is_room = waiting == 0 || waiting.saturating_add(tokens) <= MOST_WAITING;
         let job = match sender.as_ref().filter(|_| is_room) {
@@ -89,24 +94,74 @@ impl Capturing {
             None => job,
         };
         drop(sender);
-        self.waiting.fetch_sub(tokens, Ordering::Relaxed);
-        self.metrics.capture_lost();
-        put(&self.queue, job, &self.metrics);
+        shared.waiting.fetch_sub(tokens, Ordering::Relaxed);
+        shared.lost(job);
     }
 
-    /// Writes what waits, and takes nothing more.
+    /// Writes what waits, and takes nothing more. What cannot be written in time is lost, which is logged and counted; its
+    /// records are not.
     pub(super) fn close(&self) {
-        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            drop(thread.join()); // a panic was logged where it happened
+        drop(lock(&self.sender).take());
+        let Some(ended) = lock(&self.ended).take() else { return };
+        if ended.recv_timeout(self.patience) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+        // First what waits, so that the thread finds nothing more.
+        let left: Vec<Job> = lock(&self.shared.handed_in).try_iter().map(|captured| captured.job).collect();
+        let current = lock(&self.shared.current).take();
+        let lost = left.len() + usize::from(current.is_some());
+        current.into_iter().chain(left).for_each(|job| self.shared.lost(job));
+        let waited_s = self.patience.as_secs_f64();
+        tracing::warn!(waited_s, lost, "what was captured of requests is not all written: its disk is too slow");
+    }
+}
+
+impl Shared {
+    /// Writes until nobody hands anything in any more.
+    fn write(&self, contents: &Contents) {
+        let mut is_failing = false;
+        while let Some(Captured { content, tokens, job }) = self.next() {
+            // What belongs to a record that could not be written is nobody's to find.
+            let is_orphan = job.about.as_ref().and_then(|about| about.outcome()).is_some_and(Result::is_err);
+            if is_orphan {
+                self.waiting.fetch_sub(tokens, Ordering::Relaxed);
+                self.put(job);
+                continue;
+            }
+            lock(&self.current).replace(job);
+            let stored = contents.store(&content);
+            tell(&mut is_failing, stored.as_ref().err());
+            self.waiting.fetch_sub(tokens, Ordering::Relaxed);
+            match (lock(&self.current).take(), stored) {
+                (Some(job), Ok(())) => {
+                    self.metrics.captured();
+                    self.put(job);
+                }
+                (Some(job), Err(_)) => self.lost(job),
+                (None, _) => {} // it took too long, and was counted
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Captured> {
+        lock(&self.handed_in).recv().ok()
+    }
+
+    /// The record alone.
+    fn lost(&self, job: Job) {
+        self.metrics.capture_lost();
+        self.put(job);
+    }
+
+    fn put(&self, job: Job) {
+        if self.records.put(job).is_err() {
+            self.metrics.lost();
         }
     }
 }
 
-fn put(queue: &Queue, job: Job, metrics: &AuditMetrics) {
-    if queue.put(job).is_err() {
-        metrics.lost();
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Once at the beginning, and once at the end.

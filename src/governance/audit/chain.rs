@@ -82,6 +82,7 @@ impl Chain {
         let directory = Directory::create(path)?;
         let lock = directory.lock_file()?;
         let held = Held::of(&lock, path)?;
+        directory.check_not_emptied()?; // before keys are made
         let signer = Signer::open(path)?;
         let stated = PublicKey::of_directory(path)?;
         if stated != signer.public_key() {

@@ -1,13 +1,13 @@
 //! What was asked and answered, word for word, where that is to be kept: files beside the log, one per inference.
 //!
-//! `content/PLACE/xx/UNTIL-ID.json`, so that a tenant's can be told from another's, and what is past its time from what is not,
-//! by names alone. The log only has keyed hashes, so a file can be deleted while the log stays what it was. Main types:
-//! [`Contents`] and [`ContentName`]. Invariants: a file is there whole or not at all; what is deleted is overwritten before; of
-//! a tenant that is gone nothing is written any more. Knows nothing of who decides what is kept.
+//! `content/PLACE/HOURS/UNTIL-ID.json`, so that a tenant's can be told from another's, and what is past its time from what is
+//! not, by names alone: files lie together that were begun in one hour and go in one hour ([`Hours`]). The log only has keyed
+//! hashes, so a file can be deleted while the log stays what it was. Main types: [`Contents`] and [`ContentName`]. Invariants: a
+//! file is there whole or not at all; what is deleted is overwritten before; of a tenant that is gone nothing is written any
+//! more. Knows nothing of who decides what is kept.
 
 use std::{
     collections::HashSet,
-    fmt,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -19,17 +19,19 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::AuditError;
+use super::{
+    AuditError,
+    content_name::{ContentName, Hours, is_over, of_file},
+};
 use crate::types::{overwrite, unix_seconds};
 
 const FOLDER: &str = "content";
 const EXTENSION: &str = "json";
-/// Of a file that is being written.
+/// Of a file that is being written, and the folder of a place in which it is until it is whole.
 const PART: &str = "part";
+const PARTS: &str = "parts";
 /// Nobody writes one file for so long.
 const LONGEST_WRITE: Duration = Duration::from_secs(3600);
-const ID_DIGITS: usize = 32;
-const LONGEST_PLACE: usize = 64;
 
 /// Tokens of one inference.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,15 +50,6 @@ pub struct Content {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RawJson(Box<RawValue>);
-
-/// What content is called: whose it is, until when it is kept, and a number that no other has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContentName {
-    place: String,
-    /// Unix seconds; 0 for as long as the log.
-    until: u64,
-    id: String,
-}
 
 /// Content on its way to the disk.
 pub(super) struct NewContent {
@@ -91,46 +84,34 @@ impl PartialEq for RawJson {
 
 impl Eq for RawJson {}
 
-impl ContentName {
-    /// That of something new of a tenant, by the place of its data.
-    pub fn new(place: &str, until: Option<u64>) -> Self {
-        let id = uuid::Uuid::new_v4().simple().to_string();
-        Self { place: place.to_owned(), until: until.unwrap_or(0), id }
-    }
-
-    /// As a record has it. Anything else would be another file.
-    pub fn parse(text: &str) -> Result<Self, AuditError> {
-        let parsed = text.split_once('/').and_then(|(place, file)| {
-            let is_place = (1..=LONGEST_PLACE).contains(&place.len())
-                && place.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-            let (until, id) = of_file(file)?;
-            is_place.then(|| Self { place: place.to_owned(), until, id: id.to_owned() })
-        });
-        let expected = "PLACE/SECONDS-ID, where an id has 32 hexadecimal digits";
-        parsed.ok_or_else(|| AuditError::Invalid { field: "content", value: text.to_owned(), expected })
-    }
-
-    /// The place of its tenant's data.
-    pub fn place(&self) -> &str {
-        &self.place
-    }
-
-    fn is_over(&self, now: u64) -> bool {
-        is_over(self.until, now)
-    }
-}
-
-impl fmt::Display for ContentName {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { place, until, id } = self;
-        write!(formatter, "{place}/{until:010}-{id}")
-    }
-}
-
 impl Contents {
     /// That of a log's directory.
     pub fn of(directory: &Path) -> Self {
         Self { folder: directory.join(FOLDER), gone: Arc::default() }
+    }
+
+    /// Is there any, be it past its time?
+    pub(super) fn has_some(&self) -> Result<bool, AuditError> {
+        let mut folders = vec![self.folder.clone()];
+        while let Some(folder) = folders.pop() {
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                entries => entries.map_err(|error| AuditError::file(&folder, error))?,
+            };
+            for entry in entries {
+                let entry = entry.map_err(|error| AuditError::file(&folder, error))?;
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                    Ok(_) | Err(_) => return Ok(true),
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// That of the log beside which it is.
+    pub fn directory(&self) -> &Path {
+        self.folder.parent().unwrap_or(&self.folder)
     }
 
     /// What is kept of an inference; nothing, if it was never kept, was deleted, or is past its time.
@@ -160,7 +141,7 @@ impl Contents {
         // Whatever is being written holds the set: from here on nothing is, and nobody has to wait for the rest of this.
         self.gone().insert(place.to_owned());
         let folder = self.folder.join(place);
-        let erased = erase_where(&folder, &|_| true)?;
+        let erased = erase_where(&folder, &mut |_| true, &|_| true)?;
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(AuditError::file(&folder, error)),
             Ok(()) | Err(_) => Ok(erased),
@@ -170,25 +151,60 @@ impl Contents {
     /// Overwrites and deletes what is past its time at `now`, in Unix seconds, and all that was written before another moment.
     /// Says how much that was.
     pub fn prune(&self, now: u64, written_before: Option<u64>) -> Result<u64, AuditError> {
-        erase_where(&self.folder, &|path| {
+        self.prune_opening(now, written_before, &mut |_| {})
+    }
+
+    /// The same; says of each folder that it is opened. Those in which nothing can be due are not.
+    pub(super) fn prune_opening(
+        &self,
+        now: u64,
+        written_before: Option<u64>,
+        opens: &mut dyn FnMut(&Path),
+    ) -> Result<u64, AuditError> {
+        let mut due = Vec::new();
+        let mut enters = |folder: &Path| {
+            let hours = self.hours_of(folder);
+            let enters = hours.is_none_or(|hours| hours.is_due(now, written_before));
+            if enters {
+                opens(folder);
+                due.extend(hours.map(|_| folder.to_owned()));
+            }
+            enters
+        };
+        let goes = |path: &Path| {
             let until = path.file_stem().and_then(|stem| of_file(stem.to_str()?)).map_or(0, |(until, _)| until);
             let is_part = path.extension().is_some_and(|extension| extension == PART);
             let oldest = written_before.max(is_part.then(|| now.saturating_sub(LONGEST_WRITE.as_secs())));
             is_over(until, now) || oldest.is_some_and(|oldest| is_older(path, oldest))
-        })
+        };
+        let erased = erase_where(&self.folder, &mut enters, &goes);
+        for folder in due {
+            let _nothing_is_written = self.gone();
+            drop(fs::remove_dir(folder)); // one that is not empty stays
+        }
+        erased
+    }
+
+    /// Those of a folder of a place; none, if it is of another sort, as those of earlier versions.
+    fn hours_of(&self, folder: &Path) -> Option<Hours> {
+        let within = folder.strip_prefix(&self.folder).ok()?;
+        let is_of_a_place = within.components().count() == 2;
+        Hours::of_folder(within.file_name()?.to_str()?).filter(|_| is_of_a_place)
     }
 
     /// Writes it, unless its tenant is gone.
     pub(super) fn store(&self, new: &NewContent) -> Result<(), AuditError> {
         let gone = self.gone();
-        if gone.contains(&new.name.place) {
+        if gone.contains(new.name.place()) {
             return Ok(());
         }
         ContentName::parse(&new.name.to_string())?;
         let path = self.path(&new.name);
-        let (folder, part) = (path.parent().unwrap_or(&self.folder), path.with_extension(PART));
+        let (folder, part) = (path.parent().unwrap_or(&self.folder), self.part(&new.name));
         let write = || {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            for folder in [folder, part.parent().unwrap_or(&self.folder)] {
+                DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            }
             let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&part)?;
             file.write_all(&serde_json::to_vec(&new.content)?)?;
             file.sync_data()?;
@@ -202,26 +218,17 @@ impl Contents {
     }
 
     fn path(&self, name: &ContentName) -> PathBuf {
-        let ContentName { place, until, id } = name;
-        let folder = id.get(..2).unwrap_or_default();
-        self.folder.join(place).join(folder).join(format!("{until:010}-{id}.{EXTENSION}"))
+        self.folder.join(name.place()).join(name.folder()).join(format!("{}.{EXTENSION}", name.file()))
+    }
+
+    /// Where it is while it is written.
+    pub(super) fn part(&self, name: &ContentName) -> PathBuf {
+        self.folder.join(name.place()).join(PARTS).join(format!("{}.{PART}", name.file()))
     }
 
     fn gone(&self) -> MutexGuard<'_, HashSet<String>> {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Until when it is kept, and its id, by the name of a file without its end.
-fn of_file(stem: &str) -> Option<(u64, &str)> {
-    let (until, id) = stem.split_once('-')?;
-    let is_id = id.len() == ID_DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let is_until = until.len() >= 10 && until.bytes().all(|byte| byte.is_ascii_digit());
-    Some((until.parse().ok().filter(|_| is_id && is_until)?, id))
-}
-
-fn is_over(until: u64, now: u64) -> bool {
-    until != 0 && until <= now
 }
 
 fn is_older(path: &Path, than: u64) -> bool {
@@ -238,11 +245,18 @@ fn remove(path: &Path) -> Result<bool, AuditError> {
     }
 }
 
-/// Overwrites and deletes those files of a folder, and of folders in it, which are to go. One that cannot be keeps no other;
-/// the first error is told in the end.
-fn erase_where(folder: &Path, goes: &impl Fn(&Path) -> bool) -> Result<u64, AuditError> {
+/// Overwrites and deletes those files of a folder, and of folders in it that are entered, which are to go. One that cannot be
+/// keeps no other; the first error is told in the end.
+fn erase_where(
+    folder: &Path,
+    enters: &mut dyn FnMut(&Path) -> bool,
+    goes: &dyn Fn(&Path) -> bool,
+) -> Result<u64, AuditError> {
     let (mut folders, mut erased, mut failed) = (vec![folder.to_owned()], 0, None);
     while let Some(folder) = folders.pop() {
+        if !enters(&folder) {
+            continue;
+        }
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,

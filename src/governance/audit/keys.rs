@@ -185,7 +185,9 @@ impl RunningHash {
 
 /// Has anything been written here?
 fn has_records(directory: &Path) -> Result<bool, AuditError> {
-    Ok(!Directory::at(directory).segments()?.is_empty())
+    let directory = Directory::at(directory);
+    directory.check_not_emptied()?;
+    Ok(!directory.segments()?.is_empty())
 }
 
 fn random() -> Result<Zeroizing<[u8; KEY_BYTES]>, AuditError> {

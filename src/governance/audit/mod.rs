@@ -14,6 +14,7 @@ mod anchor;
 mod capturing;
 mod chain;
 mod content;
+mod content_name;
 mod error;
 mod keys;
 mod line;
@@ -21,6 +22,7 @@ mod opening;
 pub mod query;
 mod refusals;
 mod segments;
+mod subject;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -47,10 +49,12 @@ use self::{
     writer::{Job, Queue, Slot, Told, Writer},
 };
 pub use self::{
-    content::{Content, ContentName, Contents, RawJson},
+    content::{Content, Contents, RawJson},
+    content_name::ContentName,
     error::AuditError,
     keys::{PublicKey, RunningHash, TextHasher},
     line::Kind,
+    subject::SubjectRecords,
     verify::{Break, Evidence, Report, verify},
 };
 use crate::{config::AuditAnchor, telemetry::AuditMetrics};
@@ -74,6 +78,8 @@ pub struct AuditOptions {
     pub anchors: Vec<AuditAnchor>,
     /// So long the end of the log waits for them.
     pub anchor_patience: Duration,
+    /// So long it waits for what was captured.
+    pub capture_patience: Duration,
     /// Digest of the settings of this process.
     pub configuration: String,
     /// Is what is asked and answered kept, where nobody decides otherwise?
@@ -111,6 +117,7 @@ impl Default for AuditOptions {
             retention: None,
             anchors: Vec::new(),
             anchor_patience: Duration::from_secs(5),
+            capture_patience: Duration::from_secs(10),
             configuration: String::new(),
             capture: Capture::Hashes,
         }
@@ -341,7 +348,8 @@ impl Shared {
             prune_interval: options.segment_age.min(PRUNE_INTERVAL),
         };
         writer.begin()?;
-        let capturing = Capturing::start(self.contents.clone(), Arc::clone(&queue), self.metrics.clone());
+        let (contents, records, patience) = (self.contents.clone(), Arc::clone(&queue), options.capture_patience);
+        let capturing = Capturing::start(contents, records, self.metrics.clone(), patience);
         let capturing = capturing.map_err(failed)?;
         let taken = Arc::clone(&queue);
         let thread =

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    AuditError,
+    AuditError, Contents,
     line::{Hash, Kind, Line, time_of_text},
     verify::Break,
 };
@@ -94,6 +94,16 @@ impl Directory {
         Ok(numbers)
     }
 
+    /// Fails if something was captured beside a log of which no segment is left: what begins here would be another log.
+    pub(super) fn check_not_emptied(&self) -> Result<(), AuditError> {
+        if !self.segments()?.is_empty() || !Contents::of(&self.path).has_some()? {
+            return Ok(());
+        }
+        let reason = "there is captured content and no record: the log that it belongs to was removed".to_owned();
+        let file = self.path.clone();
+        Err(AuditError::Broken(Box::new(Break { file, line: None, sequence: None, reason })))
+    }
+
     /// Makes a file for a new segment.
     pub(super) fn create_segment(&self, number: u64) -> Result<(PathBuf, File), AuditError> {
         let path = self.segment_path(number);
@@ -159,6 +169,7 @@ impl Directory {
                 file,
             }));
         }
+        self.check_not_emptied()?;
         Ok(None)
     }
 }

@@ -91,6 +91,7 @@ pub struct Report {
 
 /// Reads a whole log. Fails with [`AuditError::Broken`] at the first thing that is wrong.
 pub fn verify(directory: &Path, evidence: &Evidence) -> Result<Report, AuditError> {
+    Directory::at(directory).check_not_emptied()?;
     let key = match &evidence.public_key {
         Some(path) => PublicKey::open(path)?,
         None => PublicKey::of_directory(directory)?,

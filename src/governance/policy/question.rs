@@ -130,8 +130,9 @@ impl Action {
 }
 
 const STORED: &[&str] = &["files", "batches", "responses", "conversations", "agents"];
-const READ: &[&str] = &["keys", "tenants", "roles", "policies", "guardrails", "quotas", "usage", "audit", "status"];
-const CHANGED: &[&str] = &["keys", "tenants", "policies", "guardrails", "quotas", "models"];
+const READ: &[&str] =
+    &["keys", "tenants", "roles", "policies", "guardrails", "quotas", "usage", "audit", "subjects", "status"];
+const CHANGED: &[&str] = &["keys", "tenants", "policies", "guardrails", "quotas", "subjects", "models"];
 
 /// Who asks, as far as policies can tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

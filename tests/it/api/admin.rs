@@ -126,8 +126,12 @@ fn operations(key: &str) -> Vec<(String, String, Value)> {
         };
         let filled = path.replace("{id}", key).replace("{name}", "acme");
         for method in methods.as_object().expect("methods").keys().filter(|_| path.starts_with("/admin/")) {
-            // What is unset is named by the query, and was set just before.
-            let query = if method == "delete" && path.ends_with("/quotas") { "?model=another" } else { "" };
+            let query = match (method.as_str(), path.as_str()) {
+                // It was set just before.
+                ("delete", "/admin/v1/quotas") => "?model=another",
+                (_, "/admin/v1/subjects") => "?subject=ada",
+                _ => "",
+            };
             operations.push((method.to_uppercase(), format!("{filled}{query}"), body.clone()));
         }
     }

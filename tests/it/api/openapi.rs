@@ -233,6 +233,7 @@ impl Objects {
             match parameter["name"].as_str() {
                 Some("alias") => Some("alias=beta"),
                 Some("model") if operation["operationId"] == "deleteQuota" => Some("model=another"),
+                Some("subject") => Some("subject=ada"),
                 Some("version") if parameter["in"] == "query" => Some("version=0"),
                 _ => None,
             }

@@ -99,13 +99,10 @@ impl Purposeful {
     }
 
     async fn held(&self, subject: &str) -> Vec<(&'static str, Value)> {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let tell = move |held: tramontane::store::Held| {
-            sender.send((held.kind, held.content)).expect("the test listens");
-            Ok(())
-        };
-        self.store().export_subject(subject, LINES, tell).await.expect("it is told");
-        receiver.iter().collect()
+        // As much as there can be in these tests.
+        let (sender, mut told) = tokio::sync::mpsc::channel(100);
+        self.store().export_subject(subject, LINES, &sender).await.expect("it is told");
+        std::iter::from_fn(|| told.try_recv().ok()).map(|held| (held.kind, held.content)).collect()
     }
 }
 

@@ -1,15 +1,16 @@
 //! Whom data is about: all of it is told, and all of it is deleted, wherever it is.
 
-use std::{path::Path, sync::mpsc};
+use std::path::Path;
 
 use axum::{
     body::Body,
     http::{Request, header::CONTENT_TYPE},
 };
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tramontane::{
     api::{HttpLimits, LINES},
-    store::{Held, Store, StoreError},
+    store::{Held, Store},
 };
 
 use super::{
@@ -21,10 +22,18 @@ const MARKER: &str = "monday-marker-8151";
 const OTHERS: &str = "others-marker-2342";
 
 async fn held(store: &Store, subject: &str) -> Vec<Held> {
-    let (sender, receiver) = mpsc::channel();
-    let tell = move |held| sender.send(held).map_err(|_| StoreError::Closed);
-    store.export_subject(subject, LINES, tell).await.expect("it is told");
-    receiver.iter().collect()
+    let (sender, mut told) = mpsc::channel(1);
+    let exporting = async move { store.export_subject(subject, LINES, &sender).await };
+    let listening = async {
+        let mut held = Vec::new();
+        while let Some(next) = told.recv().await {
+            held.push(next);
+        }
+        held
+    };
+    let (exported, held) = tokio::join!(exporting, listening);
+    exported.expect("it is told");
+    held
 }
 
 fn kinds(held: &[Held]) -> Vec<&'static str> {

@@ -9,6 +9,8 @@ mod replay;
 use std::{
     fs,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -19,11 +21,18 @@ fn json(data: &Path, arguments: &[&str]) -> Value {
     serde_json::from_str(&succeeds(data, arguments)).unwrap()
 }
 
-/// Where what was captured of an inference is.
+/// Where what was captured of an inference is, once it is there: its answer does not wait for that.
 fn captured_file(data: &Path, begun: &Value) -> PathBuf {
     let (place, file) = begun["content"].as_str().unwrap().split_once('/').unwrap();
-    let id = file.split_once('-').unwrap().1;
-    data.join("audit/content").join(place).join(&id[..2]).join(format!("{file}.json"))
+    let (until, id) = file.split_once('-').unwrap();
+    let begun_ms = u64::from_str_radix(&id[..12], 16).unwrap();
+    let hours = format!("{:06}-{:06}", until.parse::<u64>().unwrap() / 3600, begun_ms / 3_600_000);
+    let path = data.join("audit/content").join(place).join(hours).join(format!("{file}.json"));
+    let until = Instant::now() + Duration::from_secs(20);
+    while !path.exists() && Instant::now() < until {
+        thread::yield_now();
+    }
+    path
 }
 
 /// Flags of a server that keeps all that it is asked in a data directory.

@@ -62,6 +62,58 @@ fn what_is_held_is_told_and_deleted_beside_a_running_server() {
 }
 
 #[test]
+fn the_server_tells_over_http_what_the_command_line_tells() {
+    let (directory, model) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    checkpoint::write(model.path());
+    let data = directory.path();
+    succeeds(data, &["tenants", "create", "acme"]);
+    let key = |role: &str, more: &[&str]| {
+        let made = succeeds(data, &[&["keys", "create", role, "--role", role][..], more].concat());
+        made.trim_end().to_owned()
+    };
+    let (auditor, app) = (key("auditor", &[]), key("service", &["--tenant", "acme"]));
+    let arguments = ["--audit-capture", "--ephemeral=off", "--data-dir", data.to_str().unwrap()];
+    let server = serve::Server::start(model.path(), &[&arguments[..], &["--served-model-name", "m"]].concat());
+    for (path, body) in [
+        ("/v1/responses", json!({ "model": "m", "input": MARKER, "user": "ada", "max_output_tokens": 2 })),
+        ("/v1/responses", json!({ "model": "m", "input": MARKER, "user": "bob", "max_output_tokens": 2 })),
+        ("/v1/completions", json!({ "model": "m", "prompt": MARKER, "user": "ada", "max_tokens": 2 })),
+    ] {
+        let (body, authorization) = (body.to_string(), format!("Authorization: Bearer {app}"));
+        let head = format!("Host: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n{authorization}");
+        let length = body.len();
+        let answer =
+            server.request(&format!("POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}"));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let of_kind = |kind| {
+        let query = Query { kinds: vec![kind], ..Query::default() };
+        query::find_last(&data.join("audit"), &query, 9).unwrap()
+    };
+    // What is captured is on the disk before these.
+    while of_kind(Kind::Ended).len() < 3 {
+        std::thread::yield_now();
+    }
+    let by_command: Value =
+        serde_json::from_str(&succeeds(data, &["subjects", "export", "ada", "--tenant", "acme", "--json"])).unwrap();
+    // In HTTP/1.0 it comes without marks of its pieces.
+    let request = "GET /admin/v1/subjects?subject=ada&tenant=acme HTTP/1.0\r\nHost: localhost";
+    let answer = server.request(&format!("{request}\r\nAuthorization: Bearer {auditor}\r\n\r\n"));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.0 200"), "{answer}");
+    let over_http: Value = serde_json::from_str(body).unwrap();
+    assert_eq!(over_http["data"], by_command);
+    let kinds: Vec<&Value> = by_command.as_array().unwrap().iter().map(|held| &held["kind"]).collect();
+    assert_eq!(kinds, ["response", "audit record", "audit record"]);
+    server.stop_well();
+    let acts = of_kind(Kind::Act);
+    let exports: Vec<_> = acts.iter().filter(|act| act.members["action"] == "subjects.export").collect();
+    let sources: Vec<&Value> = exports.iter().map(|act| &act.members["by"]["source"]).collect();
+    assert_eq!(sources, ["command_line", "key"]);
+    assert_eq!(exports[0].members["target"], exports[1].members["target"], "one keyed hash");
+}
+
+#[test]
 fn purposes_are_read_before_the_port_is_opened_and_again_when_told_to() {
     let (model, directory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     checkpoint::write(model.path());

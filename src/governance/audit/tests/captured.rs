@@ -3,7 +3,7 @@
 use std::{fs::File, io::Read, time::SystemTime};
 
 use super::{
-    super::{Content, ContentName, Contents, TextHasher, content::NewContent},
+    super::{Content, ContentName, Contents, Kind, OnFailure, TextHasher, content::NewContent, query},
     *,
 };
 use crate::types::unix_seconds;
@@ -93,7 +93,7 @@ fn a_crash_leaves_nothing_that_is_taken_for_content() {
     let contents = Contents::of(folder.path());
     let name = store(&contents, "default", None);
     let path = files(folder.path()).pop().expect("a file");
-    let part = path.with_extension("part");
+    let part = contents.part(&ContentName::parse(&name).expect("a name"));
     fs::rename(&path, &part).expect("as if it had not been finished");
     assert_eq!(contents.read(&name).expect("no file"), None);
     assert_eq!(contents.prune(unix_seconds(), None).expect("it may still be written"), 0);
@@ -128,4 +128,103 @@ fn a_secret_of_hashes_that_is_missing_is_not_made_anew() {
     let opened = Audit::open(folder.path(), options(), AuditMetrics::default());
     assert!(matches!(opened, Err(AuditError::Key { .. })), "{opened:?}");
     assert!(!folder.path().join("hash.key").exists());
+}
+
+#[test]
+fn a_log_of_which_only_what_was_captured_is_left_was_removed() {
+    let folder = TempDir::new().expect("a folder");
+    let contents = Contents::of(folder.path());
+    let name = store(&contents, "default", None);
+    let emptied = |error: AuditError| matches!(&error, AuditError::Broken(found) if found.reason.contains("removed"));
+    for on_failure in [OnFailure::Refuse, OnFailure::Continue] {
+        let opened = Audit::open(folder.path(), AuditOptions { on_failure, ..options() }, AuditMetrics::default());
+        assert!(emptied(opened.expect_err("it is no new log")));
+    }
+    assert!(emptied(check(folder.path()).expect_err("it is no whole log")));
+    assert!(emptied(TextHasher::of_directory(folder.path()).expect_err("nobody is found in it")));
+    assert!(segments(folder.path()).is_empty() && !folder.path().join("signing.key").exists(), "nothing is begun");
+    contents.erase(&name).expect("it goes");
+    open(folder.path(), options()).close();
+    check(folder.path()).expect("folders without files were no log");
+
+    // While somebody writes it, too.
+    let audit = open(folder.path(), options());
+    store(&contents, "default", None);
+    segments(folder.path()).iter().for_each(|path| fs::remove_file(path).expect("it was there"));
+    assert!(audit.act_blocking(&act(1)).is_err_and(emptied));
+    assert!(segments(folder.path()).is_empty());
+}
+
+#[test]
+fn the_end_does_not_wait_for_ever_for_a_disk_that_hangs() {
+    let folder = TempDir::new().expect("a folder");
+    let registry = prometheus::Registry::new();
+    let metrics = AuditMetrics::default();
+    metrics.register(&registry).expect("they are new");
+    let options = AuditOptions { capture_patience: Duration::from_millis(50), ..options() };
+    let audit = Audit::open(folder.path(), options, metrics).expect("a log");
+    // A pipe in place of the file takes nothing until somebody reads it, as a disk that hangs.
+    let name = ContentName::new("default", None);
+    let (contents, _) = audit.contents().expect("it is on");
+    let pipe = contents.part(&name);
+    fs::create_dir_all(pipe.parent().expect("a folder")).expect("it is made");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("it runs").success());
+    for name in [name, ContentName::new("default", None)] {
+        let begun = audit.begin(&json!({ "content": name.to_string() })).expect("room").expect("it is on");
+        audit.end(&begun, &json!({}), Some((name, content())));
+    }
+    audit.close();
+    assert_eq!(check(folder.path()).expect("a log").unfinished, 0, "each has its end");
+    let ended = query::Query { kinds: vec![Kind::Ended], ..query::Query::default() };
+    assert_eq!(query::find_last(folder.path(), &ended, 9).expect("records").len(), 2);
+    let told = || prometheus::TextEncoder::new().encode_to_string(&registry.gather()).expect("text");
+    assert!(told().contains("\ntramontane:audit_captures_lost_total 2\n"), "{}", told());
+    // The thread goes on and ends, and counts nothing twice.
+    drop(File::options().read(true).write(true).open(&pipe).expect("it is there"));
+    drop(audit);
+    assert!(told().contains("\ntramontane:audit_captures_lost_total 2\n"), "{}", told());
+}
+
+#[test]
+fn only_folders_in_which_something_may_be_due_are_opened() {
+    let folder = TempDir::new().expect("a folder");
+    let contents = Contents::of(folder.path());
+    let now = unix_seconds();
+    let until = |hours: u64| (now / 3600 + hours) * 3600 + 30;
+    let names: Vec<String> = (1..=50).map(|hours| store(&contents, "default", Some(until(hours)))).collect();
+    let kept = store(&contents, "acme", None);
+    let prune = |at: u64, written_before: Option<u64>| {
+        let mut opened = 0;
+        let pruned = contents.prune_opening(at, written_before, &mut |_| opened += 1);
+        (pruned.expect("they are there"), opened)
+    };
+    let always = 1 + 2 * 2; // all of it, two places, and what is being written for each
+    assert_eq!(prune(now, None), (0, always));
+    assert_eq!(prune(until(1) - 30, None), (0, always + 1), "the hour has begun in which the first one goes");
+    assert_eq!(prune(until(3), None), (3, always + 3));
+    assert_eq!(prune(until(3), None), (0, always), "folders go with what was in them");
+    assert!(
+        contents.read(&names[2]).expect("no file").is_none() && contents.read(&names[3]).expect("a file").is_some()
+    );
+    // By the age of the log: what was begun in this hour is not looked at before that.
+    let begun = now / 3600 * 3600;
+    assert_eq!(prune(now, Some(begun)), (0, always));
+    assert_eq!(prune(now, Some(now + 60)), (48, always + 48));
+    assert_eq!((prune(until(50), None), contents.read(&kept).expect("no file")), ((0, always), None));
+}
+
+#[test]
+fn what_an_earlier_version_has_captured_is_read_and_goes() {
+    let folder = TempDir::new().expect("a folder");
+    let contents = Contents::of(folder.path());
+    let now = unix_seconds();
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let file = format!("{:010}-{id}", now + 60);
+    let path = folder.path().join("content/default").join(&id[..2]).join(format!("{file}.json"));
+    fs::create_dir_all(path.parent().expect("a folder")).expect("it is made");
+    fs::write(&path, serde_json::to_vec(&content()).expect("JSON")).expect("it is written");
+    assert_eq!(contents.read(&format!("default/{file}")).expect("a file"), Some(content()));
+    assert_eq!(contents.prune(now, None).expect("nothing is over"), 0);
+    assert_eq!(contents.prune(now + 60, None).expect("it is over"), 1);
+    assert!(!path.exists());
 }

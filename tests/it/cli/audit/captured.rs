@@ -92,7 +92,10 @@ fn it_goes_with_its_purpose_and_with_its_tenant() {
 
     // As if that hour were over: the next server deletes it, and the log stays.
     let name = kept.file_name().unwrap().to_str().unwrap();
-    let over = kept.with_file_name(name.replacen(&until.to_string(), "1000000000", 1));
+    let (folder, file) = (kept.parent().unwrap(), name.replacen(&until.to_string(), "1000000000", 1));
+    let hours = folder.file_name().unwrap().to_str().unwrap().replacen(&(until / 3600).to_string(), "277777", 1);
+    let over = folder.with_file_name(hours).join(file);
+    fs::create_dir(over.parent().unwrap()).unwrap();
     fs::rename(&kept, &over).unwrap();
     let mut server = Server::start(model.path(), &[&flags[..], &["--audit", "off"][..]].concat()[2..]);
     if over.exists() {

@@ -72,4 +72,17 @@ fn answers_are_run_again_in_their_form_if_what_was_captured_is_what_was_recorded
     is_refused(data, &of_a_form, &["cannot be read"]);
     fs::write(&path, &kept).unwrap();
     assert_eq!(replayed(data, &of_a_form).code, 0);
+
+    // A record was changed, be it another's: the log says nothing that is believed.
+    let segment = data.join("audit/00000001.jsonl");
+    let log = fs::read_to_string(&segment).unwrap();
+    fs::write(&segment, log.replacen(r#""prompt_tokens":"#, r#""prompt_tokens":1"#, 1)).unwrap();
+    let line = of_a_form["seq"].to_string();
+    let changed = log.lines().position(|line| line.contains(r#""prompt_tokens":"#)).unwrap() + 1;
+    assert_eq!(changed.to_string(), line);
+    let place = format!("00000001.jsonl, line {line}");
+    is_refused(data, &of_a_form, &[&place, "its hash"]);
+    is_refused(data, &only_an_end, &[&place]);
+    fs::write(&segment, &log).unwrap();
+    assert_eq!(replayed(data, &of_a_form).code, 0);
 }
