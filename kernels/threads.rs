@@ -1,4 +1,5 @@
-//! The fixed pool of worker threads that the CPU kernels share: one thread per physical core, unless told.
+//! The fixed pool of worker threads that the CPU kernels share: one thread per physical core, unless told. And what lets other
+//! threads run beside it.
 //!
 //! How work is split may depend on the number of threads; how an element is computed does not, and each is computed by
 //! one piece, so results do not depend on it.
@@ -37,6 +38,38 @@ pub fn run<R: Send>(body: impl FnOnce() -> R + Send) -> R {
     match POOL.as_ref().filter(|_| !in_pool_of_test()) {
         Some(pool) => pool.install(body),
         None => body(),
+    }
+}
+
+/// Has the calling thread run soon after it wakes, also while kernels compute on all processors: for threads that are waited
+/// for and do little at a time. They ask for the shortest time at once, and whoever does is let in before those that have longer
+/// (Linux from 6.12 on, `sched_setattr(2)`: `sched_runtime` of ordinary threads). Elsewhere nothing changes.
+pub fn answer_soon() {
+    #[cfg(target_os = "linux")]
+    {
+        const SHORTEST_NS: u64 = 100_000;
+        let size = size_of::<libc::sched_attr>() as u32;
+        let mut attributes = libc::sched_attr {
+            size,
+            sched_policy: 0,
+            sched_flags: 0,
+            sched_nice: 0,
+            sched_priority: 0,
+            sched_runtime: 0,
+            sched_deadline: 0,
+            sched_period: 0,
+        };
+        // SAFETY: of this thread, in a structure of the size that it is said to have.
+        #[expect(unsafe_code, reason = "a system call on an address")]
+        let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) };
+        if got == 0 && attributes.sched_policy == libc::SCHED_OTHER as u32 {
+            attributes.sched_runtime = SHORTEST_NS;
+            // SAFETY: as above. An older kernel takes it and does nothing; whatever refuses it leaves all as it was.
+            #[expect(unsafe_code, reason = "a system call on an address")]
+            unsafe {
+                libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0)
+            };
+        }
     }
 }
 
@@ -136,5 +169,30 @@ impl SharedOutput {
         assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of {} elements", self.len);
         // SAFETY: the range lies inside; the caller vouches for the rest.
         unsafe { std::slice::from_raw_parts_mut(self.values.add(range.start), range.len()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_that_answers_soon_stays_an_ordinary_one_of_its_niceness() {
+        std::thread::spawn(|| {
+            let niceness = || std::fs::read_to_string("/proc/thread-self/stat").map(|stat| nice_of(&stat));
+            let before = niceness().unwrap();
+            answer_soon();
+            assert_eq!(niceness().unwrap(), before);
+        })
+        .join()
+        .unwrap();
+    }
+
+    /// Niceness and policy, fields 19 and 41 of proc_pid_stat(5).
+    #[cfg(target_os = "linux")]
+    fn nice_of(stat: &str) -> (String, String) {
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        (fields[16].to_owned(), fields[38].to_owned())
     }
 }

@@ -42,6 +42,7 @@ use tramontane::{
     },
     telemetry::AuditMetrics,
 };
+use tramontane_kernels::threads;
 
 const PER_SECOND: u32 = 2000;
 const MEASURED: Duration = Duration::from_secs(5);
@@ -77,9 +78,11 @@ struct Run {
 
 fn main() {
     let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a folder on a disk");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).on_thread_start(threads::answer_soon).enable_all().build().expect("threads");
     let log = folder.path().join("audit");
-    let audit = Audit::open(&log, AuditOptions::default(), AuditMetrics::default()).expect("a log");
+    let options = AuditOptions { on_thread_start: threads::answer_soon, ..AuditOptions::default() };
+    let audit = Audit::open(&log, options, AuditMetrics::default()).expect("a log");
     of_parts(folder.path(), &audit, &runtime);
     audit.close();
     let report = verify(&log, &Evidence::default()).expect("intact");

@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context, Result};
 
 use sha2::{Digest, Sha256};
+use tramontane_kernels::threads;
 
 use super::error::UsageError;
 use crate::{
@@ -97,6 +98,7 @@ fn audit_options(config: &Config) -> AuditOptions {
         anchors: anchor.iter().cloned().collect(),
         configuration: hexadecimal(&Sha256::digest(config.to_toml().as_bytes())),
         capture: if capture.is_on() { Capture::Content } else { Capture::Hashes },
+        on_thread_start: threads::answer_soon,
         ..defaults
     }
 }

@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use serde_json::{Value, json};
+use tramontane_kernels::threads;
 
 use super::{
     data,
@@ -79,7 +80,8 @@ impl ServeArgs {
         // It binds threads that are yet to be started, so it comes before there are any.
         let sandbox = Sandbox::enter(config, &located)?;
         let prepared = loading::prepare_located(config, located)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(IO_THREADS).enable_all().build()?;
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(IO_THREADS).on_thread_start(threads::answer_soon).enable_all().build()?;
         let result = runtime.block_on(serve(config, &sandbox, prepared, style));
         // Loading may still be under way, and nobody waits for its result any more.
         runtime.shutdown_background();

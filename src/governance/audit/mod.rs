@@ -60,7 +60,7 @@ pub use self::{
 use crate::{config::AuditAnchor, telemetry::AuditMetrics};
 
 /// How a log is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct AuditOptions {
     /// What happens to requests while nothing can be written.
     pub on_failure: OnFailure,
@@ -84,6 +84,8 @@ pub struct AuditOptions {
     pub configuration: String,
     /// Is what is asked and answered kept, where nobody decides otherwise?
     pub capture: Capture,
+    /// What the thread that writes does first, for all wait for it.
+    pub on_thread_start: fn(),
 }
 
 /// Is what is asked and answered kept?
@@ -120,6 +122,7 @@ impl Default for AuditOptions {
             capture_patience: Duration::from_secs(10),
             configuration: String::new(),
             capture: Capture::Hashes,
+            on_thread_start: || {},
         }
     }
 }
@@ -352,8 +355,11 @@ impl Shared {
         let capturing = Capturing::start(contents, records, self.metrics.clone(), patience);
         let capturing = capturing.map_err(failed)?;
         let taken = Arc::clone(&queue);
-        let thread =
-            thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&taken)).map_err(failed)?;
+        let run = move || {
+            (options.on_thread_start)();
+            writer.run(&taken);
+        };
+        let thread = thread::Builder::new().name("audit".to_owned()).spawn(run).map_err(failed)?;
         let now = Instant::now();
         Ok(Inner {
             on_failure: options.on_failure,
