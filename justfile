@@ -22,7 +22,7 @@ test:
 deny:
     cargo deny check bans licenses sources
 
-# The release binary: serves the built-in model once and fits its limit.
+# The release binary serves the built-in model once.
 smoke:
     bash .ci/smoke
 
