@@ -1,7 +1,8 @@
 //! Everything that is held about somebody, in the store of a tenant and beside the audit log: told, and deleted.
 //!
 //! Main type: [`SubjectData`]. The command line and `/admin/v1/subjects` call the same methods, once governance has written
-//! down what for. Invariant: what is told is one thing at a time, however much there is.
+//! down what for. Invariants: what is told is one thing at a time, however much there is; what cannot be deleted in one place keeps
+//! nothing from being deleted in the other.
 
 use serde_json::json;
 use tokio::sync::mpsc::Sender;
@@ -22,7 +23,7 @@ const CAPTURED: &str = "captured content";
 pub struct SubjectData {
     subject: String,
     store: Option<Store>,
-    records: Option<SubjectRecords>,
+    records: Result<Option<SubjectRecords>, AuditError>,
 }
 
 /// Why not all of it was told or deleted.
@@ -31,9 +32,17 @@ pub enum SubjectError {
     /// What is stored.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What was written down and captured.
-    #[error(transparent)]
-    Audit(#[from] AuditError),
+    /// All was told but what was written down and captured.
+    #[error("what is stored was told, but not what the audit log has: {0}")]
+    NotTold(AuditError),
+    /// All was deleted but what was captured.
+    #[error("what is stored was deleted, but not what was captured beside the audit log: {reason}")]
+    NotErased {
+        /// What was deleted.
+        stored: SubjectDeletion,
+        /// Why the rest was not.
+        reason: AuditError,
+    },
 }
 
 impl SubjectData {
@@ -48,33 +57,47 @@ impl SubjectData {
         if let Some(store) = store {
             store.export_subject(&subject, LINES, &told).await?;
         }
-        let Some(records) = records else { return Ok(()) };
+        let Some(records) = records.map_err(SubjectError::NotTold)? else { return Ok(()) };
         off_thread(move || tell_records(&records, &told)).await
     }
 
-    /// Deletes it. The records of the log stay, as they are no more than hashes.
+    /// Deletes it. The records of the log stay, as they are no more than hashes. Of two errors that of the store is told.
     pub async fn delete(self) -> Result<SubjectDeletion, SubjectError> {
         let Self { subject, store, records } = self;
-        let mut deletion = match store {
-            Some(store) => store.delete_subject(&subject, LINES).await?,
-            None => SubjectDeletion::default(),
+        let stored = match store {
+            Some(store) => store.delete_subject(&subject, LINES).await,
+            None => Ok(SubjectDeletion::default()),
         };
-        let Some(records) = records else { return Ok(deletion) };
-        let erased = off_thread(move || Ok(records.erase()?)).await?;
-        deletion.deleted.extend((erased > 0).then_some((CAPTURED, erased)));
-        Ok(deletion)
+        let erased = match records {
+            Ok(Some(records)) => off_thread(move || Ok(records.erase())).await?,
+            Ok(None) => Ok(0),
+            Err(error) => Err(error),
+        };
+        match (stored, erased) {
+            (Ok(mut deletion), Ok(erased)) => {
+                deletion.deleted.extend((erased > 0).then_some((CAPTURED, erased)));
+                Ok(deletion)
+            }
+            (Ok(stored), Err(reason)) => Err(SubjectError::NotErased { stored, reason }),
+            (Err(error), Ok(_)) => Err(error.into()),
+            (Err(error), Err(reason)) => {
+                tracing::error!(%reason, "what was captured beside the audit log cannot be deleted either");
+                Err(error.into())
+            }
+        }
     }
 }
 
 /// Records about somebody, with what was captured.
 fn tell_records(records: &SubjectRecords, told: &Sender<Held>) -> Result<(), SubjectError> {
     let mut is_heard = true;
-    records.visit(&mut |record, captured| {
+    let visited = records.visit(&mut |record, captured| {
         let content = json!({ "record": record.members, "captured": captured });
         let held = Held { kind: "audit record", id: record.seq.to_string(), content };
         is_heard = told.blocking_send(held).is_ok();
         is_heard
-    })?;
+    });
+    visited.map_err(SubjectError::NotTold)?;
     if is_heard { Ok(()) } else { Err(StoreError::Closed.into()) }
 }
 
@@ -94,9 +117,21 @@ impl From<SubjectError> for ApiError {
         match error {
             SubjectError::Store(error) => error.into(),
             // What is wrong with the files is the operator's to see.
-            SubjectError::Audit(error) => {
-                tracing::error!(%error, "what was captured beside the audit log cannot be read or deleted");
+            SubjectError::NotTold(_) => {
+                tracing::error!(%error, "not all that is held about somebody could be told");
                 Self::Internal { message: "The audit log cannot be read; the server's log has more.".to_owned() }
+            }
+            SubjectError::NotErased { ref stored, .. } => {
+                tracing::error!(%error, "not all that is held about somebody could be deleted");
+                let mut message =
+                    "What is stored was deleted; what was captured beside the audit log was not, and the \
+                                   server's log says why."
+                        .to_owned();
+                if !stored.being_read.is_empty() {
+                    let batches = stored.being_read.join(", ");
+                    message += &format!(" The lines of {batches} are being read, so some may be stored again.");
+                }
+                Self::Internal { message }
             }
         }
     }

@@ -1,12 +1,12 @@
 //! `tramontane subjects`: tells and deletes everything that is held about somebody, beside a running server or without one.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Subcommand;
 use serde_json::json;
 
 use super::{data, error::UsageError, keys};
 use crate::{
-    api::SubjectData,
+    api::{SubjectData, SubjectError},
     config::{Args, Config, DataArgs},
     governance::{AboutSubject, ActKind, Actor, DEFAULT_TENANT, Governance, GovernanceError},
     store::{Held, Store, SubjectDeletion},
@@ -100,22 +100,34 @@ impl SubjectsArgs {
     }
 
     async fn delete(&self, subject: SubjectData) -> Result<()> {
-        let SubjectDeletion { deleted, being_read } = subject.delete().await?;
+        let (SubjectDeletion { deleted, being_read }, failed) = match subject.delete().await {
+            Ok(deletion) => (deletion, None),
+            Err(error) => {
+                // What was deleted is said in any case.
+                let SubjectError::NotErased { stored, .. } = &error else { return Err(error.into()) };
+                (stored.clone(), Some(anyhow::Error::from(error)))
+            }
+        };
         if self.json {
             let counts: serde_json::Map<_, _> =
                 deleted.iter().map(|(kind, count)| ((*kind).to_owned(), (*count).into())).collect();
             super::print(&format!("{:#}\n", json!({ "deleted": counts, "being_read": being_read })))?;
-        } else if deleted.is_empty() {
+        } else if deleted.is_empty() && failed.is_none() {
             super::print("nothing was held about this subject\n")?;
         } else {
             super::print(
                 &deleted.iter().map(|(kind, count)| format!("deleted  {kind}  {count}\n")).collect::<String>(),
             )?;
         }
-        if !being_read.is_empty() {
-            bail!("the lines of {} are being read, so some may be stored again: run this again", being_read.join(", "));
+        let read = (!being_read.is_empty()).then(|| {
+            let batches = being_read.join(", ");
+            anyhow!("the lines of {batches} are being read, so some may be stored again: run this again")
+        });
+        match (failed, read) {
+            (None, None) => Ok(()),
+            (Some(error), None) | (None, Some(error)) => Err(error),
+            (Some(error), Some(read)) => Err(error.context(read)),
         }
-        Ok(())
     }
 }
 

@@ -3,7 +3,11 @@
 //! Main type: [`AboutSubject`], which [`Administration::about_subject`] gives once it is written down what it is for. What is
 //! stored elsewhere is for its caller to find at the place that it names.
 
-use super::{ActKind, Administration, GovernanceError, Place, administration::Told, audit::SubjectRecords};
+use super::{
+    ActKind, Administration, GovernanceError, Place,
+    administration::Told,
+    audit::{AuditError, SubjectRecords},
+};
 
 /// Longest name of a subject, in characters.
 pub const LONGEST_SUBJECT: usize = 256;
@@ -17,8 +21,8 @@ pub struct AboutSubject {
     pub tenant: String,
     /// Where that tenant's data is.
     pub place: Place,
-    /// What the audit log has, if there is one.
-    pub records: Option<SubjectRecords>,
+    /// What the audit log has, if there is one. One in which nobody can be found keeps no other data from being told or deleted.
+    pub records: Result<Option<SubjectRecords>, AuditError>,
 }
 
 impl Administration<'_> {
@@ -39,10 +43,10 @@ impl Administration<'_> {
         }
         let place = self.governance.place(tenant)?.ok_or_else(missing)?;
         let records = match self.governance.log_directory() {
-            Some(directory) => SubjectRecords::of(directory, (tenant, &place.id), subject)?,
-            None => None,
+            Some(directory) => SubjectRecords::of(directory, (tenant, &place.id), subject),
+            None => Ok(None),
         };
-        let hash = records.as_ref().map_or("", SubjectRecords::hash).to_owned();
+        let hash = records.as_ref().ok().and_then(Option::as_ref).map_or("", SubjectRecords::hash).to_owned();
         let told = Told { kind, subject: hash, tenant: Some(tenant.to_owned()), details: serde_json::Value::Null };
         self.agreed(now, told)?;
         Ok(AboutSubject { subject: subject.to_owned(), tenant: tenant.to_owned(), place, records })

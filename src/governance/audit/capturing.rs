@@ -30,7 +30,7 @@ const EACH: usize = 256;
 pub(super) struct Capturing {
     sender: Mutex<Option<Sender<Captured>>>,
     /// Says that the thread has ended.
-    ended: Mutex<Option<Receiver<()>>>,
+    ended: Mutex<Receiver<()>>,
     /// So long the end waits for what was handed in.
     patience: Duration,
     shared: Arc<Shared>,
@@ -42,7 +42,8 @@ struct Shared {
     waiting: AtomicUsize,
     /// Held by the thread while it waits for more, and by nobody while it writes.
     handed_in: Mutex<Receiver<Captured>>,
-    /// The record that follows what is being written. Whoever takes it says what has become of that.
+    /// The record that follows what is being written. Whoever takes it says what has become of that, and hands it in before
+    /// the lock goes. It is put here before that of `handed_in` goes: so the end finds each record in one of them, or handed in.
     current: Mutex<Option<Job>>,
     records: Arc<Queue>,
     metrics: AuditMetrics,
@@ -72,7 +73,7 @@ impl Capturing {
             of_thread.write(&contents);
         };
         thread::Builder::new().name("audit-content".to_owned()).spawn(run)?;
-        Ok(Self { sender: Mutex::new(Some(sender)), ended: Mutex::new(Some(ended)), patience, shared })
+        Ok(Self { sender: Mutex::new(Some(sender)), ended: Mutex::new(ended), patience, shared })
     }
 
     /// Has the content written and then the record, or the record alone if too much waits.
@@ -101,18 +102,26 @@ impl Capturing {
     /// Writes what waits, and takes nothing more. What cannot be written in time is lost, which is logged and counted; its
     /// records are not.
     pub(super) fn close(&self) {
-        drop(lock(&self.sender).take());
-        let Some(ended) = lock(&self.ended).take() else { return };
-        if ended.recv_timeout(self.patience) != Err(RecvTimeoutError::Timeout) {
+        let Some(sender) = lock(&self.sender).take() else { return };
+        drop(sender);
+        if self.ends_within(self.patience) {
             return;
         }
-        // First what waits, so that the thread finds nothing more.
-        let left: Vec<Job> = lock(&self.shared.handed_in).try_iter().map(|captured| captured.job).collect();
-        let current = lock(&self.shared.current).take();
-        let lost = left.len() + usize::from(current.is_some());
-        current.into_iter().chain(left).for_each(|job| self.shared.lost(job));
+        // Nobody holds this for long any more: there is no sender to wait for.
+        let handed_in = lock(&self.shared.handed_in);
+        let mut current = lock(&self.shared.current);
+        let left: Vec<Job> =
+            current.take().into_iter().chain(handed_in.try_iter().map(|captured| captured.job)).collect();
+        let lost = left.len();
+        left.into_iter().for_each(|job| self.shared.lost(job));
+        drop((current, handed_in));
         let waited_s = self.patience.as_secs_f64();
         tracing::warn!(waited_s, lost, "what was captured of requests is not all written: its disk is too slow");
+    }
+
+    /// Waits for the thread, which ends once nothing can be handed in and nothing waits. False if that takes longer.
+    pub(super) fn ends_within(&self, patience: Duration) -> bool {
+        lock(&self.ended).recv_timeout(patience) != Err(RecvTimeoutError::Timeout)
     }
 }
 
@@ -120,31 +129,35 @@ impl Shared {
     /// Writes until nobody hands anything in any more.
     fn write(&self, contents: &Contents) {
         let mut is_failing = false;
-        while let Some(Captured { content, tokens, job }) = self.next() {
-            // What belongs to a record that could not be written is nobody's to find.
-            let is_orphan = job.about.as_ref().and_then(|about| about.outcome()).is_some_and(Result::is_err);
-            if is_orphan {
-                self.waiting.fetch_sub(tokens, Ordering::Relaxed);
-                self.put(job);
-                continue;
+        while let Some((content, tokens)) = self.next() {
+            let stored = content.map(|content| contents.store(&content));
+            if let Some(stored) = &stored {
+                tell(&mut is_failing, stored.as_ref().err());
             }
-            lock(&self.current).replace(job);
-            let stored = contents.store(&content);
-            tell(&mut is_failing, stored.as_ref().err());
             self.waiting.fetch_sub(tokens, Ordering::Relaxed);
-            match (lock(&self.current).take(), stored) {
-                (Some(job), Ok(())) => {
+            let mut current = lock(&self.current);
+            match (current.take(), stored) {
+                (Some(job), Some(Ok(()))) => {
                     self.metrics.captured();
                     self.put(job);
                 }
-                (Some(job), Err(_)) => self.lost(job),
+                (Some(job), Some(Err(_))) => self.lost(job),
+                (Some(job), None) => self.put(job),
                 (None, _) => {} // it took too long, and was counted
             }
+            drop(current);
         }
     }
 
-    fn next(&self) -> Option<Captured> {
-        lock(&self.handed_in).recv().ok()
+    /// What is to be written now, and how many tokens it counts.
+    fn next(&self) -> Option<(Option<NewContent>, usize)> {
+        let handed_in = lock(&self.handed_in);
+        let Captured { content, tokens, job } = handed_in.recv().ok()?;
+        // What belongs to a record that could not be written is nobody's to find.
+        let is_orphan = job.about.as_ref().and_then(|about| about.outcome()).is_some_and(Result::is_err);
+        lock(&self.current).replace(job);
+        drop(handed_in);
+        Some((Some(content).filter(|_| !is_orphan), tokens))
     }
 
     /// The record alone.

@@ -3,13 +3,14 @@
 //! `content/PLACE/HOURS/UNTIL-ID.json`, so that a tenant's can be told from another's, and what is past its time from what is
 //! not, by names alone: files lie together that were begun in one hour and go in one hour ([`Hours`]). The log only has keyed
 //! hashes, so a file can be deleted while the log stays what it was. Main types: [`Contents`] and [`ContentName`]. Invariants: a
-//! file is there whole or not at all; what is deleted is overwritten before; of a tenant that is gone nothing is written any
-//! more. Knows nothing of who decides what is kept.
+//! file is there whole or not at all, and what was never finished is found and goes; what is deleted is overwritten before; of a
+//! tenant that is gone nothing is written any more. Knows nothing of who decides what is kept.
 
 use std::{
     collections::HashSet,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Write},
+    mem,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -27,9 +28,9 @@ use crate::types::{overwrite, unix_seconds};
 
 const FOLDER: &str = "content";
 const EXTENSION: &str = "json";
-/// Of a file that is being written, and the folder of a place in which it is until it is whole.
+/// Of a file that is being written. It lies beside what it becomes: before Linux 5.19 the sandbox (Landlock) denies whatever
+/// moves a file from one folder to another.
 const PART: &str = "part";
-const PARTS: &str = "parts";
 /// Nobody writes one file for so long.
 const LONGEST_WRITE: Duration = Duration::from_secs(3600);
 
@@ -57,11 +58,21 @@ pub(super) struct NewContent {
     pub(super) content: Content,
 }
 
-/// Where captured content is. Cheap to clone; clones know the same of who is gone.
+/// Where captured content is. Cheap to clone; clones know the same of who is gone, and of what was left unfinished.
 #[derive(Clone, Debug)]
 pub struct Contents {
     folder: PathBuf,
     gone: Arc<Mutex<HashSet<String>>>,
+    unfinished: Arc<Mutex<Unfinished>>,
+}
+
+/// Where files may lie that nobody will finish.
+#[derive(Debug, Default)]
+struct Unfinished {
+    /// Have all folders been looked through since the start? A crash leaves files in any of them.
+    is_known: bool,
+    /// Those in which some were, or may be.
+    folders: HashSet<PathBuf>,
 }
 
 impl RawJson {
@@ -87,7 +98,7 @@ impl Eq for RawJson {}
 impl Contents {
     /// That of a log's directory.
     pub fn of(directory: &Path) -> Self {
-        Self { folder: directory.join(FOLDER), gone: Arc::default() }
+        Self { folder: directory.join(FOLDER), gone: Arc::default(), unfinished: Arc::default() }
     }
 
     /// Is there any, be it past its time?
@@ -141,43 +152,56 @@ impl Contents {
         // Whatever is being written holds the set: from here on nothing is, and nobody has to wait for the rest of this.
         self.gone().insert(place.to_owned());
         let folder = self.folder.join(place);
-        let erased = erase_where(&folder, &mut |_| true, &|_| true)?;
+        let erased = erase_where(&folder, &mut |_| true, &mut |_| true)?;
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(AuditError::file(&folder, error)),
             Ok(()) | Err(_) => Ok(erased),
         }
     }
 
-    /// Overwrites and deletes what is past its time at `now`, in Unix seconds, and all that was written before another moment.
-    /// Says how much that was.
+    /// Overwrites and deletes what is past its time at `now`, in Unix seconds, all that was written before another moment, and
+    /// what nobody has finished in an hour. Says how much that was.
     pub fn prune(&self, now: u64, written_before: Option<u64>) -> Result<u64, AuditError> {
         self.prune_opening(now, written_before, &mut |_| {})
     }
 
-    /// The same; says of each folder that it is opened. Those in which nothing can be due are not.
+    /// The same; says of each folder that it is opened. Those in which nothing can be due are not, but for the first time.
     pub(super) fn prune_opening(
         &self,
         now: u64,
         written_before: Option<u64>,
         opens: &mut dyn FnMut(&Path),
     ) -> Result<u64, AuditError> {
+        let (is_known, left) = {
+            let mut unfinished = self.unfinished();
+            (unfinished.is_known, mem::take(&mut unfinished.folders))
+        };
         let mut due = Vec::new();
         let mut enters = |folder: &Path| {
             let hours = self.hours_of(folder);
-            let enters = hours.is_none_or(|hours| hours.is_due(now, written_before));
+            let is_due = hours.is_none_or(|hours| hours.is_due(now, written_before));
+            let enters = is_due || !is_known || left.contains(folder);
             if enters {
                 opens(folder);
-                due.extend(hours.map(|_| folder.to_owned()));
+                due.extend(hours.filter(|_| is_due).map(|_| folder.to_owned()));
             }
             enters
         };
-        let goes = |path: &Path| {
+        let mut goes = |path: &Path| {
             let until = path.file_stem().and_then(|stem| of_file(stem.to_str()?)).map_or(0, |(until, _)| until);
             let is_part = path.extension().is_some_and(|extension| extension == PART);
             let oldest = written_before.max(is_part.then(|| now.saturating_sub(LONGEST_WRITE.as_secs())));
-            is_over(until, now) || oldest.is_some_and(|oldest| is_older(path, oldest))
+            let goes = is_over(until, now) || oldest.is_some_and(|oldest| is_older(path, oldest));
+            if is_part && !goes {
+                self.may_be_unfinished_in(path.parent());
+            }
+            goes
         };
-        let erased = erase_where(&self.folder, &mut enters, &goes);
+        let erased = erase_where(&self.folder, &mut enters, &mut goes);
+        match &erased {
+            Ok(_) => self.unfinished().is_known = true,
+            Err(_) => self.unfinished().folders.extend(left), // it may be just those
+        }
         for folder in due {
             let _nothing_is_written = self.gone();
             drop(fs::remove_dir(folder)); // one that is not empty stays
@@ -202,9 +226,7 @@ impl Contents {
         let path = self.path(&new.name);
         let (folder, part) = (path.parent().unwrap_or(&self.folder), self.part(&new.name));
         let write = || {
-            for folder in [folder, part.parent().unwrap_or(&self.folder)] {
-                DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-            }
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&part)?;
             file.write_all(&serde_json::to_vec(&new.content)?)?;
             file.sync_data()?;
@@ -212,7 +234,9 @@ impl Contents {
             File::open(folder)?.sync_all()
         };
         write().map_err(|error| {
-            drop(fs::remove_file(&part)); // what is left of it is deleted later
+            if fs::remove_file(&part).is_err() {
+                self.may_be_unfinished_in(Some(folder)); // what is left of it is deleted later
+            }
             AuditError::file(&path, error)
         })
     }
@@ -223,7 +247,15 @@ impl Contents {
 
     /// Where it is while it is written.
     pub(super) fn part(&self, name: &ContentName) -> PathBuf {
-        self.folder.join(name.place()).join(PARTS).join(format!("{}.{PART}", name.file()))
+        self.path(name).with_extension(PART)
+    }
+
+    fn may_be_unfinished_in(&self, folder: Option<&Path>) {
+        self.unfinished().folders.extend(folder.map(Path::to_owned));
+    }
+
+    fn unfinished(&self) -> MutexGuard<'_, Unfinished> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn gone(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -250,7 +282,7 @@ fn remove(path: &Path) -> Result<bool, AuditError> {
 fn erase_where(
     folder: &Path,
     enters: &mut dyn FnMut(&Path) -> bool,
-    goes: &dyn Fn(&Path) -> bool,
+    goes: &mut dyn FnMut(&Path) -> bool,
 ) -> Result<u64, AuditError> {
     let (mut folders, mut erased, mut failed) = (vec![folder.to_owned()], 0, None);
     while let Some(folder) = folders.pop() {

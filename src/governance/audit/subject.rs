@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{
     AuditError, Content, Contents, Kind, SUBJECT_HASH, TextHasher,
     query::{self, Query, Record},
+    segments::Directory,
 };
 
 /// Records about one subject of one tenant.
@@ -57,11 +58,12 @@ impl SubjectRecords {
         Ok(erased)
     }
 
-    /// Each record about it, and the name of what was captured, if it was.
+    /// Each record about it, and the name of what was captured, if it was. Without records nobody could say whose it is.
     fn names(
         &self,
         each: &mut dyn FnMut(Record, Option<String>, &Contents) -> Result<bool, AuditError>,
     ) -> Result<(), AuditError> {
+        Directory::at(&self.directory).check_not_emptied()?;
         let (contents, mut outcome) = (Contents::of(&self.directory), Ok(true));
         query::visit(&self.directory, &self.query, &mut |record| {
             let text = |name: &str| record.members.get(name).and_then(Value::as_str);

@@ -136,6 +136,47 @@ async fn what_was_captured_is_told_and_deleted_while_the_log_is_off() {
     assert_eq!(admin.does("GET", path, Value::Null).await["data"][0]["content"]["captured"], Value::Null);
 }
 
+/// Without records nobody knows whose it is that was captured. What is stored is told and deleted for all that.
+#[tokio::test]
+async fn what_is_stored_goes_also_beside_a_log_that_was_emptied() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let left = directory.path().join("content/acme");
+    fs::create_dir_all(&left).and_then(|()| fs::write(left.join("left.json"), "{}")).expect("it is written");
+    let governance = governance().with_captured(Contents::of(directory.path()), None);
+    let harness = Harness::governed(says("I see."), governance.clone());
+    let admin = Bearer::of(&harness, &governance, "acme", Role::Admin);
+    let stored = admin.does("POST", "/v1/responses", json!({ "model": "tiny", "input": MARKER, "user": "ada" })).await;
+    let request = Request::get(OF_ACME).header(AUTHORIZATION, format!("Bearer {}", admin.secret));
+    let request = request.body(Body::empty()).expect("a valid request");
+    let mut told = harness.app().oneshot(request).await.expect("the router is infallible").into_body();
+    let first = told.frame().await.expect("a frame").expect("it is whole").into_data().expect("data");
+    assert!(first.starts_with(br#"{"object":"list","data":[{"kind":"response""#), "{first:?}");
+    assert!(told.collect().await.is_err(), "that is not all there is");
+    let deleted = admin.ask("DELETE", OF_ACME, Value::Null).await;
+    assert!(deleted.status == 500 && deleted.body.contains("What is stored was deleted"), "{}", deleted.body);
+    assert!(!deleted.body.contains(directory.path().to_str().expect("UTF-8")), "files are the operator's business");
+    let stored = format!("/v1/responses/{}", stored["id"].as_str().expect("an id"));
+    assert_eq!(admin.get(&stored).await.status, 404);
+    assert!(left.join("left.json").exists());
+}
+
+#[tokio::test]
+async fn what_was_captured_goes_also_if_the_store_fails() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (harness, governance, _stores) = audited(directory.path());
+    is_asked_about_ada(&Bearer::of(&harness, &governance, DEFAULT_TENANT, Role::Developer)).await;
+    let log = governance.log_directory().expect("there is one").to_owned();
+    eventually("it is captured", || of_kind(&log, Kind::Ended).len() == 2).await;
+    let store = Store::in_memory(1 << 20).expect("memory");
+    store.destroy().await.expect("it goes");
+    let administration = governance.administered_by(&Actor::CommandLine);
+    let about = administration.about_subject(ActKind::DeleteSubject, (DEFAULT_TENANT, "ada"), 1).expect("it is there");
+    let records = about.records.clone().expect("it can be read").expect("there is a log");
+    let failed = SubjectData::new(about, Some(store)).delete().await;
+    assert!(matches!(failed, Err(SubjectError::Store(StoreError::Closed))), "{failed:?}");
+    assert_eq!(records.erase().expect("it can be read"), 0, "nothing was left");
+}
+
 #[tokio::test]
 async fn whoever_is_of_a_tenant_reaches_its_subjects_alone() {
     let governance = governance();

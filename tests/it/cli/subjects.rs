@@ -1,6 +1,11 @@
 //! Everything about somebody from the command line, beside a running server; purposes as `serve` reads them.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use tramontane::governance::audit::{
@@ -55,10 +60,23 @@ fn what_is_held_is_told_and_deleted_beside_a_running_server() {
     assert_eq!(deleted, json!({ "deleted": { "response": 1 }, "being_read": [] }));
     assert_eq!(succeeds(data, &["subjects", "delete", "bob"]), "nothing was held about this subject\n");
     stored(&server, "m", "bob", "Hello");
+    stored(&server, "m", "eve", "Hello");
     drop(server);
     assert_eq!(succeeds(data, &["subjects", "delete", "bob"]), "deleted  response  1\n", "without a server too");
     let mut elsewhere = with_data(data, &["subjects", "export", "ada", "--tenant", "acme"]);
     check_failure(&mut elsewhere, 2, &["--tenant", "acme"]);
+
+    // Beside a log of which only what was captured is left nothing can be written down, and nobody can be found in it.
+    let left = data.join("audit/content/default");
+    fs::remove_dir_all(data.join("audit")).and_then(|()| fs::create_dir_all(&left)).unwrap();
+    write(&left, "left.json", "{}");
+    check_failure(&mut with_data(data, &["subjects", "delete", "eve"]), 1, &["nothing was changed", "was removed"]);
+    for (command, begin) in [("export", "response  resp_"), ("delete", "deleted  response  1\n"), ("delete", "")] {
+        let ran = run(with_data(data, &["subjects", command, "eve"]).env("TRAMONTANE_AUDIT", "off"));
+        assert!(ran.code == 1 && ran.out.starts_with(begin) && ran.out.lines().count() < 2, "{} {}", ran.out, ran.err);
+        assert!(ran.err.contains("what is stored was") && ran.err.contains("was removed"), "{}", ran.err);
+        assert_eq!(ran.out.is_empty(), begin.is_empty(), "that nothing was held cannot be said: {}", ran.out);
+    }
 }
 
 #[test]
@@ -91,7 +109,9 @@ fn the_server_tells_over_http_what_the_command_line_tells() {
         query::find_last(&data.join("audit"), &query, 9).unwrap()
     };
     // What is captured is on the disk before these.
+    let until = Instant::now() + Duration::from_secs(60);
     while of_kind(Kind::Ended).len() < 3 {
+        assert!(Instant::now() < until, "not all has ended");
         std::thread::yield_now();
     }
     let by_command: Value =

@@ -3,7 +3,7 @@
 use std::{fs::File, io::Read, time::SystemTime};
 
 use super::{
-    super::{Content, ContentName, Contents, Kind, OnFailure, TextHasher, content::NewContent, query},
+    super::{Content, ContentName, Contents, Kind, OnFailure, SubjectRecords, TextHasher, content::NewContent, query},
     *,
 };
 use crate::types::unix_seconds;
@@ -94,12 +94,47 @@ fn a_crash_leaves_nothing_that_is_taken_for_content() {
     let name = store(&contents, "default", None);
     let path = files(folder.path()).pop().expect("a file");
     let part = contents.part(&ContentName::parse(&name).expect("a name"));
+    let kept = store(&contents, "default", None);
+    assert_eq!(part.parent(), path.parent(), "nothing is moved to another folder, which a sandbox may deny");
+    let age = || {
+        let old = SystemTime::now() - Duration::from_secs(2 * 3600);
+        File::options().write(true).open(&part).and_then(|file| file.set_modified(old)).expect("it is ours");
+    };
+    let is_left = |contents: &Contents, expected: u64, why: &str| {
+        assert_eq!(contents.read(&name).expect("no file"), None);
+        assert_eq!(contents.prune(unix_seconds(), None).expect(why), expected, "{why}");
+        assert_eq!(part.exists(), expected == 0);
+    };
     fs::rename(&path, &part).expect("as if it had not been finished");
-    assert_eq!(contents.read(&name).expect("no file"), None);
-    assert_eq!(contents.prune(unix_seconds(), None).expect("it may still be written"), 0);
+    // By what was started after the crash; in a folder in which nothing is due.
+    let started = Contents::of(folder.path());
+    is_left(&started, 0, "it may still be written");
+    is_left(&started, 0, "it may still be written");
+    age();
+    is_left(&started, 1, "nobody writes it any more");
+    fs::write(&part, "{").expect("another");
+    age();
+    is_left(&started, 0, "what is left by others is found at the next start");
+    is_left(&Contents::of(folder.path()), 1, "which looks everywhere at once");
+    assert_eq!(started.read(&kept).expect("a file"), Some(content()));
+}
+
+#[test]
+fn what_could_not_be_written_nor_removed_goes_later() {
+    let folder = TempDir::new().expect("a folder");
+    let contents = Contents::of(folder.path());
+    let now = unix_seconds();
+    store(&contents, "default", None);
+    assert_eq!(contents.prune(now, None).expect("nothing is due"), 0);
+    // What is in the way is no file, so that neither is possible.
+    let name = ContentName::new("default", None);
+    let part = contents.part(&name);
+    fs::create_dir_all(&part).expect("it is made");
+    assert!(contents.store(&NewContent { name, content: content() }).is_err());
+    fs::remove_dir(&part).and_then(|()| fs::write(&part, "{")).expect("as if the disk had failed");
     let old = SystemTime::now() - Duration::from_secs(2 * 3600);
     File::options().write(true).open(&part).and_then(|file| file.set_modified(old)).expect("it is ours");
-    assert_eq!(contents.prune(unix_seconds(), None).expect("nobody writes it any more"), 1);
+    assert_eq!(contents.prune(now, None).expect("it is known where it is"), 1);
     assert!(!part.exists());
 }
 
@@ -151,6 +186,8 @@ fn a_log_of_which_only_what_was_captured_is_left_was_removed() {
     let audit = open(folder.path(), options());
     store(&contents, "default", None);
     segments(folder.path()).iter().for_each(|path| fs::remove_file(path).expect("it was there"));
+    let records = SubjectRecords::of(folder.path(), ("default", "default"), "ada").expect("its secret is there");
+    assert!(records.expect("there was a log").erase().is_err_and(emptied), "nobody is found in it");
     assert!(audit.act_blocking(&act(1)).is_err_and(emptied));
     assert!(segments(folder.path()).is_empty());
 }
@@ -181,7 +218,7 @@ fn the_end_does_not_wait_for_ever_for_a_disk_that_hangs() {
     assert!(told().contains("\ntramontane:audit_captures_lost_total 2\n"), "{}", told());
     // The thread goes on and ends, and counts nothing twice.
     drop(File::options().read(true).write(true).open(&pipe).expect("it is there"));
-    drop(audit);
+    assert!(audit.inner().expect("it was on").capturing.ends_within(Duration::from_secs(60)), "the disk answers again");
     assert!(told().contains("\ntramontane:audit_captures_lost_total 2\n"), "{}", told());
 }
 
@@ -198,7 +235,8 @@ fn only_folders_in_which_something_may_be_due_are_opened() {
         let pruned = contents.prune_opening(at, written_before, &mut |_| opened += 1);
         (pruned.expect("they are there"), opened)
     };
-    let always = 1 + 2 * 2; // all of it, two places, and what is being written for each
+    let always = 1 + 2; // all of it, and two places
+    assert_eq!(prune(now, None), (0, always + 51), "the first time everywhere, as a crash may have left something");
     assert_eq!(prune(now, None), (0, always));
     assert_eq!(prune(until(1) - 30, None), (0, always + 1), "the hour has begun in which the first one goes");
     assert_eq!(prune(until(3), None), (3, always + 3));
