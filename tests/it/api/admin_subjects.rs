@@ -32,7 +32,7 @@ use tramontane::{
 use super::{
     admin::{Bearer, governance},
     storage::is_on_disk,
-    support::{Harness, chat, command_line, eventually, merged, new_key, says, send},
+    support::{Harness, chat, command_line, eventually, merged, new_key, says, send, soon},
 };
 
 const MARKER: &str = "friday-marker-6021";
@@ -244,6 +244,38 @@ async fn whoever_loses_his_key_is_told_no_further() {
     let whole: Value = serde_json::from_slice(&[&first[..], &rest].concat()).expect("JSON");
     assert_eq!(kinds(&whole).len(), 8);
     harness.idle().await;
+}
+
+/// Each takes a thread while its reader is slow, here in the middle of the log's records.
+#[tokio::test]
+async fn exports_at_once_are_few_and_end_when_nobody_listens() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (harness, governance, _) = audited(directory.path());
+    let app = Bearer::of(&harness, &governance, "acme", Role::Developer);
+    let [auditor, admin] = [Role::Auditor, Role::Admin].map(|role| Bearer::of(&harness, &governance, "acme", role));
+    is_asked_about_ada(&app).await;
+    let (one, two) = (begun(&harness, &auditor).await, begun(&harness, &auditor).await);
+    let refused = admin.get(OF_ACME).await;
+    assert_eq!(refused.error(), r#"429 null "busy""#);
+    assert!(refused.body.contains("2 exports of subjects") && refused.header("retry-after").is_some(), "{refused:?}");
+    let log = governance.log_directory().expect("there is one").to_owned();
+    assert_eq!(of_kind(&log, Kind::Act).iter().filter(|act| act["action"] == "subjects.export").count(), 2);
+    // Whose tenant has none is not kept out by others.
+    let boss = Bearer::of(&harness, &governance, DEFAULT_TENANT, Role::Auditor);
+    assert_eq!(kinds(&boss.does("GET", OF_ACME, Value::Null).await).len(), 3);
+    drop(one);
+    let told = soon("there is room", async || Some(admin.get(OF_ACME).await).filter(|told| told.status == 200)).await;
+    assert_eq!(kinds(&told.json()).len(), 3);
+    drop(two);
+    harness.idle().await;
+
+    // Also where nothing would be told, which is when a message to nobody would show it.
+    let administration = governance.administered_by(&Actor::CommandLine);
+    let about = administration.about_subject(ActKind::ExportSubject, ("acme", "nobody"), 1).expect("it is there");
+    let (sender, told) = tokio::sync::mpsc::channel(1);
+    drop(told);
+    let failed = SubjectData::new(about, None).export(sender).await;
+    assert!(matches!(failed, Err(SubjectError::Store(StoreError::Closed))), "{failed:?}");
 }
 
 #[tokio::test]
