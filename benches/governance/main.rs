@@ -79,7 +79,8 @@ struct Run {
 fn main() {
     let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a folder on a disk");
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(2).on_thread_start(threads::answer_soon).enable_all().build().expect("threads");
+    let runtime =
+        runtime.worker_threads(2).on_thread_start(threads::answer_soon).enable_all().build().expect("threads");
     let log = folder.path().join("audit");
     let options = AuditOptions { on_thread_start: threads::answer_soon, ..AuditOptions::default() };
     let audit = Audit::open(&log, options, AuditMetrics::default()).expect("a log");

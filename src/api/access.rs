@@ -146,16 +146,19 @@ pub(super) async fn let_in(state: &AppState, request: Request, next: Next) -> Re
     head.extensions.insert(scope.clone());
     let is_administration = is_administration(&head);
     let request = Request::from_parts(head, body);
-    // Whoever administers is asked again when he changes something, so that he is told how it ended, were it his own key.
-    let mut response = match caller.principal.clone().filter(|_| !is_administration) {
-        None => told_of_model(state, answer(request, next, &scope).await),
-        Some(principal) => tokio::select! {
-            response = answer(request, next, &scope) => {
-                told_of_model(state, response).map(|body| until_over(body, principal))
-            }
+    let answered = async { told_of_model(state, answer(request, next, &scope).await) };
+    let mut response = match &caller.principal {
+        Some(principal) if !is_administration => tokio::select! {
+            response = answered => response,
             refusal = principal.until_over() => ApiError::from(AccessError::Refused(refusal)).into_response(),
         },
+        // Whoever administers is asked again when he changes something, so that he is told how it ended, were it his own key.
+        Some(_) | None => answered.await,
     };
+    // What is told bit by bit ends with its reader's credential, be it of administration or not.
+    if let Some(principal) = &caller.principal {
+        response = response.map(|body| until_over(body, Arc::clone(principal)));
+    }
     if infers {
         quota::add_headers(state, caller.principal.as_deref(), &mut response);
     }

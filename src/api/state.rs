@@ -34,6 +34,10 @@ use crate::{
 /// Long bodies parsed and tokenized at once; more than that would only take memory.
 pub(super) const LONG_BODIES_AT_ONCE: usize = 4;
 
+/// Exports of subjects at once: each reads all that its tenant has, keeps up to three things in memory, each as large as a
+/// file may be, and may hold a thread while its reader is slow. A tenant that has none gets one though others have them all.
+pub(super) const EXPORTS_AT_ONCE: usize = 2;
+
 /// Memory for request bodies is counted in pieces of so many bytes.
 pub(super) const BODY_PIECE_BYTES: usize = 4 << 10;
 
@@ -123,6 +127,7 @@ struct Inner {
     slots: Arc<Places>,
     storage_slots: Arc<Places>,
     follower_slots: Arc<Places>,
+    exports: Arc<Places>,
     long_bodies: Arc<LongBodies>,
     body_memory: Arc<Places>,
     in_flight: AtomicUsize,
@@ -173,6 +178,7 @@ impl AppState {
             slots,
             storage_slots,
             follower_slots,
+            exports: Arc::new(Places::new(EXPORTS_AT_ONCE)),
             long_bodies: Arc::new(LongBodies::new(LONG_BODIES_AT_ONCE)),
             body_memory: Arc::new(Places::new(body_pieces)),
             in_flight: AtomicUsize::new(0),
@@ -413,6 +419,14 @@ impl AppState {
     /// A place for whoever follows a response, which may take long: as many again.
     pub(super) fn admit_follower(&self) -> Result<InFlight, ApiError> {
         self.admit_to(&self.inner.follower_slots, &self.tenant().into())
+    }
+
+    /// A place among exports of subjects, beside that of its request.
+    pub(super) fn admit_export(&self, tenant: &Arc<str>) -> Result<TakenPlace, ApiError> {
+        self.inner.exports.take(tenant).ok_or_else(|| {
+            let limit = format!("{EXPORTS_AT_ONCE} exports of subjects run at once, or a tenant's part of them");
+            ApiError::Busy { reason: format!("{limit}, so this one has to wait until one of them has ended") }
+        })
     }
 
     /// What nobody waits for takes no place from clients: its worker knows itself how much it may ask.

@@ -1,8 +1,8 @@
 //! Everything that is held about somebody, in the store of a tenant and beside the audit log: told, and deleted.
 //!
 //! Main type: [`SubjectData`]. The command line and `/admin/v1/subjects` call the same methods, once governance has written
-//! down what for. Invariants: what is told is one thing at a time, however much there is; what cannot be deleted in one place keeps
-//! nothing from being deleted in the other.
+//! down what for. Invariants: things are told one at a time, however much there is, and no longer than somebody listens; what
+//! cannot be deleted in one place keeps nothing from being deleted in the other.
 
 use serde_json::json;
 use tokio::sync::mpsc::Sender;
@@ -51,7 +51,8 @@ impl SubjectData {
         Self { subject: about.subject, store, records: about.records }
     }
 
-    /// Tells it. Fails if not all of it could be told; that nobody listens any more is [`StoreError::Closed`].
+    /// Tells it. Fails if not all of it could be told; that nobody listens any more is [`StoreError::Closed`], which shows
+    /// soon, be there nothing to tell for long.
     pub async fn export(self, told: Sender<Held>) -> Result<(), SubjectError> {
         let Self { subject, store, records } = self;
         if let Some(store) = store {
@@ -90,15 +91,14 @@ impl SubjectData {
 
 /// Records about somebody, with what was captured.
 fn tell_records(records: &SubjectRecords, told: &Sender<Held>) -> Result<(), SubjectError> {
-    let mut is_heard = true;
-    let visited = records.visit(&mut |record, captured| {
+    let visited = records.visit(&|| !told.is_closed(), &mut |record, captured| {
         let content = json!({ "record": record.members, "captured": captured });
         let held = Held { kind: "audit record", id: record.seq.to_string(), content };
-        is_heard = told.blocking_send(held).is_ok();
-        is_heard
+        // That nobody has heard it is seen before the next.
+        drop(told.blocking_send(held));
     });
     visited.map_err(SubjectError::NotTold)?;
-    if is_heard { Ok(()) } else { Err(StoreError::Closed.into()) }
+    if told.is_closed() { Err(StoreError::Closed.into()) } else { Ok(()) }
 }
 
 /// The log may be long.

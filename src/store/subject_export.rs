@@ -1,7 +1,9 @@
 //! Everything that is held about a subject is told, one thing after the other.
 //!
 //! First it is noted what there is, by rows alone, and then each thing is read as it is when it is told. Invariants: nobody
-//! holds the database up who listens slowly, and no more than one thing is in memory, or a part of a file's lines.
+//! holds the database up who listens slowly; up to three things are in memory, however many there are: one that waits to be
+//! told, or the lines of a part of a file, one in the channel, and one at its listener; and it ends at the next step once
+//! nobody listens.
 
 use rusqlite::{Connection, Row, ToSql, params, types::Value as Column};
 use serde::Serialize;
@@ -100,6 +102,7 @@ impl Store {
         let owned = subject.to_owned();
         let places = self.call(move |connection| places(connection, &owned)).await?;
         for place in places {
+            is_heard(told)?;
             let owned = subject.to_owned();
             if let Some(held) = self.call(move |connection| read(connection, place, &owned)).await? {
                 told.send(held).await.map_err(|_| StoreError::Closed)?;
@@ -109,6 +112,8 @@ impl Store {
         for file in self.call(move |connection| subject_lines::files(connection, &owned)).await? {
             let (id, mut scan) = (file.id.clone(), LineScan::new(file));
             loop {
+                // It may be long to the next line that is about the subject.
+                is_heard(told)?;
                 let owned = subject.to_owned();
                 let (scanned, found) = self
                     .call(move |connection| {
@@ -127,6 +132,10 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn is_heard(told: &Sender<Held>) -> Result<(), StoreError> {
+    if told.is_closed() { Err(StoreError::Closed) } else { Ok(()) }
 }
 
 /// What there is, in the order in which it is told.

@@ -1,8 +1,8 @@
 //! `/admin/v1/subjects`: tells and deletes everything that is held about somebody, who is named in the query.
 //!
-//! Invariant: it is written down before anything is told or deleted.
+//! Invariants: it is written down before anything is told or deleted, and what runs keeps its places, be its client there or not.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use axum::{
     Json,
@@ -26,6 +26,7 @@ use crate::{
         subjects::{SubjectData, SubjectError},
         tenancy::Tenancy,
     },
+    engine::TakenPlace,
     governance::{AboutSubject, ActKind},
     store::{Held, StoreError, SubjectDeletion},
 };
@@ -40,18 +41,29 @@ enum Telling {
 struct Export {
     told: Receiver<Held>,
     running: JoinHandle<Result<(), SubjectError>>,
-    /// Its place among requests is free when all is told.
+    _leave: Arc<Leave>,
+}
+
+/// Places among requests and among exports. They are free when nothing is read any more and nothing is left to be told.
+struct Leave {
     _work: AdminWork,
+    _export: TakenPlace,
 }
 
 /// All of it, one thing after the other as the client reads them.
 pub(super) async fn export(work: AdminWork, query: QueryFields) -> Result<Response, ApiError> {
+    let place = work.state.admit_export(&work.own_tenant().into())?;
     let about = about(&work, query, ActKind::ExportSubject).await?;
     let tenancy = work.state.tenancy_at(&about.tenant, &about.place.id).await?;
     let data = SubjectData::new(about, tenancy.map(|tenancy| tenancy.store.clone()));
     let (sender, told) = mpsc::channel(1);
-    let running = tokio::spawn(data.export(sender));
-    let pieces = stream::try_unfold(Telling::Begun(Export { told, running, _work: work }), next_piece);
+    let leave = Arc::new(Leave { _work: work, _export: place });
+    let kept = Arc::clone(&leave);
+    let running = tokio::spawn(async move {
+        let _kept = kept;
+        data.export(sender).await
+    });
+    let pieces = stream::try_unfold(Telling::Begun(Export { told, running, _leave: leave }), next_piece);
     Ok(([(CONTENT_TYPE, "application/json")], Body::from_stream(pieces)).into_response())
 }
 

@@ -202,7 +202,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation {
         id: "exportSubject",
         tag: TAG,
-        summary: "Everything that is held about a person, one thing after the other.",
+        summary: "Everything that is held about a person, one thing after the other. Two at once; one more answers 429.",
         query: SUBJECT,
         answer: Answer::Json("AdminSubject"),
         ..get("/admin/v1/subjects")

@@ -13,11 +13,14 @@ use super::{
     segments::Directory,
 };
 
+/// What is done with a record about the subject, and with the name of what was captured, if it was.
+type Each<'a> = dyn FnMut(Record, Option<String>, &Contents) -> Result<(), AuditError> + 'a;
+
 /// Records about one subject of one tenant.
 #[derive(Clone, Debug)]
 pub struct SubjectRecords {
     directory: PathBuf,
-    query: Query,
+    tenant: String,
     hash: String,
 }
 
@@ -29,8 +32,7 @@ impl SubjectRecords {
         }
         let Some(hasher) = TextHasher::of_directory(directory)? else { return Ok(None) };
         let hash = hasher.of_tenant(place).hash(SUBJECT_HASH, subject.as_bytes());
-        let query = Query { tenant: Some(tenant.to_owned()), kinds: vec![Kind::Begun], ..Query::default() };
-        Ok(Some(Self { directory: directory.to_owned(), query, hash }))
+        Ok(Some(Self { directory: directory.to_owned(), tenant: tenant.to_owned(), hash }))
     }
 
     /// The subject as records have it.
@@ -38,41 +40,53 @@ impl SubjectRecords {
         &self.hash
     }
 
-    /// Each record about it with what was captured, if that is still there, until somebody has heard enough.
-    pub fn visit(&self, each: &mut dyn FnMut(Record, Option<Content>) -> bool) -> Result<(), AuditError> {
-        self.names(&mut |record, name, contents| {
+    /// Each record about it with what was captured, if that is still there, while somebody hears it: that is asked at every
+    /// record of the log, as it may be long to the next that is about the subject.
+    pub fn visit(
+        &self,
+        is_heard: &dyn Fn() -> bool,
+        each: &mut dyn FnMut(Record, Option<Content>),
+    ) -> Result<(), AuditError> {
+        self.names(is_heard, &mut |record, name, contents| {
             let content = name.map(|name| contents.read(&name)).transpose()?.flatten();
-            Ok(each(record, content))
+            each(record, content);
+            Ok(())
         })
     }
 
     /// Deletes what was captured. Says of how many inferences there was something.
     pub fn erase(&self) -> Result<u64, AuditError> {
         let mut erased = 0;
-        self.names(&mut |_, name, contents| {
+        self.names(&|| true, &mut |_, name, contents| {
             if let Some(name) = name {
                 erased += u64::from(contents.erase(&name)?);
             }
-            Ok(true)
+            Ok(())
         })?;
         Ok(erased)
     }
 
     /// Each record about it, and the name of what was captured, if it was. Without records nobody could say whose it is.
-    fn names(
-        &self,
-        each: &mut dyn FnMut(Record, Option<String>, &Contents) -> Result<bool, AuditError>,
-    ) -> Result<(), AuditError> {
+    fn names(&self, is_heard: &dyn Fn() -> bool, each: &mut Each<'_>) -> Result<(), AuditError> {
         Directory::at(&self.directory).check_not_emptied()?;
-        let (contents, mut outcome) = (Contents::of(&self.directory), Ok(true));
-        query::visit(&self.directory, &self.query, &mut |record| {
-            let text = |name: &str| record.members.get(name).and_then(Value::as_str);
-            if [text("subject"), text("line_subject")].contains(&Some(self.hash.as_str())) {
-                let name = text("content").map(str::to_owned);
+        let (contents, mut outcome) = (Contents::of(&self.directory), Ok(()));
+        query::visit(&self.directory, &Query::default(), &mut |record| {
+            if !is_heard() {
+                return false;
+            }
+            if self.is_subject_of(&record) {
+                let name = record.members.get("content").and_then(Value::as_str).map(str::to_owned);
                 outcome = each(record, name, &contents);
             }
-            matches!(outcome, Ok(true))
+            outcome.is_ok()
         })?;
-        outcome.map(drop)
+        outcome
+    }
+
+    fn is_subject_of(&self, record: &Record) -> bool {
+        let text = |name: &str| record.members.get(name).and_then(Value::as_str);
+        record.kind == Kind::Begun
+            && text("tenant") == Some(self.tenant.as_str())
+            && [text("subject"), text("line_subject")].contains(&Some(self.hash.as_str()))
     }
 }

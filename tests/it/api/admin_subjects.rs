@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     http::{
         Request,
         header::{AUTHORIZATION, CONTENT_TYPE},
@@ -32,7 +32,7 @@ use tramontane::{
 use super::{
     admin::{Bearer, governance},
     storage::is_on_disk,
-    support::{Harness, chat, eventually, merged, new_key, says, send},
+    support::{Harness, chat, command_line, eventually, merged, new_key, says, send, soon},
 };
 
 const MARKER: &str = "friday-marker-6021";
@@ -55,6 +55,23 @@ async fn is_asked_about_ada(bearer: &Bearer<'_>) {
     bearer
         .does("POST", "/v1/chat/completions", merged(chat(json!({ "user": "ada" })), json!({ "messages": messages })))
         .await;
+}
+
+/// Stores so many responses about ada in the tenant `acme`.
+async fn stores_about_ada(bearer: &Bearer<'_>, count: usize) {
+    for number in 0..count {
+        let body = json!({ "model": "tiny", "input": format!("{MARKER} {number}"), "user": "ada" });
+        bearer.does("POST", "/v1/responses", body).await;
+    }
+}
+
+/// An export about ada of which the first thing was read, and nothing more.
+async fn begun(harness: &Harness, bearer: &Bearer<'_>) -> (Bytes, Body) {
+    let request = Request::get(OF_ACME).header(AUTHORIZATION, format!("Bearer {}", bearer.secret));
+    let request = request.body(Body::empty()).expect("a valid request");
+    let mut told = harness.app().oneshot(request).await.expect("the router is infallible").into_body();
+    let first = told.frame().await.expect("a frame").expect("it is whole").into_data().expect("data");
+    (first, told)
 }
 
 fn of_kind(log: &Path, kind: Kind) -> Vec<Value> {
@@ -235,29 +252,71 @@ async fn what_cannot_be_written_down_is_neither_told_nor_deleted() {
     assert_eq!(kinds(&admin.does("GET", OF_ACME, Value::Null).await), ["response"]);
 }
 
-/// Nor is more in memory than one thing: what is told next is read when there is room for it.
+/// Nor is more in memory than a few things: what is told next is read when there is room for it.
 #[tokio::test]
 async fn whoever_listens_slowly_holds_nobody_up() {
     let governance = governance();
     let harness = Harness::governed(says("I see."), governance.clone());
     let admin = Bearer::of(&harness, &governance, "acme", Role::Admin);
-    let about = |number: usize| json!({ "model": "tiny", "input": format!("{MARKER} {number}"), "user": "ada" });
-    for number in 0..8 {
-        admin.does("POST", "/v1/responses", about(number)).await;
-    }
-    let request = Request::get(OF_ACME).header(AUTHORIZATION, format!("Bearer {}", admin.secret));
-    let request = request.body(Body::empty()).expect("a valid request");
-    let mut told = harness.app().oneshot(request).await.expect("the router is infallible").into_body();
-    let first = told.frame().await.expect("a frame").expect("it is whole").into_data().expect("data");
+    stores_about_ada(&admin, 8).await;
+    let (first, told) = begun(&harness, &admin).await;
     assert!(first.starts_with(br#"{"object":"list","data":[{"kind":"response""#), "{first:?}");
     // Nobody has read the rest yet. What is deleted meanwhile is not told, but for what had been read already.
     let deleted = admin.does("DELETE", OF_ACME, Value::Null).await;
     assert_eq!(deleted["deleted"], json!({ "response": 8 }));
-    admin.does("POST", "/v1/responses", about(8)).await;
+    stores_about_ada(&admin, 1).await;
     let rest = told.collect().await.expect("it is whole").to_bytes();
     let whole: Value = serde_json::from_slice(&[&first[..], &rest].concat()).expect("JSON");
     assert!((1..5).contains(&kinds(&whole).len()), "{whole}");
     harness.idle().await;
+}
+
+#[tokio::test]
+async fn whoever_loses_his_key_is_told_no_further() {
+    let governance = governance();
+    let harness = Harness::governed(says("I see."), governance.clone());
+    let [admin, auditor] = [Role::Admin, Role::Auditor].map(|role| Bearer::of(&harness, &governance, "acme", role));
+    stores_about_ada(&admin, 8).await;
+    let ((_, cut), (first, whole)) = (begun(&harness, &auditor).await, begun(&harness, &admin).await);
+    command_line(&governance).revoke_key(Role::Auditor.name(), 2).expect("it is there");
+    let error = cut.collect().await.expect_err("it is broken off").to_string();
+    assert!(error.contains("revoked"), "{error}");
+    let rest = whole.collect().await.expect("another's goes on").to_bytes();
+    let whole: Value = serde_json::from_slice(&[&first[..], &rest].concat()).expect("JSON");
+    assert_eq!(kinds(&whole).len(), 8);
+    harness.idle().await;
+}
+
+/// Each takes a thread while its reader is slow, here in the middle of the log's records.
+#[tokio::test]
+async fn exports_at_once_are_few_and_end_when_nobody_listens() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (harness, governance, _) = audited(directory.path());
+    let app = Bearer::of(&harness, &governance, "acme", Role::Developer);
+    let [auditor, admin] = [Role::Auditor, Role::Admin].map(|role| Bearer::of(&harness, &governance, "acme", role));
+    is_asked_about_ada(&app).await;
+    let (one, two) = (begun(&harness, &auditor).await, begun(&harness, &auditor).await);
+    let refused = admin.get(OF_ACME).await;
+    assert_eq!(refused.error(), r#"429 null "busy""#);
+    assert!(refused.body.contains("2 exports of subjects") && refused.header("retry-after").is_some(), "{refused:?}");
+    let log = governance.log_directory().expect("there is one").to_owned();
+    assert_eq!(of_kind(&log, Kind::Act).iter().filter(|act| act["action"] == "subjects.export").count(), 2);
+    // Whose tenant has none is not kept out by others.
+    let boss = Bearer::of(&harness, &governance, DEFAULT_TENANT, Role::Auditor);
+    assert_eq!(kinds(&boss.does("GET", OF_ACME, Value::Null).await).len(), 3);
+    drop(one);
+    let told = soon("there is room", async || Some(admin.get(OF_ACME).await).filter(|told| told.status == 200)).await;
+    assert_eq!(kinds(&told.json()).len(), 3);
+    drop(two);
+    harness.idle().await;
+
+    // Also where nothing would be told, which is when a message to nobody would show it.
+    let administration = governance.administered_by(&Actor::CommandLine);
+    let about = administration.about_subject(ActKind::ExportSubject, ("acme", "nobody"), 1).expect("it is there");
+    let (sender, told) = tokio::sync::mpsc::channel(1);
+    drop(told);
+    let failed = SubjectData::new(about, None).export(sender).await;
+    assert!(matches!(failed, Err(SubjectError::Store(StoreError::Closed))), "{failed:?}");
 }
 
 #[tokio::test]
@@ -266,14 +325,9 @@ async fn what_breaks_on_its_way_is_no_list() {
     let state = AppState::governed(HttpLimits::default(), Stores::in_memory(64 << 20), governance.clone());
     let harness = Harness::of_state(says("I see."), state.expect("memory"));
     let admin = Bearer::of(&harness, &governance, "acme", Role::Admin);
-    for _ in 0..8 {
-        admin.does("POST", "/v1/responses", json!({ "model": "tiny", "input": MARKER, "user": "ada" })).await;
-    }
+    stores_about_ada(&admin, 8).await;
     let boss = Bearer::of(&harness, &governance, DEFAULT_TENANT, Role::Admin);
-    let request = Request::get(OF_ACME).header(AUTHORIZATION, format!("Bearer {}", boss.secret));
-    let request = request.body(Body::empty()).expect("a valid request");
-    let mut told = harness.app().oneshot(request).await.expect("the router is infallible").into_body();
-    told.frame().await.expect("a frame").expect("it is whole");
+    let (_, told) = begun(&harness, &boss).await;
     // Its store is closed and destroyed with its tenant.
     boss.does("DELETE", "/admin/v1/tenants/acme", Value::Null).await;
     assert!(told.collect().await.is_err(), "whoever reads it must not take it for all there is");

@@ -360,7 +360,7 @@ async fn guardrails_apply_to_their_tenants_and_routes() {
     let of_acme = BOTH.replace("words =", "tenants = [\"acme\"]\nroutes = [\"/v1/chat/*\"]\nwords =");
     let harness = guarded(says("Yes."), &of_acme);
     let governance = &harness.governance;
-    command_line(&governance).create_tenant("acme", None, 1).expect("it is made");
+    command_line(governance).create_tenant("acme", None, 1).expect("it is made");
     let key = |tenant: &str| new_key(governance, "app", tenant, Role::Developer).secret;
     let (ours, theirs) = (key(DEFAULT_TENANT), key("acme"));
     let ask = async |secret: &str, path: &str, body: Value| {

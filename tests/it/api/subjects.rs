@@ -1,6 +1,6 @@
 //! Whom data is about: all of it is told, and all of it is deleted, wherever it is.
 
-use std::path::Path;
+use std::{path::Path, pin::pin};
 
 use axum::{
     body::Body,
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tramontane::{
     api::{HttpLimits, LINES},
-    store::{Held, Store},
+    store::{Held, Store, StoreError},
 };
 
 use super::{
@@ -174,6 +174,31 @@ async fn lines_about_somebody_are_taken_out_of_batches_of_others() {
         }
     }
     assert_eq!(held(&store, "bob").await.len(), 12);
+}
+
+/// Behind the line that somebody has heard there are only others'.
+#[tokio::test]
+async fn an_export_that_nobody_hears_does_not_read_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (harness, store) = server(directory.path());
+    for subject in ["ada"].into_iter().chain(["bob"; 8]) {
+        let line = line("one", "user", subject, MARKER);
+        let parts: [Part; 2] = [("purpose", None, b"batch"), ("file", Some("input.jsonl"), line.as_bytes())];
+        let request = Request::post("/v1/files").header(CONTENT_TYPE, "multipart/form-data; boundary=XX");
+        let sent = send(harness.app(), request.body(Body::from(form(&parts))).expect("a valid request")).await;
+        assert_eq!(sent.status, 200, "{}", sent.body);
+    }
+    let (sender, mut told) = mpsc::channel(1);
+    let mut exporting = pin!(store.export_subject("ada", LINES, &sender));
+    let heard = tokio::select! {
+        biased;
+        heard = told.recv() => heard.expect("a line"),
+        over = &mut exporting => panic!("it is over before anybody has heard of it: {over:?}"),
+    };
+    assert_eq!(heard.kind, "file line");
+    drop(told);
+    let ended = exporting.await;
+    assert!(matches!(ended, Err(StoreError::Closed)), "{ended:?}");
 }
 
 #[tokio::test]

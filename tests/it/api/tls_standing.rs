@@ -221,7 +221,7 @@ async fn a_list_that_ends_lets_nobody_go_on() {
     let server = Server::start().await;
     let (mut streams, mut open) =
         (server.connect(&server.app, "http/1.1").await, server.connect(&server.other, "http/1.1").await);
-    let list = server.authority.revokes_until(&[], SystemTime::now() + Duration::from_secs(2));
+    let list = server.authority.revokes_until(&[], SystemTime::now() + Duration::from_secs(5));
     fs::write(server.directory.path().join("clients.crl"), list).expect("it is written");
     server.reload();
     check(&models(&mut open).await, 200, "tiny");

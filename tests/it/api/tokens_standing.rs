@@ -167,9 +167,19 @@ async fn a_stream_goes_on_while_its_key_is_there() {
 async fn a_stream_ends_with_the_time_of_its_token() {
     let server = Server::start();
     server.change("audiences", "leeway_seconds = 0\naudiences");
-    let long = server.stream(&server.token(json!({}))).await;
-    let told = cut(server.stream(&server.token(json!({ "exp": now() + 2 }))).await).await;
+    server.harness.gate.close();
+    let [long, short] = [json!({}), json!({ "exp": now() + 5 })].map(|more| server.token(more));
+    let engine = server.harness.state.loaded_model().expect("a model").engine.clone();
+    let begin = async {
+        let num_asked = || engine.snapshot().running + engine.snapshot().waiting;
+        eventually("both are asked", || num_asked() == 2).await;
+        // Enough for both to begin, and far from enough for one to end.
+        server.harness.gate.allow(8);
+    };
+    let (long, short, ()) = tokio::join!(server.stream(&long), server.stream(&short), begin);
+    let told = cut(short).await;
     assert!(told.contains("has expired"), "{told}");
+    server.harness.gate.open();
     is_whole(long).await;
 }
 

@@ -1,6 +1,7 @@
 //! A log that is read while others append to it, begin files and remove them.
 
 use std::{
+    cell::Cell,
     io::Write,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -8,7 +9,7 @@ use std::{
 
 use super::{
     super::{
-        Kind,
+        Kind, SubjectRecords,
         chain::{Chain, Entry, Sign},
         line::now_us,
         query::{self, Query},
@@ -84,4 +85,21 @@ fn a_log_to_which_nobody_appends_gets_old_as_well() {
     audit.close();
     let report = check(folder.path()).expect("what is missing is told");
     assert!(report.pruned_through.is_some(), "{report:?}");
+}
+
+#[test]
+fn what_somebody_hears_no_more_is_not_looked_for() {
+    let (folder, _) = sample();
+    let records = SubjectRecords::of(&folder.path().join("audit"), ("default", "default"), "ada").expect("a log");
+    let records = records.expect("there is one");
+    let asked_until = |most: usize| {
+        let asked = Cell::new(0);
+        let is_heard = || asked.replace(asked.get() + 1) < most;
+        records.visit(&is_heard, &mut |record, _| panic!("{record:?} is about nobody")).expect("it can be read");
+        asked.get()
+    };
+    assert_eq!(asked_until(0), 1);
+    assert_eq!(asked_until(3), 4, "there is nothing about the subject, so it is asked at what is about others");
+    let all = asked_until(usize::MAX);
+    assert!(all > 10, "{all}: each record");
 }
