@@ -1,8 +1,9 @@
 //! Places where long bodies are worked on: so many at once, whose waiting line is shared among tenants.
 //!
-//! [`LongBodies`] gives a place that comes free to the tenant that has fewest, and of these to whoever has waited longest:
-//! one that sends many long bodies holds another's for one piece of work, not for all of its own. Invariants: no place is
-//! free while somebody waits, and who does not wait any more gets none. Knows nothing of what is done in a place.
+//! [`LongBodies`] gives a place that comes free to the tenant that has fewest, of these to the one that was served least
+//! recently, and of its bodies to the one that has waited longest: tenants that send many long bodies hold another's for a
+//! piece of work each at most, not for all of their own. Invariants: no place is free while somebody waits, and who does not
+//! wait any more gets none. Knows nothing of what is done in a place.
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +29,9 @@ pub(super) struct LongBodyPlace {
 #[derive(Debug, Default)]
 struct Line {
     taken: BTreeMap<Arc<str>, usize>,
+    /// When each tenant got its last place, counted in places; since all were free.
+    served: BTreeMap<Arc<str>, u64>,
+    n_served: u64,
     /// In the order in which they came.
     waiting: Vec<Waiting>,
 }
@@ -61,6 +65,8 @@ impl LongBodies {
 
     fn take(self: &Arc<Self>, line: &mut Line, tenant: &Arc<str>) -> LongBodyPlace {
         *line.taken.entry(Arc::clone(tenant)).or_default() += 1;
+        line.n_served += 1;
+        line.served.insert(Arc::clone(tenant), line.n_served);
         LongBodyPlace { places: Arc::clone(self), tenant: Arc::clone(tenant) }
     }
 
@@ -87,8 +93,11 @@ impl Line {
     }
 
     fn next(&mut self) -> Option<Waiting> {
-        let has = |waiting: &Waiting| self.taken.get(&waiting.tenant).copied().unwrap_or(0);
-        let (index, _) = self.waiting.iter().enumerate().min_by_key(|(_, waiting)| has(waiting))?;
+        let has = |tenant: &Arc<str>| self.taken.get(tenant).copied().unwrap_or(0);
+        // Whoever leaves has one fewer at once: without this it would be level with whoever has none, and often come first.
+        let served = |tenant: &Arc<str>| self.served.get(tenant).copied().unwrap_or(0);
+        let rank = |waiting: &Waiting| (has(&waiting.tenant), served(&waiting.tenant));
+        let (index, _) = self.waiting.iter().enumerate().min_by_key(|(_, waiting)| rank(waiting))?;
         Some(self.waiting.remove(index))
     }
 }
@@ -99,6 +108,9 @@ impl Drop for LongBodyPlace {
             let mut line = self.places.line();
             line.leave(&self.tenant);
             line.forget_those_who_left();
+            if line.waiting.is_empty() && line.taken.is_empty() {
+                line.served.clear();
+            }
             line.next().map(|next| (self.places.take(&mut line, &next.tenant), next.sender))
         };
         // Whoever has left at this moment gives its place back, which takes the line again: so that is not held here.
@@ -134,6 +146,30 @@ mod tests {
         }
         assert_eq!(came, [2, 0, 3, 1], "each in turn");
         assert_eq!(places.line().num_taken(), 0);
+    }
+
+    /// As many heavy tenants as places, each of which leaves one and has waited for the next for longer than the light one.
+    #[tokio::test]
+    async fn tenants_that_fill_all_places_hold_another_for_one_piece_of_work() {
+        let places = Arc::new(LongBodies::new(2));
+        let [first, second, light] = ["first", "second", "light"].map(Arc::<str>::from);
+        let taken = [places.enter(&first).await, places.enter(&second).await];
+        let line = [&first, &second, &first, &second, &light, &light];
+        let mut waiting = line.map(|tenant| Box::pin(places.enter(tenant)));
+        assert!(waiting.iter_mut().all(|waits| waits.now_or_never().is_none()));
+        let [of_first, of_second] = taken;
+        drop(of_first);
+        let of_light = waiting[4].as_mut().now_or_never();
+        assert!(of_light.is_some(), "it has none, and had none before");
+        drop(of_second);
+        let of_first = waiting[0].as_mut().now_or_never();
+        assert!(of_first.is_some(), "it was served before the second");
+        drop(of_light);
+        assert!(waiting[1].as_mut().now_or_never().is_some(), "each in turn, which drops its place");
+        assert!(waiting[5].as_mut().now_or_never().is_some());
+        drop((of_first, waiting));
+        let line = places.line();
+        assert_eq!((line.num_taken(), line.served.len()), (0, 0), "nobody is remembered once all places are free");
     }
 
     #[tokio::test]

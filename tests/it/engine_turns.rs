@@ -43,6 +43,9 @@ struct Flow {
     prompt_len: u32,
     max_tokens: usize,
     at_once: usize,
+    /// Steps before it asks again, once all have ended; without any it asks as soon as one has.
+    gap: usize,
+    absent: usize,
     /// Steps that each request has waited for its first token.
     waits: BTreeMap<SequenceKey, usize>,
     /// Those that have it.
@@ -55,10 +58,15 @@ struct Flow {
 impl Flow {
     fn new(share: &'static str, prompt_len: u32, max_tokens: usize, at_once: usize) -> Self {
         let (waits, live, delays) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { share, prompt_len, max_tokens, at_once, waits, live, delays, ended: 0 }
+        Self { share, prompt_len, max_tokens, at_once, gap: 0, absent: 0, waits, live, delays, ended: 0 }
     }
 
     fn ask(&mut self, steps: &mut Steps) {
+        let queued = self.waits.len() + self.live.len();
+        if self.gap > 0 && (queued > 0 || self.absent < self.gap) {
+            self.absent = if queued > 0 { 0 } else { self.absent + 1 };
+            return;
+        }
         while self.waits.len() + self.live.len() < self.at_once {
             self.waits.insert(steps.add(self.share, self.prompt_len, self.max_tokens), 0);
         }
@@ -114,6 +122,79 @@ fn requests_longer_than_a_part_hold_others_for_a_bounded_time_and_come_to_their_
         let prompt = light.delays.iter().filter(|delay| **delay <= 2 + 3).count();
         assert!(prompt * 2 >= light.delays.len(), "{:?}", light.delays);
     }
+}
+
+/// With the cache of prefixes a client that comes back is served at once, and a long request may never have all its room.
+#[test]
+fn a_long_request_comes_to_its_end_beside_a_client_that_is_absent_now_and_then() {
+    for (gap, prompt_len) in [(1, 300), (1, 480), (2, 300), (3, 480)] {
+        let mut steps = interactive();
+        let alone = (2 * prompt_len as usize).div_ceil(256);
+        let mut client = Flow { gap, ..Flow::new("client", prompt_len, 20, 2) };
+        let mut long = Flow::new("long", 900, 20, 1);
+        run(&mut steps, &mut [&mut client, &mut long], 1000);
+        assert!(long.ended > 0, "{} first tokens in gaps of {gap} beside {prompt_len}", long.delays.len());
+        assert!(client.ended > 20 && client.longest() <= bound(1, alone), "{} and {}", client.ended, client.longest());
+    }
+}
+
+/// Beside two others it is longer than a part, and whenever one of them is absent it is not.
+#[test]
+fn a_request_that_is_longer_than_a_part_now_and_then_comes_to_its_end() {
+    for gap in [1, 2] {
+        let mut steps = interactive();
+        let mut always = Flow::new("always", 100, 20, 6);
+        let mut client = Flow { gap, ..Flow::new("client", 300, 20, 1) };
+        let mut long = Flow::new("a long one", 480, 60, 1);
+        run(&mut steps, &mut [&mut always, &mut client, &mut long], 1000);
+        assert!(long.ended > 0, "{} first tokens in gaps of {gap}", long.delays.len());
+        assert!(client.ended > 20 && client.longest() <= bound(2, 2), "{} and {}", client.ended, client.longest());
+    }
+}
+
+/// In the background, in what interactive requests leave: less than the part that would be its own.
+#[test]
+fn what_is_within_its_part_of_the_background_and_finds_no_room_has_its_turn() {
+    for (held, at_once, prompt_len) in [(460, 4, 120), (400, 3, 180)] {
+        let mut steps = interactive();
+        let mut interactive = Flow::new("interactive", held, 60, 1);
+        let mut other = Flow::new("other", prompt_len, 37, at_once);
+        let mut waits = None;
+        for step in 0..300 {
+            steps.precedence = Precedence::Interactive;
+            interactive.ask(&mut steps);
+            steps.precedence = Precedence::Background;
+            other.ask(&mut steps);
+            if step == 50 {
+                waits = Some(steps.add("waits", 400, 10));
+            }
+            let chosen = steps.step();
+            interactive.see(&chosen, &steps);
+            other.see(&chosen, &steps);
+        }
+        let left = waits.and_then(|key| steps.left.get(&key));
+        assert_eq!(left, None, "it ends beside {at_once} requests of {prompt_len}");
+        assert!(interactive.longest() <= 3 && other.ended > 0, "{} and {}", interactive.longest(), other.ended);
+    }
+}
+
+/// What went for a turn is computed again after it, even where nobody uses that turn.
+#[test]
+fn turns_that_are_not_used_cost_others_about_an_even_part_of_the_time() {
+    let mut steps = Steps::new(&EngineConfig { max_batched_tokens: 64, ..config() }, Precedence::Interactive);
+    let mut others = ["a", "b", "c", "d", "e", "f", "g"].map(|share| Flow::new(share, 100, 15, 1));
+    let mut flows: Vec<&mut Flow> = others.iter_mut().collect();
+    let mut turns = Vec::new();
+    let mut long = steps.add("long", 1000, 5);
+    for step in 0..600 {
+        run(&mut steps, &mut flows, 1);
+        if steps.scheduler.sequence(long).unwrap().num_computed() > 0 {
+            turns.push(step);
+            steps.cancel(long);
+            long = steps.add("long", 1000, 5);
+        }
+    }
+    assert!(turns.len() > 1 && turns.windows(2).all(|pair| pair[1] - pair[0] >= 7 * (1 + 700 / 64)), "{turns:?}");
 }
 
 #[test]
@@ -210,13 +291,13 @@ fn who_leaves_while_it_waits_leaves_its_turn() {
 
     let (mut steps, mut light, long) = waited(STEPS_WAITED - 1);
     steps.cancel(long);
-    run(&mut steps, &mut [&mut light], 1);
+    run(&mut steps, &mut [&mut light], STEPS_WAITED);
     let next = steps.add("long", 800, 5);
     run(&mut steps, &mut [&mut light], STEPS_WAITED - 1);
     assert_eq!(
         steps.scheduler.sequence(next).unwrap().num_computed(),
         0,
-        "it waits as long as the first one would have"
+        "what the first one waited is forgotten by then"
     );
     run(&mut steps, &mut [&mut light], FILL);
     assert!(steps.scheduler.sequence(next).unwrap().num_computed() > 0);

@@ -225,7 +225,9 @@ impl Scheduler {
         };
         let capacity = Holding { sequences, blocks: self.blocks.counts().total };
         let part = capacity.part(self.members.num_shares(precedence));
-        Measure { capacity, part, in_turn: self.turns[precedence as usize].key() }
+        // A share alone has no turns; one that began while there were others goes on once they are back.
+        let in_turn = self.turns[precedence as usize].key().filter(|_| self.members.are_several());
+        Measure { capacity, part, in_turn }
     }
 
     /// Blocks for a waiting sequence and one position more than it has tokens: its first decode shall not preempt at once.
@@ -234,7 +236,7 @@ impl Scheduler {
     }
 
     /// What a waiting sequence's share holds with it.
-    fn weight_with(&self, key: SequenceKey) -> Weight {
+    pub(super) fn weight_with(&self, key: SequenceKey) -> Weight {
         let waiting = &self.waiting[&key];
         let mine = |(at, sequence): &(&SequenceKey, &Sequence)| {
             at.precedence == key.precedence && sequence.share() == waiting.share()

@@ -10,12 +10,15 @@
 //! Before a turn nobody is admitted for F steps at most, as what runs fits into the pool. A turn has n F steps for a prompt,
 //! which has an even part of each step at least, and one for each token. Whoever stays within its part is admitted between
 //! turns as if there were none, and once admitted has its token before a turn begins. So turns hold it for
-//! (n + 1) F + [`TOKENS_PER_TURN`] + 2 steps, once. They take an even part of the time at most: the next one waits n - 1 times
-//! as long as the last one took. A share whose first request needs turns has one after as many as there are such shares,
-//! and each brings tokens, so it comes to its end, whatever others ask for.
+//! (n + 1) F + [`TOKENS_PER_TURN`] + 2 steps, once. They take about an even part of the time: the next one waits n - 1 times
+//! as long as the last one took, with the hold before it and, by the tokens of a step, what went for it. A share whose first
+//! request needs turns has one after as many as there are such shares, and each brings tokens, so it comes to its end,
+//! whatever others ask for. That others are absent for a step now and then, in which it may be alone or its part larger,
+//! takes back no more than that step of what it has waited.
 //!
-//! Invariants: one sequence at most has its turn, and only where there are several shares. Turns in the background wait for
-//! room that those leave whom somebody waits for. Knows nothing of time.
+//! Invariants: one sequence at most has its turn, and it counts only where there are several shares. Turns in the background
+//! wait for room that those leave whom somebody waits for; as these may hold what would be its part, whoever has nothing there
+//! and finds no room has turns, however short. Knows nothing of time.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -41,11 +44,12 @@ pub(super) struct Turns {
     turn: Option<Turn>,
     /// Whose the last one was.
     last: Option<Arc<str>>,
-    /// Steps that the last one took.
+    /// Steps that one has taken so far: those in which others were held for it, its own, and those in which what went for
+    /// it is computed again.
     taken: usize,
     /// Steps before the next one may begin, whoever waits.
     pause: usize,
-    /// Steps in which one waited for it.
+    /// Steps in which one waited for it, less those in which nobody needed it.
     waited: usize,
 }
 
@@ -68,7 +72,7 @@ impl Turns {
             turn.until = Some(num_tokens + TOKENS_PER_TURN);
         }
         self.last = Some(Arc::clone(share));
-        (self.taken, self.waited) = (0, 0);
+        self.waited = 0;
     }
 
     /// It is not queued any more.
@@ -78,12 +82,12 @@ impl Turns {
 
     fn end(&mut self, n_shares: usize) {
         self.turn = None;
-        self.pause = self.taken.saturating_mul(n_shares.saturating_sub(1));
+        self.pause = std::mem::take(&mut self.taken).saturating_mul(n_shares.saturating_sub(1));
     }
 
     /// The share that is next of these: turns go round.
-    fn next(&self, longs: &BTreeMap<&Arc<str>, SequenceKey>) -> Option<SequenceKey> {
-        let after = longs.iter().find(|(share, _)| self.last.as_ref().is_none_or(|last| ***share > *last));
+    fn next(&self, longs: &BTreeMap<Arc<str>, SequenceKey>) -> Option<SequenceKey> {
+        let after = longs.iter().find(|(share, _)| self.last.as_ref().is_none_or(|last| *share > last));
         after.or_else(|| longs.iter().next()).map(|(_, key)| *key)
     }
 }
@@ -91,14 +95,14 @@ impl Turns {
 impl Scheduler {
     /// One more step: turns that are over end.
     pub(super) fn advance_turns(&mut self) {
-        if !self.members.are_several() {
-            self.turns = Default::default();
-            return;
-        }
+        let is_one_alone = !self.members.are_several();
         for precedence in Precedence::ALL {
             let n_shares = self.members.num_shares(precedence);
             let turns = &mut self.turns[precedence as usize];
             turns.pause = turns.pause.saturating_sub(1);
+            if is_one_alone {
+                turns.waited = turns.waited.saturating_sub(1);
+            }
             match turns.turn {
                 Some(Turn { key, until: Some(until) }) => {
                     turns.taken += 1;
@@ -108,7 +112,11 @@ impl Scheduler {
                     }
                 }
                 // Who is next is asked again in each step.
-                Some(Turn { until: None, .. }) | None => turns.turn = None,
+                Some(Turn { until: None, .. }) => {
+                    turns.taken += 1;
+                    turns.turn = None;
+                }
+                None => {}
             }
         }
     }
@@ -116,14 +124,7 @@ impl Scheduler {
     /// Whose turn is next, if nobody has one now and one of these has waited for long enough: the first ones that wait, of
     /// each share.
     pub(super) fn call_turn(&mut self, precedence: Precedence, firsts: &[Ranked], order: &Order) -> Option<Ranked> {
-        let part = self.measure(precedence).part;
-        let longs: BTreeMap<&Arc<str>, SequenceKey> = firsts
-            .iter()
-            .filter(|first| first.before == Weight::default() && first.standing == Standing::Beyond)
-            .map(|first| (first.key, &self.waiting[&first.key]))
-            .filter(|(_, sequence)| self.blocks_with_room(sequence) > part.blocks)
-            .map(|(key, sequence)| (sequence.share(), key))
-            .collect();
+        let longs = self.longs(precedence, firsts, order);
         let turns = &self.turns[precedence as usize];
         let is_time = turns.turn.is_none() && turns.waited >= STEPS_WAITED && turns.pause == 0;
         let next = turns.next(&longs).filter(|_| is_time).map(|key| Ranked {
@@ -132,17 +133,40 @@ impl Scheduler {
             key,
         });
         let waits = !longs.is_empty();
+        let part = self.measure(precedence).part;
         let mut running = order.of(precedence).iter().map(|ranked| &self.running[&ranked.key]);
         let is_needed = waits || running.any(|sequence| self.blocks_with_room(sequence) > part.blocks);
         let turns = &mut self.turns[precedence as usize];
         turns.waited = match is_needed {
             true => turns.waited + usize::from(waits && turns.turn.is_none()),
-            false => 0,
+            // Not all at once: others may be absent for a step now and then, in which parts are larger.
+            false => turns.waited.saturating_sub(1),
         };
         // One in the background may find that others leave no room for it, whoever goes.
         let next = next.filter(|next| self.num_victims(*next, Weight::default(), order).is_some())?;
         self.turns[precedence as usize].turn = Some(Turn { key: next.key, until: None });
         Some(next)
+    }
+
+    /// Of the first ones that wait, those that need turns: of shares that hold nothing. Where somebody waits they are longer
+    /// than a part, as one that is not comes within its own. In the background that part may be what others hold, who come
+    /// first, and so may be all its places: there it is whoever finds no room.
+    fn longs(&mut self, precedence: Precedence, firsts: &[Ranked], order: &Order) -> BTreeMap<Arc<str>, SequenceKey> {
+        let part = self.measure(precedence).part;
+        let mut longs = BTreeMap::new();
+        for first in firsts.iter().filter(|first| first.before == Weight::default()) {
+            let needs_turns = match precedence {
+                Precedence::Interactive => {
+                    let blocks = self.blocks_with_room(&self.waiting[&first.key]);
+                    first.standing == Standing::Beyond && blocks > part.blocks
+                }
+                Precedence::Background => self.num_victims(*first, self.weight_with(first.key), order).is_none(),
+            };
+            if needs_turns {
+                longs.insert(Arc::clone(self.waiting[&first.key].share()), first.key);
+            }
+        }
+        longs
     }
 
     /// Room for whose turn is next, once all prompts that run have their tokens.
@@ -152,6 +176,9 @@ impl Scheduler {
             return;
         }
         let n_victims = self.num_victims(next, Weight::default(), order).unwrap_or(0);
+        let victims = order.of(precedence).iter().rev().take(n_victims);
+        let lost: usize = victims.map(|ranked| self.running[&ranked.key].num_computed).sum();
+        self.turns[precedence as usize].taken += lost.div_ceil(self.max_batched_tokens);
         self.preempt_last(n_victims, precedence, order, plan);
     }
 
