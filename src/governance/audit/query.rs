@@ -85,14 +85,22 @@ pub fn find_last(directory: &Path, query: &Query, count: usize) -> Result<Vec<Re
 
 /// All records that are looked for, in order, one at a time.
 pub fn visit(directory: &Path, query: &Query, visit: Visit<'_>) -> Result<(), AuditError> {
-    let directory = Directory::at(directory);
-    let files = snapshot(&directory)?;
+    let (directory, mut query) = (Directory::at(directory), query.clone());
+    while !visit_files(&directory, &mut query, visit)? {}
+    Ok(())
+}
+
+/// Visits the files that there are now. False if the newest of them was gone when it was to be read, as retention has removed it
+/// and others are behind it: the query is then for what comes after all that was read.
+fn visit_files(directory: &Directory, query: &mut Query, visit: Visit<'_>) -> Result<bool, AuditError> {
+    let files = snapshot(directory)?;
     let from = query.from_us.map(time_text);
     let until = query.until_us.map(time_text);
     let mut begins = Vec::new();
     for (number, path, _) in &files {
-        begins.push(open_segment(&directory, *number)?.map(|file| head(path, file)).transpose()?.flatten());
+        begins.push(open_segment(directory, *number)?.map(|file| head(path, file)).transpose()?.flatten());
     }
+    let mut is_whole = true;
     for (index, (number, path, len)) in files.iter().enumerate() {
         // All of it is older than the next one's beginning.
         if let Some(Some(next)) = begins.get(index + 1) {
@@ -102,7 +110,9 @@ pub fn visit(directory: &Path, query: &Query, visit: Visit<'_>) -> Result<(), Au
                 continue;
             }
         }
-        let Some(file) = open_segment(&directory, *number)? else { continue };
+        let file = open_segment(directory, *number)?;
+        is_whole = file.is_some();
+        let Some(file) = file else { continue };
         let (mut reader, mut line, mut number) = (BufReader::new(file.take(*len)), Vec::new(), 0);
         loop {
             line.clear();
@@ -114,14 +124,16 @@ pub fn visit(directory: &Path, query: &Query, visit: Visit<'_>) -> Result<(), Au
             number += 1;
             let record = parse(&line).ok_or_else(|| odd(path, number))?;
             if until.as_ref().is_some_and(|until| record.time >= *until) {
-                return Ok(());
+                return Ok(true);
             }
-            if query.matches(&record, from.as_deref()) && !visit(record) {
-                return Ok(());
+            let (seq, is_wanted) = (record.seq, query.matches(&record, from.as_deref()));
+            if is_wanted && !visit(record) {
+                return Ok(true);
             }
+            query.after = query.after.max(Some(seq));
         }
     }
-    Ok(())
+    Ok(is_whole)
 }
 
 /// A moment as it is written on a command line or in a query: RFC 3339, in microseconds since 1970.

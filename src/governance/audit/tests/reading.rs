@@ -59,6 +59,30 @@ fn nobody_misses_a_file_or_sees_a_break_that_is_none() {
 }
 
 #[test]
+fn what_is_behind_files_that_are_removed_meanwhile_is_found() {
+    let folder = TempDir::new().expect("a folder");
+    let mut chain =
+        Chain::open(folder.path(), AuditOptions { segment_age: Duration::ZERO, ..options() }).expect("a log");
+    let entry = || Entry { kind: Kind::Act, fields: r#"{"action":"test"}"#.to_owned(), about: None };
+    let mut begin_files = |count| (0..count).for_each(|_| drop(chain.commit(&[entry()], Sign::Now).expect("room")));
+    begin_files(3);
+    let mut numbers = Vec::new();
+    let visited = query::visit(folder.path(), &Query::default(), &mut |record| {
+        if numbers.is_empty() {
+            begin_files(2);
+            let options = AuditOptions { segment_age: Duration::from_secs(3600), ..options() };
+            Chain::open(folder.path(), options).and_then(|mut other| other.prune(now_us())).expect("removed");
+        }
+        numbers.push(record.seq);
+        true
+    });
+    visited.expect("records");
+    let last = check(folder.path()).expect("a log").last;
+    assert_eq!((numbers.first(), numbers.last()), (Some(&1), Some(&last)), "{numbers:?}");
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
+}
+
+#[test]
 fn what_a_crash_left_unfinished_hides_no_record() {
     let (folder, _) = sample();
     let directory = folder.path().join("audit");
