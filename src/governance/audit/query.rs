@@ -143,7 +143,7 @@ pub fn moment(field: &'static str, text: &str) -> Result<u64, AuditError> {
 }
 
 impl Query {
-    fn matches(&self, record: &Record, from: Option<&str>) -> bool {
+    pub(super) fn matches(&self, record: &Record, from: Option<&str>) -> bool {
         let is =
             |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|wanted| found == Some(wanted));
         let text = |name: &str| record.members.get(name).and_then(Value::as_str);

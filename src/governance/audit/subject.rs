@@ -20,7 +20,8 @@ type Each<'a> = dyn FnMut(Record, Option<String>, &Contents) -> Result<(), Audit
 #[derive(Clone, Debug)]
 pub struct SubjectRecords {
     directory: PathBuf,
-    tenant: String,
+    /// What is true of all of them but whom they are about.
+    query: Query,
     hash: String,
 }
 
@@ -32,7 +33,8 @@ impl SubjectRecords {
         }
         let Some(hasher) = TextHasher::of_directory(directory)? else { return Ok(None) };
         let hash = hasher.of_tenant(place).hash(SUBJECT_HASH, subject.as_bytes());
-        Ok(Some(Self { directory: directory.to_owned(), tenant: tenant.to_owned(), hash }))
+        let query = Query { tenant: Some(tenant.to_owned()), kinds: vec![Kind::Begun], ..Query::default() };
+        Ok(Some(Self { directory: directory.to_owned(), query, hash }))
     }
 
     /// The subject as records have it.
@@ -85,8 +87,6 @@ impl SubjectRecords {
 
     fn is_subject_of(&self, record: &Record) -> bool {
         let text = |name: &str| record.members.get(name).and_then(Value::as_str);
-        record.kind == Kind::Begun
-            && text("tenant") == Some(self.tenant.as_str())
-            && [text("subject"), text("line_subject")].contains(&Some(self.hash.as_str()))
+        self.query.matches(record, None) && [text("subject"), text("line_subject")].contains(&Some(self.hash.as_str()))
     }
 }
