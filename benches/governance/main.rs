@@ -21,6 +21,7 @@ use std::{
     fs::{self, File},
     io::Write,
     path::Path,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -46,9 +47,13 @@ use tramontane_kernels::threads;
 
 const PER_SECOND: u32 = 2000;
 const MEASURED: Duration = Duration::from_secs(5);
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// At once, to see what the server can do.
 const CLIENTS: usize = 64;
+
+/// Names of the servers that differ by the log alone.
+const BEFORE_AUDIT: &str = "key and policies";
+const AUDIT: &str = "key, policies and audit";
 
 /// All that detectors know is looked for on the way in and out.
 const GUARDRAILS: &str = r#"
@@ -106,7 +111,9 @@ fn of_parts(folder: &Path, audit: &Audit, runtime: &Runtime) {
     fs::write(&guardrails, GUARDRAILS).expect("it can be written");
     let guardrails = || GuardrailFile::open(&guardrails, paths()).expect("they are right");
     let keys = |name: &str| identified(&folder.join(name));
+    let mut added = [Vec::new(), Vec::new()];
     for round in 1..=ROUNDS {
+        let mut without_log = [0.0; 2];
         let at = |part: &str| keys(&format!("{part}-{round}"));
         let (identities, secret) = at("keys");
         let (limited, limited_secret) = at("quotas");
@@ -117,20 +124,42 @@ fn of_parts(folder: &Path, audit: &Audit, runtime: &Runtime) {
         all.administered_by(&Actor::CommandLine).set_quota(&generous(), 0).expect("a quota");
         let servers = [
             ("open", Governance::in_memory().expect("memory"), None),
-            ("key and policies", identities, Some(secret)),
+            (BEFORE_AUDIT, identities, Some(secret)),
             ("these and a quota", limited, Some(limited_secret)),
             ("these and guardrails", guarded.with_guardrails(guardrails()), Some(guarded_secret)),
-            ("key, policies and audit", audited.with_audit(audit.clone()), Some(audited_secret)),
+            (AUDIT, audited.with_audit(audit.clone()), Some(audited_secret)),
             ("all", all.with_guardrails(guardrails()).with_audit(audit.clone()), Some(all_secret)),
         ];
         for (name, governance, secret) in servers {
             let served = Served { name, router: app(model::state(governance)), secret };
+            settle();
             let run = runtime.block_on(served.at_rate());
             let most = runtime.block_on(served.at_most());
             let [p50, p99] = [0.5, 0.99].map(|share| quantile(&run.latencies, share));
+            match name {
+                BEFORE_AUDIT => without_log = [p50, p99],
+                AUDIT => {
+                    added[0].push(p50 - without_log[0]);
+                    added[1].push(p99 - without_log[1]);
+                }
+                _ => {}
+            }
             println!("| {} | {p50:.3} | {p99:.3} | {:.0} | {:.1} | {most:.0} |", served.name, run.rate, run.cpu_us);
         }
     }
+    for (what, mut rounds) in ["p50", "p99"].into_iter().zip(added) {
+        rounds.sort_by(f64::total_cmp);
+        let (least, most) = (rounds[0], rounds[ROUNDS - 1]);
+        println!(
+            "the audit log adds at {what}: {:.2} ms, by the round {least:.2} to {most:.2}",
+            quantile(&rounds, 0.5)
+        );
+    }
+}
+
+/// Has everything on the disk that others have left to be written, as a build does: it would be measured.
+fn settle() {
+    drop(Command::new("sync").status()); // where there is none, the figures are what they are
 }
 
 /// Sorted times, in milliseconds, of writing so many bytes behind a file's end and having them on the disk: what the log cannot

@@ -10,7 +10,7 @@ mod response;
 mod stream;
 mod tool_choice;
 
-use std::{sync::Arc, time::Instant};
+use std::{slice, sync::Arc, time::Instant};
 
 use axum::{
     Json,
@@ -82,7 +82,7 @@ async fn generate(work: Work, call: ChatCall) -> Result<Response, ApiError> {
     let Work { state, model, in_flight, request_id, .. } = work;
     let request_id = call.options.request_id.clone().unwrap_or(request_id);
     let head = Head::new(format!("chatcmpl-{request_id}"), call.model_name.clone(), &model);
-    let generations = generation::start(&model, &call.job)?;
+    let generations = generation::start(&model, slice::from_ref(&call.job))?;
     generation::observe_params(&model, std::slice::from_ref(&call.job));
     let mut response = match call.options.stream {
         Some(options) => {

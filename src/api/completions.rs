@@ -58,10 +58,7 @@ fn start(model: &ServedModel, call: &CompletionCall) -> Result<Vec<Generation>, 
     if call.jobs.len() > 1 {
         generation::check_places(model, call.jobs.len() * call.n, "prompt")?;
     }
-    let mut generations = Vec::new();
-    for job in &call.jobs {
-        generations.extend(generation::start(model, job)?);
-    }
+    let generations = generation::start(model, &call.jobs)?;
     generation::observe_params(model, &call.jobs);
     Ok(generations)
 }

@@ -12,6 +12,7 @@ use super::{
     audit::{ChoiceRecord, Inference, Parameters},
     error::ApiError,
     params::GenerationParams,
+    quota::Wanted,
     state::ServedModel,
     updates::next_update,
 };
@@ -140,13 +141,36 @@ pub struct Generation {
     reservation: Option<Arc<Reservation>>,
 }
 
-/// Hands a job to the engine: one generation per choice. All of them are taken, or none.
-pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError> {
+/// Hands the jobs of one call to the engine: one generation per choice, those of the first job first. All of them are taken,
+/// or none, and they count for quotas together.
+pub fn start(model: &ServedModel, jobs: &[Job]) -> Result<Vec<Generation>, ApiError> {
+    let mut wanted = Vec::new();
+    for job in jobs {
+        max_tokens(model, job)?;
+        check_places(model, job.params.n, "n")?;
+        let prompt = job.prompt_ids.len();
+        let room = model.max_model_len.saturating_sub(prompt);
+        wanted.push(Wanted { prompt, answers: job.params.n, max_tokens: job.params.stopping.max_tokens, room });
+    }
+    let metering = jobs.first().map(|job| &job.params.scheduling.metering);
+    let reservation = metering.map(|metering| metering.reserve(&wanted)).transpose()?.flatten();
+    let mut generations = Vec::new();
+    for job in jobs {
+        generations.extend(start_job(model, job, reservation.as_ref())?);
+    }
+    // Until here nothing counts: a call that is refused may come again.
+    if let Some(reservation) = &reservation {
+        reservation.begin(wanted.iter().map(|wanted| wanted.prompt as u64).sum());
+    }
+    Ok(generations)
+}
+
+fn start_job(
+    model: &ServedModel,
+    job: &Job,
+    reservation: Option<&Arc<Reservation>>,
+) -> Result<Vec<Generation>, ApiError> {
     let max_tokens = max_tokens(model, job)?;
-    check_places(model, job.params.n, "n")?;
-    let room = model.max_model_len.saturating_sub(job.prompt_ids.len());
-    let metering = &job.params.scheduling.metering;
-    let reservation = metering.reserve(job.prompt_ids.len(), job.params.n, job.params.stopping.max_tokens, room)?;
     // Chosen here, so that it is known with what the answer can be had again.
     let seed = job.params.sampling.seed.unwrap_or_else(|| rand::random::<u64>() >> SEED_UNUSED_BITS);
     let recording = job.params.scheduling.audit.begin(inference(model, job, seed, max_tokens))?;
@@ -160,14 +184,10 @@ pub fn start(model: &ServedModel, job: &Job) -> Result<Vec<Generation>, ApiError
             queue: VecDeque::new(),
             record: recording.choice(choice),
             deadline: job.params.scheduling.deadline,
-            reservation: reservation.clone(),
+            reservation: reservation.cloned(),
         })
     });
-    let generations: Vec<Generation> = generations.collect::<Result<_, ApiError>>()?;
-    if let Some(reservation) = &reservation {
-        reservation.begin(job.prompt_ids.len() as u64);
-    }
-    Ok(generations)
+    generations.collect()
 }
 
 fn inference<'a>(model: &'a ServedModel, job: &'a Job, seed: u64, max_tokens: usize) -> Inference<'a> {

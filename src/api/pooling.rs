@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Instant};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use super::{
-    answer::UsageCounter, audit::Inference, error::ApiError, params::Scheduling, state::ServedModel,
+    answer::UsageCounter, audit::Inference, error::ApiError, params::Scheduling, quota::Wanted, state::ServedModel,
     updates::next_update,
 };
 use crate::engine::{FinishReason, Request, RequestStream, SubmitError, Task, Update};
@@ -80,7 +80,8 @@ fn inference<'a>(model: &'a ServedModel, questions: &'a [Question]) -> Inference
 async fn answer(model: &ServedModel, scheduling: &Scheduling, questions: &[Question]) -> Result<Answers, ApiError> {
     let mut answers = Answers { values: vec![Vec::new(); questions.len()], usage: UsageCounter::default() };
     answers.usage.prompt_tokens = questions.iter().map(Question::len).sum();
-    let reservation = scheduling.metering.reserve(answers.usage.prompt_tokens, 0, None, 0)?;
+    let wanted = Wanted { prompt: answers.usage.prompt_tokens, answers: 0, max_tokens: None, room: 0 };
+    let reservation = scheduling.metering.reserve(&[wanted])?;
     if let Some(reservation) = &reservation {
         reservation.begin(answers.usage.prompt_tokens as u64);
     }

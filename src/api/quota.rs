@@ -11,7 +11,7 @@ use axum::{
 use super::{error::ApiError, state::AppState};
 use crate::governance::{
     Principal,
-    quota::{Exceeded, LimitKind, Reservation, Standing, Subject},
+    quota::{Amount, Exceeded, LimitKind, Reservation, Standing, Subject},
 };
 
 /// Tokens that an answer without `max_tokens` is taken to have, until it is known how many it has.
@@ -26,6 +26,23 @@ struct Asked {
     subject: Subject,
 }
 
+/// What a request may use: a prompt of so many tokens, and answers of at most so many.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    pub(super) prompt: usize,
+    pub(super) answers: usize,
+    pub(super) max_tokens: Option<usize>,
+    /// Tokens that an answer can have.
+    pub(super) room: usize,
+}
+
+impl Wanted {
+    fn tokens(&self) -> usize {
+        let answer = self.max_tokens.unwrap_or(ASSUMED_ANSWER).min(self.room);
+        self.prompt.saturating_add(self.answers.saturating_mul(answer))
+    }
+}
+
 /// A request is more than a quota allows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{exceeded}.{}", advice(.exceeded))]
@@ -38,18 +55,12 @@ impl Metering {
         Self(Some(Arc::new(Asked { state: state.clone(), subject: subject(state, principal, model) })))
     }
 
-    /// Takes what a request may use, if anything limits it: prompts of so many tokens, and answers of at most so many.
-    pub(super) fn reserve(
-        &self,
-        prompt: usize,
-        answers: usize,
-        max_tokens: Option<usize>,
-        room: usize,
-    ) -> Result<Option<Arc<Reservation>>, ApiError> {
+    /// Takes what a call may use, if anything limits it: all of its requests, or none.
+    pub(super) fn reserve(&self, requests: &[Wanted]) -> Result<Option<Arc<Reservation>>, ApiError> {
         let Some(asked) = &self.0 else { return Ok(None) };
-        let answer = max_tokens.unwrap_or(ASSUMED_ANSWER).min(room);
-        let tokens = prompt.saturating_add(answers.saturating_mul(answer)) as u64;
-        let reserved = asked.state.governance().quotas().reserve(&asked.subject, tokens, now_ms());
+        let tokens = requests.iter().fold(0, |sum: usize, wanted| sum.saturating_add(wanted.tokens())) as u64;
+        let amount = Amount { requests: requests.len() as u64, tokens };
+        let reserved = asked.state.governance().quotas().reserve(&asked.subject, amount, now_ms());
         let reserved = reserved.inspect_err(|exceeded| asked.state.http_metrics().quota_refused(exceeded.kind.name()));
         Ok(reserved.map_err(|exceeded| QuotaError { exceeded: exceeded.into() })?.map(Arc::new))
     }
@@ -95,7 +106,13 @@ impl QuotaError {
 
 fn advice(exceeded: &Exceeded) -> String {
     match exceeded.free_in_ms {
-        _ if exceeded.needed > exceeded.limit => " It can never be admitted: ask for fewer tokens.".to_owned(),
+        _ if exceeded.needed > exceeded.limit => {
+            let what = match exceeded.kind {
+                LimitKind::RequestsPerMinute | LimitKind::ConcurrentRequests => "prompts",
+                LimitKind::TokensPerMinute | LimitKind::TokensPerDay | LimitKind::TokensPerMonth => "tokens",
+            };
+            format!(" It can never be admitted: ask for fewer {what}.")
+        }
         Some(ms) => format!(" Try again in {}.", duration(ms)),
         None => " Try again when another has ended.".to_owned(),
     }

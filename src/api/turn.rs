@@ -4,7 +4,7 @@
 //! request is read by the same code as a client's chat, so templates, tools and forms are the same. Invariant: an error
 //! names the fields of the calling API, as its [`FieldNames`] say. Knows nothing of what the calling API makes of it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, slice, sync::Arc};
 
 use serde_json::{Map, Value};
 
@@ -177,7 +177,7 @@ impl Turn {
     /// Hands the turn to the engine.
     pub(super) fn start(self) -> Result<TurnStream, ApiError> {
         let Self { call, model, names, dialect } = self;
-        let started = generation::start(&model, &call.job).map_err(|error| names.translated(error))?;
+        let started = generation::start(&model, slice::from_ref(&call.job)).map_err(|error| names.translated(error))?;
         generation::observe_params(&model, std::slice::from_ref(&call.job));
         let usage = UsageCounter { prompt_tokens: call.job.prompt_ids.len(), ..UsageCounter::default() };
         match started.into_iter().next() {

@@ -70,7 +70,7 @@ pub(super) fn message_format(n_continued: usize) -> OutputFormat {
 
 /// Generates and writes to standard output as the text comes, ending with a newline.
 pub(super) async fn write(model: &ServedModel, job: &Job) -> Result<Answer> {
-    let mut generations = generation::start(model, job).map_err(|error| anyhow!("{error}"))?;
+    let mut generations = generation::start(model, std::slice::from_ref(job)).map_err(|error| anyhow!("{error}"))?;
     let mut generation = generations.pop().context("a job has one choice at least")?;
     let mut out = io::stdout();
     let mut text = String::new();

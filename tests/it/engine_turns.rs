@@ -178,6 +178,18 @@ fn what_is_within_its_part_of_the_background_and_finds_no_room_has_its_turn() {
     }
 }
 
+/// The other's requests end in the step in which they get their token, so that there is room for a moment again and again.
+#[test]
+fn a_long_one_in_the_background_comes_to_its_end_beside_answers_of_one_token() {
+    for (at_once, prompt_len) in [(2, 480), (3, 300)] {
+        let mut steps = Steps::new(&config(), Precedence::Background);
+        let mut flood = Flow::new("flood", prompt_len, 1, at_once);
+        let mut long = Flow::new("long", 600, 50, 1);
+        run(&mut steps, &mut [&mut flood, &mut long], 2000);
+        assert!(long.ended > 1 && flood.ended > 100, "{} and {} of {prompt_len}", long.ended, flood.ended);
+    }
+}
+
 /// What went for a turn is computed again after it, even where nobody uses that turn.
 #[test]
 fn turns_that_are_not_used_cost_others_about_an_even_part_of_the_time() {

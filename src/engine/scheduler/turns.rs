@@ -148,21 +148,17 @@ impl Scheduler {
         Some(next)
     }
 
-    /// Of the first ones that wait, those that need turns: of shares that hold nothing. Where somebody waits they are longer
-    /// than a part, as one that is not comes within its own. In the background that part may be what others hold, who come
-    /// first, and so may be all its places: there it is whoever finds no room.
+    /// Of the first ones that wait, those that need turns: of shares that hold nothing. They are longer than a part, be there
+    /// room for them in this step or not, as one that is not comes within its own. In the background that part may be what
+    /// others hold, who come first, and so may be all its places: there it is also whoever finds no room.
     fn longs(&mut self, precedence: Precedence, firsts: &[Ranked], order: &Order) -> BTreeMap<Arc<str>, SequenceKey> {
         let part = self.measure(precedence).part;
         let mut longs = BTreeMap::new();
         for first in firsts.iter().filter(|first| first.before == Weight::default()) {
-            let needs_turns = match precedence {
-                Precedence::Interactive => {
-                    let blocks = self.blocks_with_room(&self.waiting[&first.key]);
-                    first.standing == Standing::Beyond && blocks > part.blocks
-                }
-                Precedence::Background => self.num_victims(*first, self.weight_with(first.key), order).is_none(),
-            };
-            if needs_turns {
+            let is_long =
+                first.standing == Standing::Beyond && self.blocks_with_room(&self.waiting[&first.key]) > part.blocks;
+            let may_lack_room = precedence == Precedence::Background;
+            if is_long || (may_lack_room && self.num_victims(*first, self.weight_with(first.key), order).is_none()) {
                 longs.insert(Arc::clone(self.waiting[&first.key].share()), first.key);
             }
         }

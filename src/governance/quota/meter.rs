@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::{LimitKind, Limits, Standing, calendar};
+use super::{Amount, LimitKind, Limits, Standing, calendar};
 
 const WINDOW_S: u64 = 60;
 
@@ -22,6 +22,13 @@ pub(super) struct Meter {
     pub(super) tokens: Window,
     running: u64,
     budgets: Budgets,
+}
+
+/// The seconds in which something counts in the windows of a meter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slots {
+    requests: u64,
+    tokens: u64,
 }
 
 /// The last minute, in seconds.
@@ -48,15 +55,16 @@ impl Meter {
         Self { requests: Window::default(), tokens: Window::default(), running: 0, budgets }
     }
 
-    /// The first limit that a request of so many tokens would exceed.
-    pub(super) fn exceeds(&mut self, limits: &Limits, tokens: u64, now_ms: u64) -> Option<(LimitKind, Excess)> {
+    /// The first limit that so much more would exceed.
+    pub(super) fn exceeds(&mut self, limits: &Limits, asked: Amount, now_ms: u64) -> Option<(LimitKind, Excess)> {
+        let Amount { requests: needed, tokens } = asked;
         self.budgets.turn(now_ms);
         let month = limits.tokens_per_month.and_then(|limit| self.budgets.month.exceeds(limit, tokens, now_ms));
         let day = limits.tokens_per_day.and_then(|limit| self.budgets.day.exceeds(limit, tokens, now_ms));
-        let requests = limits.requests_per_minute.and_then(|limit| self.requests.exceeds(limit, 1, now_ms));
+        let requests = limits.requests_per_minute.and_then(|limit| self.requests.exceeds(limit, needed, now_ms));
         let per_minute = limits.tokens_per_minute.and_then(|limit| self.tokens.exceeds(limit, tokens, now_ms));
-        let running = limits.concurrent_requests.filter(|&limit| self.running >= limit);
-        let running = running.map(|limit| Excess { limit, used: self.running, needed: 1, free_in_ms: None });
+        let running = limits.concurrent_requests.filter(|&limit| self.running.saturating_add(needed) > limit);
+        let running = running.map(|limit| Excess { limit, used: self.running, needed, free_in_ms: None });
         // What is free last is told first.
         [
             (LimitKind::TokensPerMonth, month),
@@ -69,26 +77,29 @@ impl Meter {
         .find_map(|(kind, excess)| excess.map(|excess| (kind, excess)))
     }
 
-    pub(super) fn reserve(&mut self, tokens: u64, now_ms: u64) {
-        self.requests.add(1, now_ms);
-        self.tokens.add(tokens, now_ms);
-        self.running += 1;
+    /// Gives where it counts, for its end.
+    pub(super) fn reserve(&mut self, asked: Amount, now_ms: u64) -> Slots {
+        let Amount { requests, tokens } = asked;
+        let slots = Slots { requests: self.requests.add(requests, now_ms), tokens: self.tokens.add(tokens, now_ms) };
+        self.running = self.running.saturating_add(requests);
         self.budgets.turn(now_ms);
         for budget in self.budgets.both() {
             budget.reserved = budget.reserved.saturating_add(tokens);
         }
+        slots
     }
 
-    /// The end of what was reserved at `reserved_ms`: `None` was used if it never began. Gives the periods in which it counts.
-    pub(super) fn settle(&mut self, reserved: u64, used: Option<u64>, reserved_ms: u64) -> Vec<String> {
-        self.running = self.running.saturating_sub(1);
+    /// The end of what was reserved in these slots: `None` was used if it never began. Gives the periods in which it counts.
+    pub(super) fn settle(&mut self, reserved: Amount, used: Option<u64>, slots: Slots) -> Vec<String> {
+        let Amount { requests, tokens } = reserved;
+        self.running = self.running.saturating_sub(requests);
         if used.is_none() {
-            self.requests.correct(1, 0, reserved_ms);
+            self.requests.correct(requests, 0, slots.requests);
         }
         let used = used.unwrap_or(0);
-        self.tokens.correct(reserved, used, reserved_ms);
+        self.tokens.correct(tokens, used, slots.tokens);
         for budget in self.budgets.both() {
-            budget.reserved = budget.reserved.saturating_sub(reserved);
+            budget.reserved = budget.reserved.saturating_sub(tokens);
             budget.used = budget.used.saturating_add(used);
         }
         self.budgets.both().into_iter().map(|budget| budget.period.clone()).collect()
@@ -117,18 +128,20 @@ impl Window {
         Some(Excess { limit, used, needed, free_in_ms })
     }
 
-    pub(super) fn add(&mut self, amount: u64, now_ms: u64) {
+    /// Says in which second it counts.
+    pub(super) fn add(&mut self, amount: u64, now_ms: u64) -> u64 {
         // A clock that goes back counts as one that stands.
         let second = self.slots.back().map_or(0, |&(newest, _)| newest).max(now_ms / 1000);
         match self.slots.back_mut() {
             Some((newest, sum)) if *newest == second => *sum = sum.saturating_add(amount),
             Some(_) | None => self.slots.push_back((second, amount)),
         }
+        second
     }
 
-    /// What was added at `then_ms` was another amount.
-    fn correct(&mut self, was: u64, is: u64, then_ms: u64) {
-        let slot = self.slots.iter_mut().find(|(second, _)| *second >= then_ms / 1000);
+    /// What was added in this second was another amount. Once it counts no more there is nothing to correct.
+    fn correct(&mut self, was: u64, is: u64, then: u64) {
+        let slot = self.slots.iter_mut().find(|(second, _)| *second == then);
         if let Some((_, amount)) = slot {
             *amount = amount.saturating_sub(was).saturating_add(is);
         }

@@ -24,7 +24,7 @@ use std::{
 
 use serde::Serialize;
 
-use self::meter::{Budgets, Meter};
+use self::meter::{Budgets, Meter, Slots};
 pub use self::rules::{QuotaFilter, Usage};
 
 /// The tenant of a quota that is every tenant's own, unless the tenant has one itself.
@@ -140,12 +140,21 @@ struct State {
     unwritten: HashMap<(Scope, String), u64>,
 }
 
+/// How much is asked for at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amount {
+    /// As many as there are prompts.
+    pub requests: u64,
+    /// Of all of them.
+    pub tokens: u64,
+}
+
 /// What a request may use. Dropped, it gives back what was not used.
 pub struct Reservation {
     quotas: Quotas,
-    scopes: Vec<Scope>,
-    tokens: u64,
-    now_ms: u64,
+    /// Where it counts.
+    places: Vec<(Scope, Slots)>,
+    amount: Amount,
     began: AtomicBool,
     used: AtomicU64,
 }
@@ -190,26 +199,27 @@ impl Scope {
 }
 
 impl Quotas {
-    /// Takes a request with an estimate of its tokens at `now_ms`, in Unix milliseconds, or says why not. Nothing is taken if
+    /// Takes requests with an estimate of their tokens at `now_ms`, in Unix milliseconds, or says why not. Nothing is taken if
     /// any limit is in the way. `None` if nothing limits it.
-    pub fn reserve(&self, subject: &Subject, tokens: u64, now_ms: u64) -> Result<Option<Reservation>, Exceeded> {
+    pub fn reserve(&self, subject: &Subject, amount: Amount, now_ms: u64) -> Result<Option<Reservation>, Exceeded> {
         let mut state = self.state();
         let limits = state.limits_of(subject);
         if limits.is_empty() {
             return Ok(None);
         }
         for (scope, limits) in &limits {
-            if let Some((kind, exceeded)) = state.meter(scope, now_ms).exceeds(limits, tokens, now_ms) {
+            if let Some((kind, exceeded)) = state.meter(scope, now_ms).exceeds(limits, amount, now_ms) {
                 let meter::Excess { limit, used, needed, free_in_ms } = exceeded;
                 return Err(Exceeded { scope: scope.clone(), kind, limit, used, needed, free_in_ms });
             }
         }
-        let scopes: Vec<Scope> = limits.into_iter().map(|(scope, _)| scope).collect();
-        for scope in &scopes {
-            state.meter(scope, now_ms).reserve(tokens, now_ms);
-        }
+        let reserve = |(scope, _)| {
+            let slots = state.meter(&scope, now_ms).reserve(amount, now_ms);
+            (scope, slots)
+        };
+        let places = limits.into_iter().map(reserve).collect();
         let (began, used) = (AtomicBool::new(false), AtomicU64::new(0));
-        Ok(Some(Reservation { quotas: self.clone(), scopes, tokens, now_ms, began, used }))
+        Ok(Some(Reservation { quotas: self.clone(), places, amount, began, used }))
     }
 
     /// Where a subject stands with the tightest limit per minute on requests, and on tokens.
@@ -270,9 +280,9 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         let used = self.began.load(Ordering::Relaxed).then(|| self.used.load(Ordering::Relaxed));
         let mut state = self.quotas.state();
-        for scope in &self.scopes {
+        for (scope, slots) in &self.places {
             let Some(meter) = state.meters.get_mut(scope) else { continue };
-            let periods = meter.settle(self.tokens, used, self.now_ms);
+            let periods = meter.settle(self.amount, used, *slots);
             if let Some(used) = used.filter(|used| *used > 0) {
                 for period in periods {
                     *state.unwritten.entry((scope.clone(), period)).or_default() += used;

@@ -51,6 +51,25 @@ async fn requests_of_a_minute() {
     assert!(second.body.contains("requests_per_minute of tenant default is limited to 1"), "{}", second.body);
 }
 
+/// Else a client that does as it is told would use up the quota with requests that are never answered.
+#[tokio::test]
+async fn prompts_of_one_call_are_taken_together_or_not_at_all() {
+    let (harness, secret) = limited(Limits { requests_per_minute: Some(2), ..Limits::default() });
+    let complete = async |prompts: &[&str]| {
+        let body = json!({ "model": "tiny", "prompt": prompts, "max_tokens": 1 });
+        let request = Request::post("/v1/completions")
+            .header(CONTENT_TYPE, "application/json")
+            .header(AUTHORIZATION, format!("Bearer {secret}"));
+        send(harness.app(), request.body(Body::from(body.to_string())).expect("a valid request")).await
+    };
+    let refused = complete(&["a", "b", "c"]).await;
+    assert_eq!(refused.error(), r#"429 null "rate_limit_exceeded""#);
+    assert_eq!((refused.header("x-should-retry"), refused.header("retry-after")), (Some("false"), None));
+    assert!(refused.body.contains("ask for fewer prompts"), "{}", refused.body);
+    let taken = complete(&["a", "b"]).await;
+    assert_eq!((taken.status, taken.header("x-ratelimit-remaining-requests")), (200, Some("0")), "{}", taken.body);
+}
+
 #[tokio::test]
 async fn a_budget_is_no_reason_to_try_again() {
     let (harness, secret) = limited(Limits { tokens_per_day: Some(5), ..Limits::default() });
