@@ -13,6 +13,8 @@ mod status;
 mod subjects;
 mod tenants;
 
+use std::sync::Arc;
+
 use axum::{
     Router,
     extract::FromRequestParts,
@@ -57,7 +59,7 @@ pub(super) fn routes() -> Router<AppState> {
 pub(super) struct AdminWork {
     state: AppState,
     actor: Actor,
-    _in_flight: InFlight,
+    in_flight: Arc<InFlight>,
 }
 
 impl FromRequestParts<AppState> for AdminWork {
@@ -65,7 +67,8 @@ impl FromRequestParts<AppState> for AdminWork {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let actor = parts.extensions.get::<Caller>().and_then(Caller::actor).ok_or(AccessError::NoIdentities)?;
-        Ok(Self { _in_flight: state.admit_to_storage(&tenant_of(parts))?, state: state.clone(), actor })
+        let in_flight = Arc::new(state.admit_to_storage(&tenant_of(parts))?);
+        Ok(Self { in_flight, state: state.clone(), actor })
     }
 }
 
@@ -76,11 +79,26 @@ impl AdminWork {
         work: impl FnOnce(&Administration<'_>, u64) -> Result<T, GovernanceError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let (governance, actor): (Governance, Actor) = (self.state.governance().clone(), self.actor.clone());
-        // What has begun is done, were the client to leave.
+        let in_flight = Arc::clone(&self.in_flight);
+        // What has begun is done, were the client to leave, and keeps its place.
         let working = tokio::task::spawn_blocking(move || {
+            let _in_flight = in_flight;
             work(&governance.administered_by(&actor), unix_seconds()).map_err(ApiError::from)
         });
         joined(working).await
+    }
+
+    /// Does something for which the audit log is read, once few others do.
+    async fn read_log<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Administration<'_>) -> Result<T, GovernanceError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let reader = self.state.log_reader().await;
+        self.run(move |administration, _| {
+            let _reader = reader;
+            work(administration)
+        })
+        .await
     }
 
     /// The tenant of whoever asks.

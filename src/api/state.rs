@@ -9,7 +9,7 @@ use std::sync::{
 };
 
 use axum::http::HeaderMap;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
     about::{About, Storing},
@@ -37,6 +37,8 @@ pub(super) const LONG_BODIES_AT_ONCE: usize = 4;
 /// Exports of subjects at once: each reads all that its tenant has, keeps up to three things in memory, each as large as a
 /// file may be, and may hold a thread while its reader is slow. A tenant that has none gets one though others have them all.
 pub(super) const EXPORTS_AT_ONCE: usize = 2;
+/// Requests for which the audit log is read at once; others wait.
+const LOG_READERS_AT_ONCE: usize = 4;
 
 /// Memory for request bodies is counted in pieces of so many bytes.
 pub(super) const BODY_PIECE_BYTES: usize = 4 << 10;
@@ -128,6 +130,7 @@ struct Inner {
     storage_slots: Arc<Places>,
     follower_slots: Arc<Places>,
     exports: Arc<Places>,
+    log_readers: Arc<Semaphore>,
     long_bodies: Arc<LongBodies>,
     body_memory: Arc<Places>,
     in_flight: AtomicUsize,
@@ -179,6 +182,7 @@ impl AppState {
             storage_slots,
             follower_slots,
             exports: Arc::new(Places::new(EXPORTS_AT_ONCE)),
+            log_readers: Arc::new(Semaphore::new(LOG_READERS_AT_ONCE)),
             long_bodies: Arc::new(LongBodies::new(LONG_BODIES_AT_ONCE)),
             body_memory: Arc::new(Places::new(body_pieces)),
             in_flight: AtomicUsize::new(0),
@@ -427,6 +431,12 @@ impl AppState {
             let limit = format!("{EXPORTS_AT_ONCE} exports of subjects run at once, or a tenant's part of them");
             ApiError::Busy { reason: format!("{limit}, so this one has to wait until one of them has ended") }
         })
+    }
+
+    /// Leave to read the audit log, which may be long, once fewer than a few do. It goes with what reads.
+    pub(super) async fn log_reader(&self) -> OwnedSemaphorePermit {
+        let readers = Arc::clone(&self.inner.log_readers);
+        readers.acquire_owned().await.expect("it is never closed")
     }
 
     /// What nobody waits for takes no place from clients: its worker knows itself how much it may ask.

@@ -156,25 +156,35 @@ impl Tenancies {
     /// Erases what tenants have left that were deleted, by whatever process.
     pub(super) async fn erase_leaving(self: &Arc<Self>) -> Result<(), ApiError> {
         let _erasing = self.erasing.lock().await;
+        let mut failed = None;
         for place in self.governance.leaving()? {
-            let open = self.open().get(&place).cloned();
-            match open {
-                Some(tenancy) => self.close(&tenancy).await?,
-                None => {
-                    let (tenancies, place) = (Arc::clone(self), place.clone());
-                    let erased = tokio::task::spawn_blocking(move || tenancies.stores.destroy(&place));
-                    match erased.await.unwrap_or(Err(StoreError::Closed)) {
-                        // The command line is about to.
-                        Err(StoreError::InUse { .. }) => continue,
-                        erased => erased?,
-                    }
+            if let Err(error) = self.erase(&place).await {
+                tracing::error!(place, ?error, "what a deleted tenant has stored cannot be erased");
+                failed.get_or_insert(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// One that cannot be erased keeps no other.
+    async fn erase(self: &Arc<Self>, place: &str) -> Result<(), ApiError> {
+        let open = self.open().get(place).cloned();
+        match open {
+            Some(tenancy) => self.close(&tenancy).await?,
+            None => {
+                let (tenancies, place) = (Arc::clone(self), place.to_owned());
+                let erased = tokio::task::spawn_blocking(move || tenancies.stores.destroy(&place));
+                match erased.await.unwrap_or(Err(StoreError::Closed)) {
+                    // The command line is about to.
+                    Err(StoreError::InUse { .. }) => return Ok(()),
+                    erased => erased?,
                 }
             }
-            let (governance, gone) = (self.governance.clone(), place.clone());
-            // What was captured of it may be much.
-            joined(tokio::task::spawn_blocking(move || governance.erased(&gone).map_err(ApiError::from))).await?;
-            tracing::info!(place, "what a deleted tenant has stored is erased");
         }
+        let (governance, gone) = (self.governance.clone(), place.to_owned());
+        // What was captured of it may be much.
+        joined(tokio::task::spawn_blocking(move || governance.erased(&gone).map_err(ApiError::from))).await?;
+        tracing::info!(place, "what a deleted tenant has stored is erased");
         Ok(())
     }
 

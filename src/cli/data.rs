@@ -9,7 +9,7 @@ use tramontane_kernels::threads;
 
 use super::error::UsageError;
 use crate::{
-    config::{AuditConfig, AuditMode, AuditOnFailure, Config, DataPlace, StorageConfig},
+    config::{AuditAnchor, AuditConfig, AuditMode, AuditOnFailure, Config, DataPlace, StorageConfig},
     governance::{
         Governance,
         audit::{Audit, AuditOptions, Capture, Contents, OnFailure},
@@ -65,10 +65,22 @@ pub(super) fn with_captured(governance: Governance, config: &Config) -> Result<G
     }
 }
 
-/// The log of what is done. In the mode `auto` it sleeps until somebody knows that there is a source of identities.
+/// The log of what commands do. They have standard output for themselves, so it is no anchor of theirs.
 pub(super) fn audit(config: &Config) -> Result<Audit> {
+    let mut options = audit_options(config);
+    options.anchors.retain(|anchor| *anchor != AuditAnchor::Stdout);
+    audit_with(config, options)
+}
+
+/// That of what a server does.
+pub(super) fn audit_of_server(config: &Config) -> Result<Audit> {
+    audit_with(config, audit_options(config))
+}
+
+/// In the mode `auto` it sleeps until somebody knows that there is a source of identities.
+fn audit_with(config: &Config, options: AuditOptions) -> Result<Audit> {
     let Some(directory) = audit_directory(config)? else { return Ok(Audit::default()) };
-    let open = || (directory.as_path(), audit_options(config), AuditMetrics::default());
+    let open = || (directory.as_path(), options, AuditMetrics::default());
     match config.audit.mode {
         AuditMode::Off => Ok(Audit::default()),
         AuditMode::Auto => {

@@ -92,7 +92,7 @@ impl ServeArgs {
 async fn serve(config: &Config, sandbox: &Sandbox, prepared: loading::Prepared, style: LogStyle) -> Result<()> {
     let stop = stop_signal()?;
     let (stores, governance) = (data::stores(&config.storage)?, data::governance(&config.storage.place)?);
-    let audit = data::audit(config)?;
+    let audit = data::audit_of_server(config)?;
     let governance = data::with_captured(governance.with_audit(audit.clone()), config)?
         .with_policies(policy::load(config.access.policy_dir.as_deref())?)
         .with_issuers(issuers::open(config)?)

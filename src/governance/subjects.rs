@@ -9,7 +9,7 @@ use super::{
     audit::{AuditError, SubjectRecords},
 };
 
-/// Longest name of a subject, in characters.
+/// Longest name of a subject in a header, in characters.
 pub const LONGEST_SUBJECT: usize = 256;
 
 /// Where all is that is held about somebody.
@@ -33,8 +33,9 @@ impl Administration<'_> {
         (tenant, subject): (&str, &str),
         now: u64,
     ) -> Result<AboutSubject, GovernanceError> {
-        if subject.is_empty() || subject.chars().count() > LONGEST_SUBJECT || subject.contains(char::is_control) {
-            let expected = "1 to 256 printable characters, as requests have named it";
+        // Bodies may name whomever they like.
+        if subject.is_empty() {
+            let expected = "whom requests have named";
             return Err(GovernanceError::Invalid { field: "subject", value: subject.to_owned(), expected });
         }
         let missing = || GovernanceError::Missing { kind: "tenant", name: tenant.to_owned() };
@@ -49,6 +50,11 @@ impl Administration<'_> {
         let hash = records.as_ref().ok().and_then(Option::as_ref).map_or("", SubjectRecords::hash).to_owned();
         let told = Told { kind, subject: hash, tenant: Some(tenant.to_owned()), details: serde_json::Value::Null };
         self.agreed(now, told)?;
+        let is_whole = match kind {
+            ActKind::DeleteSubject => self.governance.audit().settle_captured(),
+            _ => Ok(()),
+        };
+        let records = is_whole.and(records);
         Ok(AboutSubject { subject: subject.to_owned(), tenant: tenant.to_owned(), place, records })
     }
 }

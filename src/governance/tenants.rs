@@ -101,6 +101,9 @@ pub(super) fn delete(transaction: &Transaction<'_>, name: &str, now: u64) -> Res
     // Its keys stay, so that their ids can still be told apart; they are the default tenant's now, and revoked.
     transaction.execute("UPDATE keys SET tenant = ?2 WHERE tenant = ?1", (name, DEFAULT_TENANT))?;
     transaction.execute("DELETE FROM tenants WHERE name = ?1", [name])?;
+    // Another of its name has neither its limits nor what it has used.
+    transaction.execute("DELETE FROM quotas WHERE tenant = ?1", [name])?;
+    transaction.execute("DELETE FROM quota_usage WHERE tenant = ?1", [name])?;
     transaction.execute("INSERT INTO leaving (id) VALUES (?1)", [&place])?;
     Ok(DeletedTenant { name: name.to_owned(), place, keys })
 }

@@ -1,6 +1,8 @@
 //! `/admin/v1/audit`: what was written down, and whether it is still what was written.
 //!
-//! Whoever is of a tenant other than the default one reads that tenant's records alone.
+//! Whoever is of a tenant other than the default one reads that tenant's records alone, and none of another that had its name
+//! before. To read a log takes as long as the log is, so few do at once, and what reads keeps its place, be its client there
+//! or not.
 
 use axum::Json;
 use serde_json::{Value, json};
@@ -9,7 +11,7 @@ use super::AdminWork;
 use crate::{
     api::{body::wrong, error::ApiError, query::QueryFields},
     governance::{
-        GovernanceError,
+        Administration, GovernanceError,
         audit::{
             AuditError, Evidence, Kind,
             query::{self, Query},
@@ -28,8 +30,8 @@ pub(super) async fn list(work: AdminWork, mut fields: QueryFields) -> Result<Jso
     let query = read(&mut fields)?;
     fields.finish()?;
     let directory = work.state.governance().audit().directory().map(ToOwned::to_owned);
-    let found = work.run(move |administration, _| {
-        let Some(query) = within(query, administration.only_tenant()) else { return Ok(Default::default()) };
+    let found = work.read_log(move |administration| {
+        let Some(query) = within(query, administration)? else { return Ok(Default::default()) };
         let Some(directory) = directory.filter(|directory| directory.is_dir()) else { return Ok(Default::default()) };
         Ok(query::find(&directory, &query, limit)?)
     });
@@ -47,7 +49,7 @@ pub(super) async fn list(work: AdminWork, mut fields: QueryFields) -> Result<Jso
 pub(super) async fn check(work: AdminWork, fields: QueryFields) -> Result<Json<Value>, ApiError> {
     fields.finish()?;
     let directory = work.state.governance().audit().directory().map(ToOwned::to_owned);
-    let checked = work.run(move |administration, _| {
+    let checked = work.read_log(move |administration| {
         administration.whole_server("the audit log as a whole")?;
         let Some(directory) = directory.filter(|directory| directory.is_dir()) else { return Ok(None) };
         match verify(&directory, &Evidence::default()) {
@@ -93,10 +95,13 @@ fn read(fields: &mut QueryFields) -> Result<Query, ApiError> {
 }
 
 /// What is looked for, as far as it is reached; nothing, if it is another tenant's.
-fn within(query: Query, only: Option<&str>) -> Option<Query> {
-    match (only, &query.tenant) {
-        (Some(only), Some(asked)) if asked != only => None,
-        (Some(only), _) => Some(Query { tenant: Some(only.to_owned()), ..query }),
-        (None, _) => Some(query),
+fn within(query: Query, administration: &Administration<'_>) -> Result<Option<Query>, GovernanceError> {
+    let Some(only) = administration.only_tenant() else { return Ok(Some(query)) };
+    if query.tenant.as_ref().is_some_and(|asked| asked != only) {
+        return Ok(None);
     }
+    // Records know a tenant by its name, which another may have had.
+    let since_us = administration.tenant(only)?.created_at.saturating_mul(1_000_000);
+    let from_us = Some(query.from_us.map_or(since_us, |from_us| from_us.max(since_us)));
+    Ok(Some(Query { tenant: Some(only.to_owned()), from_us, ..query }))
 }

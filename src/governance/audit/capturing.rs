@@ -6,7 +6,7 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
@@ -40,6 +40,9 @@ pub(super) struct Capturing {
 struct Shared {
     /// Tokens that wait.
     waiting: AtomicUsize,
+    counts: Mutex<Counts>,
+    /// Something more was written, or is lost.
+    done: Condvar,
     /// Held by the thread while it waits for more, and by nobody while it writes.
     handed_in: Mutex<Receiver<Captured>>,
     /// The record that follows what is being written. Whoever takes it says what has become of that, and hands it in before
@@ -47,6 +50,13 @@ struct Shared {
     current: Mutex<Option<Job>>,
     records: Arc<Queue>,
     metrics: AuditMetrics,
+}
+
+/// How many were handed in so far, and of how many it is known what became of them; in the same order.
+#[derive(Default)]
+struct Counts {
+    handed_in: u64,
+    done: u64,
 }
 
 struct Captured {
@@ -66,7 +76,8 @@ impl Capturing {
         let (sender, receiver) = mpsc::channel::<Captured>();
         let (end, ended) = mpsc::channel::<()>();
         let (waiting, handed_in, current) = (AtomicUsize::new(0), Mutex::new(receiver), Mutex::default());
-        let shared = Arc::new(Shared { waiting, handed_in, current, records, metrics });
+        let (counts, done) = Default::default();
+        let shared = Arc::new(Shared { waiting, counts, done, handed_in, current, records, metrics });
         let of_thread = Arc::clone(&shared);
         let run = move || {
             let _end = end; // is dropped with the thread
@@ -89,7 +100,10 @@ impl Capturing {
         let is_room = waiting == 0 || waiting.saturating_add(tokens) <= MOST_WAITING;
         let job = match sender.as_ref().filter(|_| is_room) {
             Some(sender) => match sender.send(Captured { content, tokens, job }) {
-                Ok(()) => return,
+                Ok(()) => {
+                    lock(&shared.counts).handed_in += 1; // under the lock of the sender
+                    return;
+                }
                 Err(mpsc::SendError(captured)) => captured.job,
             },
             None => job,
@@ -119,6 +133,14 @@ impl Capturing {
         tracing::warn!(waited_s, lost, "what was captured of requests is not all written: its disk is too slow");
     }
 
+    /// Waits for what was handed in so far. False if that takes longer.
+    pub(super) fn settles_within(&self, patience: Duration) -> bool {
+        let counts = lock(&self.shared.counts);
+        let until = counts.handed_in;
+        let waited = self.shared.done.wait_timeout_while(counts, patience, |counts| counts.done < until);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
     /// Waits for the thread, which ends once nothing can be handed in and nothing waits. False if that takes longer.
     pub(super) fn ends_within(&self, patience: Duration) -> bool {
         lock(&self.ended).recv_timeout(patience) != Err(RecvTimeoutError::Timeout)
@@ -135,6 +157,8 @@ impl Shared {
                 tell(&mut is_failing, stored.as_ref().err());
             }
             self.waiting.fetch_sub(tokens, Ordering::Relaxed);
+            lock(&self.counts).done += 1;
+            self.done.notify_all();
             let mut current = lock(&self.current);
             match (current.take(), stored) {
                 (Some(job), Some(Ok(()))) => {

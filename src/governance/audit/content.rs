@@ -137,13 +137,20 @@ impl Contents {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(AuditError::file(&path, error)),
         };
+        if text.iter().all(|byte| *byte == 0) {
+            return Ok(None); // it is being deleted, or would have been but for a crash
+        }
         let content = serde_json::from_slice(&text);
         content.map(Some).map_err(|error| AuditError::file(&path, io::Error::new(ErrorKind::InvalidData, error)))
     }
 
-    /// Overwrites and deletes what is kept of an inference. False if there was nothing.
+    /// Overwrites and deletes what is kept of an inference, be it finished or not; what writes it fails then. False if there was
+    /// nothing.
     pub fn erase(&self, name: &str) -> Result<bool, AuditError> {
-        remove(&self.path(&ContentName::parse(name)?))
+        let name = ContentName::parse(name)?;
+        let part = remove(&self.part(&name));
+        let whole = remove(&self.path(&name));
+        Ok(part? | whole?)
     }
 
     /// Overwrites and deletes all of a tenant, by the place of its data, of which nothing is written from then on. Says how

@@ -36,6 +36,12 @@ pub enum AuditError {
         /// How many wait.
         waiting: usize,
     },
+    /// What was captured is not all written yet, so not all of it could be deleted.
+    #[error("audit: what was captured is not all written after {waited_s} s: try again")]
+    Behind {
+        /// How long that was waited for.
+        waited_s: u64,
+    },
     /// Nothing is written any more.
     #[error("audit: the log is closed")]
     Closed,

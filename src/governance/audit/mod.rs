@@ -326,6 +326,16 @@ impl Audit {
         }
     }
 
+    /// Waits until all that was captured so far is written or lost, so that it can be deleted. For a thread that may wait.
+    pub fn settle_captured(&self) -> Result<(), AuditError> {
+        let (Some(inner), Some(shared)) = (self.inner(), &self.shared) else { return Ok(()) };
+        let patience = shared.options.capture_patience;
+        match inner.capturing.settles_within(patience) {
+            true => Ok(()),
+            false => Err(AuditError::Behind { waited_s: patience.as_secs() }),
+        }
+    }
+
     /// Writes what waits, signs it and ends the thread, which may take its time. Nothing is taken afterwards.
     pub fn close(&self) {
         self.close_opening();

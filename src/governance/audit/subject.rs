@@ -56,16 +56,19 @@ impl SubjectRecords {
         })
     }
 
-    /// Deletes what was captured. Says of how many inferences there was something.
+    /// Deletes what was captured. Says of how many inferences there was something. One that cannot be deleted keeps no other;
+    /// the first error is told in the end.
     pub fn erase(&self) -> Result<u64, AuditError> {
-        let mut erased = 0;
+        let (mut erased, mut failed) = (0, None);
         self.names(&|| true, &mut |_, name, contents| {
-            if let Some(name) = name {
-                erased += u64::from(contents.erase(&name)?);
+            match name.map(|name| contents.erase(&name)) {
+                Some(Ok(was_there)) => erased += u64::from(was_there),
+                Some(Err(error)) => _ = failed.get_or_insert(error),
+                None => {}
             }
             Ok(())
         })?;
-        Ok(erased)
+        failed.map_or(Ok(erased), Err)
     }
 
     /// Each record about it, and the name of what was captured, if it was. Without records nobody could say whose it is.

@@ -177,6 +177,20 @@ async fn what_is_stored_goes_also_beside_a_log_that_was_emptied() {
     assert!(left.join("left.json").exists());
 }
 
+/// Bodies name whomever they like, so everybody whom they name can be told and deleted.
+#[tokio::test]
+async fn whoever_has_a_long_or_strange_name_is_found() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (harness, governance, _stores) = audited(directory.path());
+    let developer = Bearer::of(&harness, &governance, DEFAULT_TENANT, Role::Developer);
+    let admin = Bearer::of(&harness, &governance, DEFAULT_TENANT, Role::Admin);
+    for (name, in_query) in [("a".repeat(300), "a".repeat(300)), ("a\tb".to_owned(), "a%09b".to_owned())] {
+        developer.does("POST", "/v1/chat/completions", chat(json!({ "user": name }))).await;
+        let deleted = admin.does("DELETE", &format!("/admin/v1/subjects?subject={in_query}"), Value::Null).await;
+        assert_eq!(deleted["deleted"], json!({ "captured content": 1 }), "{name:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_was_captured_goes_also_if_the_store_fails() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -207,12 +221,9 @@ async fn whoever_is_of_a_tenant_reaches_its_subjects_alone() {
         assert_eq!(operator.ask(method, OF_ACME, Value::Null).await.error(), r#"403 null "permission_denied""#);
         let missing = "/admin/v1/subjects?subject=ada&tenant=nobody";
         assert_eq!(own.ask(method, missing, Value::Null).await.status, 404, "as if it were another's");
-        let long = format!("/admin/v1/subjects?subject={}", "x".repeat(257));
         for (path, error) in [
             ("/admin/v1/subjects", r#"400 "subject" null"#),
             ("/admin/v1/subjects?subject=", r#"400 "subject" null"#),
-            ("/admin/v1/subjects?subject=a%0Ab", r#"400 "subject" null"#),
-            (&long, r#"400 "subject" null"#),
             ("/admin/v1/subjects?subject=a&subject=b", r#"400 "subject" null"#),
             ("/admin/v1/subjects?subject=ada&colour=red", r#"400 "colour" "unknown_parameter""#),
         ] {

@@ -4,8 +4,14 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 use tramontane::{
-    governance::{DEFAULT_TENANT, Governance, Role},
+    governance::{
+        DEFAULT_TENANT, Governance, Role,
+        audit::{Audit, AuditOptions},
+        quota::{Amount, Limits, Quota, QuotaFilter, Scope, Subject},
+    },
     store::Stores,
+    telemetry::AuditMetrics,
+    types::unix_seconds,
 };
 
 use super::{
@@ -57,6 +63,44 @@ async fn a_tenant_is_made_shared_and_deleted_with_all_that_is_its() {
     admin.does("POST", "/admin/v1/tenants", json!({ "name": "new" })).await;
     let next = Bearer::of(&harness, &governance, "new", Role::Developer);
     assert_eq!(next.get(&stored).await.status, 404);
+}
+
+/// Records and quotas know a tenant by its name.
+#[tokio::test]
+async fn whoever_has_the_name_of_another_has_neither_its_records_nor_its_limits() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let audit = Audit::open(&directory.path().join("audit"), AuditOptions::default(), AuditMetrics::default());
+    let governance = governance().with_audit(audit.expect("it opens"));
+    let command = command_line(&governance);
+    command.create_tenant("new", None, 1).expect("it is made");
+    let limits = Limits { tokens_per_month: Some(5000), ..Limits::default() };
+    let scope = Scope { tenant: Some("new".to_owned()), ..Scope::default() };
+    command.set_quota(&Quota { scope: scope.clone(), limits }, 1).expect("it is set");
+    let harness = storing(directory.path(), &governance);
+    let before = Bearer::of(&harness, &governance, "new", Role::Developer);
+    before.does("POST", "/v1/chat/completions", chat(json!({ "user": "ada" }))).await;
+    harness.idle().await;
+    governance.write_quota_usage().expect("it is written");
+    let used = |governance: &Governance| {
+        let usage = command_line(governance).quota_usage(&QuotaFilter(scope.clone())).expect("it is read");
+        usage.iter().map(|usage| usage.tokens).sum::<u64>()
+    };
+    assert!(used(&governance) > 0);
+    let auditor = Bearer::of(&harness, &governance, "new", Role::Auditor);
+    let list = auditor.get("/admin/v1/audit").await.json();
+    assert!(list["data"].as_array().is_some_and(|records| !records.is_empty()), "{list}");
+
+    command.delete_tenant("new", 2).expect("it is there");
+    let in_an_hour = unix_seconds() + 3600;
+    command.create_tenant("new", None, in_an_hour).expect("it is made");
+    assert_eq!(used(&governance), 0);
+    command.set_quota(&Quota { scope: scope.clone(), limits }, 2).expect("it is set");
+    let subject = Subject { key: None, tenant: "new".to_owned(), model: "tiny".to_owned() };
+    let all = Amount { requests: 1, tokens: 5000 };
+    assert!(governance.quotas().reserve(&subject, all, in_an_hour * 1000).is_ok(), "nothing of its month is used");
+    let auditor = Bearer::of(&harness, &governance, "new", Role::Auditor);
+    let list = auditor.get("/admin/v1/audit").await.json();
+    assert_eq!(list["data"], json!([]), "{list}");
 }
 
 #[tokio::test]

@@ -3,7 +3,10 @@
 use std::{fs::File, io::Read, time::SystemTime};
 
 use super::{
-    super::{Content, ContentName, Contents, Kind, OnFailure, SubjectRecords, TextHasher, content::NewContent, query},
+    super::{
+        Content, ContentName, Contents, Kind, OnFailure, SUBJECT_HASH, SubjectRecords, TextHasher, content::NewContent,
+        query,
+    },
     *,
 };
 use crate::types::unix_seconds;
@@ -42,6 +45,43 @@ fn it_can_be_deleted_and_the_log_stays() {
         assert!(contents.read(other).is_err() && contents.erase(other).is_err(), "{other}");
     }
     check(folder.path()).expect("the chain has only hashes");
+}
+
+/// Neither what a crash left half-written, nor what it left overwritten, is held for long or takes anything else with it.
+#[test]
+fn what_is_not_finished_is_deleted_as_well() {
+    let folder = TempDir::new().expect("a folder");
+    let contents = Contents::of(folder.path());
+    let name = store(&contents, "default", None);
+    let part = contents.part(&ContentName::parse(&name).expect("a name"));
+    fs::rename(part.with_extension("json"), &part).expect("as a crash leaves it");
+    assert!(contents.erase(&name).expect("deleted"));
+    assert!(files(folder.path()).is_empty(), "{:?}", files(folder.path()));
+    let name = store(&contents, "default", None);
+    let [path] = &files(folder.path())[..] else { panic!("one file") };
+    fs::write(path, [0; 99]).expect("as a crash leaves it");
+    assert_eq!(contents.read(&name).expect("it is as good as deleted"), None);
+}
+
+#[test]
+fn one_file_that_cannot_be_deleted_keeps_no_other() {
+    let folder = TempDir::new().expect("a folder");
+    let audit = open(folder.path(), options());
+    let hash = audit.hasher("default").expect("it is on").hash(SUBJECT_HASH, b"ada");
+    let names = [ContentName::new("default", None), ContentName::new("default", None)];
+    for name in &names {
+        let fields = json!({ "tenant": "default", "subject": hash, "content": name.to_string() });
+        let begun = audit.begin(&fields).expect("room").expect("it is on");
+        audit.end(&begun, &json!({}), Some((name.clone(), content())));
+    }
+    audit.settle_captured().expect("it is written");
+    let (contents, first) = (Contents::of(folder.path()), names[0].to_string());
+    let file = contents.part(&names[0]).with_extension("json");
+    fs::remove_file(&file).and_then(|()| fs::create_dir(&file)).expect("what is no file cannot be overwritten");
+    let records =
+        SubjectRecords::of(folder.path(), ("default", "default"), "ada").expect("a log").expect("it is there");
+    assert!(records.erase().is_err(), "{first} is still there");
+    assert_eq!(contents.read(&names[1].to_string()).expect("no file"), None);
 }
 
 #[test]

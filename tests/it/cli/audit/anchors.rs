@@ -74,6 +74,18 @@ fn standard_output_has_each_checkpoint_and_nothing_else() {
 }
 
 #[test]
+fn what_a_command_prints_is_no_anchor() {
+    let directory = tempfile::tempdir().unwrap();
+    let args = ["keys", "create", "app", "--role", "service"];
+    let config = directory.path().join("tramontane.toml");
+    fs::write(&config, "audit = \"on\"\naudit_anchor = \"stdout\"\n").unwrap();
+    let args = ["--config", config.to_str().unwrap()].into_iter().chain(args).collect::<Vec<_>>();
+    let printed = succeeds(directory.path(), &args);
+    assert_eq!(printed.trim_end().lines().count(), 1, "{printed}");
+    assert!(printed.starts_with("tmk_"), "{printed}");
+}
+
+#[test]
 fn an_anchor_that_fails_stops_nobody_and_is_counted() {
     let (model, directory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     checkpoint::write(model.path());
