@@ -290,7 +290,7 @@ const AUDIT_LIST: &[Parameter] = &[
 const SUBJECT: &[Parameter] = &[
     Parameter {
         name: "subject",
-        schema: r#"{ "type": "string", "minLength": 1, "maxLength": 256 }"#,
+        schema: r#"{ "type": "string", "minLength": 1 }"#,
         note: "Whom the data is about, as requests have named it; it must be there.",
     },
     Parameter {
