@@ -90,9 +90,9 @@ fn very_many_rows_agree_with_the_reference_and_with_themselves() {
 
 fn check_all(shapes: &[(usize, usize, usize)]) {
     for format in FORMATS {
-        for shape in shapes {
+        for &shape in shapes {
             for magnitude in [1.0, 1e15, 1e-15] {
-                check(format, *shape, magnitude);
+                check(format, shape, magnitude);
             }
         }
     }

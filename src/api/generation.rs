@@ -144,9 +144,9 @@ pub struct Generation {
 /// Hands the jobs of one call to the engine: one generation per choice, those of the first job first. All of them are taken,
 /// or none, and they count for quotas together.
 pub fn start(model: &ServedModel, jobs: &[Job]) -> Result<Vec<Generation>, ApiError> {
-    let mut wanted = Vec::new();
+    let (mut wanted, mut longest) = (Vec::new(), Vec::new());
     for job in jobs {
-        max_tokens(model, job)?;
+        longest.push(max_tokens(model, job)?);
         check_places(model, job.params.n, "n")?;
         let prompt = job.prompt_ids.len();
         let room = model.max_model_len.saturating_sub(prompt);
@@ -155,8 +155,8 @@ pub fn start(model: &ServedModel, jobs: &[Job]) -> Result<Vec<Generation>, ApiEr
     let metering = jobs.first().map(|job| &job.params.scheduling.metering);
     let reservation = metering.map(|metering| metering.reserve(&wanted)).transpose()?.flatten();
     let mut generations = Vec::new();
-    for job in jobs {
-        generations.extend(start_job(model, job, reservation.as_ref())?);
+    for (job, max_tokens) in jobs.iter().zip(longest) {
+        generations.extend(start_job(model, job, max_tokens, reservation.as_ref())?);
     }
     // Until here nothing counts: a call that is refused may come again.
     if let Some(reservation) = &reservation {
@@ -168,9 +168,9 @@ pub fn start(model: &ServedModel, jobs: &[Job]) -> Result<Vec<Generation>, ApiEr
 fn start_job(
     model: &ServedModel,
     job: &Job,
+    max_tokens: usize,
     reservation: Option<&Arc<Reservation>>,
 ) -> Result<Vec<Generation>, ApiError> {
-    let max_tokens = max_tokens(model, job)?;
     // Chosen here, so that it is known with what the answer can be had again.
     let seed = job.params.sampling.seed.unwrap_or_else(|| rand::random::<u64>() >> SEED_UNUSED_BITS);
     let recording = job.params.scheduling.audit.begin(inference(model, job, seed, max_tokens))?;

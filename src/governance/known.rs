@@ -4,7 +4,7 @@
 //! tells those of before.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -82,6 +82,12 @@ impl Known {
     /// The tenant of this name.
     pub(super) fn tenant(&self, name: &str) -> Option<&KnownTenant> {
         self.tenants.get(name)
+    }
+
+    /// Names of tenants that are gone since, as what was read later has told.
+    pub(super) fn gone_tenants(&self) -> HashSet<&str> {
+        let gone = self.tenants.iter().filter(|(_, tenant)| *tenant.gone.borrow());
+        gone.map(|(name, _)| name.as_str()).collect()
     }
 
     /// The tenant whose data is at a place, and its name.

@@ -360,8 +360,10 @@ impl Governance {
     /// Whoever calls this holds the reading connection, so that an older state never replaces a newer one. Those who ask what
     /// is known do not wait for it.
     fn read_again(&self, connection: &Connection, version: i64) -> Result<Arc<Known>, GovernanceError> {
+        let before = self.known();
         self.inner.quotas.read(connection)?;
-        let read = Arc::new(Known::read(connection, version, Some(&self.known()))?);
+        let read = Arc::new(Known::read(connection, version, Some(&before))?);
+        self.inner.quotas.forget(&before.gone_tenants());
         *self.inner.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&read);
         Ok(read)
     }

@@ -133,8 +133,6 @@ pub struct Quotas {
 #[derive(Default)]
 struct State {
     quotas: Vec<Quota>,
-    /// Where the data of tenants is, by their names.
-    places: HashMap<String, String>,
     meters: HashMap<Scope, Meter>,
     /// Used before this process, or by meters that are gone.
     stored: HashMap<(Scope, String), u64>,

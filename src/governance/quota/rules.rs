@@ -3,16 +3,13 @@
 //! Use of budgets is written in groups, some times a second and when the server ends: what a crash can lose is the use since
 //! the last group.
 
-use std::{
-    collections::{HashMap, HashSet},
-    mem,
-};
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::Connection;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{EVERY_TENANT, Limits, Quota, Quotas, Scope, State};
+use super::{EVERY_TENANT, Limits, Quota, Quotas, Scope};
 use crate::governance::{ActKind, Administration, Governance, GovernanceError, administration::Told};
 
 const COLUMNS: &str = "key, tenant, model, requests_per_minute, tokens_per_minute, concurrent_requests, tokens_per_day, \
@@ -166,28 +163,18 @@ fn told(kind: ActKind, scope: &Scope, details: Value) -> Told {
 impl Quotas {
     /// Takes what the database has in place of what it had.
     pub(in crate::governance) fn read(&self, connection: &Connection) -> Result<(), GovernanceError> {
-        let (quotas, places) = (read_quotas(connection)?, read_places(connection)?);
-        let mut state = self.state();
-        state.quotas = quotas;
-        let before = mem::replace(&mut state.places, places);
-        // What a tenant has used that is gone is not that of another of its name.
-        let gone = |state: &State, scope: &Scope| {
-            let of = |places: &HashMap<String, String>| places.get(scope.tenant.as_deref()?).cloned();
-            of(&before).is_some_and(|place| of(&state.places) != Some(place))
-        };
-        let scopes: HashSet<Scope> = state
-            .meters
-            .keys()
-            .chain(state.stored.keys().chain(state.unwritten.keys()).map(|(scope, _)| scope))
-            .filter(|scope| gone(&state, scope))
-            .cloned()
-            .collect();
-        if !scopes.is_empty() {
-            state.meters.retain(|scope, _| !scopes.contains(scope));
-            state.stored.retain(|(scope, _), _| !scopes.contains(scope));
-            state.unwritten.retain(|(scope, _), _| !scopes.contains(scope));
-        }
+        let quotas = read_quotas(connection)?;
+        self.state().quotas = quotas;
         Ok(())
+    }
+
+    /// Knows nothing more of what tenants have used that are gone: it is not that of others of their names.
+    pub(in crate::governance) fn forget(&self, tenants: &HashSet<&str>) {
+        let is_kept = |scope: &Scope| scope.tenant.as_deref().is_none_or(|tenant| !tenants.contains(tenant));
+        let mut state = self.state();
+        state.meters.retain(|scope, _| is_kept(scope));
+        state.stored.retain(|(scope, _), _| is_kept(scope));
+        state.unwritten.retain(|(scope, _), _| is_kept(scope));
     }
 
     /// The same, and what was used before this process.
@@ -201,7 +188,7 @@ impl Quotas {
 
     /// Writes down what has been used since the last time; what could not be written is tried again.
     pub(in crate::governance) fn write_to(&self, connection: &mut Connection) -> Result<(), rusqlite::Error> {
-        let used = mem::take(&mut self.state().unwritten);
+        let used = std::mem::take(&mut self.state().unwritten);
         if used.is_empty() {
             return Ok(());
         }
@@ -240,13 +227,6 @@ fn read_quotas(connection: &Connection) -> Result<Vec<Quota>, GovernanceError> {
         Ok(Quota { scope: read_scope(row)?, limits })
     })?;
     Ok(quotas.collect::<Result<_, _>>()?)
-}
-
-/// Names of tenants, and where their data is: another of the same name has another place.
-fn read_places(connection: &Connection) -> Result<HashMap<String, String>, GovernanceError> {
-    let mut rows = connection.prepare_cached("SELECT name, id FROM tenants")?;
-    let places = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(places.collect::<Result<_, _>>()?)
 }
 
 /// What is not named is empty, so that a primary key can tell scopes apart.

@@ -32,10 +32,13 @@ fn limited(limits: Limits) -> (Harness, String) {
 }
 
 async fn ask(harness: &Harness, secret: &str, more: Value) -> Answer {
-    let request = Request::post("/v1/chat/completions")
-        .header(CONTENT_TYPE, "application/json")
-        .header(AUTHORIZATION, format!("Bearer {secret}"));
-    send(harness.app(), request.body(Body::from(chat(more).to_string())).expect("a valid request")).await
+    post(harness, secret, "/v1/chat/completions", &chat(more)).await
+}
+
+async fn post(harness: &Harness, secret: &str, path: &str, body: &Value) -> Answer {
+    let request =
+        Request::post(path).header(CONTENT_TYPE, "application/json").header(AUTHORIZATION, format!("Bearer {secret}"));
+    send(harness.app(), request.body(Body::from(body.to_string())).expect("a valid request")).await
 }
 
 #[tokio::test]
@@ -57,10 +60,7 @@ async fn prompts_of_one_call_are_taken_together_or_not_at_all() {
     let (harness, secret) = limited(Limits { requests_per_minute: Some(2), ..Limits::default() });
     let complete = async |prompts: &[&str]| {
         let body = json!({ "model": "tiny", "prompt": prompts, "max_tokens": 1 });
-        let request = Request::post("/v1/completions")
-            .header(CONTENT_TYPE, "application/json")
-            .header(AUTHORIZATION, format!("Bearer {secret}"));
-        send(harness.app(), request.body(Body::from(body.to_string())).expect("a valid request")).await
+        post(&harness, &secret, "/v1/completions", &body).await
     };
     let refused = complete(&["a", "b", "c"]).await;
     assert_eq!(refused.error(), r#"429 null "rate_limit_exceeded""#);
